@@ -1,0 +1,76 @@
+#include "common/sys/file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+
+#include "common/sys/unique_fd.h"
+
+namespace heterok8s::sys {
+namespace {
+
+absl::Status WriteAll(int fd, std::string_view text, const std::string& path) {
+  while (!text.empty()) {
+    ssize_t n = write(fd, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoToStatus(errno, fmt::format("write '{}'", path));
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", path));
+  std::string text;
+  char buffer[16384];
+  while (true) {
+    ssize_t n = read(fd.get(), buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoToStatus(errno, fmt::format("read '{}'", path));
+    if (n == 0) return text;
+    if (text.size() + static_cast<size_t>(n) > max_bytes) {
+      return absl::ResourceExhaustedError(fmt::format("'{}' is longer than {} bytes", path, max_bytes));
+    }
+    text.append(buffer, static_cast<size_t>(n));
+  }
+}
+
+absl::Status WriteFileAtomic(const std::string& path, std::string_view text, mode_t mode) {
+  std::string temporary = path + ".XXXXXX";
+  UniqueFd fd(mkostemp(temporary.data(), O_CLOEXEC));
+  if (!fd.valid()) return ErrnoToStatus(errno, fmt::format("make a temporary file for '{}'", path));
+  absl::Status written = WriteAll(fd.get(), text, temporary);
+  if (written.ok() && (fchmod(fd.get(), mode) != 0 || fsync(fd.get()) != 0)) {
+    written = ErrnoToStatus(errno, fmt::format("sync '{}'", temporary));
+  }
+  if (written.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
+    written = ErrnoToStatus(errno, fmt::format("rename to '{}'", path));
+  }
+  if (!written.ok()) {
+    unlink(temporary.c_str());
+    return written;
+  }
+  std::string folder = std::filesystem::path(path).parent_path();
+  UniqueFd folder_fd(open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder_fd.valid() || fsync(folder_fd.get()) != 0) return ErrnoToStatus(errno, fmt::format("sync '{}'", folder));
+  return absl::OkStatus();
+}
+
+absl::Status SetSysctl(std::string_view name, std::string_view value) {
+  std::string path = "/proc/sys/";
+  path += name;
+  if (name.find('/') == std::string_view::npos) std::replace(path.begin() + 10, path.end(), '.', '/');
+  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", path));
+  return Annotate(WriteAll(fd.get(), value, path), fmt::format("set {}={}", name, value));
+}
+
+}  // namespace heterok8s::sys

@@ -1,0 +1,41 @@
+#include "common/sys/netns.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+
+#include "common/testing/matchers.h"
+
+namespace heterok8s::sys {
+namespace {
+
+using testing::HasCode;
+
+TEST_CASE("a namespace is made, entered, known by its cookie and removed", "[netns]") {
+  std::string path = fmt::format("/run/netns/hk-test-{}", getpid());
+  auto made = CreateNetns(path);
+  REQUIRE_OK(made);
+
+  uint64_t inside = 0;
+  REQUIRE_OK(InNetns(*made, [&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(NetnsRef current, NetnsRef::Current());
+    inside = current.inode();
+    return absl::OkStatus();
+  }));
+  CHECK(inside == made->inode());
+  CHECK(NetnsRef::Current()->inode() != made->inode());
+  CHECK(*NetnsCookie(*made) != *NetnsCookie(*NetnsRef::Current()));
+  CHECK_THAT(CreateNetns(path).status(), HasCode(absl::StatusCode::kAlreadyExists));
+
+  CHECK_OK(DeleteNetns(path));
+  CHECK_OK(DeleteNetns(path));
+  CHECK_THAT(NetnsRef::Open(path).status(), HasCode(absl::StatusCode::kNotFound));
+}
+
+TEST_CASE("a plain file is not taken for a namespace") {
+  CHECK_THAT(NetnsRef::Open("/etc/passwd").status(), HasCode(absl::StatusCode::kNotFound));
+}
+
+}  // namespace
+}  // namespace heterok8s::sys

@@ -1,0 +1,63 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+
+#include "common/sys/file.h"
+#include "common/sys/process.h"
+#include "common/testing/matchers.h"
+
+namespace heterok8s::sys {
+namespace {
+
+using testing::HasCode;
+
+std::string TempFolder() {
+  std::string path = "/tmp/hk-sys-test.XXXXXX";
+  return mkdtemp(path.data());
+}
+
+TEST_CASE("a file is replaced as a whole and read back") {
+  std::string folder = TempFolder();
+  std::string path = folder + "/f";
+
+  REQUIRE_OK(WriteFileAtomic(path, "one", 0600));
+  REQUIRE_OK(WriteFileAtomic(path, "two", 0644));
+
+  CHECK(*ReadFile(path) == "two");
+  CHECK_THAT(ReadFile(path, 2).status(), HasCode(absl::StatusCode::kResourceExhausted));
+  CHECK_THAT(ReadFile(folder + "/none").status(), HasCode(absl::StatusCode::kNotFound));
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("a program gets its input and its outputs and exit code come back") {
+  auto result = Run({.argv = {"sh", "-c", "cat; echo oops >&2; exit 3"}, .stdin_text = "hello"});
+
+  REQUIRE_OK(result);
+  CHECK(result->exit_code == 3);
+  CHECK(result->stdout_text == "hello");
+  CHECK(result->stderr_text == "oops\n");
+}
+
+TEST_CASE("a program that never ends is killed at its deadline") {
+  auto result = Run({.argv = {"sleep", "60"}, .deadline = std::chrono::milliseconds(50)});
+
+  CHECK_THAT(result.status(), HasCode(absl::StatusCode::kDeadlineExceeded));
+}
+
+TEST_CASE("a missing program is reported by name") {
+  auto result = Run({.argv = {"/nonexistent/program"}});
+
+  CHECK_THAT(result.status(), HasCode(absl::StatusCode::kNotFound));
+  CHECK_THAT(result.status(), testing::Says("/nonexistent/program"));
+}
+
+TEST_CASE("input that nobody reads is no failure") {
+  auto result = Run({.argv = {"true"}, .stdin_text = std::string(1 << 20, 'x')});
+
+  CHECK_OK(result);
+}
+
+}  // namespace
+}  // namespace heterok8s::sys
