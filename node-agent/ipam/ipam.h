@@ -1,0 +1,43 @@
+// Which addresses a Pod gets.
+//
+// Purpose: the built-in allocator (several ranges, one address of each; host-local's configuration is accepted) over
+// the ledger, or delegation to an IPAM plugin found in CNI_PATH.
+// Threading: thread-safe. Ownership: borrows the ledger through the transaction it is given.
+// Errors: kInvalidConfig, kAddressExhausted as CNI codes; a delegated plugin's own error is passed through unchanged.
+//
+//   HK_ASSIGN_OR_RETURN(Lease lease, ipam.Allocate(tx, request, pod_key));
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/cni/types.h"
+#include "node-agent/ledger/ledger.h"
+
+namespace heterok8s::ipam {
+
+struct Lease {
+  std::vector<cni::ResultIp> ips;  // address with the subnet's length; gateway of its range
+  std::vector<cni::Route> routes;
+  cni::Dns dns;
+};
+
+class Ipam {
+ public:
+  virtual ~Ipam() = default;
+  // Built-in: inside `tx`, so that addresses and attachment commit together; repeated for the same pod_key and network
+  // it returns the same lease. Delegated: the plugin is executed (outside any transaction: see is_delegated).
+  virtual absl::StatusOr<Lease> Allocate(ledger::Tx& tx, const cni::Request& request, const std::string& pod_key) = 0;
+  virtual absl::Status Release(ledger::Tx& tx, const cni::Request& request, const std::string& pod_key) = 0;
+  virtual absl::Status Check(const cni::Request& request, const std::string& pod_key) = 0;
+  // True when the config names an IPAM plugin other than ours ("heterok8s" or "host-local").
+  virtual bool is_delegated(const cni::Request& request) const = 0;
+  // Delegation; environment and stdin are the request's own. ADD rolls back by DEL itself when its answer is unusable.
+  virtual absl::StatusOr<Lease> DelegateAdd(const cni::Request& request) = 0;
+  virtual absl::Status Delegate(const cni::Request& request, const std::string& command) = 0;  // DEL, CHECK, GC, STATUS
+};
+
+std::unique_ptr<Ipam> NewIpam();
+
+}  // namespace heterok8s::ipam

@@ -1,0 +1,125 @@
+// The network of one Pod on this PU: interfaces, addresses, routes, rules, sysctls, nft table, host ports, bandwidth.
+//
+// Purpose: level-driven. Ensure… makes the kernel as the spec says, from any earlier state (half done, done, foreign
+// leftovers of the same owner); Check… compares and names the first difference; Remove… succeeds when all is gone.
+// Nothing here remembers: the caller's ledger does.
+// Threading: thread-safe; calls for the same Pod are serialised by the caller.
+// Errors: kNotFound when the Pod's namespace is gone (Ensure, Check); kAlreadyExists when an interface of the wanted
+// name exists and is not ours.
+//
+//   HK_ASSIGN_OR_RETURN(Uplink up, podnet.EnsureUplink({.owner = tag, .netns_path = ns, .ifname = "eth0",
+//                                                       .addresses = {*IpPrefix::Parse("10.88.0.5/32")}}));
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/net/ip.h"
+#include "common/status/status.h"
+#include "node-agent/pu/backend.h"
+
+namespace heterok8s::podnet {
+
+struct Bandwidth {  // the CNI capability's meaning: ingress is towards the Pod
+  uint64_t ingress_rate_bits = 0, ingress_burst_bits = 0;  // bits per second, bits; 0: no limit
+  uint64_t egress_rate_bits = 0, egress_burst_bits = 0;
+  auto operator<=>(const Bandwidth&) const = default;
+};
+
+// The Pod's interface towards this PU's root namespace: a veth, routed (no bridge). An ordinary Pod's eth0 on the
+// host; the eth0 of pod-d on the DPU.
+struct UplinkSpec {
+  pu::OwnerTag owner;
+  std::string netns_path;
+  std::string ifname;                // inside the Pod
+  std::vector<IpAddress> addresses;  // of the Pod: /32 and /128 each
+  int mtu = 1500;                    // bytes
+  std::string mac;                   // of the Pod's end; empty: derived from the owner
+  std::optional<Bandwidth> bandwidth;
+};
+struct Uplink {
+  std::string mac;          // of the Pod's end
+  std::string root_ifname;  // the other end, in this PU's root namespace
+  std::string root_mac;
+};
+
+struct PortRange {
+  uint16_t first = 0, last = 0;  // inclusive
+  auto operator<=>(const PortRange&) const = default;
+};
+
+// The link addresses of one Pod: v4 ones are unique on the Node, v6 ones are derived from them. A socket is told apart
+// by which pair it uses: one means "the program said localhost", the other "it said the Pod IP".
+struct LinkAddresses {
+  IpAddress host_localhost, dpu_localhost, host_pod, dpu_pod;  // IPv4
+  // fd68:6b38:7338::<v4 as two groups>, e.g. 169.254.64.4 -> fd68:6b38:7338::a9fe:4004
+  static IpAddress ToV6(const IpAddress& v4);
+};
+
+// The Pod's side of the link to the other PU.
+struct LinkSpec {
+  pu::OwnerTag owner;
+  pu::Side side = pu::Side::kHost;
+  std::string netns_path;
+  std::string ifname;                // host: CNI_IFNAME (altname xpu0); DPU: xpu0
+  std::string uplink_ifname;         // DPU: eth0 of pod-d; empty on the host
+  std::vector<IpAddress> addresses;  // Pod addresses, on both sides
+  LinkAddresses link;
+  PortRange host_ephemeral, dpu_ephemeral;  // net.ipv4.ip_local_port_range of each side; disjoint
+  int mtu = 1500;
+  std::string mac, peer_mac;         // pu::LinkMac of the two sides
+};
+
+struct HostPort {
+  Protocol protocol = Protocol::kTcp;
+  std::optional<IpAddress> host_ip;  // absent: every address of the Node
+  uint16_t host_port = 0, container_port = 0;
+  auto operator<=>(const HostPort&) const = default;
+};
+struct HostPortSpec {
+  std::string pod_key;
+  std::vector<HostPort> ports;
+  std::vector<IpAddress> addresses;  // Pod addresses
+};
+
+class PodNet {
+ public:
+  virtual ~PodNet() = default;
+
+  // Once per start, in this PU's root namespace: forwarding sysctls, the root nft table. Idempotent.
+  virtual absl::Status PrepareRoot() = 0;
+
+  virtual absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) = 0;
+  virtual absl::Status CheckUplink(const UplinkSpec& spec) = 0;
+  // `netns_path` may be empty or gone. Also removes the root namespace's routes to `addresses` over this uplink.
+  virtual absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) = 0;
+
+  // Addresses, routes, rules, sysctls, neighbours and the table `inet heterok8s` around a link end that
+  // pu::Backend has already put into the namespace under `spec.ifname`.
+  virtual absl::Status EnsureLink(const LinkSpec& spec) = 0;
+  virtual absl::Status CheckLink(const LinkSpec& spec) = 0;
+  // What EnsureLink made in a namespace that stays (a Pod that falls back, a twin that is prepared again).
+  virtual absl::Status RemoveLink(const LinkSpec& spec) = 0;
+
+  // The ports this PU's packets are steered by, in the Pod's table `inet heterok8s`: on the DPU what it owns itself,
+  // on the host what the DPU owns. One set element each. OK when it is so already.
+  virtual absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) = 0;
+
+  // Host ports live in the root namespace's table. kAlreadyExists names the Pod that has the port.
+  virtual absl::Status EnsureHostPorts(const HostPortSpec& spec) = 0;
+  virtual absl::Status RemoveHostPorts(const std::string& pod_key) = 0;
+
+  // Owner tags of all uplinks in this PU's root namespace (orphan scan), this instance only.
+  virtual absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() = 0;
+};
+
+struct Options {
+  std::string instance;  // see OwnerTag
+};
+// Works in the network namespace of the calling thread at creation (this PU's root namespace).
+absl::StatusOr<std::unique_ptr<PodNet>> NewKernelPodNet(Options options);
+
+}  // namespace heterok8s::podnet
