@@ -1,0 +1,37 @@
+# The front door. `make test` and `make demo` set everything up themselves on a bare Debian 12, as root.
+.DEFAULT_GOAL := help
+BAZEL := bazel
+TIER ?= all
+BENCH ?= all
+
+.PHONY: help setup build test demo bench check lab-up lab-down clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing (apt, Go)
+	@tools/setup
+
+build: setup ## build every program
+	@tools/build
+
+test: build ## run all tests, cheapest first (TIER=unit|netns|lab|all)
+	@e2e/run $(TIER)
+
+demo: build ## run a split Pod on real containers and show it (POD=file.yaml for your own)
+	@deploy/demo/run $(if $(POD),--pod $(POD))
+
+bench: build ## measure beside a baseline (BENCH=cni|ports|calls|all)
+	@bench/run $(BENCH)
+
+check: setup ## formatting, lints, duplicate fault points, dead links
+	@tools/check
+
+lab-up: build ## make one heterogeneous computer on this machine
+	@bazel-bin/heteroctl/heteroctl lab up
+
+lab-down: ## remove it
+	@bazel-bin/heteroctl/heteroctl lab down
+
+clean: ## remove build results
+	@$(BAZEL) clean; rm -rf .build
