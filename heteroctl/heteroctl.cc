@@ -1,0 +1,43 @@
+// The command line of HeteroK8s. Each subcommand lives in a file of its own; this one only collects them.
+#include <CLI/CLI.hpp>
+
+#include "heteroctl/cmd_version.h"
+#include "heteroctl/command.h"
+
+namespace heterok8s::ctl {
+namespace {
+
+int Main(int argc, char** argv) {
+  Context context;
+  std::string format = "text";
+
+  CLI::App app("One Pod over host and DPU: run, look, explain, repair.", "heteroctl");
+  app.require_subcommand(1);
+  app.fallthrough();  // the program's own flags may follow the subcommand
+  app.option_defaults()->always_capture_default(false);
+  app.add_option("-o,--output", format, "text or json")->check(CLI::IsMember({"text", "json"}));
+  app.add_option("--lab", context.endpoint_flags.lab, "Use the running lab of this name (HETEROK8S_LAB)");
+  app.add_option("--host-socket", context.endpoint_flags.host_socket, "heterod on the host (HETEROK8S_HOST_SOCKET)");
+  app.add_option("--dpu-socket", context.endpoint_flags.dpu_socket, "heterod on the DPU (HETEROK8S_DPU_SOCKET)");
+  app.add_option("--cri-socket", context.endpoint_flags.cri_socket, "heterocri, or any CRI runtime (HETEROK8S_CRI_SOCKET)");
+  RegisterVersion(app, context);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (format == "json") context.output.format = Format::kJson;
+
+  absl::StatusOr<int> code = context.action();
+  if (!code.ok()) {
+    context.output.Error(code.status());
+    return 1;
+  }
+  return *code;
+}
+
+}  // namespace
+}  // namespace heterok8s::ctl
+
+int main(int argc, char** argv) { return heterok8s::ctl::Main(argc, argv); }
