@@ -1,0 +1,128 @@
+#include "heteroctl/manifest/manifest.h"
+
+#include <fmt/format.h>
+
+#include <catch2/catch.hpp>
+#include <random>
+
+#include "common/testing/matchers.h"
+#include "heteroctl/manifest/quantity.h"
+
+namespace heterok8s::manifest {
+namespace {
+
+using testing::Says;
+
+constexpr const char* kPod = R"(
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  annotations: {heteropod.io/offload: dpu}
+spec:
+  initContainers:
+  - {name: prepare, image: box, command: [sh, -c, "true"]}
+  - {name: mesh, image: proxy, restartPolicy: Always}
+  containers:
+  - name: nginx
+    image: nginx:1
+    env: [{name: A, value: "1"}, {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+    ports: [{containerPort: 80, hostPort: 8080, protocol: UDP}]
+    volumeMounts: [{name: conf, mountPath: /etc/nginx, readOnly: true}]
+    resources: {limits: {cpu: 250m, memory: 64Mi}}
+    securityContext: {runAsUser: 33, capabilities: {drop: [ALL]}}
+    readinessProbe: {httpGet: {port: 80}}
+  volumes:
+  - {name: conf, configMap: {name: nginx}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: nginx}
+data: {nginx.conf: "events {}"}
+)";
+
+std::string Pod(const std::string& spec) {
+  return fmt::format("{{kind: Pod, metadata: {{name: p}}, spec: {{{}}}}}", spec);
+}
+
+TEST_CASE("a Pod with a ConfigMap is read whole") {
+  auto manifest = ParseManifest(kPod, "web.yaml");
+  REQUIRE_OK(manifest);
+  const auto& pod = manifest->pod;
+
+  CHECK(pod.name == "web");
+  CHECK(pod.annotations.at("heteropod.io/offload") == "dpu");
+  REQUIRE(pod.init_containers.size() == 2);
+  CHECK(pod.init_containers[1].is_sidecar);
+  const Container& nginx = pod.containers.at(0);
+  CHECK(nginx.env.at(1).field_path == "status.podIP");
+  CHECK(nginx.ports.at(0).host_port == 8080);
+  CHECK(nginx.ports.at(0).protocol == Protocol::kUdp);
+  CHECK(nginx.resources.cpu_limit_milli == 250);
+  CHECK(nginx.resources.memory_limit_bytes == 64 << 20);
+  CHECK(*nginx.security.run_as_user == 33);
+  CHECK(manifest->config_maps.at("nginx").at("nginx.conf") == "events {}");
+  CHECK(manifest->warnings == std::vector<std::string>{"spec.containers[0].readinessProbe: has no effect here"});
+}
+
+TEST_CASE("bad input is refused by path, value and remedy") {
+  struct Row {
+    std::string text, says;
+  };
+  const Row rows[] = {
+      {Pod("containers: [{name: a, image: b, imag: c}]"), "p.yaml: spec.containers[0].imag: unknown field"},
+      {Pod("containers: []"), "spec.containers: needs at least one container"},
+      {Pod("containers: [{name: A_B, image: b}]"), "spec.containers[0].name: 'A_B' is not a name"},
+      {Pod("containers: [{name: a, image: b, ports: [{containerPort: 99999}]}]"), "'99999' is not a number from 1 to 65535"},
+      {Pod("containers: [{name: a, image: b, ports: [{containerPort: 1, protocol: icmp}]}]"), "unknown protocol 'icmp'"},
+      {Pod("containers: [{name: a, image: b, volumeMounts: [{name: v, mountPath: /x}]}]"), "'v' is no volume of this Pod"},
+      {Pod("containers: [{name: a, image: b}], volumes: [{name: v, configMap: {name: c}}]"), "no ConfigMap 'c' in this file"},
+      {Pod("containers: [{name: a, image: b}], volumes: [{name: v, nfs: {}}]"), "needs exactly one of"},
+      {Pod("containers: [{name: a, image: b}, {name: a, image: b}]"), "container 'a' is there twice"},
+      {Pod("containers: [{name: a, image: b, resources: {limits: {cpu: lots}}}]"), "'lots' is not a quantity"},
+      {Pod("containers: [{name: a, image: b, env: [{name: X, valueFrom: {secretKeyRef: {}}}]}]"), "is not supported here"},
+      {"kind: Deployment", "'Deployment' cannot be run here"},
+      {"kind: Pod\nspec: {}", "metadata.name: is required"},
+      {"a: [", "line"},
+      {"", "no document of kind Pod"},
+      {"[]", "expected a mapping"},
+  };
+  for (const Row& row : rows) {
+    INFO(row.text);
+    CHECK_THAT(ParseManifest(row.text, "p.yaml").status(), Says(row.says));
+  }
+}
+
+TEST_CASE("quantities are read as Kubernetes reads them") {
+  CHECK(*ParseMilli("250m") == 250);
+  CHECK(*ParseMilli("1.5") == 1500);
+  CHECK(*ParseMilli("64Mi") == int64_t{64} * 1048576 * 1000);
+  CHECK(*ParseMilli("1k") == 1000000);
+  CHECK_FALSE(ParseMilli("1e3").ok());
+  CHECK_FALSE(ParseMilli("").ok());
+  CHECK_FALSE(ParseMilli("1.2.3").ok());
+}
+
+TEST_CASE("damaged manifests never crash the reader") {
+  std::mt19937 random(7);
+  for (int round = 0; round < 3000; ++round) {
+    std::string text = kPod;
+    for (int edits = 0; edits < 4; ++edits) {
+      size_t at = random() % text.size();
+      switch (random() % 3) {
+        case 0:
+          text[at] = static_cast<char>(random());
+          break;
+        case 1:
+          text.erase(at, random() % 20);
+          break;
+        default:
+          text.insert(at, text.substr(random() % text.size(), random() % 20));
+      }
+    }
+    auto ignored = ParseManifest(text, "fuzz");
+  }
+}
+
+}  // namespace
+}  // namespace heterok8s::manifest
