@@ -1,0 +1,73 @@
+#include "node-agent/podnet/kernel_podnet.h"
+
+#include <sys/stat.h>
+
+#include "node-agent/podnet/hostports.h"
+#include "node-agent/podnet/link.h"
+#include "node-agent/podnet/uplink.h"
+
+namespace heterok8s::podnet {
+
+absl::Status KernelPodNet::InRoot(const std::function<absl::Status()>& fn) const {
+  struct stat here {};
+  if (stat("/proc/thread-self/ns/net", &here) == 0 && here.st_ino == root_.inode()) return fn();
+  return sys::InNetns(root_, fn);
+}
+
+absl::Status KernelPodNet::PrepareRoot() {
+  return InRoot([]() -> absl::Status {
+    HK_RETURN_IF_ERROR(EnableForwarding());
+    return PrepareHostPorts();
+  });
+}
+
+absl::StatusOr<Uplink> KernelPodNet::EnsureUplink(const UplinkSpec& spec) {
+  Uplink uplink;
+  HK_RETURN_IF_ERROR(InRoot([&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(uplink, podnet::EnsureUplink(spec));
+    return absl::OkStatus();
+  }));
+  return uplink;
+}
+
+absl::Status KernelPodNet::CheckUplink(const UplinkSpec& spec) {
+  return InRoot([&] { return podnet::CheckUplink(spec); });
+}
+
+absl::Status KernelPodNet::RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) {
+  return InRoot([&] { return podnet::RemoveUplink(owner, netns_path); });
+}
+
+absl::Status KernelPodNet::EnsureLink(const LinkSpec& spec) { return podnet::EnsureLink(spec); }
+
+absl::Status KernelPodNet::CheckLink(const LinkSpec& spec) { return podnet::CheckLink(spec); }
+
+absl::Status KernelPodNet::RemoveLink(const LinkSpec& spec) { return podnet::RemoveLink(spec); }
+
+absl::Status KernelPodNet::SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) {
+  return podnet::SetPort(spec, protocol, port, present);
+}
+
+absl::Status KernelPodNet::EnsureHostPorts(const HostPortSpec& spec) {
+  return InRoot([&] { return podnet::EnsureHostPorts(spec); });
+}
+
+absl::Status KernelPodNet::RemoveHostPorts(const std::string& pod_key) {
+  return InRoot([&] { return podnet::RemoveHostPorts(pod_key); });
+}
+
+absl::StatusOr<std::vector<pu::OwnerTag>> KernelPodNet::ListUplinks() {
+  std::vector<pu::OwnerTag> tags;
+  HK_RETURN_IF_ERROR(InRoot([&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(tags, podnet::ListUplinks(options_.instance));
+    return absl::OkStatus();
+  }));
+  return tags;
+}
+
+absl::StatusOr<std::unique_ptr<PodNet>> NewKernelPodNet(Options options) {
+  HK_ASSIGN_OR_RETURN(sys::NetnsRef root, sys::NetnsRef::Current());
+  return std::unique_ptr<PodNet>(std::make_unique<KernelPodNet>(std::move(options), std::move(root)));
+}
+
+}  // namespace heterok8s::podnet

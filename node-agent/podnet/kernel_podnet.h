@@ -1,0 +1,40 @@
+// PodNet on the kernel: enters this PU's root namespace and hands each call to the file that does the work.
+//
+// Threading: thread-safe (no state but the namespace). Ownership: holds the root namespace open.
+// Errors: see podnet.h.
+#pragma once
+
+#include "common/sys/netns.h"
+#include "node-agent/podnet/podnet.h"
+
+namespace heterok8s::podnet {
+
+class KernelPodNet : public PodNet {
+ public:
+  KernelPodNet(Options options, sys::NetnsRef root) : options_(std::move(options)), root_(std::move(root)) {}
+
+  absl::Status PrepareRoot() override;
+
+  absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) override;
+  absl::Status CheckUplink(const UplinkSpec& spec) override;
+  absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
+
+  absl::Status EnsureLink(const LinkSpec& spec) override;
+  absl::Status CheckLink(const LinkSpec& spec) override;
+  absl::Status RemoveLink(const LinkSpec& spec) override;
+  absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) override;
+
+  absl::Status EnsureHostPorts(const HostPortSpec& spec) override;
+  absl::Status RemoveHostPorts(const std::string& pod_key) override;
+
+  absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() override;
+
+ private:
+  // In place when the calling thread is in the root namespace already, as heterod's threads are.
+  absl::Status InRoot(const std::function<absl::Status()>& fn) const;
+
+  const Options options_;
+  const sys::NetnsRef root_;
+};
+
+}  // namespace heterok8s::podnet
