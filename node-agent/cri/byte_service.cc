@@ -1,0 +1,179 @@
+#include "node-agent/cri/byte_service.h"
+
+#include <atomic>
+
+namespace heterok8s::cri {
+namespace {
+
+// gRPC deletes nothing of ours: the reactor lives from CreateReactor to OnDone, and OnDone comes only after Finish. The
+// Call that handlers hold is a separate object with a weak way back, so that a late Finish after the end is harmless.
+class Reactor;
+
+class ReactorCall final : public Call {
+ public:
+  ReactorCall(Reactor* reactor, grpc::GenericCallbackServerContext* context) : reactor_(reactor) {
+    method_ = context->method();
+    deadline_ = context->deadline();
+    context_ = context;
+    server_context_ = context;
+  }
+  ~ReactorCall() override { Finish(grpc::Status(grpc::StatusCode::INTERNAL, method_ + ": dropped without an answer"), {}); }
+
+  void OnCancel(std::function<void()> cancel) override {
+    {
+      std::lock_guard lock(mutex_);
+      if (!cancelled_) {
+        cancel_ = std::move(cancel);
+        return;
+      }
+    }
+    if (cancel) cancel();
+  }
+  void AddTrailingMetadata(const std::string& key, const std::string& value) override {
+    std::lock_guard lock(mutex_);
+    if (reactor_ != nullptr) server_context_->AddTrailingMetadata(key, value);
+  }
+  void Finish(const grpc::Status& status, const grpc::ByteBuffer& response) override;
+
+  grpc::ByteBuffer* mutable_request() { return &request_; }
+  void Cancelled() {
+    std::function<void()> cancel;
+    {
+      std::lock_guard lock(mutex_);
+      cancelled_ = true;
+      cancel.swap(cancel_);
+    }
+    if (cancel) cancel();
+  }
+
+ private:
+  std::mutex mutex_;
+  Reactor* reactor_;  // null once answered
+  grpc::GenericCallbackServerContext* server_context_;
+  bool cancelled_ = false;
+  std::function<void()> cancel_;
+};
+
+class Reactor final : public grpc::ServerGenericBidiReactor {
+ public:
+  Reactor(const ByteService::Handler& handler, grpc::GenericCallbackServerContext* context)
+      : handler_(handler), call_(std::make_shared<ReactorCall>(this, context)) {
+    StartRead(call_->mutable_request());
+  }
+
+  void OnReadDone(bool ok) override {
+    // The handler may finish the call, and gRPC then delete this reactor, before it returns.
+    std::shared_ptr<ReactorCall> call;
+    {
+      std::lock_guard lock(mutex_);
+      call.swap(call_);
+      watched_ = call;
+    }
+    if (!ok) {
+      call->Fail(grpc::StatusCode::INVALID_ARGUMENT, call->method() + ": no request message came");
+      return;
+    }
+    const ByteService::Handler& handler = handler_;
+    handler(std::move(call));
+  }
+  void OnCancel() override {
+    std::shared_ptr<ReactorCall> call;
+    {
+      std::lock_guard lock(mutex_);
+      call = call_ ? call_ : watched_.lock();
+    }
+    if (call) call->Cancelled();
+  }
+  void OnDone() override { delete this; }
+
+  void Answer(const grpc::Status& status, const grpc::ByteBuffer& response) {
+    if (!status.ok()) {
+      ServerBidiReactor::Finish(status);
+      return;
+    }
+    response_ = response;
+    StartWriteAndFinish(&response_, grpc::WriteOptions(), status);
+  }
+
+ private:
+  const ByteService::Handler& handler_;
+  std::mutex mutex_;
+  std::shared_ptr<ReactorCall> call_;
+  std::weak_ptr<ReactorCall> watched_;
+  grpc::ByteBuffer response_;
+};
+
+void ReactorCall::Finish(const grpc::Status& status, const grpc::ByteBuffer& response) {
+  Reactor* reactor;
+  {
+    std::lock_guard lock(mutex_);
+    reactor = std::exchange(reactor_, nullptr);
+    cancel_ = nullptr;
+  }
+  if (reactor != nullptr) reactor->Answer(status, response);
+}
+
+// Set by gRPC itself on the next hop; passing them on would say them twice.
+bool IsReserved(const std::string& key) {
+  return key.empty() || key[0] == ':' || key.rfind("grpc-", 0) == 0 || key == "user-agent" || key == "te" ||
+         key == "content-type";
+}
+
+struct Hop {
+  grpc::ClientContext context;
+  grpc::ByteBuffer request;
+  grpc::ByteBuffer response;
+  std::shared_ptr<Call> call;
+  Transform transform;
+};
+
+}  // namespace
+
+grpc::ServerGenericBidiReactor* ByteService::CreateReactor(grpc::GenericCallbackServerContext* context) {
+  return new Reactor(handler_, context);
+}
+
+void Forward(grpc::GenericStub& stub, std::shared_ptr<Call> call, Transform transform) {
+  grpc::ByteBuffer request = call->request();
+  ForwardBytes(stub, std::move(call), std::move(request), std::move(transform));
+}
+
+void ForwardBytes(grpc::GenericStub& stub, std::shared_ptr<Call> call, grpc::ByteBuffer request, Transform transform) {
+  auto hop = std::make_shared<Hop>();
+  hop->request = std::move(request);
+  hop->call = call;
+  hop->transform = std::move(transform);
+  hop->context.set_deadline(call->deadline());
+  for (const auto& [key, value] : call->context().client_metadata()) {
+    std::string name(key.data(), key.size());
+    if (!IsReserved(name)) hop->context.AddMetadata(name, std::string(value.data(), value.size()));
+  }
+  std::weak_ptr<Hop> weak = hop;
+  call->OnCancel([weak] {
+    if (auto alive = weak.lock()) alive->context.TryCancel();
+  });
+  stub.UnaryCall(&hop->context, call->method(), {}, &hop->request, &hop->response, [hop](grpc::Status status) {
+    for (const auto& [key, value] : hop->context.GetServerTrailingMetadata()) {
+      std::string name(key.data(), key.size());
+      if (!IsReserved(name)) hop->call->AddTrailingMetadata(name, std::string(value.data(), value.size()));
+    }
+    if (hop->transform) hop->transform(&status, &hop->response);
+    hop->call->Finish(status, hop->response);
+  });
+}
+
+std::string ToString(const grpc::ByteBuffer& buffer) {
+  std::vector<grpc::Slice> slices;
+  std::string bytes;
+  if (!buffer.Valid() || !buffer.Dump(&slices).ok()) return bytes;
+  bytes.reserve(buffer.Length());
+  for (const grpc::Slice& slice : slices) bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  return bytes;
+}
+
+grpc::ByteBuffer ToBuffer(std::string_view bytes) {
+  grpc::Slice slice(bytes.data(), bytes.size());
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+}  // namespace heterok8s::cri
