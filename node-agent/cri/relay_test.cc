@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "common/testing/matchers.h"
-#include "proto/cri/cri.grpc.pb.h"
+#include "proto/cri/v1/cri.grpc.pb.h"
 
 namespace heterok8s::cri {
 namespace {

@@ -5,7 +5,7 @@
 #include <random>
 
 #include "common/testing/matchers.h"
-#include "proto/cri/cri.pb.h"
+#include "proto/cri/v1/cri.pb.h"
 
 using heterok8s::testing::HasCode;
 

@@ -13,7 +13,7 @@
 #include "common/sys/file.h"
 #include "common/sys/process.h"
 #include "common/testing/matchers.h"
-#include "proto/cri/cri.pb.h"
+#include "proto/cri/v1/cri.pb.h"
 
 namespace pb = google::protobuf;
 
