@@ -1,0 +1,45 @@
+#include "common/rpc/status.h"
+
+#include <nlohmann/json.hpp>
+
+namespace heterok8s::rpc {
+namespace {
+
+// {"<type url>": [bytes…]}: payloads may be binary, JSON text may not.
+std::string EncodePayloads(const absl::Status& status) {
+  nlohmann::json payloads = nlohmann::json::object();
+  status.ForEachPayload([&](auto type, const absl::Cord& value) {
+    const std::string text(value);
+    payloads[std::string(type.data(), type.size())] = std::vector<uint8_t>(text.begin(), text.end());
+  });
+  return payloads.empty() ? "" : payloads.dump();
+}
+
+void DecodePayloads(const std::string& details, absl::Status& status) {
+  const nlohmann::json payloads = nlohmann::json::parse(details, nullptr, /*allow_exceptions=*/false);
+  if (!payloads.is_object()) return;
+  for (const auto& [type, value] : payloads.items()) {
+    std::string text;
+    if (!value.is_array()) continue;
+    for (const auto& byte : value) {
+      if (byte.is_number_unsigned()) text += static_cast<char>(byte.get<unsigned>());
+    }
+    status.SetPayload(type, absl::Cord(text));
+  }
+}
+
+}  // namespace
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), Message(status), EncodePayloads(status));
+}
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  if (!status.error_details().empty()) DecodePayloads(status.error_details(), result);
+  return result;
+}
+
+}  // namespace heterok8s::rpc

@@ -1,0 +1,23 @@
+#include "common/rpc/status.h"
+
+#include <catch2/catch.hpp>
+
+#include "common/testing/matchers.h"
+
+namespace heterok8s::rpc {
+
+TEST_CASE("code, message and binary payloads survive the wire") {
+  absl::Status status = absl::FailedPreconditionError("pod a/b: generation 7 is known");
+  status.SetPayload("heterok8s.io/cni-code", absl::Cord(std::string("\x00\xff", 2)));
+
+  const absl::Status back = FromGrpc(ToGrpc(status));
+
+  CHECK(back == status);
+}
+
+TEST_CASE("OK stays OK and foreign details are ignored") {
+  CHECK_OK(FromGrpc(ToGrpc(absl::OkStatus())));
+  CHECK(FromGrpc(grpc::Status(grpc::StatusCode::NOT_FOUND, "x", "\x01garbage")) == absl::NotFoundError("x"));
+}
+
+}  // namespace heterok8s::rpc
