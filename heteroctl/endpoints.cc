@@ -30,13 +30,18 @@ absl::StatusOr<Endpoints> ReadLab(const std::string& name, const std::string& la
     auto it = json.find(key);
     return it != json.end() && it->is_string() ? it->get<std::string>() : "";
   };
-  return Endpoints{.host_admin = get("host_admin"), .dpu_admin = get("dpu_admin"), .cri = get("cri")};
+  return Endpoints{.host_admin = get("host_admin"),
+                   .dpu_admin = get("dpu_admin"),
+                   .cri = get("cri"),
+                   .pod_root = get("pod_root"),
+                   .cgroup_parent = get("cgroup_parent")};
 }
 
 }  // namespace
 
 absl::StatusOr<Endpoints> FindEndpoints(const EndpointFlags& flags, const std::string& lab_run_dir) {
-  Endpoints found{.host_admin = "/run/heterok8s/admin.sock", .dpu_admin = "", .cri = "/run/heterok8s/cri.sock"};
+  Endpoints found{.host_admin = "/run/heterok8s/admin.sock", .dpu_admin = "", .cri = "/run/heterok8s/cri.sock",
+                  .pod_root = "/var/lib/heterok8s/pods", .cgroup_parent = ""};
   if (const std::string lab = FirstOf(flags.lab, "HETEROK8S_LAB", ""); !lab.empty()) {
     HK_ASSIGN_OR_RETURN(found, ReadLab(lab, lab_run_dir));
   }

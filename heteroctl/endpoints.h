@@ -24,9 +24,11 @@ struct EndpointFlags {
 struct Endpoints {
   std::string host_admin, dpu_admin;  // paths; dpu_admin is empty when this machine cannot reach the DPU's
   std::string cri;
+  std::string pod_root;       // folder for volumes and logs of `run`: the same path for the runtime on the host
+  std::string cgroup_parent;  // of the Pods of `run`; empty: the runtime's default
 };
 
-// `lab_run_dir` holds NAME/env.json: {"host_admin","dpu_admin","cri"}.
+// `lab_run_dir` holds NAME/env.json: {"host_admin","dpu_admin","cri","pod_root","cgroup_parent"}.
 absl::StatusOr<Endpoints> FindEndpoints(const EndpointFlags& flags, const std::string& lab_run_dir = kLabRunDir);
 
 // A path as a gRPC target: "unix:/run/…". One that has a scheme already stays as it is.

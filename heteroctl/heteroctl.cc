@@ -1,6 +1,7 @@
 // The command line of HeteroK8s. Each subcommand lives in a file of its own; this one only collects them.
 #include <CLI/CLI.hpp>
 
+#include "heteroctl/cmd_pods.h"
 #include "heteroctl/cmd_version.h"
 #include "heteroctl/command.h"
 
@@ -20,6 +21,11 @@ int Main(int argc, char** argv) {
   app.add_option("--host-socket", context.endpoint_flags.host_socket, "heterod on the host (HETEROK8S_HOST_SOCKET)");
   app.add_option("--dpu-socket", context.endpoint_flags.dpu_socket, "heterod on the DPU (HETEROK8S_DPU_SOCKET)");
   app.add_option("--cri-socket", context.endpoint_flags.cri_socket, "heterocri, or any CRI runtime (HETEROK8S_CRI_SOCKET)");
+  RegisterRun(app, context);
+  RegisterPs(app, context);
+  RegisterLogs(app, context);
+  RegisterExec(app, context);
+  RegisterRm(app, context);
   RegisterVersion(app, context);
 
   try {

@@ -1,0 +1,98 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <memory>
+
+#include "heteroctl/cmd_pods.h"
+#include "heteroctl/pod/runner.h"
+
+namespace heterok8s::ctl {
+namespace {
+
+namespace cri = runtime::v1;
+
+const char* StateName(cri::ContainerState state) {
+  switch (state) {
+    case cri::CONTAINER_CREATED:
+      return "created";
+    case cri::CONTAINER_RUNNING:
+      return "running";
+    case cri::CONTAINER_EXITED:
+      return "exited";
+    default:
+      return "unknown";
+  }
+}
+
+struct Row {
+  std::string pod, ip, container, id, pu, state, reason;
+  int64_t created_at_ns = 0;
+};
+
+absl::StatusOr<std::vector<Row>> Collect(CriClient& cri) {
+  HK_ASSIGN_OR_RETURN(cri::ListPodSandboxResponse sandboxes, cri.ListPodSandbox());
+  HK_ASSIGN_OR_RETURN(cri::ListContainersResponse containers, cri.ListContainers());
+  std::map<std::string, std::string> pu_of, why;
+  if (auto placements = cri.Placements(""); placements.ok()) {
+    for (const v1::Placement& p : placements->placements()) {
+      pu_of[p.container_id()] = p.pu();
+      why[p.container_id()] = p.reason();
+    }
+  }
+  std::vector<Row> rows;
+  for (const cri::PodSandbox& sandbox : sandboxes.items()) {
+    std::string pod = sandbox.metadata().namespace_() + "/" + sandbox.metadata().name();
+    std::string ip;
+    if (auto status = cri.PodSandboxStatus(sandbox.id()); status.ok()) ip = status->network().ip();
+    size_t before = rows.size();
+    for (const cri::Container& container : containers.containers()) {
+      if (container.pod_sandbox_id() != sandbox.id()) continue;
+      rows.push_back({pod, ip, container.metadata().name(), container.id(),
+                      pu_of.contains(container.id()) ? pu_of[container.id()] : "host", StateName(container.state()),
+                      why[container.id()], container.created_at()});
+    }
+    if (rows.size() == before) {
+      rows.push_back({pod, ip, "", "", "", sandbox.state() == cri::SANDBOX_READY ? "no containers" : "not ready", "",
+                      sandbox.created_at()});
+    }
+  }
+  std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) {
+    return std::tie(a.pod, a.created_at_ns) < std::tie(b.pod, b.created_at_ns);
+  });
+  return rows;
+}
+
+absl::StatusOr<int> Ps(Context& context) {
+  HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<CriClient> cri, CriClient::Connect(endpoints.cri));
+  HK_ASSIGN_OR_RETURN(std::vector<Row> rows, Collect(*cri));
+  if (context.output.json()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const Row& row : rows) {
+      list.push_back({{"pod", row.pod}, {"ip", row.ip}, {"container", row.container}, {"id", row.id}, {"pu", row.pu},
+                      {"state", row.state}, {"reason", row.reason}, {"created_unix_ns", row.created_at_ns}});
+    }
+    context.output.Print(list);
+    return 0;
+  }
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  Table table({"POD", "IP", "CONTAINER", "PU", "STATE", "AGE", "ID"});
+  for (const Row& row : rows) {
+    auto age = std::chrono::duration_cast<std::chrono::milliseconds>(now - std::chrono::nanoseconds(row.created_at_ns));
+    Style style = row.state == "running" ? Style::kGood : row.state == "exited" ? Style::kWarning : Style::kDim;
+    table.Row({row.pod, row.ip, row.container, row.pu, {row.state, style}, HumanAge(age), {row.id.substr(0, 12), Style::kDim}});
+  }
+  context.output.Print(table);
+  return 0;
+}
+
+}  // namespace
+
+void RegisterPs(CLI::App& app, Context& context) {
+  CLI::App* sub = app.add_subcommand("ps", "List Pods, their containers and where each one runs");
+  sub->callback([&context] { context.action = [&context] { return Ps(context); }; });
+}
+
+}  // namespace heterok8s::ctl

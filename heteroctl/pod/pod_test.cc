@@ -1,0 +1,125 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "common/sys/file.h"
+#include "common/testing/matchers.h"
+#include "heteroctl/manifest/manifest.h"
+#include "heteroctl/pod/log_reader.h"
+#include "heteroctl/pod/translate.h"
+#include "heteroctl/pod/volumes.h"
+
+namespace heterok8s::ctl {
+namespace {
+
+namespace fs = std::filesystem;
+
+manifest::Manifest Sample() {
+  auto parsed = manifest::ParseManifest(R"(
+kind: Pod
+metadata: {name: web, namespace: shop, uid: u-1, annotations: {heteropod.io/offload: dpu}}
+spec:
+  shareProcessNamespace: true
+  securityContext: {runAsUser: 7}
+  containers:
+  - name: a
+    image: img:1
+    env: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+    ports: [{containerPort: 53, hostPort: 5353, protocol: UDP}]
+    volumeMounts: [{name: conf, mountPath: /c, subPath: x.conf}, {name: tmp, mountPath: /t}]
+    resources: {limits: {cpu: 500m, memory: 1Mi}}
+  volumes:
+  - {name: conf, configMap: {name: cm, items: [{key: k, path: x.conf}]}}
+  - {name: tmp, emptyDir: {}}
+---
+{kind: ConfigMap, metadata: {name: cm}, data: {k: hello, other: no}}
+)",
+                                        "t");
+  REQUIRE_OK(parsed);
+  return *parsed;
+}
+
+TEST_CASE("a Pod reaches the runtime as a kubelet would say it") {
+  manifest::Manifest m = Sample();
+  PodPlace place{.folder = "/pods/u-1", .cgroup_parent = "/hk"};
+
+  auto sandbox = SandboxConfig(m.pod, place);
+  auto container = ContainerConfig(m.pod, m.pod.containers[0], place, "10.0.0.9");
+
+  CHECK(sandbox.metadata().uid() == "u-1");
+  CHECK(sandbox.labels().at(kLabelPodNamespace) == "shop");
+  CHECK(sandbox.annotations().at("heteropod.io/offload") == "dpu");
+  CHECK(sandbox.port_mappings(0).host_port() == 5353);
+  CHECK(sandbox.port_mappings(0).protocol() == runtime::v1::UDP);
+  CHECK(sandbox.linux().security_context().namespace_options().pid() == runtime::v1::POD);
+  REQUIRE_OK(container);
+  CHECK(container->envs(0).value() == "10.0.0.9");
+  CHECK(container->mounts(0).host_path() == "/pods/u-1/volumes/kubernetes.io~configmap/conf/x.conf");
+  CHECK(container->mounts(0).readonly());
+  CHECK_FALSE(container->mounts(1).readonly());
+  CHECK(container->linux().resources().cpu_quota() == 50000);
+  CHECK(container->linux().security_context().run_as_user().value() == 7);
+  CHECK(container->log_path() == "a/0.log");
+}
+
+TEST_CASE("volumes appear as folders and go again") {
+  std::string root = "/tmp/hk-pod-test.XXXXXX";
+  REQUIRE(mkdtemp(root.data()) != nullptr);
+  manifest::Manifest m = Sample();
+  std::string folder = PodFolder(root, "u-1");
+
+  REQUIRE_OK(MakeVolumes(m, folder));
+  CHECK(*sys::ReadFile(VolumePath(folder, m.pod.volumes[0]) + "/x.conf") == "hello");
+  CHECK_FALSE(fs::exists(VolumePath(folder, m.pod.volumes[0]) + "/other"));
+  CHECK(fs::is_directory(VolumePath(folder, m.pod.volumes[1])));
+  CHECK_OK(RemovePodFolder(folder));
+  CHECK_FALSE(fs::exists(folder));
+  CHECK_OK(RemovePodFolder(folder));
+  fs::remove_all(root);
+}
+
+TEST_CASE("a ConfigMap path cannot leave its volume") {
+  std::string root = "/tmp/hk-pod-test.XXXXXX";
+  REQUIRE(mkdtemp(root.data()) != nullptr);
+  manifest::Manifest m = Sample();
+  m.pod.volumes[0].items = {{"k", "../../evil"}};
+
+  CHECK_THAT(MakeVolumes(m, root + "/p"), testing::Says("leaves the volume"));
+  fs::remove_all(root);
+}
+
+TEST_CASE("CRI log lines are taken apart and foreign lines kept whole") {
+  LogLine full = ParseLogLine("2026-01-01T00:00:00Z stderr F a b");
+  CHECK(full.stream == "stderr");
+  CHECK(full.text == "a b");
+  CHECK_FALSE(full.partial);
+  CHECK(ParseLogLine("2026-01-01T00:00:00Z stdout P half").partial);
+  CHECK(ParseLogLine("2026-01-01T00:00:00Z stdout F ").text.empty());
+  CHECK(ParseLogLine("no format at all here").text == "no format at all here");
+}
+
+TEST_CASE("the tail of a log is its last lines, and following ends with the container") {
+  std::string path = "/tmp/hk-log-test.XXXXXX";
+  int fd = mkstemp(path.data());
+  REQUIRE(fd >= 0);
+  close(fd);
+  std::ofstream(path) << "t stdout F 1\nt stdout F 2\nt stdout F 3\n";
+
+  CHECK(LastLines(path, 2) == std::vector<std::string>{"2", "3"});
+  CHECK(LastLines(path, 9).size() == 3);
+
+  std::vector<std::string> seen;
+  std::thread writer([&] { std::ofstream(path, std::ios::app) << "t stdout F 4\n"; });
+  CHECK_OK(ReadLog(path, {.tail = 1, .follow = true, .still_running = [] { return false; }},
+                   [&](const LogLine& line) { seen.push_back(line.text); }));
+  writer.join();
+  CHECK(seen.back() == "4");
+  unlink(path.c_str());
+}
+
+}  // namespace
+}  // namespace heterok8s::ctl
