@@ -10,6 +10,7 @@
 //   std::string out = ToJson(result, request.config.cni_version);
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -52,6 +53,9 @@ std::string ErrorJson(const absl::Status& status, const std::string& cni_version
 
 inline constexpr const char* kSupportedVersions[] = {"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 inline constexpr const char* kLatestVersion = "1.1.0";
+// Shorter than the runtimes' own limits (containerd and kubelet: 2 to 4 minutes), so that a slow agent becomes our error
+// text instead of a silent kill.
+inline constexpr int kDefaultTimeoutSeconds = 60;
 bool IsSupported(const std::string& version);
 // <0, 0, >0 as strcmp; unparsable sorts lowest.
 int CompareVersions(const std::string& a, const std::string& b);
@@ -112,6 +116,8 @@ struct NetworkConfig {
   bool ip_masq = false;
   int mtu = 0;          // bytes; 0: derived from the links
   std::string socket;   // heterod's CNI socket
+  std::string queue_dir;                                 // where the shim leaves a DEL while heterod is away
+  std::chrono::seconds timeout{kDefaultTimeoutSeconds};   // "timeoutSeconds": the shim's wait for heterod
   Dns dns;
   // runtimeConfig
   std::vector<PortMapping> port_mappings;
@@ -120,7 +126,8 @@ struct NetworkConfig {
   std::string requested_mac;
   std::map<std::string, std::string> pod_annotations;  // io.kubernetes.cri.pod-annotations
   std::optional<Result> prev_result;
-  std::vector<AttachmentRef> valid_attachments;        // GC
+  std::vector<AttachmentRef> valid_attachments;        // GC; sorted, each once
+  bool has_valid_attachments = false;                  // false: the runtime named no list, so nothing is known stale
 };
 
 struct Request {
@@ -140,9 +147,15 @@ struct Request {
   }
 };
 
+// Everything that can be wrong with a call before anybody looks at the kernel, in the order of the reference library:
+// environment (4), JSON (6), name (7), version (1), CNI_ARGS (4), fields (7). DEL is parsed forgivingly: only the
+// document, its name and its version can fail it.
 absl::StatusOr<Request> ParseRequest(const std::map<std::string, std::string>& environment, const std::string& stdin_text);
 absl::StatusOr<NetworkConfig> ParseConfig(const std::string& text);
 absl::StatusOr<Result> ParseResult(const nlohmann::json& json);  // any supported version
 nlohmann::json ToJson(const Result& result, const std::string& cni_version);
+// The answer of a chained plugin: `previous` with our interfaces, addresses and routes after its own.
+Result Amend(Result previous, const Result& ours);
+std::string VersionJson();  // the answer to VERSION
 
 }  // namespace heterok8s::cni

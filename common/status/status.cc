@@ -60,7 +60,10 @@ std::string ToString(const absl::Status& status) {
 
 absl::Status Annotate(const absl::Status& status, std::string_view context) {
   if (status.ok()) return status;
-  return absl::Status(status.code(), fmt::format("{}: {}", context, Message(status)));
+  absl::Status annotated(status.code(), fmt::format("{}: {}", context, Message(status)));
+  // Payloads are how an outer edge finds its own error code again (a CNI code, for one).
+  status.ForEachPayload([&](absl::string_view type, const absl::Cord& payload) { annotated.SetPayload(type, payload); });
+  return annotated;
 }
 
 absl::Status ErrnoToStatus(int error_number, std::string_view context) {

@@ -19,7 +19,7 @@
 
 namespace heterok8s {
 
-// "<context>: <message>", same code. OK stays OK.
+// "<context>: <message>", same code and payloads. OK stays OK.
 absl::Status Annotate(const absl::Status& status, std::string_view context);
 
 // The status for `error_number` (an errno value) with the text "<context>: <strerror>".
