@@ -66,9 +66,12 @@ struct ReserveReply {
 struct SyncRequest {
   uint64_t epoch = 0;               // of the host's heterod
   std::vector<PodGeneration> pods;  // every split Pod the host holds, in any state but being deleted
+  // Everything up to this generation is in `pods` or is gone. The DPU leaves younger halves alone: they were prepared
+  // after the list was made.
+  uint64_t newest_generation = 0;
 };
 struct SyncReply {
-  std::vector<PodGeneration> pods;  // what the DPU has after it removed the rest
+  std::vector<PodGeneration> pods;  // what the DPU has after it removed the rest; generation 0: a twin not prepared
 };
 
 // The lease as this side sees it; see Peer.Heartbeat.
