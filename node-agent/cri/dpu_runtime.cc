@@ -1,0 +1,101 @@
+#include "node-agent/cri/dpu_runtime.h"
+
+#include "node-agent/cri/log_tail.h"
+
+namespace heterok8s::cri {
+namespace {
+
+// How soon a caller that has gone is noticed while the log is silent.
+constexpr std::chrono::milliseconds kLookForCaller{200};
+
+}  // namespace
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), Message(status));
+}
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+absl::StatusOr<std::unique_ptr<DpuRuntimeService>> DpuRuntimeService::Open(DpuRuntimeOptions options) {
+  HK_ASSIGN_OR_RETURN(ConfinedRoot logs, ConfinedRoot::Open(options.pod_log_root));
+  HK_ASSIGN_OR_RETURN(VolumeStore volumes, VolumeStore::Open(options.volume_root));
+  return std::unique_ptr<DpuRuntimeService>(
+      new DpuRuntimeService(std::move(options), std::move(logs), std::move(volumes)));
+}
+
+grpc::Status DpuRuntimeService::Allowed(grpc::ServerContext* context) const {
+  return options_.authorize ? options_.authorize(*context) : grpc::Status::OK;
+}
+
+grpc::Status DpuRuntimeService::TailLog(grpc::ServerContext* context, const v1::TailLogRequest* request,
+                                        grpc::ServerWriter<v1::LogChunk>* writer) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  LogTail tail(logs_, request->path(), request->offset(), request->follow());
+  while (!context->IsCancelled()) {
+    absl::StatusOr<LogTail::Piece> piece = tail.Next(kLookForCaller);
+    if (!piece.ok()) return ToGrpc(piece.status());
+    if (piece->kind == LogTail::Piece::Kind::kEnd) return grpc::Status::OK;
+    if (piece->kind == LogTail::Piece::Kind::kNothingYet) continue;
+    v1::LogChunk chunk;
+    chunk.set_offset(piece->offset);
+    chunk.set_data(std::move(piece->data));
+    if (!writer->Write(chunk)) break;
+  }
+  return grpc::Status(grpc::StatusCode::CANCELLED, "the reader has gone");
+}
+
+grpc::Status DpuRuntimeService::PrepareLog(grpc::ServerContext* context, const v1::PrepareLogRequest* request,
+                                           v1::PrepareLogReply*) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  if (absl::Status checked = CheckRelativePath(request->path()); !checked.ok()) return ToGrpc(checked);
+  size_t slash = request->path().rfind('/');
+  if (slash == std::string::npos) return grpc::Status::OK;
+  return ToGrpc(logs_.MakeFolders(request->path().substr(0, slash), 0755));
+}
+
+grpc::Status DpuRuntimeService::ReleaseLog(grpc::ServerContext* context, const v1::ReleaseLogRequest* request,
+                                           v1::ReleaseLogReply*) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  if (request->remove()) return ToGrpc(logs_.Remove(request->path()));
+  return ToGrpc(cri::ReleaseLog(logs_, request->path(), request->offset()));
+}
+
+grpc::Status DpuRuntimeService::PutVolume(grpc::ServerContext* context, const v1::PutVolumeRequest* request,
+                                          v1::PutVolumeReply* reply) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  absl::StatusOr<std::string> path = volumes_.Put(*request);
+  if (path.ok()) reply->set_path(*path);
+  return ToGrpc(path.status());
+}
+
+grpc::Status DpuRuntimeService::MakeVolume(grpc::ServerContext* context, const v1::MakeVolumeRequest* request,
+                                           v1::PutVolumeReply* reply) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  absl::StatusOr<std::string> path = volumes_.Make(*request);
+  if (path.ok()) reply->set_path(*path);
+  return ToGrpc(path.status());
+}
+
+grpc::Status DpuRuntimeService::GetFile(grpc::ServerContext* context, const v1::GetFileRequest* request,
+                                        v1::GetFileReply* reply) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  absl::StatusOr<std::string> data = volumes_.Get(*request);
+  if (data.ok()) reply->set_data(*std::move(data));
+  return ToGrpc(data.status());
+}
+
+grpc::Status DpuRuntimeService::RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,
+                                          v1::RemovePodReply*) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  if (!request->log_directory().empty()) {
+    if (absl::Status named = CheckName(request->log_directory()); !named.ok()) return ToGrpc(named);
+    if (absl::Status removed = logs_.Remove(request->log_directory()); !removed.ok()) return ToGrpc(removed);
+  }
+  return ToGrpc(volumes_.RemovePod(request->pod_uid()));
+}
+
+}  // namespace heterok8s::cri

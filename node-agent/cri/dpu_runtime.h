@@ -1,0 +1,61 @@
+// The gRPC service DpuRuntime: what heterocri needs from the DPU beside its containerd. heterod --role=dpu serves it.
+//
+// Threading: thread-safe; each TailLog keeps a thread of the server until its caller goes or the log is complete.
+// Ownership: must outlive the server. Errors: see proto/heterok8s/v1/runtime.proto.
+//
+//   HK_ASSIGN_OR_RETURN(auto service, DpuRuntimeService::Open({.pod_log_root = …, .volume_root = …, .authorize = …}));
+//   builder.RegisterService(service.get());
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "node-agent/cri/confined.h"
+#include "node-agent/cri/volume_store.h"
+#include "proto/heterok8s/v1/runtime.grpc.pb.h"
+
+namespace heterok8s::cri {
+
+struct DpuRuntimeOptions {
+  std::string pod_log_root;  // where the DPU's containerd writes containers' logs
+  std::string volume_root;   // made when missing
+  // Null: everybody who got through TLS.
+  std::function<grpc::Status(const grpc::ServerContextBase&)> authorize;
+};
+
+class DpuRuntimeService final : public v1::DpuRuntime::Service {
+ public:
+  static absl::StatusOr<std::unique_ptr<DpuRuntimeService>> Open(DpuRuntimeOptions options);
+
+  grpc::Status TailLog(grpc::ServerContext* context, const v1::TailLogRequest* request,
+                       grpc::ServerWriter<v1::LogChunk>* writer) override;
+  grpc::Status PrepareLog(grpc::ServerContext* context, const v1::PrepareLogRequest* request,
+                          v1::PrepareLogReply* reply) override;
+  grpc::Status ReleaseLog(grpc::ServerContext* context, const v1::ReleaseLogRequest* request,
+                          v1::ReleaseLogReply* reply) override;
+  grpc::Status PutVolume(grpc::ServerContext* context, const v1::PutVolumeRequest* request,
+                         v1::PutVolumeReply* reply) override;
+  grpc::Status MakeVolume(grpc::ServerContext* context, const v1::MakeVolumeRequest* request,
+                          v1::PutVolumeReply* reply) override;
+  grpc::Status GetFile(grpc::ServerContext* context, const v1::GetFileRequest* request, v1::GetFileReply* reply) override;
+  grpc::Status RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,
+                         v1::RemovePodReply* reply) override;
+
+ private:
+  DpuRuntimeService(DpuRuntimeOptions options, ConfinedRoot logs, VolumeStore volumes)
+      : options_(std::move(options)), logs_(std::move(logs)), volumes_(std::move(volumes)) {}
+  grpc::Status Allowed(grpc::ServerContext* context) const;
+
+  DpuRuntimeOptions options_;
+  ConfinedRoot logs_;
+  VolumeStore volumes_;
+};
+
+// The codes are the same by design of both.
+grpc::Status ToGrpc(const absl::Status& status);
+absl::Status FromGrpc(const grpc::Status& status);
+
+}  // namespace heterok8s::cri

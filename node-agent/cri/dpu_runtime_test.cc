@@ -1,0 +1,185 @@
+// The DPU's files: logs that are followed and released, volumes that are copied, names that try to get out.
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "common/sys/file.h"
+#include "common/testing/matchers.h"
+#include "node-agent/cri/log_tail.h"
+#include "node-agent/cri/volume_store.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using testing::HasCode;
+
+struct Folder {
+  Folder() {
+    char name[] = "/tmp/hk-dpu-files-XXXXXX";
+    path = mkdtemp(name);
+  }
+  ~Folder() { fs::remove_all(path); }
+  std::string path;
+};
+
+// All of it up to the end or the first silence of 5 s.
+std::string ReadAll(LogTail& tail, LogTail::Piece::Kind* end) {
+  std::string text;
+  while (true) {
+    auto piece = tail.Next(milliseconds(5000));
+    REQUIRE_OK(piece);
+    *end = piece->kind;
+    if (piece->kind != LogTail::Piece::Kind::kData) return text;
+    text += piece->data;
+  }
+}
+
+TEST_CASE("a path never leaves its root") {
+  Folder folder;
+  fs::create_directories(folder.path + "/root/in");
+  std::ofstream(folder.path + "/outside") << "secret";
+  fs::create_symlink("../outside", folder.path + "/root/link");
+  fs::create_symlink("..", folder.path + "/root/up");
+  auto root = ConfinedRoot::Open(folder.path + "/root");
+  REQUIRE_OK(root);
+
+  for (const char* path : {"../outside", "in/../../outside", "/etc/passwd", "link", "up/outside", "", "in//x", "./in"}) {
+    INFO(path);
+    CHECK_THAT(root->OpenFile(path, O_RDONLY).status(), HasCode(absl::StatusCode::kInvalidArgument));
+  }
+  CHECK_THAT(root->MakeFolders("up/made", 0755), HasCode(absl::StatusCode::kInvalidArgument));
+  CHECK_THAT(root->Remove("up/outside"), HasCode(absl::StatusCode::kInvalidArgument));
+  CHECK(fs::exists(folder.path + "/outside"));
+  CHECK_OK(root->Remove("link"));
+  CHECK(fs::exists(folder.path + "/outside"));
+}
+
+TEST_CASE("a log is followed from an offset until its writer has gone") {
+  Folder folder;
+  auto root = ConfinedRoot::Open(folder.path);
+  REQUIRE_OK(root);
+  fs::create_directories(folder.path + "/pod");
+  LogTail tail(*root, "pod/0.log", 0, true);
+  auto nothing = tail.Next(milliseconds(1));
+  REQUIRE_OK(nothing);
+  CHECK(nothing->kind == LogTail::Piece::Kind::kNothingYet);  // no file yet
+
+  std::thread writer([&] {
+    std::ofstream log(folder.path + "/pod/0.log");
+    for (int i = 0; i < 1000; ++i) log << "line " << i << std::endl;
+  });
+  LogTail::Piece::Kind end;
+  std::string text = ReadAll(tail, &end);
+  writer.join();
+
+  CHECK(end == LogTail::Piece::Kind::kEnd);
+  auto whole = sys::ReadFile(folder.path + "/pod/0.log");
+  CHECK((text == *whole));
+  LogTail rest(*root, "pod/0.log", whole->size() - 9, true);
+  CHECK(ReadAll(rest, &end) == "line 999\n");
+  CHECK(end == LogTail::Piece::Kind::kEnd);
+  LogTail beyond(*root, "pod/0.log", whole->size() + 1, true);
+  CHECK_THAT(beyond.Next(milliseconds(1)).status(), HasCode(absl::StatusCode::kOutOfRange));
+}
+
+TEST_CASE("released bytes give their space back and keep everybody's offsets") {
+  Folder folder;
+  auto root = ConfinedRoot::Open(folder.path);
+  REQUIRE_OK(root);
+  std::ofstream log(folder.path + "/0.log", std::ios::app);
+  log << std::string(100000, 'a') << std::flush;
+
+  REQUIRE_OK(ReleaseLog(*root, "0.log", 100000));
+  log << "after\n" << std::flush;
+  log.close();
+
+  CHECK(fs::file_size(folder.path + "/0.log") == 100006);
+  LogTail tail(*root, "0.log", 100000, false);
+  LogTail::Piece::Kind end;
+  CHECK(ReadAll(tail, &end) == "after\n");
+  LogTail from_start(*root, "0.log", 0, false);
+  auto piece = from_start.Next(milliseconds(1));
+  REQUIRE_OK(piece);
+  CHECK(piece->offset > 0);  // what was released is skipped, not read as zeros
+  CHECK(piece->data.find('\0') == std::string::npos);
+}
+
+v1::VolumeEntry Entry(const std::string& path, v1::VolumeEntry::Kind kind, const std::string& data) {
+  v1::VolumeEntry entry;
+  entry.set_path(path);
+  entry.set_kind(kind);
+  entry.set_mode(kind == v1::VolumeEntry::FOLDER ? 0755 : 0640);
+  entry.set_uid(getuid());
+  entry.set_gid(getgid());
+  entry.set_data(data);
+  return entry;
+}
+
+TEST_CASE("a volume is copied once per content, with modes and inner links") {
+  Folder folder;
+  auto store = VolumeStore::Open(folder.path);
+  REQUIRE_OK(store);
+  v1::PutVolumeRequest request;
+  request.set_pod_uid("uid-1");
+  request.set_volume("conf");
+  *request.add_entries() = Entry("..data", v1::VolumeEntry::LINK, "..2026");
+  *request.add_entries() = Entry("..2026", v1::VolumeEntry::FOLDER, "");
+  *request.add_entries() = Entry("..2026/a.cfg", v1::VolumeEntry::FILE, "hello");
+  *request.add_entries() = Entry("a.cfg", v1::VolumeEntry::LINK, "..data/a.cfg");
+
+  auto path = store->Put(request);
+  REQUIRE_OK(path);
+  CHECK(*sys::ReadFile(*path + "/a.cfg") == "hello");
+  CHECK((fs::status(*path + "/..2026/a.cfg").permissions() & fs::perms::all) == static_cast<fs::perms>(0640));
+  CHECK(*store->Put(request) == *path);
+  request.mutable_entries(2)->set_data("changed");
+  auto second = store->Put(request);
+  REQUIRE_OK(second);
+  CHECK(*second != *path);
+  CHECK(*sys::ReadFile(*path + "/a.cfg") == "hello");
+
+  v1::GetFileRequest get;
+  get.set_pod_uid("uid-1");
+  get.set_path(*path + "/..2026/a.cfg");
+  get.set_max_bytes(100);
+  CHECK(*store->Get(get) == "hello");
+  get.set_pod_uid("uid-2");
+  CHECK_THAT(store->Get(get).status(), HasCode(absl::StatusCode::kInvalidArgument));
+  get.set_pod_uid("uid-1");
+  get.set_path(folder.path + "/uid-1/../../etc/passwd");
+  CHECK_THAT(store->Get(get).status(), HasCode(absl::StatusCode::kInvalidArgument));
+
+  REQUIRE_OK(store->RemovePod("uid-1"));
+  CHECK(fs::is_empty(folder.path));
+}
+
+TEST_CASE("a volume that leads out of itself is refused and leaves nothing") {
+  Folder folder;
+  auto store = VolumeStore::Open(folder.path + "/store");
+  REQUIRE_OK(store);
+  v1::PutVolumeRequest request;
+  request.set_pod_uid("uid-1");
+  request.set_volume("conf");
+  SECTION("by a link") { *request.add_entries() = Entry("a", v1::VolumeEntry::LINK, "../../x"); }
+  SECTION("by an absolute link") { *request.add_entries() = Entry("a", v1::VolumeEntry::LINK, "/etc"); }
+  SECTION("by a name") { *request.add_entries() = Entry("../a", v1::VolumeEntry::FILE, "x"); }
+  SECTION("by its own link") {
+    *request.add_entries() = Entry("a", v1::VolumeEntry::LINK, "b");
+    *request.add_entries() = Entry("a/c", v1::VolumeEntry::FILE, "x");
+    *request.add_entries() = Entry("b", v1::VolumeEntry::FOLDER, "");
+  }
+  SECTION("by the Pod") {
+    request.set_pod_uid("..");
+    *request.add_entries() = Entry("a", v1::VolumeEntry::FILE, "x");
+  }
+
+  CHECK(!store->Put(request).ok());
+  for (const auto& entry : fs::recursive_directory_iterator(folder.path)) CHECK(!entry.is_regular_file());
+}
+
+}  // namespace
+}  // namespace heterok8s::cri

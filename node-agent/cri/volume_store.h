@@ -1,0 +1,38 @@
+// Copies of Pods' small volumes on the DPU: <root>/<pod uid>/<volume>/<content>.
+//
+// Purpose: a mount of a host folder becomes a mount of its copy. A copy is complete before it has its name, and is
+// named by its content, so putting the same twice is free and a running container never sees a change.
+// Threading: thread-safe. Errors: kInvalidArgument for names and links that leave the volume, errno with the path.
+//
+//   HK_ASSIGN_OR_RETURN(std::string path, store.Put(request));   // becomes Mount.host_path
+#pragma once
+
+#include <atomic>
+#include <string>
+
+#include "node-agent/cri/confined.h"
+#include "proto/heterok8s/v1/runtime.pb.h"
+
+namespace heterok8s::cri {
+
+class VolumeStore {
+ public:
+  static absl::StatusOr<VolumeStore> Open(const std::string& root);
+  VolumeStore(VolumeStore&& other) noexcept : root_(std::move(other.root_)), boot_id_(std::move(other.boot_id_)) {}
+
+  absl::StatusOr<std::string> Put(const v1::PutVolumeRequest& request);
+  absl::StatusOr<std::string> Make(const v1::MakeVolumeRequest& request);
+  // `path` as Put or Make answered, or below it. kResourceExhausted when it is longer.
+  absl::StatusOr<std::string> Get(const v1::GetFileRequest& request);
+  absl::Status RemovePod(const std::string& pod_uid);
+
+ private:
+  VolumeStore(ConfinedRoot root, std::string boot_id) : root_(std::move(root)), boot_id_(std::move(boot_id)) {}
+  absl::Status Write(const v1::VolumeEntry& entry, const std::string& base);
+
+  ConfinedRoot root_;
+  std::string boot_id_;
+  std::atomic<uint64_t> counter_{0};
+};
+
+}  // namespace heterok8s::cri
