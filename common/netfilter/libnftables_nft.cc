@@ -1,0 +1,149 @@
+#include "common/netfilter/libnftables_nft.h"
+
+#include <fmt/format.h>
+#include <nftables/libnftables.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "common/sys/chandle.h"
+
+namespace heterok8s::netfilter {
+namespace {
+
+using Json = nlohmann::json;
+using Context = sys::CHandle<nft_ctx, nft_ctx_free>;
+
+// libnftables keeps its symbol tables and the scanner's list of include paths in globals that it fills and frees with
+// contexts, without a lock.
+std::mutex& LibraryLock() {
+  static std::mutex lock;
+  return lock;
+}
+
+// libnftables reports failures as text only. It ends in strerror() of what the kernel said.
+absl::StatusCode CodeOf(std::string_view text) {
+  auto says = [&](int error) { return text.find(std::strerror(error)) != std::string_view::npos; };
+  if (says(ENOENT)) return absl::StatusCode::kNotFound;
+  if (says(EEXIST)) return absl::StatusCode::kAlreadyExists;
+  if (says(EPERM) || says(EACCES)) return absl::StatusCode::kPermissionDenied;
+  if (says(EBUSY)) return absl::StatusCode::kFailedPrecondition;
+  if (says(ENOSPC) || says(ENOMEM) || says(ENOBUFS)) return absl::StatusCode::kResourceExhausted;
+  return absl::StatusCode::kInvalidArgument;
+}
+
+std::string Scalar(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  return value.dump();
+}
+
+std::vector<std::string> Parts(const Json& value) {
+  std::vector<std::string> parts;
+  if (value.is_object() && value.contains("concat")) {
+    for (const Json& part : value["concat"]) parts.push_back(Scalar(part));
+  } else {
+    parts.push_back(Scalar(value));
+  }
+  return parts;
+}
+
+// A set element is KEY, or {"elem": {"val": KEY, "comment": …}}; a map element is [that, VALUE].
+NftElement ElementOf(const Json& json) {
+  NftElement element;
+  const Json& key = json.is_array() ? json[0] : json;
+  if (key.is_object() && key.contains("elem")) {
+    element.key = Parts(key["elem"].at("val"));
+    element.comment = key["elem"].value("comment", "");
+  } else {
+    element.key = Parts(key);
+  }
+  if (json.is_array()) element.value = Parts(json[1]);
+  return element;
+}
+
+class LibnftablesNft : public Nft {
+ public:
+  explicit LibnftablesNft(Context context) : context_(std::move(context)) {}
+  ~LibnftablesNft() override {
+    std::lock_guard lock(LibraryLock());
+    context_.reset();
+  }
+
+  absl::Status Run(const std::string& script) override { return Command(script, 0).status(); }
+
+  absl::StatusOr<std::vector<NftElement>> Elements(const std::string& table, const std::string& name) override {
+    std::vector<NftElement> elements;
+    auto collect = [&](const Json& object) {
+      for (const char* kind : {"set", "map"}) {
+        if (!object.contains(kind) || !object[kind].contains("elem")) continue;
+        for (const Json& element : object[kind]["elem"]) elements.push_back(ElementOf(element));
+      }
+    };
+    // `list set` refuses maps and `list map` refuses sets.
+    absl::Status listed = EachObject(fmt::format("list set {} {}", table, name), collect);
+    if (!listed.ok()) HK_RETURN_IF_ERROR(EachObject(fmt::format("list map {} {}", table, name), collect));
+    std::sort(elements.begin(), elements.end());
+    return elements;
+  }
+
+  absl::StatusOr<std::map<std::string, NftCounter>> Counters(const std::string& table) override {
+    std::map<std::string, NftCounter> counters;
+    HK_RETURN_IF_ERROR(EachObject(fmt::format("list counters table {}", table), [&](const Json& object) {
+      if (!object.contains("counter")) return;
+      const Json& counter = object["counter"];
+      counters[counter.at("name")] = {counter.at("packets"), counter.at("bytes")};
+    }));
+    return counters;
+  }
+
+  absl::StatusOr<std::string> Print(const std::string& table) override {
+    return Command(fmt::format("list table {}", table), NFT_CTX_OUTPUT_STATELESS | NFT_CTX_OUTPUT_TERSE);
+  }
+
+ private:
+  absl::StatusOr<std::string> Command(const std::string& command, unsigned output_flags) {
+    std::lock_guard lock(LibraryLock());
+    nft_ctx_output_set_flags(context_.get(), output_flags);
+    int failed = nft_run_cmd_from_buffer(context_.get(), command.c_str());
+    // Reading a buffer also empties it, so both are read every time.
+    std::string output = nft_ctx_get_output_buffer(context_.get());
+    std::string error = nft_ctx_get_error_buffer(context_.get());
+    if (!failed) return output;
+    while (!error.empty() && error.back() == '\n') error.pop_back();
+    return absl::Status(CodeOf(error), fmt::format("nft: {}", error));
+  }
+
+  template <typename Fn>
+  absl::Status EachObject(const std::string& command, Fn fn) {
+    HK_ASSIGN_OR_RETURN(std::string text, Command(command, NFT_CTX_OUTPUT_JSON | NFT_CTX_OUTPUT_NUMERIC_PRIO));
+    try {
+      Json json = Json::parse(text);
+      for (const Json& object : json.at("nftables")) fn(object);
+    } catch (const Json::exception& e) {
+      return absl::InternalError(fmt::format("nft: '{}' printed what we cannot read: {}", command, e.what()));
+    }
+    return absl::OkStatus();
+  }
+
+  Context context_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Nft>> OpenNft() {
+  std::unique_lock lock(LibraryLock());
+  Context context(nft_ctx_new(NFT_CTX_DEFAULT));
+  if (!context) return absl::ResourceExhaustedError("nft: no memory for a libnftables context");
+  if (nft_ctx_buffer_output(context.get()) != 0 || nft_ctx_buffer_error(context.get()) != 0) {
+    context.reset();
+    return absl::ResourceExhaustedError("nft: no memory for libnftables' output");
+  }
+  lock.unlock();
+  return std::unique_ptr<Nft>(std::make_unique<LibnftablesNft>(std::move(context)));
+}
+
+}  // namespace heterok8s::netfilter

@@ -1,0 +1,15 @@
+// What this kernel's nftables can do, asked once per process.
+//
+// Threading: any thread. Errors: kPermissionDenied without CAP_NET_ADMIN.
+//
+//   HK_ASSIGN_OR_RETURN(bool has_socket_match, HasSocketMatch(nft));
+#pragma once
+
+#include "common/netfilter/nft.h"
+
+namespace heterok8s::netfilter {
+
+// `socket wildcard`: a packet is matched by the socket that would receive it (CONFIG_NFT_SOCKET, kernel >= 5.10).
+absl::StatusOr<bool> HasSocketMatch(Nft& nft);
+
+}  // namespace heterok8s::netfilter

@@ -1,0 +1,14 @@
+#include <algorithm>
+
+#include "node-agent/podnet/podnet.h"
+
+namespace heterok8s::podnet {
+
+IpAddress LinkAddresses::ToV6(const IpAddress& v4) {
+  // The bytes 68 6b 38 73 38 read "hk8s8": a unique local prefix that is easy to spot.
+  IpAddress v6{.family = Family::kV6, .bytes = {0xfd, 0x68, 0x6b, 0x38, 0x73, 0x38}};
+  std::copy_n(v4.bytes.begin(), 4, v6.bytes.begin() + 12);
+  return v6;
+}
+
+}  // namespace heterok8s::podnet
