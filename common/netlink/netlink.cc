@@ -34,7 +34,7 @@ std::string Text(const Neighbor& neighbor) {
 }
 
 std::string Text(const SetLink& set) {
-  std::string text = fmt::format("{}", set.link);
+  std::string text = set.by_name.empty() ? fmt::format("{}", set.link) : fmt::format("'{}'", set.by_name);
   if (set.netns_fd >= 0) text += " namespace";
   if (set.name) text += fmt::format(" name '{}'", *set.name);
   if (set.mac) text += " mac " + *set.mac;

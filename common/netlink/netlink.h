@@ -26,13 +26,13 @@
 namespace heterok8s::netlink {
 
 // A pair whose ends are born with their names, in their namespaces: nothing is ever moved or renamed, which would cost
-// the kernel an RCU grace period. kAlreadyExists when either name is taken.
+// the kernel an RCU grace period. kAlreadyExists when either name is taken. The kernel takes no alias here: follow with
+// SetLink{.by_name, .alias} in the same batch.
 struct AddVeth {
   VethEnd end, peer;
 };
 struct AddIfb {  // the device that gives arriving packets a queue
   std::string name;
-  std::string alias;
 };
 struct DeleteLink {  // of a veth: both ends
   int link = 0;
@@ -41,6 +41,7 @@ struct DeleteLink {  // of a veth: both ends
 // and drops its addresses and routes), then `name` and `up` are applied to it in its new home.
 struct SetLink {
   int link = 0;
+  std::string by_name;  // instead of `link`, for one whose index is not known yet; excludes `name`
   std::optional<std::string> name, mac, alias;
   std::optional<int> mtu;
   std::optional<bool> up;
@@ -133,8 +134,9 @@ class Netlink {
   virtual absl::StatusOr<Link> FindLink(const std::string& name) = 0;
   // Of one link; `link` 0: of all.
   virtual absl::StatusOr<std::vector<Address>> Addresses(int link) = 0;
-  // Both families, one table. Routes the kernel makes by itself are included, cached clones are not.
-  virtual absl::StatusOr<std::vector<Route>> Routes(uint32_t table) = 0;
+  // Both families, one table, of one link (0: of all). Routes the kernel makes by itself are included, cached clones
+  // are not.
+  virtual absl::StatusOr<std::vector<Route>> Routes(uint32_t table, int link = 0) = 0;
   virtual absl::StatusOr<std::vector<Rule>> Rules(Family family) = 0;
   // Permanent ones of one link; `link` 0: of all.
   virtual absl::StatusOr<std::vector<Neighbor>> Neighbors(int link) = 0;

@@ -20,6 +20,19 @@ inline constexpr uint8_t kOurProtocol = 107;
 
 enum class Scope : uint8_t { kGlobal = 0, kSite = 200, kLink = 253, kHost = 254, kNowhere = 255 };  // RT_SCOPE_*
 
+// Per-device IPv4 settings that fit in a link message, so they need no /proc/sys.
+struct Inet4Conf {
+  std::optional<int> rp_filter, accept_local, forwarding, arp_ignore, arp_announce, route_localnet, send_redirects;
+};
+
+// Per-device IPv6 settings as a link message shows them; they are changed through /proc/sys.
+struct Inet6Conf {
+  bool disabled = false;
+  bool no_link_local = false;  // no automatic fe80:: address
+  int forwarding = 0;
+  int accept_ra = 0;
+};
+
 struct Link {
   int index = 0;
   std::string name;
@@ -32,6 +45,7 @@ struct Link {
   bool running = false;  // has carrier
   int master = 0;     // ifindex, 0: none
   int peer_index = 0; // of a veth's other end, in that end's namespace
+  std::optional<Inet6Conf> inet6;  // absent: IPv6 is off on this kernel or link
 };
 
 // One end of a veth pair that is to be made. An empty or zero member leaves the choice to the kernel.
@@ -39,8 +53,6 @@ struct VethEnd {
   std::string name;
   std::string mac;
   int mtu = 0;
-  std::string alias;
-  std::string altname;
   int netns_fd = -1;  // namespace to make it in; -1: the one of the Netlink
 };
 
@@ -101,11 +113,6 @@ struct Shaping {
   std::optional<Tbf> root;      // what leaves the link
   std::optional<int> redirect;  // ifindex to which all that arrives on the link is redirected
   auto operator<=>(const Shaping&) const = default;
-};
-
-// Per-device IPv4 settings that fit in a link message, so they need no /proc/sys.
-struct Inet4Conf {
-  std::optional<int> rp_filter, accept_local, forwarding, arp_ignore, arp_announce, route_localnet, send_redirects;
 };
 
 }  // namespace heterok8s::netlink

@@ -1,0 +1,209 @@
+#include "node-agent/podnet/uplink.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+
+#include "common/netlink/libnl_netlink.h"
+#include "common/sys/file.h"
+#include "common/sys/netns.h"
+#include "node-agent/podnet/bandwidth.h"
+#include "node-agent/podnet/uplink_plan.h"
+
+namespace heterok8s::podnet {
+namespace {
+
+using netlink::Batch;
+using netlink::Link;
+using netlink::Netlink;
+using netlink::SetLink;
+
+constexpr auto kAbsent = absl::StatusCode::kNotFound;
+
+struct Pair {
+  Link root, pod;
+  bool fresh = false;  // made by this call: nothing stale can hang on it
+};
+
+absl::StatusOr<std::optional<Link>> FindIfThere(Netlink& netlink, const std::string& name) {
+  absl::StatusOr<Link> link = netlink.FindLink(name);
+  if (link.ok()) return std::optional<Link>(*std::move(link));
+  if (absl::IsNotFound(link.status())) return std::optional<Link>();
+  return link.status();
+}
+
+bool Joined(const Link& a, const Link& b) { return a.peer_index == b.index && b.peer_index == a.index; }
+
+// Creation and alias are two messages of one batch, so an end without alias is only ours when its peer is.
+bool IsOurs(const Link& link, const std::string& alias) { return link.alias == alias; }
+
+absl::StatusOr<Pair> CreatePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod, const UplinkSpec& spec,
+                                const UplinkPlan& plan) {
+  Batch batch;
+  batch.Add(netlink::AddVeth{
+      .end = {.name = plan.root_name, .mac = plan.root_mac, .mtu = spec.mtu},
+      .peer = {.name = spec.ifname, .mac = plan.pod_mac, .mtu = spec.mtu, .netns_fd = pod.fd()}});
+  batch.Add(SetLink{.by_name = plan.root_name, .alias = plan.alias});
+  HK_RETURN_IF_ERROR(root.Apply(batch));
+  Pair pair{.fresh = true};
+  HK_ASSIGN_OR_RETURN(pair.root, root.FindLink(plan.root_name));
+  HK_ASSIGN_OR_RETURN(pair.pod, pod_netlink.FindLink(spec.ifname));
+  return pair;
+}
+
+// The veth pair of this owner, made anew when what is there does not join this Pod.
+absl::StatusOr<Pair> EnsurePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod, const UplinkSpec& spec,
+                                const UplinkPlan& plan) {
+  HK_ASSIGN_OR_RETURN(std::optional<Link> pod_end, FindIfThere(pod_netlink, spec.ifname));
+  HK_ASSIGN_OR_RETURN(std::optional<Link> root_end, FindIfThere(root, plan.root_name));
+  if (root_end && !root_end->alias.empty() && !IsOurs(*root_end, plan.alias)) {
+    return absl::AlreadyExistsError(fmt::format("'{}' belongs to '{}'", plan.root_name, root_end->alias));
+  }
+  bool joined = pod_end && root_end && Joined(*pod_end, *root_end);
+  if (pod_end && !joined && !IsOurs(*pod_end, plan.alias)) {
+    return absl::AlreadyExistsError(
+        fmt::format("'{}' has an interface '{}' that is not ours", spec.netns_path, spec.ifname));
+  }
+  if (joined) return Pair{.root = *std::move(root_end), .pod = *std::move(pod_end)};
+  // What is left of a Pod's earlier sandbox, or one end that lost its name.
+  if (root_end) HK_RETURN_IF_ERROR(root.Do(netlink::DeleteLink{root_end->index}, kAbsent));
+  if (pod_end) HK_RETURN_IF_ERROR(pod_netlink.Do(netlink::DeleteLink{pod_end->index}, kAbsent));
+  return CreatePair(root, pod_netlink, pod, spec, plan);
+}
+
+// Differences between the end as it is and as it is wanted, with `up` left to the caller.
+SetLink Settings(const Link& link, const UplinkPlan& plan, const std::string& mac, int mtu) {
+  SetLink set{.link = link.index};
+  if (link.alias != plan.alias) set.alias = plan.alias;
+  if (link.mac != mac) set.mac = mac;
+  if (link.mtu != mtu) set.mtu = mtu;
+  set.no_link_local = link.inet6 && !link.inet6->no_link_local;
+  return set;
+}
+
+// IPv6 settings that no link message carries. In the namespace of the calling thread.
+absl::Status SetInet6Sysctls(const Link& link, bool wanted, int accepts_ra_from) {
+  if (!link.inet6) {
+    if (wanted) return absl::FailedPreconditionError(fmt::format("IPv6 is off, '{}' cannot have an address", link.name));
+    return absl::OkStatus();
+  }
+  if (wanted && link.inet6->disabled) {
+    HK_RETURN_IF_ERROR(sys::SetSysctl(fmt::format("net/ipv6/conf/{}/disable_ipv6", link.name), "0"));
+  }
+  if (link.inet6->accept_ra >= accepts_ra_from) {
+    HK_RETURN_IF_ERROR(sys::SetSysctl(fmt::format("net/ipv6/conf/{}/accept_ra", link.name), "0"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RemoveStaleAddresses(Netlink& netlink, const std::vector<netlink::Address>& wanted, int link) {
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Address> now, netlink.Addresses(link));
+  Batch batch;
+  for (const netlink::Address& address : now) {
+    bool keep = address.scope != netlink::Scope::kGlobal ||
+                std::any_of(wanted.begin(), wanted.end(), [&](const auto& w) { return w.prefix == address.prefix; });
+    if (!keep) batch.Add(netlink::DeleteAddress{address}, kAbsent);
+  }
+  return batch.empty() ? absl::OkStatus() : netlink.Apply(batch);
+}
+
+absl::Status RemoveStaleRoutes(Netlink& netlink, const std::vector<netlink::Route>& wanted, int link) {
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> now, netlink.Routes(netlink::kTableMain, link));
+  Batch batch;
+  for (const netlink::Route& route : now) {
+    if (route.protocol != netlink::kOurProtocol) continue;
+    if (std::find(wanted.begin(), wanted.end(), route) == wanted.end()) batch.Add(netlink::DeleteRoute{route}, kAbsent);
+  }
+  return batch.empty() ? absl::OkStatus() : netlink.Apply(batch);
+}
+
+// In the Pod's namespace.
+absl::Status ConfigurePod(Netlink& netlink, const Pair& pair, const UplinkSpec& spec, const UplinkPlan& plan) {
+  int link = pair.pod.index;
+  // 1 accepts advertisements where nothing is forwarded, as in a Pod.
+  HK_RETURN_IF_ERROR(SetInet6Sysctls(pair.pod, plan.wants(Family::kV6), 1));
+  if (!pair.fresh) {
+    HK_RETURN_IF_ERROR(RemoveStaleAddresses(netlink, plan.PodAddresses(link), link));
+    HK_RETURN_IF_ERROR(RemoveStaleRoutes(netlink, plan.PodRoutes(link), link));
+  }
+  Batch batch;
+  SetLink settings = Settings(pair.pod, plan, plan.pod_mac, spec.mtu);
+  settings.up = true;
+  batch.Add(settings);
+  for (auto& address : plan.PodAddresses(link)) batch.Add(netlink::ReplaceAddress{address});
+  for (auto& neighbor : plan.PodNeighbors(link)) batch.Add(netlink::ReplaceNeighbor{neighbor});
+  for (auto& route : plan.PodRoutes(link)) batch.Add(netlink::ReplaceRoute{route});
+  return netlink.Apply(batch);
+}
+
+absl::Status ConfigureRoot(Netlink& netlink, const Pair& pair, const UplinkSpec& spec, const UplinkPlan& plan) {
+  int link = pair.root.index;
+  // The root namespace forwards, so only 2 accepts a Pod's router advertisements.
+  HK_RETURN_IF_ERROR(SetInet6Sysctls(pair.root, plan.wants(Family::kV6), 2));
+  if (!pair.fresh) HK_RETURN_IF_ERROR(RemoveStaleRoutes(netlink, plan.RootRoutes(link), link));
+  if (!pair.fresh || spec.bandwidth) {
+    HK_RETURN_IF_ERROR(EnsureBandwidth(netlink, pair.root, spec.owner, spec.bandwidth));
+  }
+  Batch batch;
+  SetLink settings = Settings(pair.root, plan, plan.root_mac, spec.mtu);
+  // A Pod sends from its own addresses only: everything else fails the reverse path check.
+  settings.inet4 = netlink::Inet4Conf{.rp_filter = 1, .forwarding = 1};
+  settings.up = true;
+  batch.Add(settings);
+  for (auto& neighbor : plan.RootNeighbors(link)) batch.Add(netlink::ReplaceNeighbor{neighbor});
+  for (auto& route : plan.RootRoutes(link)) batch.Add(netlink::ReplaceRoute{route});
+  return netlink.Apply(batch);
+}
+
+}  // namespace
+
+absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) {
+  HK_ASSIGN_OR_RETURN(UplinkPlan plan, UplinkPlan::Of(spec));
+  HK_ASSIGN_OR_RETURN(sys::NetnsRef pod, sys::NetnsRef::Open(spec.netns_path));
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> root, netlink::OpenNetlink());
+  Pair pair;
+  // A netlink socket stays with its namespace, so one entry serves both sides.
+  HK_RETURN_IF_ERROR(sys::InNetns(pod, [&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> pod_netlink, netlink::OpenNetlink());
+    HK_ASSIGN_OR_RETURN(pair, EnsurePair(*root, *pod_netlink, pod, spec, plan));
+    return ConfigurePod(*pod_netlink, pair, spec, plan);
+  }));
+  HK_RETURN_IF_ERROR(ConfigureRoot(*root, pair, spec, plan));
+  return Uplink{.mac = plan.pod_mac, .root_ifname = plan.root_name, .root_mac = plan.root_mac};
+}
+
+absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) {
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> root, netlink::OpenNetlink());
+  HK_RETURN_IF_ERROR(RemoveBandwidth(*root, owner));
+  HK_ASSIGN_OR_RETURN(std::optional<Link> root_end, FindIfThere(*root, pu::InterfaceName(owner, 'u')));
+  // Without an alias it is ours too: nobody else makes such names, and a call may have ended before it gave one.
+  if (root_end && (root_end->alias.empty() || IsOurs(*root_end, owner.ToAlias()))) {
+    // The Pod's end, the addresses, routes and neighbours go with it.
+    return root->Do(netlink::DeleteLink{root_end->index}, kAbsent);
+  }
+  absl::StatusOr<sys::NetnsRef> pod = sys::NetnsRef::Open(netns_path);
+  if (!pod.ok()) return absl::IsNotFound(pod.status()) ? absl::OkStatus() : pod.status();
+  return sys::InNetns(*pod, [&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> pod_netlink, netlink::OpenNetlink());
+    HK_ASSIGN_OR_RETURN(std::optional<Link> pod_end, FindIfThere(*pod_netlink, owner.ifname));
+    if (!pod_end || pod_end->kind != "veth" || !IsOurs(*pod_end, owner.ToAlias())) return absl::OkStatus();
+    return pod_netlink->Do(netlink::DeleteLink{pod_end->index}, kAbsent);
+  });
+}
+
+absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks(const std::string& instance) {
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> root, netlink::OpenNetlink());
+  HK_ASSIGN_OR_RETURN(std::vector<Link> links, root->Links());
+  std::set<pu::OwnerTag> tags;
+  for (const Link& link : links) {
+    absl::StatusOr<pu::OwnerTag> tag = pu::OwnerTag::FromAlias(link.alias);
+    if (!tag.ok() || tag->instance != instance) continue;
+    // An ifb without its uplink is an orphan too: it outlives a namespace that is removed under us.
+    if (link.name == pu::InterfaceName(*tag, 'u') || link.name == pu::InterfaceName(*tag, 'b')) tags.insert(*tag);
+  }
+  return std::vector<pu::OwnerTag>(tags.begin(), tags.end());
+}
+
+}  // namespace heterok8s::podnet
