@@ -262,7 +262,8 @@ absl::StatusOr<Shaping> LibnlNetlink::ShapingOf(int link) {
   tcmsg root{};
   root.tcm_ifindex = link;
   root.tcm_parent = TC_H_ROOT;
-  absl::Status status = Query(MakeRequest(RTM_GETQDISC, NLM_F_ACK, root), fmt::format("read the queue of link {}", link),
+  // Without NLM_F_ECHO the kernel answers this question to listeners only.
+  absl::Status status = Query(MakeRequest(RTM_GETQDISC, NLM_F_ECHO, root), fmt::format("read the queue of link {}", link),
                               [&](nlmsghdr* message) { shaping.root = DecodeTbf(message); });
   // A link without a queue of its own answers ENOENT, a missing link ENODEV; only the next question tells them apart.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
