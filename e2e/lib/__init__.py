@@ -1,0 +1,1 @@
+"""What the tests on whole labs share."""
