@@ -4,6 +4,7 @@
 #include "heteroctl/cmd_pods.h"
 #include "heteroctl/cmd_version.h"
 #include "heteroctl/command.h"
+#include "heteroctl/lab/cmd_lab.h"
 
 namespace heterok8s::ctl {
 namespace {
@@ -26,6 +27,7 @@ int Main(int argc, char** argv) {
   RegisterLogs(app, context);
   RegisterExec(app, context);
   RegisterRm(app, context);
+  RegisterLab(app, context);
   RegisterVersion(app, context);
 
   try {

@@ -1,0 +1,35 @@
+// Every file that a lab's daemons read, and what their init is told.
+//
+// WriteConfigs writes below layout.State(); paths inside the texts are as the PU sees them.
+// Threading: any. Errors: errno with the path.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/status/status.h"
+#include "heteroctl/lab/init_spec.h"
+#include "heteroctl/lab/layout.h"
+
+namespace heterok8s::lab {
+
+struct ConfigOptions {
+  std::string log_level = "info";
+  std::string on_dpu_down = "fail";   // heterod's on_dpu_down
+  std::string snapshotter = "overlayfs";
+  bool agents = true;                 // false: only the two containerds
+};
+
+std::string ContainerdToml(const ConfigOptions& options);
+std::string HeterodYaml(const Layout& layout, Place pu, const ConfigOptions& options);
+std::string HeterocriYaml(const ConfigOptions& options);
+std::string CniConflist();
+InitSpec MakeInitSpec(const Layout& layout, Place pu, const ConfigOptions& options);
+
+// Makes the folders of the run and state trees as well.
+absl::Status WriteConfigs(const Layout& layout, const ConfigOptions& options);
+
+// Where to find everything from the machine's own mount namespace, for people, programs and tests.
+std::string EnvJson(const Layout& layout);
+
+}  // namespace heterok8s::lab

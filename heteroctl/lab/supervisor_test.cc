@@ -1,0 +1,168 @@
+#include "heteroctl/lab/supervisor.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <thread>
+
+#include "common/sys/file.h"
+#include "common/testing/matchers.h"
+
+namespace heterok8s::lab {
+namespace {
+
+using std::chrono::seconds;
+
+// A supervisor in a child process, because it reaps every child of its process.
+class RunningSupervisor {
+ public:
+  explicit RunningSupervisor(std::vector<DaemonSpec> daemons) {
+    REQUIRE(mkdtemp(folder_.data()) != nullptr);
+    auto control = ListenControl(socket());
+    REQUIRE_OK(control);
+    pid_ = fork();
+    if (pid_ == 0) {
+      sys::UniqueFd logs(open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      absl::Status ended = Supervisor(std::move(daemons), logs.get(), "t-").Loop(control->get());
+      _exit(ended.ok() ? 0 : 1);
+    }
+  }
+  ~RunningSupervisor() {
+    if (pid_ > 0) End();
+    std::filesystem::remove_all(folder_);
+  }
+
+  std::string socket() const { return folder_ + "/control.sock"; }
+  std::string Log(const std::string& daemon) const {
+    auto text = sys::ReadFile(folder_ + "/t-" + daemon + ".log");
+    return text.ok() ? *text : "";
+  }
+  absl::StatusOr<DaemonState> Do(const ControlRequest& request) {
+    HK_ASSIGN_OR_RETURN(std::vector<DaemonState> states, Ask(socket(), request, seconds(10)));
+    return states.at(0);
+  }
+  // The state once `wanted` holds.
+  DaemonState Until(const std::function<bool(const DaemonState&)>& wanted) {
+    for (auto end = std::chrono::steady_clock::now() + seconds(10); std::chrono::steady_clock::now() < end;) {
+      auto state = Do({});
+      if (state.ok() && wanted(*state)) return *state;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    FAIL("the daemon never got there");
+    return {};
+  }
+  int End() {
+    kill(pid_, SIGTERM);
+    int status = 0;
+    waitpid(std::exchange(pid_, -1), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+
+ private:
+  std::string folder_ = "/tmp/hk-supervisor.XXXXXX";
+  pid_t pid_ = -1;
+};
+
+bool Alive(int pid) { return kill(pid, 0) == 0; }
+
+DaemonSpec Sleeper() { return {.name = "d", .argv = {"sleep", "1000"}, .env = {}}; }
+
+TEST_CASE("a daemon that is killed runs again as another process") {
+  RunningSupervisor supervisor({Sleeper()});
+  const int first = supervisor.Until([](const auto& s) { return s.pid > 0; }).pid;
+
+  auto killed = supervisor.Do({.act = "kill", .daemon = "d", .signal = SIGKILL});
+
+  REQUIRE_OK(killed);
+  CHECK(killed->last_end == "signal 9");
+  const DaemonState again = supervisor.Until([](const auto& s) { return s.starts == 2 && s.pid > 0; });
+  CHECK(again.pid != first);
+}
+
+TEST_CASE("a daemon that is killed and held stays dead until it is started") {
+  RunningSupervisor supervisor({Sleeper()});
+  supervisor.Until([](const auto& s) { return s.pid > 0; });
+
+  auto killed = supervisor.Do({.act = "kill", .daemon = "d", .signal = SIGKILL, .hold = true});
+  REQUIRE_OK(killed);
+  CHECK(killed->pid == -1);
+  CHECK(killed->held);
+
+  auto started = supervisor.Do({.act = "start", .daemon = "d"});
+  REQUIRE_OK(started);
+  CHECK(started->pid > 0);
+  CHECK(started->starts == 2);
+}
+
+TEST_CASE("stop answers when the daemon has ended") {
+  RunningSupervisor supervisor({Sleeper()});
+  const int pid = supervisor.Until([](const auto& s) { return s.pid > 0; }).pid;
+
+  auto stopped = supervisor.Do({.act = "stop", .daemon = "d"});
+
+  REQUIRE_OK(stopped);
+  CHECK(stopped->held);
+  CHECK_FALSE(Alive(pid));
+}
+
+TEST_CASE("what a daemon prints and why it ended are in its log") {
+  RunningSupervisor supervisor({DaemonSpec{.name = "d", .argv = {"sh", "-c", "echo word=$WORD; exit 3"}, .env = {"WORD=hello"}}});
+
+  supervisor.Until([](const auto& s) { return s.starts >= 2; });
+
+  CHECK_THAT(supervisor.Log("d"), Catch::Contains("word=hello"));
+  CHECK_THAT(supervisor.Log("d"), Catch::Contains("d ended (exit 3), starting it again"));
+}
+
+TEST_CASE("a program that is missing is tried again and reported") {
+  RunningSupervisor supervisor({DaemonSpec{.name = "d", .argv = {"/nonexistent/program"}, .env = {}}});
+
+  const DaemonState state = supervisor.Until([](const auto& s) { return s.starts >= 2; });
+
+  CHECK_THAT(state.last_end, Catch::Contains("No such file"));
+}
+
+TEST_CASE("at SIGTERM the daemons end, those that ignore it too") {
+  RunningSupervisor supervisor({DaemonSpec{.name = "d", .argv = {"sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"}, .env = {}}});
+  const int pid = supervisor.Until([&](const auto& s) { return s.pid > 0 && supervisor.Log("d") == "up\n"; }).pid;
+
+  CHECK(supervisor.End() == 0);
+
+  // It was the supervisor's child: dead, and reaped by whoever inherited it, soon.
+  for (int i = 0; i < 1000 && Alive(pid); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  CHECK_FALSE(Alive(pid));
+}
+
+TEST_CASE("an unknown daemon and an unknown act are refused by name") {
+  RunningSupervisor supervisor({Sleeper()});
+  supervisor.Until([](const auto& s) { return s.pid > 0; });
+
+  CHECK_THAT(supervisor.Do({.act = "stop", .daemon = "x"}).status(), testing::Says("no daemon 'x' here; there are: d"));
+  CHECK_THAT(supervisor.Do({.act = "fly", .daemon = "d"}).status(), testing::Says("unknown act 'fly'"));
+}
+
+TEST_CASE("a client that connects and says nothing does not hold the supervisor") {
+  RunningSupervisor supervisor({Sleeper()});
+  supervisor.Until([](const auto& s) { return s.pid > 0; });
+  sys::UniqueFd silent(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  supervisor.socket().copy(address.sun_path, sizeof address.sun_path - 1);
+  REQUIRE(connect(silent.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+
+  CHECK_OK(supervisor.Do({}));
+}
+
+TEST_CASE("nobody at the socket is an error of its own") {
+  CHECK_THAT(Ask("/nonexistent/control.sock", {}, seconds(1)).status(), testing::HasCode(absl::StatusCode::kUnavailable));
+}
+
+}  // namespace
+}  // namespace heterok8s::lab
