@@ -1,0 +1,31 @@
+// The annotations by which a Pod asks for a split and heterocri says what it did.
+//
+// On a Pod, by its author:
+//   heteropod.io/offload: dpu                     the Pod's infrastructure containers go to the DPU
+//   heteropod.io/offload-containers: a,b          which they are; without it, those of the list in heterocri's config
+//   heteropod.io/fallback: host | fail            when the DPU cannot take them; without it, as in heterocri's config
+//   heteropod.io/volumes: cache=a,b;run=c         which containers use each emptyDir: one that only containers on the
+//                                                 DPU use is made there; CRI alone does not tell who will mount it
+// Written by heterocri, on sandboxes (heterod reads the first two) and on containers:
+#pragma once
+
+namespace heterok8s::cri {
+
+inline constexpr const char* kOffload = "heteropod.io/offload";
+inline constexpr const char* kOffloadContainers = "heteropod.io/offload-containers";
+inline constexpr const char* kFallback = "heteropod.io/fallback";
+inline constexpr const char* kVolumes = "heteropod.io/volumes";
+
+inline constexpr const char* kPlacement = "heteropod.io/placement";               // "split" or "host"
+inline constexpr const char* kPlacementReason = "heteropod.io/placement-reason";  // on containers too
+inline constexpr const char* kTwin = "heteropod.io/twin";                         // "true" on a sandbox of the DPU
+
+inline constexpr const char* kPu = "heteropod.io/pu";                    // on containers: "host" or "dpu"
+inline constexpr const char* kEpoch = "heteropod.io/epoch";              // on DPU containers: see DpuLink
+inline constexpr const char* kHostSandbox = "heteropod.io/host-sandbox"; // on DPU containers: id
+inline constexpr const char* kHostLog = "heteropod.io/host-log";         // on DPU containers: absolute path on the host
+inline constexpr const char* kDpuVolumes = "heteropod.io/dpu-volumes";   // on DPU containers: emptyDirs made there, "a,b"
+// On DPU containers: "/dev/termination-log=/var/lib/kubelet/…": the file that goes back to the host at the end.
+inline constexpr const char* kTerminationLog = "heteropod.io/termination-log";
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,64 @@
+#include "node-agent/cri/methods.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace heterok8s::cri {
+namespace {
+
+using enum Handling;
+
+constexpr Method kMethods[] = {
+    {"/runtime.v1.RuntimeService/Version", kHost},
+    {"/runtime.v1.RuntimeService/RunPodSandbox", kSpecial},
+    {"/runtime.v1.RuntimeService/StopPodSandbox", kSpecial},
+    {"/runtime.v1.RuntimeService/RemovePodSandbox", kSpecial},
+    // The host's sandbox speaks for the Pod; twins exist in the DPU's runtime only, so the host's list has none.
+    {"/runtime.v1.RuntimeService/PodSandboxStatus", kHost},
+    {"/runtime.v1.RuntimeService/ListPodSandbox", kHost},
+    {"/runtime.v1.RuntimeService/CreateContainer", kSpecial},
+    {"/runtime.v1.RuntimeService/StartContainer", kSpecial},
+    {"/runtime.v1.RuntimeService/StopContainer", kSpecial},
+    {"/runtime.v1.RuntimeService/RemoveContainer", kSpecial},
+    {"/runtime.v1.RuntimeService/ListContainers", kSpecial},
+    {"/runtime.v1.RuntimeService/ContainerStatus", kSpecial},
+    {"/runtime.v1.RuntimeService/UpdateContainerResources", kByContainer},
+    {"/runtime.v1.RuntimeService/ReopenContainerLog", kSpecial},
+    {"/runtime.v1.RuntimeService/ExecSync", kByContainer},
+    {"/runtime.v1.RuntimeService/Exec", kHostOnly,
+     "Exec (streaming) for containers on the DPU is not supported yet; use ExecSync"},
+    {"/runtime.v1.RuntimeService/Attach", kHostOnly, "Attach for containers on the DPU is not supported yet"},
+    // From the host half of the Pod every port is reached by localhost, those of the DPU too.
+    {"/runtime.v1.RuntimeService/PortForward", kHost},
+    {"/runtime.v1.RuntimeService/ContainerStats", kHostOnly, "ContainerStats for containers on the DPU is not supported yet"},
+    {"/runtime.v1.RuntimeService/ListContainerStats", kHost},
+    {"/runtime.v1.RuntimeService/PodSandboxStats", kHost},
+    {"/runtime.v1.RuntimeService/ListPodSandboxStats", kHost},
+    {"/runtime.v1.RuntimeService/UpdateRuntimeConfig", kHost},
+    {"/runtime.v1.RuntimeService/Status", kSpecial},
+    {"/runtime.v1.RuntimeService/CheckpointContainer", kHostOnly,
+     "CheckpointContainer for containers on the DPU is not supported yet"},
+    {"/runtime.v1.RuntimeService/GetContainerEvents", kRefused,
+     "GetContainerEvents is not supported yet: it would lack the containers on the DPU"},
+    {"/runtime.v1.RuntimeService/ListMetricDescriptors", kHost},
+    {"/runtime.v1.RuntimeService/ListPodSandboxMetrics", kHost},
+    {"/runtime.v1.RuntimeService/RuntimeConfig", kHost},
+    {"/runtime.v1.RuntimeService/UpdatePodSandboxResources", kHost},
+    {"/runtime.v1.ImageService/ListImages", kHost},
+    {"/runtime.v1.ImageService/ImageStatus", kSpecial},
+    {"/runtime.v1.ImageService/PullImage", kSpecial},
+    {"/runtime.v1.ImageService/RemoveImage", kHost},
+    // kubelet looks the file systems up on this machine, so the DPU's must not appear.
+    {"/runtime.v1.ImageService/ImageFsInfo", kHost},
+};
+
+}  // namespace
+
+const Method* FindMethod(const std::string& path) {
+  const Method* found = std::find_if(std::begin(kMethods), std::end(kMethods), [&](const Method& m) { return m.path == path; });
+  return found == std::end(kMethods) ? nullptr : found;
+}
+
+MethodRange AllMethods() { return {std::begin(kMethods), std::end(kMethods)}; }
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,69 @@
+// Where a Pod and its containers run, and why.
+//
+// Purpose: every rule of placement, as pure functions over CRI messages. What cannot be split runs on the host, never
+// with an error, and always with a reason that a person understands.
+// Threading: pure. Errors: none; a bad annotation is a reason.
+//
+//   PodVerdict verdict = DecidePod(config, rules);
+//   if (verdict.split) … make the twin …
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "proto/cri/v1/cri.pb.h"
+
+namespace heterok8s::cri {
+
+enum class Fallback { kHost, kFail };
+
+struct PlacementRules {
+  std::vector<std::string> offload_containers;  // for Pods that do not list theirs
+  Fallback fallback = Fallback::kHost;
+};
+
+struct PodVerdict {
+  bool wanted = false;  // the Pod asks for a split; nothing else is set without it
+  bool split = false;
+  std::string reason;
+  std::set<std::string> containers;                        // that go to the DPU
+  std::map<std::string, std::set<std::string>> volumes;    // emptyDir -> containers that use it, as far as declared
+  Fallback fallback = Fallback::kHost;
+};
+
+// By annotations alone: what can be known of a sandbox that exists.
+using Annotations = google::protobuf::Map<std::string, std::string>;
+PodVerdict DecideByAnnotations(const Annotations& annotations, const PlacementRules& rules);
+// And by what the Pod's sandbox shares with its computer.
+PodVerdict DecidePod(const runtime::v1::PodSandboxConfig& config, const PlacementRules& rules);
+
+// How one mount of a DPU container becomes possible there.
+struct MountPlan {
+  enum class Kind {
+    kCopy,         // a small file or folder, as it is now
+    kDpuLocal,     // an emptyDir that only containers on the DPU use
+    kTermination,  // a small file that goes back to the host at the end
+  } kind;
+  std::string volume;  // name in the Pod, unique by host path
+};
+
+struct ContainerVerdict {
+  bool dpu = false;
+  std::string reason;
+  std::vector<MountPlan> mounts;  // one per mount of the config, when dpu
+};
+
+// `emptydir_users`: emptyDir -> a container on the host that mounts it, of those that exist.
+// `target_on_dpu`: of an ephemeral container with a target: whether that is on the DPU.
+ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_uid,
+                                 const runtime::v1::ContainerConfig& config,
+                                 const std::map<std::string, std::string>& emptydir_users,
+                                 std::optional<bool> target_on_dpu);
+
+// The emptyDir that this path is in, for a path as kubelet and heteroctl lay Pods out; nothing for other paths.
+std::optional<std::string> EmptyDirOf(const std::string& host_path, const std::string& pod_uid);
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,60 @@
+#include "node-agent/cri/twin.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "node-agent/cri/annotations.h"
+
+namespace heterok8s::cri {
+
+namespace rt = runtime::v1;
+
+std::string LogFolderName(const rt::PodSandboxMetadata& metadata) {
+  std::string name = fmt::format("{}_{}_{}", metadata.namespace_(), metadata.name(), metadata.uid());
+  std::erase_if(name, [](char c) { return c == '/' || c == '\0'; });
+  return name.substr(0, 255);
+}
+
+rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPaths& paths) {
+  rt::PodSandboxConfig twin = config;
+  twin.set_log_directory(paths.pod_log_root + "/" + LogFolderName(config.metadata()));
+  twin.clear_port_mappings();  // the host's CNI call makes the Pod's host ports
+  (*twin.mutable_annotations())[kPlacement] = "split";
+  (*twin.mutable_annotations())[kTwin] = "true";
+  if (!paths.cgroup_parent.empty()) {
+    twin.mutable_linux()->set_cgroup_parent(fmt::format("{}/pod{}", paths.cgroup_parent, config.metadata().uid()));
+  }
+  return twin;
+}
+
+rt::CreateContainerRequest DpuContainer(const rt::CreateContainerRequest& request, const DpuPaths& paths,
+                                        const DpuContainerOptions& options) {
+  rt::CreateContainerRequest dpu = request;
+  dpu.set_pod_sandbox_id(options.twin_id);
+  *dpu.mutable_sandbox_config() = TwinConfig(request.sandbox_config(), paths);
+  rt::ContainerConfig& config = *dpu.mutable_config();
+  config.mutable_image()->set_image(options.image);
+  config.mutable_image()->clear_runtime_handler();
+  for (int i = 0; i < config.mounts_size(); ++i) config.mutable_mounts(i)->set_host_path(options.mount_paths[i]);
+  auto& annotations = *config.mutable_annotations();
+  annotations[kPu] = "dpu";
+  annotations[kPlacementReason] = options.reason;
+  annotations[kEpoch] = std::to_string(options.epoch);
+  annotations[kHostSandbox] = options.host_sandbox_id;
+  annotations[kHostLog] = HostLogPath(request);
+  if (!options.dpu_volumes.empty()) annotations[kDpuVolumes] = fmt::format("{}", fmt::join(options.dpu_volumes, ","));
+  if (!options.termination_log.empty()) annotations[kTerminationLog] = options.termination_log;
+  return dpu;
+}
+
+std::string HostLogPath(const rt::CreateContainerRequest& request) {
+  if (request.sandbox_config().log_directory().empty() || request.config().log_path().empty()) return "";
+  return request.sandbox_config().log_directory() + "/" + request.config().log_path();
+}
+
+std::string DpuLogPath(const rt::CreateContainerRequest& request) {
+  if (request.config().log_path().empty()) return "";
+  return LogFolderName(request.sandbox_config().metadata()) + "/" + request.config().log_path();
+}
+
+}  // namespace heterok8s::cri

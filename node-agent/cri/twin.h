@@ -1,0 +1,46 @@
+// The DPU's version of what kubelet asks for: the same Pod and container, with the host's paths replaced.
+//
+// Threading: pure. Unknown fields of CRI stay as they came.
+//
+//   rt::RunPodSandboxRequest twin = TwinSandbox(request, {.pod_log_root = "/var/log/heterok8s/pods"});
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "node-agent/cri/placement.h"
+#include "proto/cri/v1/cri.pb.h"
+
+namespace heterok8s::cri {
+
+struct DpuPaths {
+  std::string pod_log_root;
+  std::string cgroup_parent;  // empty: the same as on the host
+};
+
+// "NAMESPACE_NAME_UID", the name of the Pod's log folder on the DPU; characters of no file name are left out.
+std::string LogFolderName(const runtime::v1::PodSandboxMetadata& metadata);
+
+// For RunPodSandbox, and for CreateContainer, which repeats it.
+runtime::v1::PodSandboxConfig TwinConfig(const runtime::v1::PodSandboxConfig& config, const DpuPaths& paths);
+
+struct DpuContainerOptions {
+  std::string twin_id;
+  std::string host_sandbox_id;
+  std::string reason;
+  std::string image;                      // as the DPU's runtime knows it
+  uint64_t epoch = 0;
+  std::vector<std::string> mount_paths;   // on the DPU, one per mount
+  std::vector<std::string> dpu_volumes;
+  std::string termination_log;            // see kTerminationLog; empty: none
+};
+runtime::v1::CreateContainerRequest DpuContainer(const runtime::v1::CreateContainerRequest& request,
+                                                 const DpuPaths& paths, const DpuContainerOptions& options);
+
+// <log_directory>/<log_path> of a request; empty when it asks for no log.
+std::string HostLogPath(const runtime::v1::CreateContainerRequest& request);
+// Below the DPU's Pod log root.
+std::string DpuLogPath(const runtime::v1::CreateContainerRequest& request);
+
+}  // namespace heterok8s::cri

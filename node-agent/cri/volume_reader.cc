@@ -1,0 +1,80 @@
+#include "node-agent/cri/volume_reader.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <vector>
+
+#include "common/sys/file.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Reader {
+ public:
+  explicit Reader(std::string root) : root_(std::move(root)) {}
+
+  absl::Status Add(const std::string& relative) {
+    std::string path = relative.empty() ? root_ : root_ + "/" + relative;
+    struct stat info = {};
+    // kubelet's own mount source may be a link; inside, links are copied as links.
+    if ((relative.empty() ? stat : lstat)(path.c_str(), &info) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", path));
+    if (volume_.entries_size() >= kMaxVolumeEntries) {
+      return absl::ResourceExhaustedError(fmt::format("'{}' has more than {} entries", root_, kMaxVolumeEntries));
+    }
+    v1::VolumeEntry& entry = *volume_.add_entries();
+    entry.set_path(relative);
+    entry.set_mode(info.st_mode & 07777);
+    entry.set_uid(info.st_uid);
+    entry.set_gid(info.st_gid);
+    if (S_ISREG(info.st_mode)) {
+      HK_ASSIGN_OR_RETURN(std::string data, sys::ReadFile(path, kMaxVolumeBytes - bytes_));
+      bytes_ += data.size();
+      entry.set_data(std::move(data));
+      return absl::OkStatus();
+    }
+    if (S_ISLNK(info.st_mode)) {
+      std::error_code error;
+      entry.set_kind(v1::VolumeEntry::LINK);
+      entry.set_data(fs::read_symlink(path, error).string());
+      return error ? ErrnoToStatus(error.value(), fmt::format("read link '{}'", path)) : absl::OkStatus();
+    }
+    if (!S_ISDIR(info.st_mode)) return absl::FailedPreconditionError(fmt::format("'{}' is neither file nor folder", path));
+    entry.set_kind(v1::VolumeEntry::FOLDER);
+    return AddFolder(path, relative);
+  }
+
+  v1::PutVolumeRequest Take() { return std::move(volume_); }
+
+ private:
+  absl::Status AddFolder(const std::string& path, const std::string& relative) {
+    std::error_code error;
+    std::vector<std::string> names;
+    for (fs::directory_iterator at(path, error), end; !error && at != end; at.increment(error)) {
+      names.push_back(at->path().filename());
+    }
+    if (error) return ErrnoToStatus(error.value(), fmt::format("read folder '{}'", path));
+    std::sort(names.begin(), names.end());  // one content has one order, and so one name on the DPU
+    for (const std::string& name : names) HK_RETURN_IF_ERROR(Add(relative.empty() ? name : relative + "/" + name));
+    return absl::OkStatus();
+  }
+
+  std::string root_;
+  size_t bytes_ = 0;
+  v1::PutVolumeRequest volume_;
+};
+
+}  // namespace
+
+absl::StatusOr<v1::PutVolumeRequest> ReadVolume(const std::string& path) {
+  Reader reader(path);
+  HK_RETURN_IF_ERROR(reader.Add(""));
+  return reader.Take();
+}
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,22 @@
+// A small file or folder of the host as the entries of a PutVolume.
+//
+// Threading: any. Errors: kResourceExhausted when it is too large, kFailedPrecondition for what cannot be copied
+// (a socket, a device, a link that leads out), errno with the path.
+//
+//   HK_ASSIGN_OR_RETURN(v1::PutVolumeRequest copy, ReadVolume("/var/lib/kubelet/pods/…/conf"));
+#pragma once
+
+#include <string>
+
+#include "common/status/status.h"
+#include "proto/heterok8s/v1/runtime.pb.h"
+
+namespace heterok8s::cri {
+
+// A ConfigMap has at most 1 MiB; a projected volume may hold a few.
+inline constexpr size_t kMaxVolumeBytes = 4 << 20;
+inline constexpr int kMaxVolumeEntries = 1024;
+
+absl::StatusOr<v1::PutVolumeRequest> ReadVolume(const std::string& path);
+
+}  // namespace heterok8s::cri
