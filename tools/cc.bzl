@@ -41,7 +41,7 @@ def hk_bpf(name, src, hdrs = [], visibility = None):
         name = name + "_obj",
         srcs = [src] + hdrs,
         outs = [name + ".bpf.o"],
-        cmd = "clang-14 -O2 -g -Wall -target bpf -I. -I/usr/include/$$(uname -m)-linux-gnu -c $(location {}) -o $@".format(src),
+        cmd = "clang-14 -O2 -g -Wall -mcpu=v3 -target bpf -I. -I/usr/include/$$(uname -m)-linux-gnu -c $(location {}) -o $@".format(src),
     )
     native.genrule(
         name = name + "_embed",

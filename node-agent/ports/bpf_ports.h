@@ -1,0 +1,93 @@
+// Ports over the BPF programs of ports.bpf.c.
+//
+// Purpose: the lives of Pods and the order of reports. The maps are the truth; this object remembers only what it has
+// told the listener, so a restart or a full event ring costs a comparison and never a claim.
+// Threading: thread-safe; one thread of its own reads the event ring and calls the listener with no lock held.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/sys/netns.h"
+#include "common/sys/unique_fd.h"
+#include "node-agent/ports/kernel.h"
+#include "node-agent/ports/ports.h"
+
+namespace heterok8s::ports {
+
+class BpfPorts : public Ports {
+ public:
+  BpfPorts(std::unique_ptr<Kernel> kernel, Listener listener) : kernel_(std::move(kernel)), listener_(std::move(listener)) {}
+  ~BpfPorts() override;
+  absl::Status Start();
+
+  KernelFeatures features() const override { return kernel_->features(); }
+  absl::Status AddPod(const PodPorts& pod) override;
+  absl::Status RemovePod(const std::string& pod_key) override;
+  std::vector<std::string> ListPods() const override;
+  absl::Status SetRemote(const std::string& pod_key, const PortKey& key, bool owned, uint64_t epoch_ns) override;
+  absl::Status ReplaceRemote(const std::string& pod_key, const std::vector<PortKey>& keys) override;
+  std::vector<OwnedPort> Local(const std::string& pod_key) const override;
+  std::vector<PortKey> Remote(const std::string& pod_key) const override;
+  std::optional<Refusal> LastRefusal(const std::string& pod_key) const override;
+  Counters counters() const override;
+
+ private:
+  using PortNumber = std::pair<Protocol, uint16_t>;
+  struct Pod {
+    PodPorts ports;
+    uint64_t cookie = 0;
+    uint64_t generation = 0;
+    bool announced = false;  // AddPod was called on this object, not on an earlier one only
+    std::map<PortKey, uint64_t> reported;  // told to the listener as open, with its epoch
+    std::map<PortNumber, std::vector<PortKey>> remote;
+    std::optional<Refusal> last_refusal;
+  };
+  struct Leftover {
+    hk_claim_key key;
+    uint64_t since_ns;
+  };
+
+  // bpf_ports.cc: Pods and the other PU's claims. All "Locked" ones need mutex_.
+  void AdoptLocked();
+  absl::Status AddLocked(const PodPorts& ports, const sys::NetnsRef& ns, uint64_t cookie);
+  absl::Status RemoveLocked(const std::string& pod_key);
+  absl::Status PutRemoteLocked(Pod& pod, PortNumber number, std::vector<PortKey> claims);
+  absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
+
+  // event_thread.cc: from the ring to the listener.
+  void Loop();
+  void OnEvent(const hk_event& event);
+  void FinishBatch();
+  void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
+  void CompareAllLocked();
+  void InsertUdpSockets();
+  void RemoveLeftovers();
+  void Wake();
+
+  std::unique_ptr<Kernel> kernel_;
+  const Listener listener_;
+
+  mutable std::mutex mutex_;
+  std::map<std::string, Pod> pods_;
+  std::map<uint64_t, std::string> key_of_cookie_;
+  bool compare_all_ = false;
+
+  // Of the event thread alone, between two waits.
+  std::vector<hk_claim_key> touched_;
+  std::set<uint64_t> udp_inserts_;
+  std::vector<PortChange> changes_;
+  std::vector<Leftover> leftovers_;
+  uint64_t lost_seen_ = 0;
+
+  std::atomic<bool> stopping_ = false;
+  sys::UniqueFd epoll_, wake_;
+  std::thread thread_;
+};
+
+}  // namespace heterok8s::ports
