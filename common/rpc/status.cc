@@ -12,7 +12,7 @@ std::string EncodePayloads(const absl::Status& status) {
     const std::string text(value);
     payloads[std::string(type.data(), type.size())] = std::vector<uint8_t>(text.begin(), text.end());
   });
-  return payloads.empty() ? "" : payloads.dump();
+  return payloads.dump();  // "{}" at least: see IsAnswer
 }
 
 void DecodePayloads(const std::string& details, absl::Status& status) {
@@ -34,6 +34,8 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), Message(status), EncodePayloads(status));
 }
+
+bool IsAnswer(const grpc::Status& status) { return status.ok() || !status.error_details().empty(); }
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();

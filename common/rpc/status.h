@@ -15,4 +15,8 @@ namespace heterok8s::rpc {
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 
+// True when the other side's handler said this (by ToGrpc), false when the transport did: an UNAVAILABLE of the
+// transport leaves open whether the call was executed.
+bool IsAnswer(const grpc::Status& status);
+
 }  // namespace heterok8s::rpc

@@ -15,6 +15,12 @@ TEST_CASE("code, message and binary payloads survive the wire") {
   CHECK(back == status);
 }
 
+TEST_CASE("a handler's answer is told from the transport's failure") {
+  CHECK(IsAnswer(ToGrpc(absl::UnavailableError("reconciling"))));
+  CHECK(IsAnswer(grpc::Status::OK));
+  CHECK_FALSE(IsAnswer(grpc::Status(grpc::StatusCode::UNAVAILABLE, "connection refused")));
+}
+
 TEST_CASE("OK stays OK and foreign details are ignored") {
   CHECK_OK(FromGrpc(ToGrpc(absl::OkStatus())));
   CHECK(FromGrpc(grpc::Status(grpc::StatusCode::NOT_FOUND, "x", "\x01garbage")) == absl::NotFoundError("x"));

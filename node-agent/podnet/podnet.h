@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/net/ip.h"
@@ -107,6 +108,10 @@ class PodNet {
   // The ports this PU's packets are steered by, in the Pod's table `inet heterok8s`: on the DPU what it owns itself,
   // on the host what the DPU owns. One set element each. OK when it is so already.
   virtual absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) = 0;
+  // All of them in one transaction; what the set held before and is not listed is gone.
+  virtual absl::Status ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports) {
+    return absl::UnimplementedError("ReplacePorts");
+  }
 
   // Host ports live in the root namespace's table. kAlreadyExists names the Pod that has the port.
   virtual absl::Status EnsureHostPorts(const HostPortSpec& spec) = 0;

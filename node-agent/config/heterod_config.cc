@@ -1,0 +1,133 @@
+#include "node-agent/config/heterod_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/sys/file.h"
+#include "node-agent/config/yaml.h"
+
+namespace heterok8s::config {
+namespace {
+
+constexpr int64_t kFirstPort = 1024, kLastPort = 65535;
+constexpr uint8_t kLongestLinkRange = 24;  // four addresses per split Pod: 64 Pods at least
+
+// "192.0.2.1:7443" or "[fd00::1]:7443". Names are not resolved: the two heterods must not depend on a DNS Pod.
+bool IsEndpoint(const std::string& text) {
+  const size_t colon = text.find_last_of(':');
+  if (colon == std::string::npos || colon + 1 == text.size() || text.size() - colon > 6) return false;
+  const std::string port = text.substr(colon + 1);
+  if (port.find_first_not_of("0123456789") != std::string::npos || std::stoi(port) > 65535) return false;
+  std::string host = text.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return IpAddress::Parse(host).ok();
+}
+
+std::string Endpoint(Section& section, const std::string& key, const std::string& otherwise) {
+  std::string text = otherwise.empty() ? section.String(key, Required{}) : section.String(key, otherwise);
+  if (!text.empty() && !IsEndpoint(text)) section.Fail(key, fmt::format("'{}' is no ADDRESS:PORT", text));
+  return text;
+}
+
+std::string AbsolutePath(Section& section, const std::string& key, const std::string& otherwise) {
+  std::string path = otherwise.empty() ? section.String(key, Required{}) : section.String(key, otherwise);
+  if (!path.empty() && path.front() != '/') section.Fail(key, fmt::format("'{}' is no absolute path", path));
+  return path;
+}
+
+std::string OneOf(Section& section, const std::string& key, const std::string& otherwise,
+                  const std::vector<std::string>& allowed) {
+  std::string text = otherwise.empty() ? section.String(key, Required{}) : section.String(key, otherwise);
+  if (std::find(allowed.begin(), allowed.end(), text) == allowed.end()) {
+    section.Fail(key, fmt::format("'{}' is none of {}", text, fmt::join(allowed, ", ")));
+  }
+  return text;
+}
+
+podnet::PortRange Ports(Section& section, const std::string& key, const podnet::PortRange& otherwise) {
+  const auto [first, last] = section.Range(key, {otherwise.first, otherwise.last}, kFirstPort, kLastPort);
+  return {static_cast<uint16_t>(first), static_cast<uint16_t>(last)};
+}
+
+void ReadLease(Section section, LeaseConfig& lease) {
+  lease.interval = std::chrono::milliseconds(section.Int("interval_ms", lease.interval.count(), 50, 60000));
+  lease.duration = std::chrono::milliseconds(section.Int("duration_ms", lease.duration.count(), 100, 600000));
+  // One lost heartbeat must not expire the lease.
+  if (lease.duration < 2 * lease.interval) section.Fail("duration_ms", "is less than twice interval_ms");
+}
+
+}  // namespace
+
+tls::Identity HeterodConfig::self() const {
+  return {.node = node_name, .role = role == pu::Side::kHost ? tls::Role::kHost : tls::Role::kDpu};
+}
+tls::Identity HeterodConfig::peer() const {
+  return {.node = node_name, .role = role == pu::Side::kHost ? tls::Role::kDpu : tls::Role::kHost};
+}
+
+absl::StatusOr<HeterodConfig> ParseHeterodConfig(const std::string& text, const std::string& name) {
+  HK_ASSIGN_OR_RETURN(Document document, Document::Parse(text, name));
+  Section root = document.root();
+  HeterodConfig config;
+
+  const bool host = OneOf(root, "role", "", {"host", "dpu"}) == "host";
+  config.role = host ? pu::Side::kHost : pu::Side::kDpu;
+  config.instance = root.String("instance", Required{});
+  // It is a part of an ifalias whose parts are joined by colons.
+  if (config.instance.size() > 63 || config.instance.find_first_of(": \t\n/") != std::string::npos) {
+    root.Fail("instance", "has a ':', '/' or space, or more than 63 characters");
+  }
+  config.node_name = root.String("node_name", Required{});
+  if (absl::Status s = tls::CheckNodeName(config.node_name); !s.ok()) root.Fail("node_name", Message(s));
+  config.state_dir = AbsolutePath(root, "state_dir", "/var/lib/heterok8s");
+  config.run_dir = AbsolutePath(root, "run_dir", "/run/heterok8s");
+  config.listen = Endpoint(root, "listen", "");
+  Section peer = root.Child("peer");
+  config.peer_address = Endpoint(peer, "address", "");
+  Section tls = root.Child("tls");
+  config.tls = {.ca = AbsolutePath(tls, "ca", ""),
+                .certificate = AbsolutePath(tls, "cert", ""),
+                .key = AbsolutePath(tls, "key", "")};
+  ReadLease(root.Child("lease"), config.lease);
+
+  Section pu = root.Child("pu");
+  config.pu_backend = OneOf(pu, "backend", "netns", {"netns"});
+  config.peer_netns = host ? AbsolutePath(pu, "peer_netns", "") : pu.String("peer_netns", "");
+
+  Section ephemeral = root.Child("ephemeral");
+  config.host_ephemeral = Ports(ephemeral, "host", config.host_ephemeral);
+  config.dpu_ephemeral = Ports(ephemeral, "dpu", config.dpu_ephemeral);
+  if (config.host_ephemeral.first <= config.dpu_ephemeral.last &&
+      config.dpu_ephemeral.first <= config.host_ephemeral.last) {
+    root.Fail("ephemeral", "the ranges of host and dpu overlap");
+  }
+  const std::string link_range = root.String("link_range", "169.254.64.0/18");
+  if (absl::StatusOr<IpPrefix> prefix = IpPrefix::Parse(link_range);
+      prefix.ok() && prefix->address.family == Family::kV4 && prefix->length <= kLongestLinkRange) {
+    config.link_range = prefix->Masked();
+  } else {
+    root.Fail("link_range", fmt::format("'{}' is no IPv4 range of at most /{}", link_range, kLongestLinkRange));
+  }
+  config.mtu = static_cast<int>(root.Int("mtu", 0, 0, 65535));
+  if (config.mtu != 0 && config.mtu < 1280) root.Fail("mtu", "is less than the 1280 bytes that IPv6 needs");
+  Section metrics = root.Child("metrics");
+  config.metrics_listen = Endpoint(metrics, "listen", "127.0.0.1:9464");
+  config.on_dpu_down =
+      OneOf(root, "on_dpu_down", "fail", {"fail", "host"}) == "fail" ? OnDpuDown::kFail : OnDpuDown::kHost;
+  Section cri = root.Child("cri");
+  config.cri_socket = AbsolutePath(cri, "socket", "/run/containerd/containerd.sock");
+  config.pod_log_root = AbsolutePath(cri, "pod_log_root", "/var/log/heterok8s/pods");
+  Section log = root.Child("log");
+  config.log_level = OneOf(log, "level", "info", {"trace", "debug", "info", "warn", "error"});
+
+  HK_RETURN_IF_ERROR(document.Finish());
+  return config;
+}
+
+absl::StatusOr<HeterodConfig> LoadHeterodConfig(const std::string& path) {
+  HK_ASSIGN_OR_RETURN(std::string text, sys::ReadFile(path, 1u << 20));
+  return ParseHeterodConfig(text, path);
+}
+
+}  // namespace heterok8s::config

@@ -1,0 +1,52 @@
+#include "node-agent/peer/lease.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace heterok8s::peer {
+
+void Lease::SetWatcher(attach::PeerWatcher* watcher) {
+  std::lock_guard lock(mutex_);
+  watcher_ = watcher;
+}
+
+void Lease::Good(const Heartbeat& heartbeat, Clock::time_point at) {
+  attach::PeerWatcher* tell = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    const bool was_valid = last_good_ && at - *last_good_ < options_.duration;
+    const bool restarted = peer_.epoch != heartbeat.epoch || peer_.boot_id != heartbeat.boot_id;
+    const bool became_ready = heartbeat.ready && !peer_.ready;
+    if (!was_valid || restarted || became_ready) tell = watcher_;
+    last_good_ = std::max(last_good_.value_or(at), at);
+    peer_ = heartbeat;
+    last_error_.clear();
+  }
+  if (tell != nullptr) tell->PeerReturned();
+}
+
+void Lease::Bad(const absl::Status& status) {
+  std::lock_guard lock(mutex_);
+  last_error_ = ToString(status);
+}
+
+attach::LeaseState Lease::StateAt(Clock::time_point now) const {
+  using std::chrono::milliseconds;
+  std::lock_guard lock(mutex_);
+  attach::LeaseState state{.peer_epoch = peer_.epoch, .peer_boot_id = peer_.boot_id, .address = options_.address};
+  if (last_good_) {
+    // A heartbeat may be younger than `now` was when the caller read the clock.
+    state.age = std::max(milliseconds(0), std::chrono::duration_cast<milliseconds>(now - *last_good_));
+    state.valid = *state.age < options_.duration;
+  }
+  state.peer_ready = state.valid && peer_.ready;
+  if (!state.valid) {
+    state.last_error = last_error_.empty() ? "heartbeats stopped" : last_error_;
+  } else if (!peer_.ready) {
+    state.last_error = peer_.not_ready_reason.empty() ? "not reconciled yet" : peer_.not_ready_reason;
+  }
+  return state;
+}
+
+}  // namespace heterok8s::peer

@@ -1,0 +1,341 @@
+#include "node-agent/peer/port_sync.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "node-agent/peer/convert.h"
+
+namespace heterok8s::peer {
+namespace {
+
+// A Pod's link is there a moment after its ports are; steering that failed is tried again after this, doubling.
+constexpr std::chrono::milliseconds kFirstRetry{10}, kLongestRetry{1000};
+
+const char* Name(pu::Side side) { return side == pu::Side::kHost ? "host" : "dpu"; }
+pu::Side Other(pu::Side side) { return side == pu::Side::kHost ? pu::Side::kDpu : pu::Side::kHost; }
+
+// ports::PortChange's clock is CLOCK_MONOTONIC, which is what steady_clock reads.
+std::chrono::steady_clock::time_point AtEpoch(uint64_t epoch_ns) {
+  return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(epoch_ns));
+}
+
+}  // namespace
+
+void PortSync::Start(ports::Ports& ports, podnet::PodNet& podnet, LinkOf link_of) {
+  ports_ = &ports;
+  podnet_ = &podnet;
+  link_of_ = std::move(link_of);
+  worker_ = std::thread([this] { Run(); });
+}
+
+void PortSync::Stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopped_ = true;
+  }
+  queued_.notify_all();
+  if (worker_.joinable()) worker_.join();
+}
+
+void PortSync::Post(std::function<void()> event) {
+  {
+    std::lock_guard lock(mutex_);
+    queue_.push_back(std::move(event));
+  }
+  queued_.notify_one();
+}
+
+void PortSync::LocalChange(const ports::PortChange& change) {
+  Post([this, change] { OnLocalChange(change); });
+}
+void PortSync::PodAdding(const std::string& pod_key) {
+  Post([this, pod_key] { pods_[pod_key].expected = true; });
+}
+void PortSync::PodAdded(const std::string& pod_key) {
+  Post([this, pod_key] { OnPodAdded(pod_key); });
+}
+void PortSync::PodRemoved(const std::string& pod_key) {
+  Post([this, pod_key] { OnPodRemoved(pod_key); });
+}
+
+void PortSync::Connected(std::shared_ptr<PortSession> session) {
+  Post([this, session = std::move(session)]() mutable {
+    if (session_ != nullptr) session_->Close();
+    session_ = std::move(session);
+    to_acknowledge_ = 0;
+    connected_ = true;
+    for (const auto& [pod_key, pod] : pods_) SendSnapshot(pod_key, pod);
+  });
+}
+
+void PortSync::Received(const std::shared_ptr<PortSession>& session, v1::PortMessage message) {
+  Post([this, session, message = std::move(message)] {
+    if (session == session_) OnMessage(message);
+  });
+}
+
+void PortSync::Disconnected(const std::shared_ptr<PortSession>& session) {
+  Post([this, session] {
+    if (session != session_) return;
+    session_ = nullptr;
+    connected_ = false;
+  });
+}
+
+// Everything queued is handled before anything is steered: a burst of changes reaches the other side first, and is
+// steered by as few kernel transactions as its outcome needs.
+void PortSync::Run() {
+  auto retry = kFirstRetry;
+  std::vector<std::function<void()>> events;
+  std::unique_lock lock(mutex_);
+  while (!stopped_) {
+    const auto ready = [this] { return stopped_ || !queue_.empty(); };
+    if (unsteered_.empty()) {
+      queued_.wait(lock, ready);
+    } else {
+      queued_.wait_for(lock, retry, ready);
+    }
+    if (stopped_) return;
+    events.swap(queue_);
+    lock.unlock();
+    retry = events.empty() ? std::min(retry * 2, kLongestRetry) : kFirstRetry;
+    for (const auto& event : events) event();
+    events.clear();
+    SteerUnsteered();
+    if (to_acknowledge_ > 0 && session_ != nullptr) session_->Acknowledge(to_acknowledge_);
+    to_acknowledge_ = 0;
+    lock.lock();
+  }
+}
+
+void PortSync::OnLocalChange(const ports::PortChange& change) {
+  auto it = pods_.find(change.pod_key);
+  if (it == pods_.end()) return;  // the Pod was removed meanwhile
+  PodClaims& claims = it->second.claims;
+  if (change.opened) {
+    claims.local[change.key] = change.epoch_ns;
+    claims.lost.erase(change.key);
+  } else {
+    claims.local.erase(change.key);
+    claims.lost.erase(change.key);
+  }
+  SendDelta(change.pod_key, change.key, change.opened, change.epoch_ns);
+  if (self_ == pu::Side::kDpu) unsteered_.insert(change.pod_key);
+}
+
+void PortSync::OnPodAdded(const std::string& pod_key) {
+  Pod& pod = pods_[pod_key];
+  pod.in_kernel = true;
+  pod.steered_known = false;
+  for (const ports::PortKey& stale : ports_->Remote(pod_key)) {
+    if (!pod.claims.remote.contains(stale)) DropRemote(pod_key, pod, stale);
+  }
+  const std::map<ports::PortKey, uint64_t> remote = pod.claims.remote;
+  for (const auto& [key, epoch_ns] : remote) ClaimRemote(pod_key, pod, key, epoch_ns);
+  SendSnapshot(pod_key, pod);
+  unsteered_.insert(pod_key);
+}
+
+void PortSync::OnPodRemoved(const std::string& pod_key) {
+  pods_.erase(pod_key);
+  unsteered_.erase(pod_key);
+  SendSnapshot(pod_key, Pod{});
+  std::lock_guard lock(mutex_);
+  last_conflict_.erase(pod_key);
+}
+
+void PortSync::OnMessage(const v1::PortMessage& message) {
+  Count(&Counters::received);
+  switch (message.what_case()) {
+    case v1::PortMessage::kSnapshot: OnSnapshot(message.snapshot()); break;
+    case v1::PortMessage::kDelta: OnDelta(message.delta()); break;
+    case v1::PortMessage::kConflict: OnConflict(message.conflict()); break;
+    case v1::PortMessage::WHAT_NOT_SET: break;
+  }
+  to_acknowledge_ = std::max(to_acknowledge_, message.sequence());
+}
+
+void PortSync::OnSnapshot(const v1::PortSnapshot& snapshot) {
+  auto it = pods_.find(snapshot.pod_key());
+  if (it == pods_.end()) {
+    if (snapshot.ports().empty()) return;
+    it = pods_.try_emplace(snapshot.pod_key()).first;  // the other half is made first; this one follows
+  }
+  Pod& pod = it->second;
+  std::map<ports::PortKey, uint64_t> claimed;
+  for (int i = 0; i < snapshot.ports_size(); ++i) {
+    absl::StatusOr<ports::PortKey> key = FromProto(snapshot.ports(i));
+    if (!key.ok()) {
+      Failed(fmt::format("snapshot of pod {}", snapshot.pod_key()), key.status());
+      continue;
+    }
+    claimed[*key] = i < snapshot.epochs_ns_size() ? snapshot.epochs_ns(i) : 0;
+  }
+  const std::map<ports::PortKey, uint64_t> before = pod.claims.remote;
+  for (const auto& [key, epoch_ns] : before) {
+    if (!claimed.contains(key)) DropRemote(snapshot.pod_key(), pod, key);
+  }
+  for (const auto& [key, epoch_ns] : claimed) ClaimRemote(snapshot.pod_key(), pod, key, epoch_ns);
+  // A Pod that neither side has any longer.
+  if (!pod.expected && !pod.in_kernel && pod.claims.remote.empty()) pods_.erase(it);
+}
+
+void PortSync::OnDelta(const v1::PortDelta& delta) {
+  absl::StatusOr<ports::PortKey> key = FromProto(delta.port());
+  if (!key.ok()) return Failed(fmt::format("port of pod {}", delta.pod_key()), key.status());
+  Pod& pod = pods_[delta.pod_key()];
+  if (delta.opened()) {
+    ClaimRemote(delta.pod_key(), pod, *key, delta.epoch_ns());
+  } else {
+    DropRemote(delta.pod_key(), pod, *key);
+  }
+}
+
+void PortSync::OnConflict(const v1::PortConflict& conflict) {
+  auto it = pods_.find(conflict.pod_key());
+  absl::StatusOr<ports::PortKey> key = FromProto(conflict.port());
+  if (it == pods_.end() || !key.ok() || !it->second.claims.local.contains(*key)) return;
+  it->second.claims.lost.insert(*key);
+  if (self_ == pu::Side::kDpu) unsteered_.insert(conflict.pod_key());
+  Count(&Counters::conflicts_lost);
+  Remember(conflict.pod_key(),
+           fmt::format("{} of the {} lost against the {}: {}", key->ToString(), Name(self_), Name(Other(self_)),
+                       conflict.holder()));
+}
+
+void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {
+  pod.claims.remote[key] = epoch_ns;
+  if (self_ == pu::Side::kHost) unsteered_.insert(pod_key);
+  if (!pod.in_kernel) return;  // OnPodAdded enforces it
+  const absl::Status status = ports_->SetRemote(pod_key, key, true, epoch_ns);
+  if (status.code() == absl::StatusCode::kFailedPrecondition) {
+    pod.claims.remote.erase(key);
+    v1::PortMessage message;
+    message.mutable_conflict()->set_pod_key(pod_key);
+    *message.mutable_conflict()->mutable_port() = ToProto(key);
+    message.mutable_conflict()->set_holder(Message(status));
+    if (session_ != nullptr) session_->Send(std::move(message), std::nullopt);
+    Count(&Counters::conflicts_won);
+    Remember(pod_key, fmt::format("{} of the {} lost against the {}: {}", key.ToString(), Name(Other(self_)),
+                                  Name(self_), Message(status)));
+  } else if (!status.ok()) {
+    Failed(fmt::format("pod {}: enforce {} of the other PU", pod_key, key.ToString()), status);
+  }
+}
+
+void PortSync::DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key) {
+  pod.claims.remote.erase(key);
+  if (self_ == pu::Side::kHost) unsteered_.insert(pod_key);
+  if (pod.in_kernel) {
+    if (absl::Status s = ports_->SetRemote(pod_key, key, false, 0); !s.ok()) {
+      Failed(fmt::format("pod {}: let go of {}", pod_key, key.ToString()), s);
+    }
+  }
+  for (const auto& [lost, epoch_ns] : pod.claims.TakeBack(key)) {
+    SendDelta(pod_key, lost, true, epoch_ns);
+    if (self_ == pu::Side::kDpu) unsteered_.insert(pod_key);
+  }
+}
+
+void PortSync::SendSnapshot(const std::string& pod_key, const Pod& pod) {
+  if (session_ == nullptr) return;
+  v1::PortMessage message;
+  v1::PortSnapshot* snapshot = message.mutable_snapshot();
+  snapshot->set_pod_key(pod_key);
+  for (const auto& [key, epoch_ns] : pod.claims.local) {
+    if (pod.claims.lost.contains(key)) continue;
+    *snapshot->add_ports() = ToProto(key);
+    snapshot->add_epochs_ns(epoch_ns);
+  }
+  session_->Send(std::move(message), std::nullopt);
+  Count(&Counters::sent);
+}
+
+void PortSync::SendDelta(const std::string& pod_key, const ports::PortKey& key, bool opened, uint64_t epoch_ns) {
+  if (session_ == nullptr) return;
+  v1::PortMessage message;
+  v1::PortDelta* delta = message.mutable_delta();
+  delta->set_pod_key(pod_key);
+  *delta->mutable_port() = ToProto(key);
+  delta->set_opened(opened);
+  delta->set_epoch_ns(epoch_ns);
+  session_->Send(std::move(message), epoch_ns > 0 ? std::optional(AtEpoch(epoch_ns)) : std::nullopt);
+  Count(&Counters::sent);
+}
+
+void PortSync::SteerUnsteered() {
+  for (auto it = unsteered_.begin(); it != unsteered_.end();) {
+    auto pod = pods_.find(*it);
+    // Without the Pod here there is no table to steer by; OnPodAdded puts it back on the list.
+    if (pod == pods_.end() || !pod->second.in_kernel) {
+      it = unsteered_.erase(it);
+      continue;
+    }
+    const absl::Status status = Steer(pod->first, pod->second);
+    if (status.ok()) {
+      it = unsteered_.erase(it);
+      continue;
+    }
+    // kNotFound: the link is being made.
+    if (status.code() != absl::StatusCode::kNotFound) Failed(fmt::format("pod {}: steer its ports", *it), status);
+    ++it;
+  }
+}
+
+absl::Status PortSync::Steer(const std::string& pod_key, Pod& pod) {
+  const std::set<SteeredPort> wanted = pod.claims.Steering(self_);
+  if (pod.steered_known && wanted == pod.steered) return absl::OkStatus();
+  HK_ASSIGN_OR_RETURN(podnet::LinkSpec link, link_of_(pod_key));
+  if (!pod.steered_known) {
+    // An earlier heterod may have left ports that nobody owns any longer.
+    HK_RETURN_IF_ERROR(podnet_->ReplacePorts(link, {wanted.begin(), wanted.end()}));
+    pod.steered = wanted;
+    pod.steered_known = true;
+    return absl::OkStatus();
+  }
+  for (const SteeredPort& port : wanted) {
+    if (pod.steered.contains(port)) continue;
+    HK_RETURN_IF_ERROR(podnet_->SetPort(link, port.first, port.second, true));
+    pod.steered.insert(port);
+  }
+  for (auto it = pod.steered.begin(); it != pod.steered.end();) {
+    if (wanted.contains(*it)) {
+      ++it;
+      continue;
+    }
+    HK_RETURN_IF_ERROR(podnet_->SetPort(link, it->first, it->second, false));
+    it = pod.steered.erase(it);
+  }
+  return absl::OkStatus();
+}
+
+PortSync::Counters PortSync::counters() const {
+  std::lock_guard lock(mutex_);
+  return counters_;
+}
+
+std::string PortSync::LastConflict(const std::string& pod_key) const {
+  std::lock_guard lock(mutex_);
+  auto it = last_conflict_.find(pod_key);
+  return it == last_conflict_.end() ? "" : it->second;
+}
+
+void PortSync::Count(uint64_t Counters::*counter) {
+  std::lock_guard lock(mutex_);
+  ++(counters_.*counter);
+}
+
+void PortSync::Failed(const std::string& what, const absl::Status& status) {
+  Count(&Counters::failures);
+  spdlog::warn("{}: {}", what, ToString(status));
+}
+
+void PortSync::Remember(const std::string& pod_key, const std::string& conflict) {
+  spdlog::warn("pod {}: {}", pod_key, conflict);
+  std::lock_guard lock(mutex_);
+  last_conflict_[pod_key] = conflict;
+}
+
+}  // namespace heterok8s::peer

@@ -1,0 +1,190 @@
+// Fakes that behave, for the tests of the peer: a kernel's ports and steering sets in maps, a PKI in a temporary folder.
+#pragma once
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "common/testing/matchers.h"
+#include "common/tls/credentials.h"
+#include "common/tls/pki.h"
+#include "node-agent/podnet/podnet.h"
+#include "node-agent/ports/ports.h"
+
+namespace heterok8s::peer::testing {
+
+struct TempPki {
+  TempPki() {
+    char name[] = "/tmp/hk-peer-XXXXXX";
+    dir = mkdtemp(name);
+    REQUIRE_OK(tls::InitPki({.dir = dir, .node = "demo"}));
+  }
+  ~TempPki() { std::filesystem::remove_all(dir); }
+  tls::Files For(const std::string& name) const {
+    return {.ca = dir + "/ca.crt", .certificate = dir + "/" + name + ".crt", .key = dir + "/" + name + ".key"};
+  }
+  std::string dir;
+};
+
+// For what has no event of its own. False after ten seconds.
+inline bool Eventually(const std::function<bool()>& condition) {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > give_up) return false;
+    usleep(1000);
+  }
+  return true;
+}
+
+// Something several threads change and a test waits for.
+class Watched {
+ public:
+  // True as soon as `condition` holds; false after ten seconds.
+  bool WaitUntil(const std::function<bool()>& condition) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(10), condition);
+  }
+
+ protected:
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+inline ports::PortKey Key(const std::string& address, uint16_t port, Protocol protocol = Protocol::kTcp) {
+  return {.protocol = protocol, .address = *IpAddress::Parse(address), .port = port};
+}
+
+// The contract of ports::Ports in maps: an overlapping older local claim refuses a remote one.
+class FakePorts final : public ports::Ports, public Watched {
+ public:
+  ports::Listener listener;
+
+  void Open(const std::string& pod, const ports::PortKey& key, uint64_t epoch_ns) {
+    {
+      std::lock_guard lock(mutex_);
+      local_[pod][key] = epoch_ns;
+    }
+    listener({.pod_key = pod, .key = key, .opened = true, .epoch_ns = epoch_ns});
+  }
+  void Close(const std::string& pod, const ports::PortKey& key) {
+    {
+      std::lock_guard lock(mutex_);
+      local_[pod].erase(key);
+    }
+    listener({.pod_key = pod, .key = key, .opened = false, .epoch_ns = 0});
+  }
+  bool HasRemote(const std::string& pod, const ports::PortKey& key) const { return remote_.contains({pod, key}); }  // in WaitUntil
+
+  ports::KernelFeatures features() const override { return {}; }
+  absl::Status AddPod(const ports::PodPorts& pod) override {
+    std::map<ports::PortKey, uint64_t> existing;
+    {
+      std::lock_guard lock(mutex_);
+      pods_.insert(pod.pod_key);
+      existing = local_[pod.pod_key];
+    }
+    for (const auto& [key, epoch] : existing) {
+      listener({.pod_key = pod.pod_key, .key = key, .opened = true, .epoch_ns = epoch});
+    }
+    return absl::OkStatus();
+  }
+  absl::Status RemovePod(const std::string& pod_key) override {
+    std::lock_guard lock(mutex_);
+    pods_.erase(pod_key);
+    local_.erase(pod_key);
+    std::erase_if(remote_, [&](const auto& entry) { return entry.first == pod_key; });
+    changed_.notify_all();
+    return absl::OkStatus();
+  }
+  std::vector<std::string> ListPods() const override {
+    std::lock_guard lock(mutex_);
+    return {pods_.begin(), pods_.end()};
+  }
+  absl::Status SetRemote(const std::string& pod, const ports::PortKey& key, bool owned, uint64_t epoch_ns) override {
+    std::lock_guard lock(mutex_);
+    if (!pods_.contains(pod)) return absl::NotFoundError("no Pod " + pod);
+    for (const auto& [mine, since] : local_[pod]) {
+      if (owned && mine.port == key.port && mine.protocol == key.protocol && since <= epoch_ns) {
+        return absl::FailedPreconditionError("port is held by an older socket");
+      }
+    }
+    if (owned) {
+      remote_.insert({pod, key});
+    } else {
+      remote_.erase({pod, key});
+    }
+    changed_.notify_all();
+    return absl::OkStatus();
+  }
+  absl::Status ReplaceRemote(const std::string&, const std::vector<ports::PortKey>&) override {
+    return absl::UnimplementedError("unused");
+  }
+  std::vector<ports::OwnedPort> Local(const std::string&) const override { return {}; }
+  std::vector<ports::PortKey> Remote(const std::string& pod) const override {
+    std::lock_guard lock(mutex_);
+    std::vector<ports::PortKey> keys;
+    for (const auto& [owner, key] : remote_) {
+      if (owner == pod) keys.push_back(key);
+    }
+    return keys;
+  }
+  std::optional<ports::Refusal> LastRefusal(const std::string&) const override { return std::nullopt; }
+  Counters counters() const override { return {}; }
+
+ private:
+  std::set<std::string> pods_;
+  std::map<std::string, std::map<ports::PortKey, uint64_t>> local_;
+  std::set<std::pair<std::string, ports::PortKey>> remote_;
+};
+
+// The set `dpu_ports` of each Pod, and nothing else.
+class FakePodNet final : public podnet::PodNet, public Watched {
+ public:
+  bool Steers(const std::string& pod, uint16_t port) const {  // in WaitUntil
+    auto it = ports_.find(pod);
+    return it != ports_.end() && it->second.contains({Protocol::kTcp, port});
+  }
+  void Leave(const std::string& pod, uint16_t port) { ports_[pod].insert({Protocol::kTcp, port}); }
+
+  absl::Status SetPort(const podnet::LinkSpec& spec, Protocol protocol, uint16_t port, bool present) override {
+    std::lock_guard lock(mutex_);
+    if (present) {
+      ports_[spec.owner.pod_key].insert({protocol, port});
+    } else {
+      ports_[spec.owner.pod_key].erase({protocol, port});
+    }
+    changed_.notify_all();
+    return absl::OkStatus();
+  }
+  absl::Status ReplacePorts(const podnet::LinkSpec& spec,
+                            const std::vector<std::pair<Protocol, uint16_t>>& ports) override {
+    std::lock_guard lock(mutex_);
+    ports_[spec.owner.pod_key] = {ports.begin(), ports.end()};
+    changed_.notify_all();
+    return absl::OkStatus();
+  }
+
+  absl::Status PrepareRoot() override { return absl::OkStatus(); }
+  absl::StatusOr<podnet::Uplink> EnsureUplink(const podnet::UplinkSpec&) override { return podnet::Uplink{}; }
+  absl::Status CheckUplink(const podnet::UplinkSpec&) override { return absl::OkStatus(); }
+  absl::Status RemoveUplink(const pu::OwnerTag&, const std::string&) override { return absl::OkStatus(); }
+  absl::Status EnsureLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
+  absl::Status CheckLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
+  absl::Status RemoveLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
+  absl::Status EnsureHostPorts(const podnet::HostPortSpec&) override { return absl::OkStatus(); }
+  absl::Status RemoveHostPorts(const std::string&) override { return absl::OkStatus(); }
+  absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() override { return std::vector<pu::OwnerTag>{}; }
+
+ private:
+  std::map<std::string, std::set<std::pair<Protocol, uint16_t>>> ports_;
+};
+
+}  // namespace heterok8s::peer::testing
