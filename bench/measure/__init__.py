@@ -1,0 +1,1 @@
+"""What every suite of bench/ shares."""
