@@ -52,6 +52,7 @@ class FakeNetlink : public Netlink {
   absl::StatusOr<std::vector<Rule>> Rules(Family family) override;
   absl::StatusOr<std::vector<Neighbor>> Neighbors(int link) override;
   absl::StatusOr<Shaping> ShapingOf(int link) override;
+  absl::Status SyncCarrier(const std::string& name) override;
   absl::Status Apply(const Batch& batch) override;
 
   // The next change of this kind (KindOf) fails with `error_number` and changes nothing.

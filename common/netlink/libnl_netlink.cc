@@ -1,14 +1,17 @@
 #include "common/netlink/libnl_netlink.h"
 
 #include <fmt/format.h>
+#include <linux/ethtool.h>
 #include <linux/fib_rules.h>
 #include <linux/if_link.h>
 #include <linux/neighbour.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <netlink/netlink.h>
 #include <netlink/socket.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -59,6 +62,7 @@ class LibnlNetlink : public Netlink {
   absl::StatusOr<std::vector<Rule>> Rules(Family family) override;
   absl::StatusOr<std::vector<Neighbor>> Neighbors(int link) override;
   absl::StatusOr<Shaping> ShapingOf(int link) override;
+  absl::Status SyncCarrier(const std::string& name) override;
   absl::Status Apply(const Batch& batch) override;
 
  private:
@@ -280,6 +284,19 @@ absl::StatusOr<Shaping> LibnlNetlink::ShapingOf(int link) {
   return shaping;
 }
 
+absl::Status LibnlNetlink::SyncCarrier(const std::string& name) {
+  ethtool_value value{.cmd = ETHTOOL_GLINK};
+  ifreq request{};
+  name.copy(request.ifr_name, sizeof request.ifr_name - 1);
+  request.ifr_data = reinterpret_cast<char*>(&value);
+  // Of all ways to ask for a link's state, this one has the kernel bring it up to date first. A netlink socket takes
+  // device requests like any other, in its own namespace.
+  if (ioctl(fd(), SIOCETHTOOL, &request) != 0) {
+    return ErrnoToStatus(errno, fmt::format("read the carrier of link '{}'", name));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status LibnlNetlink::Apply(const Batch& batch) {
   absl::Status failure;  // the first one
   std::vector<Pending> requests;
@@ -342,6 +359,15 @@ absl::StatusOr<std::unique_ptr<Netlink>> OpenNetlink() {
     return ErrnoToStatus(errno, "configure netlink socket");
   }
   return std::unique_ptr<Netlink>(std::make_unique<LibnlNetlink>(std::move(socket)));
+}
+
+absl::StatusOr<std::unique_ptr<Netlink>> OpenNetlinkIn(const sys::NetnsRef& netns) {
+  std::unique_ptr<Netlink> netlink;
+  HK_RETURN_IF_ERROR(sys::InNetns(netns, [&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(netlink, OpenNetlink());
+    return absl::OkStatus();
+  }));
+  return netlink;
 }
 
 }  // namespace heterok8s::netlink

@@ -142,6 +142,10 @@ class Netlink {
   virtual absl::StatusOr<std::vector<Neighbor>> Neighbors(int link) = 0;
   virtual absl::StatusOr<Shaping> ShapingOf(int link) = 0;
 
+  // The end of a veth that came up first has no carrier then, and goes on dropping what it sends until the kernel's link
+  // watch has run, which a busy machine does late. This makes it run now. Without it the first packet may be lost.
+  virtual absl::Status SyncCarrier(const std::string& name) = 0;
+
   // All changes in order, in one system call where they fit. Every change is attempted even when one before it
   // failed; the result is the first failure that was not tolerated.
   virtual absl::Status Apply(const Batch& batch) = 0;

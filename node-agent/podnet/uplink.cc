@@ -163,14 +163,16 @@ absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) {
   HK_ASSIGN_OR_RETURN(UplinkPlan plan, UplinkPlan::Of(spec));
   HK_ASSIGN_OR_RETURN(sys::NetnsRef pod, sys::NetnsRef::Open(spec.netns_path));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> root, netlink::OpenNetlink());
+  std::unique_ptr<Netlink> pod_netlink;
   Pair pair;
   // A netlink socket stays with its namespace, so one entry serves both sides.
   HK_RETURN_IF_ERROR(sys::InNetns(pod, [&]() -> absl::Status {
-    HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> pod_netlink, netlink::OpenNetlink());
+    HK_ASSIGN_OR_RETURN(pod_netlink, netlink::OpenNetlink());
     HK_ASSIGN_OR_RETURN(pair, EnsurePair(*root, *pod_netlink, pod, spec, plan));
     return ConfigurePod(*pod_netlink, pair, spec, plan);
   }));
   HK_RETURN_IF_ERROR(ConfigureRoot(*root, pair, spec, plan));
+  HK_RETURN_IF_ERROR(pod_netlink->SyncCarrier(spec.ifname));  // it came up first
   return Uplink{.mac = plan.pod_mac, .root_ifname = plan.root_name, .root_mac = plan.root_mac};
 }
 
