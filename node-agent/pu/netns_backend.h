@@ -1,0 +1,32 @@
+// The link between two PUs that are two network namespaces of one kernel: a veth pair.
+//
+// Purpose: the embedded back end for a laptop, a demo, CI. The host makes the pair with its own end at once in the Pod's
+// namespace, under its final name; the other end is born in the DPU's root namespace, from where the DPU's heterod takes
+// it into pod-d. Both ends carry the owner's tag.
+// Threading: thread-safe. Ownership, errors: see backend.h; kUnavailable when `peer_netns` is gone (the lab is down),
+// kAlreadyExists when the Pod has an interface of the wanted name that is not ours.
+//
+//   HK_ASSIGN_OR_RETURN(auto backend, NewNetnsBackend({.side = Side::kHost, .instance = "demo",
+//                                                      .peer_netns = "/run/heterok8s/dpu.netns"}));
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "node-agent/pu/backend.h"
+
+namespace heterok8s::pu {
+
+struct NetnsBackendOptions {
+  Side side = Side::kHost;
+  std::string instance;    // ListLinks() shows this one's links only
+  std::string peer_netns;  // host: where the DPU's root namespace is bound; not used on the DPU
+};
+
+// The end in a Pod always answers to this name, whatever CNI calls the interface.
+inline constexpr char kLinkName[] = "xpu0";
+
+// This PU's root namespace is the one of the calling thread.
+absl::StatusOr<std::unique_ptr<Backend>> NewNetnsBackend(NetnsBackendOptions options);
+
+}  // namespace heterok8s::pu
