@@ -231,6 +231,10 @@ absl::StatusOr<uint64_t> SqliteTx::NextGeneration() {
 }
 
 absl::Status SqliteTx::PutValue(const std::string& name, const std::string& value) {
+  if (value.empty()) {
+    HK_ASSIGN_OR_RETURN(Query query, db_.Prepare("DELETE FROM value WHERE name = ?1"));
+    return query.Bind(name).Run();
+  }
   HK_ASSIGN_OR_RETURN(Query query, db_.Prepare("INSERT OR REPLACE INTO value (name, value) VALUES (?1, ?2)"));
   return query.Bind(name).Bind(value).Run();
 }

@@ -1,0 +1,210 @@
+// DpuEngine: Prepare, Commit and Remove, as the host's heterod calls them.
+#include <fmt/format.h>
+
+#include <absl/cleanup/cleanup.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "common/fault/fault.h"
+#include "node-agent/attach/dpu_engine.h"
+#include "node-agent/attach/undo.h"
+
+namespace heterok8s::attach {
+namespace {
+
+absl::Status Stale(const std::string& pod_key, uint64_t generation, std::string_view why) {
+  return absl::FailedPreconditionError(fmt::format("Pod {} generation {}: {}", pod_key, generation, why));
+}
+
+void SetHalf(const PrepareRequest& request, Attachment& row, Details& details) {
+  row.generation = request.generation;
+  details.addresses = request.addresses;
+  details.mtu = request.mtu;
+  details.bandwidth = request.bandwidth;
+  details.join = Join{.generation = request.generation,
+                      .committed = false,
+                      .addresses = request.link,
+                      .host_ephemeral = request.host_ephemeral,
+                      .dpu_ephemeral = request.dpu_ephemeral};
+  row.details = details.ToText();
+}
+
+}  // namespace
+
+std::string DpuEngine::OwnNetnsPath(const std::string& pod_key) const {
+  // A hash, because a pod key may hold what a file name must not.
+  return fmt::format("{}/{}", options_.netns_folder,
+                     pu::InterfaceName({.instance = options_.instance, .pod_key = pod_key, .ifname = "pod-d"}, 'n'));
+}
+
+absl::StatusOr<std::optional<Attachment>> DpuEngine::FindHalf(const std::string& pod_key) {
+  HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, journal_.OfPod(pod_key));
+  for (Attachment& row : rows) {
+    if (IsHalf(row)) return std::move(row);
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
+  HK_RETURN_IF_ERROR(Ready());
+  if (request.instance != options_.instance) {
+    return absl::InvalidArgumentError(fmt::format("the host's instance is '{}', the DPU's is '{}': they must be equal",
+                                                  request.instance, options_.instance));
+  }
+  HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(request.pod_key));
+  if (fences_.Refuses(request.pod_key, request.generation)) {
+    return Stale(request.pod_key, request.generation, "it was removed already");
+  }
+  HK_ASSIGN_OR_RETURN(std::optional<Attachment> half, FindHalf(request.pod_key));
+  if (half.has_value() && half->generation > request.generation) {
+    return Stale(request.pod_key, request.generation, fmt::format("generation {} is here", half->generation));
+  }
+  const bool repeated = half.has_value() && half->generation == request.generation &&
+                        half->state != ledger::State::kDeleting;
+  if (half.has_value() && !repeated) HK_RETURN_IF_ERROR(UndoHalf(*half));
+
+  Details details;
+  Attachment row;
+  if (repeated) {
+    row = *half;
+    HK_ASSIGN_OR_RETURN(details, Details::Parse(row.details));
+  } else {
+    HK_ASSIGN_OR_RETURN(row, RowForHalf(request, details));
+    SetHalf(request, row, details);
+    HK_RETURN_IF_ERROR(journal_.Put(row, Durability::kOrdered));
+  }
+  // A repetition that fails leaves the half as it was: it may be a committed one.
+  absl::Cleanup undo = [&] {
+    if (repeated) return;
+    absl::Status undone = UndoHalf(row);
+    if (!undone.ok()) spdlog::warn("prepare Pod {}: undo: {}; leaving it to Remove", row.pod_key, Message(undone));
+  };
+  HK_FAULT_POINT("dpu.prepare.after-ledger");
+  absl::StatusOr<podnet::Uplink> uplink = WireHalf(row, details);
+  if (!uplink.ok()) return Annotate(uplink.status(), fmt::format("Pod {}", row.pod_key));
+  std::move(undo).Cancel();
+  table_.SetPeerGeneration(row.pod_key, row.generation);
+  return PrepareReply{
+      .netns_path = row.netns_path, .uplink_mac = uplink->mac, .twin = row.mode == ledger::Mode::kTwin};
+}
+
+// The row of the Pod's sandbox on this PU, or a new one with a namespace of our own.
+absl::StatusOr<Attachment> DpuEngine::RowForHalf(const PrepareRequest& request, Details& details) {
+  HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, journal_.OfPod(request.pod_key));
+  for (Attachment& row : rows) {
+    if (row.mode != ledger::Mode::kTwin || row.state != ledger::State::kCommitted) continue;
+    if (row.key.network != request.network || row.key.ifname != request.ifname) {
+      return absl::FailedPreconditionError(
+          fmt::format("the Pod's DPU sandbox has interface {} of network {}, the host asks for {} of {}",
+                      row.key.ifname, row.key.network, request.ifname, request.network));
+    }
+    HK_ASSIGN_OR_RETURN(details, Details::Parse(row.details));
+    std::vector<IpAddress> here = details.addresses, there = request.addresses;
+    std::sort(here.begin(), here.end());
+    std::sort(there.begin(), there.end());
+    if (here != there) {
+      return absl::FailedPreconditionError(fmt::format("the Pod's DPU sandbox {} has other addresses than the host's",
+                                                       row.key.container_id));
+    }
+    return std::move(row);
+  }
+  details = {.owner = request.pod_key, .placement_reason = "DPU half, prepared by the host"};
+  details.own_netns = OwnNetnsPath(request.pod_key);
+  return Attachment{.key = {request.network, request.container_id, request.ifname},
+                    .pod_key = request.pod_key,
+                    .pod_namespace = request.pod_namespace,
+                    .pod_name = request.pod_name,
+                    .netns_path = details.own_netns,
+                    .mode = ledger::Mode::kSplit,
+                    .created_unix_ms = UnixMs()};
+}
+
+// Level-driven: from nothing, from half done, or from done.
+absl::StatusOr<podnet::Uplink> DpuEngine::WireHalf(const Attachment& row, const Details& details) {
+  absl::StatusOr<sys::NetnsRef> ns =
+      details.own_netns.empty() ? namespaces_.Open(row.netns_path) : namespaces_.Ensure(row.netns_path);
+  if (!ns.ok()) return ns.status();
+  HK_FAULT_POINT("dpu.prepare.after-netns");
+  HK_RETURN_IF_ERROR(backend_
+                         .AcceptLink(TagOf(identity_, row),
+                                     {.mtu = details.mtu, .netns = &*ns, .ifname = kDpuLinkName})
+                         .status());
+  HK_FAULT_POINT("dpu.prepare.after-link");
+  HK_ASSIGN_OR_RETURN(podnet::Uplink uplink, podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)));
+  HK_FAULT_POINT("dpu.prepare.after-uplink");
+  podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
+  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link));
+  HK_FAULT_POINT("dpu.prepare.after-wire");
+  table_.SetLink(link);
+  HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
+  HK_FAULT_POINT("dpu.prepare.after-ports");
+  return uplink;
+}
+
+absl::Status DpuEngine::Commit(const PodGeneration& pod) {
+  HK_RETURN_IF_ERROR(Ready());
+  HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(pod.pod_key));
+  HK_ASSIGN_OR_RETURN(std::optional<Attachment> half, FindHalf(pod.pod_key));
+  if (half.has_value() && half->generation > pod.generation) {
+    return Stale(pod.pod_key, pod.generation, fmt::format("generation {} is here", half->generation));
+  }
+  if (!half.has_value() || half->generation < pod.generation || half->state == ledger::State::kDeleting) {
+    return absl::NotFoundError(fmt::format("Pod {} generation {} was not prepared", pod.pod_key, pod.generation));
+  }
+  HK_ASSIGN_OR_RETURN(Details details, Details::Parse(half->details));
+  if (details.join->committed) return absl::OkStatus();
+  details.join->committed = true;
+  half->details = details.ToText();
+  half->state = ledger::State::kCommitted;
+  HK_FAULT_POINT("dpu.commit.before-ledger");
+  HK_RETURN_IF_ERROR(journal_.Put(*half, Durability::kSynced));
+  HK_FAULT_POINT("dpu.commit.after-ledger");
+  return absl::OkStatus();
+}
+
+absl::Status DpuEngine::Remove(const PodGeneration& pod) {
+  HK_RETURN_IF_ERROR(Ready());
+  // Before the lock: a Prepare that holds it finishes first, one that waits for it must not start.
+  fences_.Raise(pod.pod_key, pod.generation);
+  HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(pod.pod_key));
+  HK_ASSIGN_OR_RETURN(std::optional<Attachment> half, FindHalf(pod.pod_key));
+  if (!half.has_value() || half->generation > pod.generation) return absl::OkStatus();
+  return UndoHalf(*half);
+}
+
+absl::Status DpuEngine::UndoHalf(Attachment row) {
+  absl::StatusOr<Details> parsed = Details::Parse(row.details);
+  Details details = parsed.ok() ? *std::move(parsed) : Details{.owner = row.pod_key};
+  const pu::OwnerTag tag = TagOf(identity_, row);
+  std::optional<sys::NetnsRef> ns = OpenIfThere(row.netns_path);
+  const bool own = row.mode == ledger::Mode::kSplit;
+
+  FirstError failed;
+  table_.DropLink(row.pod_key);
+  failed.Add(ports_.RemovePod(row.pod_key));
+  // A namespace of our own goes as a whole.
+  if (!own && ns.has_value() && details.join.has_value()) {
+    failed.Add(OkIfGone(podnet_.RemoveLink(LinkSpecOf(identity_, row, details))));
+  }
+  failed.Add(backend_.ReleaseLink(tag, ns.has_value() ? &*ns : nullptr));
+  if (own) {
+    failed.Add(podnet_.RemoveUplink(tag, ns.has_value() ? row.netns_path : ""));
+    ns.reset();  // an open descriptor would keep the namespace alive
+    failed.Add(namespaces_.Delete(OwnNetnsPath(row.pod_key)));
+  }
+  HK_RETURN_IF_ERROR(failed.status());
+  HK_FAULT_POINT("dpu.remove.after-unwire");
+  if (own) {
+    HK_RETURN_IF_ERROR(journal_.Write([&](ledger::Tx& tx) { return tx.DeleteAttachment(row.key); }));
+  } else {
+    row.generation = 0;
+    details.join.reset();
+    row.details = details.ToText();
+    HK_RETURN_IF_ERROR(journal_.Put(row, Durability::kSynced));
+  }
+  HK_FAULT_POINT("dpu.remove.after-ledger");
+  return absl::OkStatus();
+}
+
+}  // namespace heterok8s::attach

@@ -1,0 +1,260 @@
+// HostEngine: ADD.
+#include <fmt/format.h>
+
+#include <absl/cleanup/cleanup.h>
+#include <spdlog/spdlog.h>
+
+#include "common/fault/fault.h"
+#include "node-agent/attach/host_engine.h"
+#include "node-agent/attach/requests.h"
+
+namespace heterok8s::attach {
+namespace {
+
+// A transaction that stops before it writes, so that what is in the way can be cleared first.
+absl::Status SomethingInTheWay() { return absl::AbortedError("another attachment is in the way"); }
+
+absl::Status NoLease(const LeaseState& lease) {
+  std::string why = lease.last_error.empty() ? "" : ": " + lease.last_error;
+  return cni::MakeError(cni::kDpuUnavailable,
+                        lease.age.has_value()
+                            ? fmt::format("the DPU's heterod at {} has not answered for {} ms{}", lease.address,
+                                          lease.age->count(), why)
+                            : fmt::format("the DPU's heterod at {} has never answered{}", lease.address, why));
+}
+
+}  // namespace
+
+absl::StatusOr<cni::Result> HostEngine::Add(const cni::Request& request) {
+  HK_RETURN_IF_ERROR(WithCode(Ready(), absl::StatusCode::kUnavailable, cni::kTryAgainLater));
+  HK_RETURN_IF_ERROR(CheckAdd(request));
+  Job job{.request = request, .row = RowOf(request)};
+  HK_ASSIGN_OR_RETURN(job.details, DetailsOf(request, options_.mtu));
+  HK_ASSIGN_OR_RETURN(Placement placement, PlacementNow(request));
+  job.row.mode = placement.split ? ledger::Mode::kSplit : ledger::Mode::kOrdinary;
+  job.details.placement_reason = placement.reason;
+  if (ipam_.is_delegated(request)) {
+    job.details.delegated_stdin = request.stdin_text;
+    job.details.delegated_environment = request.environment;
+  }
+
+  HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(job.row.pod_key));
+  HK_RETURN_IF_ERROR(Annotate(Admit(job), Describe(request)));
+  // From here on there is a row: whatever happens below is undone by it.
+  absl::Cleanup undo = [&] {
+    absl::Status undone = Detach(job.row);
+    if (!undone.ok()) {
+      spdlog::warn("{}: undo: {}; leaving the rest to DEL, GC or the next start", Describe(request), Message(undone));
+    }
+  };
+  HK_FAULT_POINT("host.add.after-ledger");
+  absl::Status allocated = AllocateByPlugin(job);
+  if (!allocated.ok()) return Annotate(allocated, Describe(request));
+  absl::StatusOr<cni::Result> result = job.row.mode == ledger::Mode::kSplit ? AddSplit(job) : AddOrdinary(job);
+  if (!result.ok()) return Annotate(result.status(), Describe(request));
+  HK_FAULT_POINT("host.add.before-result");
+  std::move(undo).Cancel();
+  return result;
+}
+
+absl::StatusOr<Placement> HostEngine::PlacementNow(const cni::Request& request) {
+  HK_ASSIGN_OR_RETURN(Placement placement, DecidePlacement(request.config));
+  if (!placement.split) return placement;
+  if (!request.config.requested_mac.empty()) {
+    return cni::MakeError(cni::kUnsupportedField,
+                          fmt::format("runtimeConfig.mac '{}': the interface of a split Pod has a derived address",
+                                      request.config.requested_mac));
+  }
+  LeaseState lease = peer_.lease();
+  if (lease.valid && lease.peer_ready) return placement;
+  if (!options_.unsplit_when_dpu_down) return NoLease(lease);
+  return Placement{false, fmt::format("{}, but {}", placement.reason, Message(NoLease(lease)))};
+}
+
+// Writes the row, after whatever an earlier call has left for this Pod is out of the way.
+absl::Status HostEngine::Admit(Job& job) {
+  for (bool cleared = false;; cleared = true) {
+    std::vector<Attachment> in_the_way;
+    absl::Status written = journal_.Write(
+        [&](ledger::Tx& tx) -> absl::Status {
+          HK_ASSIGN_OR_RETURN(in_the_way, InTheWay(tx, job));
+          return in_the_way.empty() ? WriteRow(tx, job) : SomethingInTheWay();
+        },
+        // Not synced: without this kernel the row is worthless, and the DPU has not heard of it yet.
+        Durability::kOrdered);
+    if (in_the_way.empty() || cleared) return written;
+    for (const Attachment& row : in_the_way) HK_RETURN_IF_ERROR(ClearAway(row, job));
+  }
+}
+
+absl::StatusOr<std::vector<Attachment>> HostEngine::InTheWay(ledger::Tx& tx, Job& job) {
+  std::vector<Attachment> in_the_way;
+  HK_ASSIGN_OR_RETURN(std::optional<Attachment> same, tx.FindAttachment(job.row.key));
+  if (same.has_value()) in_the_way.push_back(*same);
+  HK_ASSIGN_OR_RETURN(std::vector<Attachment> of_pod, tx.AttachmentsOfPod(job.row.pod_key));
+  for (const Attachment& row : of_pod) {
+    if (row.key == job.row.key || row.mode == ledger::Mode::kTwin) continue;
+    if (row.key.network == job.row.key.network && row.key.ifname == job.row.key.ifname) {
+      in_the_way.push_back(row);  // of an earlier sandbox of this Pod: a Pod has one at a time
+    } else if (row.mode == ledger::Mode::kSplit && job.row.mode == ledger::Mode::kSplit) {
+      job.row.mode = ledger::Mode::kOrdinary;
+      job.details.placement_reason = fmt::format("the Pod is split over its interface {}", row.key.ifname);
+    }
+  }
+  return in_the_way;
+}
+
+absl::Status HostEngine::ClearAway(const Attachment& row, const Job& job) {
+  if (row.key == job.row.key && row.state == ledger::State::kCommitted && row.netns_path == job.row.netns_path) {
+    // The runtime may have made a new namespace at the same path without a DEL for the old one; the kernel knows.
+    HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row.details));
+    absl::Status wired = row.mode == ledger::Mode::kSplit ? podnet_.CheckLink(LinkSpecOf(identity_, row, details))
+                                                          : podnet_.CheckUplink(UplinkSpecOf(identity_, row, details));
+    if (wired.ok()) {
+      return cni::MakeError(cni::kInterfaceExists, fmt::format("container {} has interface {} of network {} already",
+                                                               row.key.container_id, row.key.ifname, row.key.network));
+    }
+  }
+  if (row.pod_key == job.row.pod_key) return Detach(row);
+  HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(row.pod_key));
+  return Detach(row);
+}
+
+absl::Status HostEngine::WriteRow(ledger::Tx& tx, Job& job) {
+  HK_ASSIGN_OR_RETURN(job.row.generation, tx.NextGeneration());
+  if (!ipam_.is_delegated(job.request)) {
+    HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.Allocate(tx, job.request, job.details.owner));
+    SetLease(job.details, lease.ips, lease.routes, lease.dns, job.request.config.dns);
+  }
+  if (job.row.mode == ledger::Mode::kSplit) {
+    const IpPrefix range = options_.link_range.Masked();
+    absl::StatusOr<IpAddress> block =
+        tx.ClaimNext(kLinkNetwork, range.address.Plus(4), range.Last(), job.row.pod_key, 4);
+    if (!block.ok()) return WithCode(block.status(), absl::StatusCode::kResourceExhausted, cni::kAddressExhausted);
+    job.details.join = Join{.generation = job.row.generation,
+                            .addresses = LinkBlock(*block),
+                            .host_ephemeral = options_.host_ephemeral,
+                            .dpu_ephemeral = options_.dpu_ephemeral};
+  }
+  job.row.details = job.details.ToText();
+  return tx.PutAttachment(job.row);
+}
+
+absl::Status HostEngine::AllocateByPlugin(Job& job) {
+  if (!ipam_.is_delegated(job.request)) return absl::OkStatus();
+  HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.DelegateAdd(job.request));
+  SetLease(job.details, lease.ips, lease.routes, lease.dns, job.request.config.dns);
+  job.row.details = job.details.ToText();
+  HK_FAULT_POINT("host.add.after-delegate");
+  return journal_.Put(job.row, Durability::kOrdered);
+}
+
+absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
+  podnet::UplinkSpec spec = UplinkSpecOf(identity_, job.row, job.details);
+  absl::StatusOr<podnet::Uplink> uplink = podnet_.EnsureUplink(spec);
+  if (!uplink.ok()) {
+    return WithCode(WithCode(uplink.status(), absl::StatusCode::kAlreadyExists, cni::kInterfaceExists),
+                    absl::StatusCode::kNotFound, cni::kInvalidNetns);
+  }
+  HK_FAULT_POINT("host.add.after-uplink");
+  if (!job.details.host_ports.empty()) {
+    HK_RETURN_IF_ERROR(WithCode(podnet_.EnsureHostPorts(HostPortSpecOf(job.details)), absl::StatusCode::kAlreadyExists,
+                                cni::kHostPortTaken));
+    HK_FAULT_POINT("host.add.after-host-ports");
+  }
+  job.row.state = ledger::State::kCommitted;
+  HK_RETURN_IF_ERROR(journal_.Put(job.row, Durability::kSynced));
+  return ResultOf(job.details,
+                  {{.name = uplink->root_ifname, .mac = uplink->root_mac, .mtu = job.details.mtu},
+                   {.name = job.row.key.ifname, .mac = uplink->mac, .sandbox = job.row.netns_path, .mtu = job.details.mtu}},
+                  1);
+}
+
+absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
+  // The generation must not come back after a power cut, so it is on disk before the DPU hears of it.
+  std::future<absl::Status> synced = std::async(std::launch::async, [this] { return journal_.Sync(); });
+  absl::StatusOr<sys::NetnsRef> ns = namespaces_.Open(job.row.netns_path);
+  if (!ns.ok()) return cni::MakeError(cni::kInvalidNetns, Message(ns.status()));
+  const int max_mtu = backend_.caps().max_mtu;
+  if (max_mtu != 0 && job.details.mtu > max_mtu) {
+    return cni::MakeError(cni::kInvalidConfig, fmt::format("mtu {} is more than the link to the DPU carries ({})",
+                                                           job.details.mtu, max_mtu));
+  }
+  absl::StatusOr<pu::LinkEnd> end = backend_.AcquireLink(
+      TagOf(identity_, job.row), {.mtu = job.details.mtu, .netns = &*ns, .ifname = job.row.key.ifname});
+  if (!end.ok()) return WithCode(end.status(), absl::StatusCode::kAlreadyExists, cni::kInterfaceExists);
+  HK_RETURN_IF_ERROR(synced.get());
+  HK_FAULT_POINT("host.add.after-link");
+
+  std::future<absl::StatusOr<PrepareReply>> preparing =
+      std::async(std::launch::async, [&] { return PrepareDpuHalf(job.row, job.details); });
+  absl::Status wired = WireHostHalf(job.row, job.details);
+  absl::StatusOr<PrepareReply> prepared = preparing.get();
+  HK_RETURN_IF_ERROR(wired);
+  if (!prepared.ok()) return prepared.status();
+  HK_FAULT_POINT("host.add.after-prepare");
+
+  // Either commit may fail alone: then everything is undone; or a crash leaves one of them, and Resync or Start finds it.
+  std::future<absl::Status> dpu_committed = std::async(std::launch::async, [&] { return CommitDpuHalf(job.row); });
+  Attachment committed = job.row;
+  committed.state = ledger::State::kCommitted;
+  absl::Status host_committed = journal_.Put(committed, Durability::kSynced);
+  absl::Status dpu = dpu_committed.get();
+  HK_RETURN_IF_ERROR(host_committed);
+  job.row = committed;
+  HK_RETURN_IF_ERROR(dpu);
+  HK_FAULT_POINT("host.add.after-commit");
+  return ResultOf(
+      job.details,
+      {{.name = job.row.key.ifname, .mac = end->mac, .sandbox = job.row.netns_path, .mtu = job.details.mtu},
+       // The Pod's port on the DPU: a device of that kernel, so it has no sandbox here.
+       {.name = pu::InterfaceName(TagOf(identity_, job.row), 'u'), .mac = prepared->uplink_mac, .mtu = job.details.mtu}},
+      0);
+}
+
+// Everything of a split Pod on this PU but the link device and the row.
+absl::Status HostEngine::WireHostHalf(const Attachment& row, const Details& details) {
+  podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
+  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link));
+  HK_FAULT_POINT("host.add.after-wire");
+  table_.SetLink(link);  // AddPod reports the sockets there are, and their ports are steered over this link
+  HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
+  HK_FAULT_POINT("host.add.after-ports");
+  if (details.host_ports.empty()) return absl::OkStatus();
+  return WithCode(podnet_.EnsureHostPorts(HostPortSpecOf(details)), absl::StatusCode::kAlreadyExists,
+                  cni::kHostPortTaken);
+}
+
+absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, const Details& details) {
+  const Join& join = *details.join;
+  absl::StatusOr<PrepareReply> reply = peer_.Prepare({.pod_key = row.pod_key,
+                                                      .generation = row.generation,
+                                                      .instance = options_.instance,
+                                                      .network = row.key.network,
+                                                      .container_id = row.key.container_id,
+                                                      .ifname = row.key.ifname,
+                                                      .pod_namespace = row.pod_namespace,
+                                                      .pod_name = row.pod_name,
+                                                      .addresses = details.addresses,
+                                                      .link = join.addresses,
+                                                      .host_ephemeral = join.host_ephemeral,
+                                                      .dpu_ephemeral = join.dpu_ephemeral,
+                                                      .mtu = details.mtu,
+                                                      .bandwidth = details.bandwidth});
+  if (!reply.ok()) {
+    absl::Status failed = Annotate(reply.status(), "prepare the DPU half");
+    return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),
+                    absl::StatusCode::kDeadlineExceeded, cni::kDpuUnavailable);
+  }
+  table_.SetPeerGeneration(row.pod_key, row.generation);
+  return reply;
+}
+
+absl::Status HostEngine::CommitDpuHalf(const Attachment& row) {
+  absl::Status done = peer_.Commit({.pod_key = row.pod_key, .generation = row.generation});
+  absl::Status failed = Annotate(done, "commit the DPU half");
+  return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),
+                  absl::StatusCode::kDeadlineExceeded, cni::kDpuUnavailable);
+}
+
+}  // namespace heterok8s::attach

@@ -1,0 +1,149 @@
+// HostEngine: what happens at start and when the DPU returns.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "common/fault/fault.h"
+#include "node-agent/attach/host_engine.h"
+#include "node-agent/attach/orphans.h"
+#include "node-agent/attach/requests.h"
+#include "node-agent/attach/undo.h"
+
+namespace heterok8s::attach {
+namespace {
+
+constexpr char kBootId[] = "boot-id";
+
+// The Pod of an entry of a Sync; absent when the other PU has none.
+std::optional<uint64_t> GenerationIn(const std::vector<PodGeneration>& pods, const std::string& pod_key) {
+  auto it = std::find_if(pods.begin(), pods.end(), [&](const PodGeneration& pod) { return pod.pod_key == pod_key; });
+  return it == pods.end() ? std::nullopt : std::optional(it->generation);
+}
+
+}  // namespace
+
+absl::Status HostEngine::Start() {
+  HK_RETURN_IF_ERROR(podnet_.PrepareRoot());
+  HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, journal_.All());
+  HK_ASSIGN_OR_RETURN(std::optional<std::string> boot_id, journal_.Value(kBootId));
+  const bool rebooted = boot_id.has_value() && *boot_id != options_.boot_id;
+  std::vector<Attachment> live;
+  for (const Attachment& row : rows) {
+    if (row.mode == ledger::Mode::kTwin) continue;
+    // After a reboot there is no namespace left, and no DEL may ever come for it. A preparing row is an ADD that was
+    // never answered: the runtime makes a new one.
+    if (!rebooted && row.state == ledger::State::kCommitted) {
+      live.push_back(row);
+      continue;
+    }
+    absl::Status undone = Detach(row);
+    if (!undone.ok()) {
+      spdlog::warn("container {}: undo its {} attachment: {}; leaving the rest to DEL and GC", row.key.container_id,
+                   rebooted ? "pre-boot" : Name(row.state), Message(undone));
+    }
+  }
+  HK_FAULT_POINT("host.start.after-undo");
+  HK_RETURN_IF_ERROR(journal_.Write([&](ledger::Tx& tx) { return tx.PutValue(kBootId, options_.boot_id); }));
+  // Orphans first: one of them may hold a name or a host port that a live Pod needs.
+  HK_RETURN_IF_ERROR(RemoveOrphans(identity_, live, podnet_, backend_, ports_));
+  for (const Attachment& row : live) {
+    absl::Status restored = Restore(row);
+    if (!restored.ok()) {
+      spdlog::warn("container {}: {}; keeping its attachment, CHECK will say the same", row.key.container_id,
+                   Message(restored));
+    }
+  }
+  table_.SetReady("");
+  resync_.Poke();
+  return absl::OkStatus();
+}
+
+// Makes a committed attachment's kernel objects again. Those of a split Pod without a word to the DPU: Resync does that.
+absl::Status HostEngine::Restore(const Attachment& row) {
+  HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row.details));
+  // Its sandbox ended while we were away; the DEL is on its way.
+  if (!OpenIfThere(row.netns_path).has_value()) return absl::OkStatus();
+  if (row.mode == ledger::Mode::kSplit) return WireHostHalf(row, details);
+  HK_RETURN_IF_ERROR(podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)).status());
+  if (details.host_ports.empty()) return absl::OkStatus();
+  return podnet_.EnsureHostPorts(HostPortSpecOf(details));
+}
+
+absl::Status HostEngine::Resync() {
+  std::lock_guard one_at_a_time(resyncing_);
+  LeaseState lease = peer_.lease();
+  // Not worth a repetition: PeerReturned comes when there is a lease.
+  if (!lease.valid || !lease.peer_ready || !Ready().ok()) return absl::OkStatus();
+  HK_ASSIGN_OR_RETURN(uint64_t newest, journal_.NewestGeneration());  // before the list: see SyncRequest
+  HK_ASSIGN_OR_RETURN(std::vector<ledger::Tombstone> tombstones, journal_.Tombstones());
+  HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, journal_.All());
+  SyncRequest request{.epoch = options_.epoch, .newest_generation = newest};
+  for (const Attachment& row : rows) {
+    if (row.mode == ledger::Mode::kSplit && row.state != ledger::State::kDeleting) {
+      request.pods.push_back({row.pod_key, row.generation});
+    }
+  }
+  absl::StatusOr<SyncReply> reply = peer_.Sync(request);
+  if (!reply.ok()) {
+    spdlog::warn("sync with the DPU: {}; trying again in {} ms", Message(reply.status()), options_.retry_interval.count());
+    return reply.status();
+  }
+  HK_FAULT_POINT("host.resync.after-sync");
+
+  FirstError failed;
+  for (const ledger::Tombstone& tombstone : tombstones) {
+    std::optional<uint64_t> there = GenerationIn(reply->pods, tombstone.pod_key);
+    const bool gone = !there.has_value() || *there == 0 || *there > tombstone.generation;
+    if (gone) failed.Add(Annotate(Settle(tombstone), fmt::format("settle the tombstone of Pod {}", tombstone.pod_key)));
+  }
+  for (const Attachment& row : rows) {
+    if (row.mode != ledger::Mode::kSplit || row.state != ledger::State::kCommitted) continue;
+    // A commit that the DPU has seen already changes nothing there.
+    const bool has = GenerationIn(reply->pods, row.pod_key) == row.generation;
+    if (has) table_.SetPeerGeneration(row.pod_key, row.generation);
+    absl::Status healed = has ? CommitDpuHalf(row) : Heal(row);
+    failed.Add(Annotate(healed, fmt::format("join Pod {} again", row.pod_key)));
+  }
+  failed.Add(ReleaseLostReservations(rows, *reply));
+  if (!failed.status().ok()) {
+    spdlog::warn("resync with the DPU: {}; trying again in {} ms", Message(failed.status()),
+                 options_.retry_interval.count());
+  }
+  return failed.status();
+}
+
+// The DPU has lost its half of a committed Pod (its kernel or its sandbox was restarted): both halves are joined anew,
+// with the same generation.
+absl::Status HostEngine::Heal(const Attachment& seen) {
+  HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(seen.pod_key));
+  HK_ASSIGN_OR_RETURN(std::optional<Attachment> row, journal_.Find(seen.key));
+  if (!row.has_value() || row->generation != seen.generation || row->state != ledger::State::kCommitted) {
+    return absl::OkStatus();
+  }
+  HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row->details));
+  std::optional<sys::NetnsRef> ns = OpenIfThere(row->netns_path);
+  if (!ns.has_value()) return absl::OkStatus();
+  HK_RETURN_IF_ERROR(backend_
+                         .AcquireLink(TagOf(identity_, *row),
+                                      {.mtu = details.mtu, .netns = &*ns, .ifname = row->key.ifname})
+                         .status());
+  HK_RETURN_IF_ERROR(WireHostHalf(*row, details));
+  HK_RETURN_IF_ERROR(PrepareDpuHalf(*row, details).status());
+  HK_RETURN_IF_ERROR(CommitDpuHalf(*row));
+  spdlog::info("Pod {} is joined again, generation {}", row->pod_key, row->generation);
+  return absl::OkStatus();
+}
+
+// The DPU writes its twin's row before it reserves, so a reservation that it does not list has lost its twin.
+absl::Status HostEngine::ReleaseLostReservations(const std::vector<Attachment>& rows, const SyncReply& reply) {
+  FirstError failed;
+  for (const Attachment& row : rows) {
+    if (row.mode == ledger::Mode::kTwin && !GenerationIn(reply.pods, row.pod_key).has_value()) {
+      failed.Add(Release(row.pod_key));
+    }
+  }
+  return failed.status();
+}
+
+}  // namespace heterok8s::attach
