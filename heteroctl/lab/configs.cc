@@ -235,12 +235,12 @@ std::string EnvJson(const Layout& layout) {
       {"logs", layout.Logs()},
       {"pki", layout.Pki()},
       {"bin", layout.Bin()},
-      {"host_address", kHostAddress},
-      {"dpu_address", kDpuAddress},
-      {"client_address", kClientAddress},
-      {"host_address6", kHostAddress6},
-      {"dpu_address6", kDpuAddress6},
-      {"client_address6", kClientAddress6},
+      {"host_v4", kHostAddress},
+      {"dpu_v4", kDpuAddress},
+      {"client_v4", kClientAddress},
+      {"host_v6", kHostAddress6},
+      {"dpu_v6", kDpuAddress6},
+      {"client_v6", kClientAddress6},
   }.dump(2);
 }
 

@@ -1,10 +1,8 @@
 #include <absl/cleanup/cleanup.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <sys/vfs.h>
 #include <linux/magic.h>
+#include <sys/vfs.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <future>
 #include <thread>
@@ -77,9 +75,21 @@ absl::Status WithLog(const absl::Status& status, const Layout& layout, const Par
   return Annotate(absl::Status(status.code(), fmt::format("{}\n--- {}:\n{}", Message(status), log, Tail(log))), "lab up");
 }
 
-absl::Status Prepare(const UpOptions& options, const Binaries& binaries) {
+absl::Status PlantSeeds(const Layout& layout, const ImageSet& images) {
+  std::vector<std::future<absl::Status>> copies;
+  for (Place pu : kPus) {
+    const std::string root = layout.PuState(pu) + "/var/lib/containerd";
+    copies.push_back(std::async(std::launch::async, [&images, root] { return PlantSeed(images, root); }));
+  }
+  absl::Status first;
+  for (auto& copy : copies) first.Update(copy.get());
+  return first;
+}
+
+absl::Status Prepare(const UpOptions& options, const Binaries& binaries, const ImageSet& images) {
   const Layout& layout = options.layout;
   HK_RETURN_IF_ERROR(WriteConfigs(layout, options.config));
+  HK_RETURN_IF_ERROR(PlantSeeds(layout, images));
   HK_RETURN_IF_ERROR(CheckFileSystem(layout));
   HK_RETURN_IF_ERROR(CopyPrograms(layout, binaries, options.config.agents));
   HK_RETURN_IF_ERROR(MakeCgroups(layout));
@@ -93,7 +103,7 @@ absl::Status ImportEverywhere(const Layout& layout, const std::vector<std::strin
       const std::string socket = layout.PuRun(pu) + "/containerd/containerd.sock";
       absl::Status listens = WaitForSocket(socket, deadline);
       if (!listens.ok()) return WithLog(listens, layout, {pu, "containerd"});
-      return Annotate(ImportImages(socket, archives), fmt::format("images for the {}", Name(pu)));
+      return Annotate(ImportArchives(socket, archives), fmt::format("images for the {}", Name(pu)));
     }));
   }
   absl::Status first;
@@ -135,9 +145,9 @@ absl::StatusOr<UpResult> Up(const UpOptions& options, const Report& report) {
   HK_RETURN_IF_ERROR(CheckName(layout.name));
   if (geteuid() != 0) return absl::PermissionDeniedError("a lab is made of namespaces and cgroups: run this as root");
   HK_ASSIGN_OR_RETURN(Binaries binaries, FindBinaries(options.binary_folder, options.config.agents));
-  std::vector<std::string> archives;
+  ImageSet images;
   if (options.images) {
-    HK_ASSIGN_OR_RETURN(archives, FindImages(options.image_folder));
+    HK_ASSIGN_OR_RETURN(images, FindImages(options.image_folder));
   }
   HK_ASSIGN_OR_RETURN(LabLock lock, LabLock::Take(layout, options.deadline));
   if (FindInit(layout, Place::kHost).ok() || FindInit(layout, Place::kDpu).ok()) {
@@ -155,7 +165,7 @@ absl::StatusOr<UpResult> Up(const UpOptions& options, const Report& report) {
 
   report("namespaces, links, configuration");
   std::future<absl::Status> wired = std::async(std::launch::async, [&] { return MakeTopology(layout); });
-  absl::Status prepared = Prepare(options, binaries);
+  absl::Status prepared = Prepare(options, binaries, images);
   absl::Status topology = wired.get();
   HK_RETURN_IF_ERROR(prepared);
   HK_RETURN_IF_ERROR(topology);
@@ -165,8 +175,8 @@ absl::StatusOr<UpResult> Up(const UpOptions& options, const Report& report) {
 
   report("daemons and images");
   std::future<absl::Status> imported =
-      std::async(std::launch::async, [&] { return ImportEverywhere(layout, archives, deadline); });
-  UpResult result{.images = archives.size()};
+      std::async(std::launch::async, [&] { return ImportEverywhere(layout, images.to_import, deadline); });
+  UpResult result{.images = images.count};
   std::vector<std::future<PartState>> waits;
   for (const Part& part : Parts(options.config.agents)) {
     waits.push_back(std::async(std::launch::async, [&layout, part, deadline, start] {
@@ -176,11 +186,11 @@ absl::StatusOr<UpResult> Up(const UpOptions& options, const Report& report) {
     }));
   }
   for (auto& wait : waits) result.parts.push_back(wait.get());
-  const absl::Status images = imported.get();
+  const absl::Status import_status = imported.get();
   for (const PartState& state : result.parts) {
     if (!state.status.ok()) return WithLog(state.status, layout, state.part);
   }
-  HK_RETURN_IF_ERROR(images);
+  HK_RETURN_IF_ERROR(import_status);
   std::move(undo).Cancel();
   result.took = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
   return result;
