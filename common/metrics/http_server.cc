@@ -1,0 +1,82 @@
+#include "common/metrics/http_server.h"
+
+#include <CivetServer.h>
+#include <fmt/format.h>
+#include <prometheus/text_serializer.h>
+
+namespace heterok8s::metrics {
+namespace {
+
+void Answer(mg_connection* connection, int code, const char* reason, const char* type, const std::string& body) {
+  mg_printf(connection,
+            "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", code, reason, type,
+            body.size());
+  mg_write(connection, body.data(), body.size());
+}
+
+constexpr char kPlain[] = "text/plain; charset=utf-8";
+
+class MetricsHandler final : public CivetHandler {
+ public:
+  explicit MetricsHandler(std::vector<std::weak_ptr<prometheus::Collectable>> collectables)
+      : collectables_(std::move(collectables)) {}
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    std::vector<prometheus::MetricFamily> families;
+    for (const auto& weak : collectables_) {
+      const auto collectable = weak.lock();
+      if (!collectable) continue;
+      std::vector<prometheus::MetricFamily> more = collectable->Collect();
+      families.insert(families.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+    }
+    Answer(connection, 200, "OK", "text/plain; version=0.0.4; charset=utf-8",
+           prometheus::TextSerializer().Serialize(families));
+    return true;
+  }
+
+ private:
+  const std::vector<std::weak_ptr<prometheus::Collectable>> collectables_;
+};
+
+class StatusHandler final : public CivetHandler {
+ public:
+  explicit StatusHandler(std::function<absl::Status()> status) : status_(std::move(status)) {}
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    const absl::Status status = status_ ? status_() : absl::OkStatus();
+    if (status.ok()) {
+      Answer(connection, 200, "OK", kPlain, "ok\n");
+    } else {
+      Answer(connection, 503, "Service Unavailable", kPlain, Message(status) + "\n");
+    }
+    return true;
+  }
+
+ private:
+  const std::function<absl::Status()> status_;
+};
+
+}  // namespace
+
+HttpServer::HttpServer() = default;
+HttpServer::~HttpServer() = default;
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options) {
+  auto self = std::unique_ptr<HttpServer>(new HttpServer);
+  try {
+    self->server_ = std::make_unique<CivetServer>(std::vector<std::string>{
+        "listening_ports", options.listen, "num_threads", "2", "request_timeout_ms", "5000", "keep_alive_timeout_ms", "1"});
+  } catch (const CivetException& error) {
+    return absl::UnavailableError(fmt::format("metrics: cannot listen on {}: {}", options.listen, error.what()));
+  }
+  const std::vector<int> ports = self->server_->getListeningPorts();
+  self->port_ = ports.empty() ? 0 : ports.front();
+  auto add = [&](const char* path, std::unique_ptr<CivetHandler> handler) {
+    self->server_->addHandler(path, *handler);
+    self->handlers_.push_back(std::move(handler));
+  };
+  add("/metrics", std::make_unique<MetricsHandler>(std::move(options.collectables)));
+  add("/healthz", std::make_unique<StatusHandler>(nullptr));
+  add("/readyz", std::make_unique<StatusHandler>(std::move(options.ready)));
+  return self;
+}
+
+}  // namespace heterok8s::metrics

@@ -1,0 +1,16 @@
+// This process's own figures: open descriptors and resident memory, for metrics and for Admin.Status.
+//
+// Threading: any. Errors: zeros when /proc cannot be read; a figure is no reason to fail.
+#pragma once
+
+#include <cstdint>
+
+namespace heterok8s::metrics {
+
+struct ProcessFigures {
+  uint64_t open_files = 0;
+  uint64_t resident_bytes = 0;
+};
+ProcessFigures ReadProcessFigures();
+
+}  // namespace heterok8s::metrics
