@@ -1,7 +1,9 @@
 #include "common/netfilter/libnftables_nft.h"
 
 #include <fmt/format.h>
+#include <linux/netlink.h>
 #include <nftables/libnftables.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,7 +12,9 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "common/netfilter/reaper.h"
 #include "common/sys/chandle.h"
+#include "common/sys/unique_fd.h"
 
 namespace heterok8s::netfilter {
 namespace {
@@ -18,8 +22,8 @@ namespace {
 using Json = nlohmann::json;
 using Context = sys::CHandle<nft_ctx, nft_ctx_free>;
 
-// libnftables keeps its symbol tables and the scanner's list of include paths in globals that it fills and frees with
-// contexts, without a lock.
+// libnftables keeps its input descriptor and its cache of interface names in globals. That cache is also the reason
+// why scripts name interfaces by iifname and oifname: `iif eth0` may get the index of another namespace's eth0.
 std::mutex& LibraryLock() {
   static std::mutex lock;
   return lock;
@@ -67,10 +71,15 @@ NftElement ElementOf(const Json& json) {
 
 class LibnftablesNft : public Nft {
  public:
-  explicit LibnftablesNft(Context context) : context_(std::move(context)) {}
+  LibnftablesNft(Context context, sys::UniqueFd canary) : context_(std::move(context)), canary_(std::move(canary)) {}
   ~LibnftablesNft() override {
-    std::lock_guard lock(LibraryLock());
-    context_.reset();
+    // The canary dies first and takes the wait described in reaper.h, so the context ends at once under the lock.
+    auto context = std::make_shared<Context>(std::move(context_));
+    CloseLater([context, canary = std::make_shared<sys::UniqueFd>(std::move(canary_))] {
+      canary->reset();
+      std::lock_guard lock(LibraryLock());
+      context->reset();
+    });
   }
 
   absl::Status Run(const std::string& script) override { return Command(script, 0).status(); }
@@ -130,11 +139,23 @@ class LibnftablesNft : public Nft {
   }
 
   Context context_;
+  sys::UniqueFd canary_;  // a netfilter socket of the same namespace
 };
+
+absl::StatusOr<sys::UniqueFd> OpenCanary() {
+  sys::UniqueFd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
+  sockaddr_nl any{.nl_family = AF_NETLINK};
+  if (!fd.valid() || bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) != 0) {
+    return ErrnoToStatus(errno, "nft: open a netfilter netlink socket");
+  }
+  return fd;
+}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Nft>> OpenNft() {
+  // libnftables ends the process when it cannot open its socket; if there is a reason, it shows here first.
+  HK_ASSIGN_OR_RETURN(sys::UniqueFd canary, OpenCanary());
   std::unique_lock lock(LibraryLock());
   Context context(nft_ctx_new(NFT_CTX_DEFAULT));
   if (!context) return absl::ResourceExhaustedError("nft: no memory for a libnftables context");
@@ -143,7 +164,7 @@ absl::StatusOr<std::unique_ptr<Nft>> OpenNft() {
     return absl::ResourceExhaustedError("nft: no memory for libnftables' output");
   }
   lock.unlock();
-  return std::unique_ptr<Nft>(std::make_unique<LibnftablesNft>(std::move(context)));
+  return std::unique_ptr<Nft>(std::make_unique<LibnftablesNft>(std::move(context), std::move(canary)));
 }
 
 }  // namespace heterok8s::netfilter

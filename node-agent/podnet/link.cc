@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "common/netfilter/libnftables_nft.h"
+#include "common/netfilter/port_set.h"
 #include "common/netfilter/probe.h"
 #include "common/netlink/libnl_netlink.h"
 #include "common/sys/file.h"
@@ -121,12 +122,18 @@ absl::Status RemoveLink(const LinkSpec& spec) {
 
 absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));
-  absl::Status set = sys::InNetns(ns, [&]() -> absl::Status {
-    HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
-    return nft->Run(SetPortScript(protocol, port, present));
-  });
+  absl::Status set = netfilter::SetPortElement(ns, {kPodTableName, kPortSet}, protocol, port, present);
   return Annotate(set, fmt::format("{} port {} {} of {}", present ? "steer" : "release", Name(protocol), port,
                                    spec.owner.pod_key));
+}
+
+absl::Status ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports) {
+  HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));
+  absl::Status set = sys::InNetns(ns, [&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
+    return nft->Run(ReplacePortsScript(ports));
+  });
+  return Annotate(set, fmt::format("steer {} ports of {}", ports.size(), spec.owner.pod_key));
 }
 
 absl::StatusOr<std::map<std::string, netfilter::NftCounter>> ReadLinkCounters(const std::string& netns_path) {

@@ -33,8 +33,9 @@ absl::Status EnsureLink(const LinkSpec& spec);
 absl::Status CheckLink(const LinkSpec& spec);
 absl::Status RemoveLink(const LinkSpec& spec);
 
-// kNotFound when there is no table (EnsureLink has not run).
+// Both: kNotFound when there is no table (EnsureLink has not run).
 absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present);
+absl::Status ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports);
 
 // What the Pod's table refused, by the names in link_table.h.
 absl::StatusOr<std::map<std::string, netfilter::NftCounter>> ReadLinkCounters(const std::string& netns_path);

@@ -33,9 +33,11 @@ class Planner {
   Planner(const LinkSpec& spec, int link) : spec_(spec), link_(link) {}
 
   LinkPlan Plan() {
-    // Programs that ask for "the" address of the interface, and nft's redirect, take the first.
-    if (spec_.side == pu::Side::kHost) PodAddresses();
+    // Programs that ask for "the" address of the interface, and nft's redirect, take the first in the kernel's list:
+    // the oldest of IPv4, the youngest of IPv6.
+    PodAddresses(Family::kV4);
     for (Family family : kFamilies) LinkPair(family);
+    PodAddresses(Family::kV6);
     spec_.side == pu::Side::kHost ? DefaultRoutes() : OtherSidesPod();
     for (Family family : kFamilies) Rules(family);
     Sysctls();
@@ -43,16 +45,20 @@ class Planner {
   }
 
  private:
-  void AddAddress(const IpAddress& address, Scope scope) {
-    // No duplicate address detection: the same address on both PUs is the point.
-    plan_.addresses.push_back({.link = link_, .prefix = IpPrefix::Host(address), .scope = scope, .no_dad = true});
+  void AddAddress(const IpAddress& address) {
+    // Scope global also for link addresses: the kernel lists IPv4 addresses of narrower scope first. No duplicate
+    // address detection: the same address on both PUs is the point.
+    plan_.addresses.push_back({.link = link_, .prefix = IpPrefix::Host(address), .no_dad = true});
   }
   void AddNeighbor(const IpAddress& address) {
     plan_.neighbors.push_back({.link = link_, .address = address, .mac = spec_.peer_mac});
   }
 
-  void PodAddresses() {
-    for (const IpAddress& address : spec_.addresses) AddAddress(address, Scope::kGlobal);
+  void PodAddresses(Family family) {
+    if (spec_.side == pu::Side::kDpu) return;  // there they are on the uplink
+    for (const IpAddress& address : spec_.addresses) {
+      if (address.family == family) AddAddress(address);
+    }
   }
 
   void LinkPair(Family family) {
@@ -64,7 +70,7 @@ class Planner {
     };
     for (const auto& [own_v4, peer_v4] : pairs) {
       IpAddress own = OfFamily(family, own_v4), peer = OfFamily(family, peer_v4);
-      AddAddress(own, Scope::kLink);  // never chosen as the source of a packet to elsewhere
+      AddAddress(own);
       AddNeighbor(peer);
       plan_.routes.push_back({.destination = IpPrefix::Host(peer),
                               .link = link_,

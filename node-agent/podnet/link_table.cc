@@ -12,8 +12,6 @@ struct View {
   std::string pod;        // "{ 10.88.0.5 }"; empty when the Pod has no address of this family
   std::string own, peer;  // link addresses of this side and of the other
   std::string both;       // all four
-  const char* loopback;   // "127.0.0.0/8"
-  const char* icmp;       // "icmp"
   const char* echo;       // "icmp type echo-request"
   const char* errors;     // ICMP types that report on a packet sent earlier
   const char* port_unreachable;
@@ -41,8 +39,6 @@ View ViewOf(const LinkSpec& spec, Family family) {
   view.own = Set(on_host ? host : dpu);
   view.peer = Set(on_host ? dpu : host);
   view.both = Set({host[0], host[1], dpu[0], dpu[1]});
-  view.loopback = v4 ? "127.0.0.0/8" : "::1";
-  view.icmp = v4 ? "icmp" : "icmpv6";
   view.echo = v4 ? "icmp type echo-request" : "icmpv6 type echo-request";
   view.errors = v4 ? "icmp type { destination-unreachable, time-exceeded, parameter-problem }"
                    : "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
@@ -95,10 +91,9 @@ void GuardRules(Script& script, const LinkSpec& spec, const View& v4, const View
     script.Rule("guard", "iifname {0} {1} saddr {2} {1} daddr {3} notrack accept", spec.ifname, v.ip, v.peer, v.own);
     script.Rule("output_raw", "oifname {0} {1} saddr {2} {1} daddr {3} notrack", spec.ifname, v.ip, v.own, v.peer);
   }
-  for (const View& v : {v4, v6}) {
-    script.Rule("guard", "{} saddr {} {}", v.ip, v.loopback, Drop(kCountMartian));
-    script.Rule("guard", "{} daddr {} {}", v.ip, v.loopback, Drop(kCountMartian));
-  }
+  // The kernel itself drops ::1 from a real device, before netfilter.
+  script.Rule("guard", "ip saddr 127.0.0.0/8 {}", Drop(kCountMartian));
+  script.Rule("guard", "ip daddr 127.0.0.0/8 {}", Drop(kCountMartian));
   script.Rule("guard", "iifname {} goto from_link", spec.ifname);
   for (const View& v : {v4, v6}) {
     script.Rule("guard", "{} saddr {} {}", v.ip, v.both, Drop(kCountLinkAddress));
@@ -236,9 +231,14 @@ std::string LinkTableScript(const LinkSpec& spec, bool has_socket_match) {
 // `add` first, so that deleting succeeds when there is none.
 std::string RemoveLinkTableScript() { return fmt::format("add table {0}\ndelete table {0}\n", kPodTable); }
 
-std::string SetPortScript(Protocol protocol, uint16_t port, bool present) {
-  std::string element = fmt::format("element {} {} {{ {} . {} }}\n", kPodTable, kPortSet, Name(protocol), port);
-  return present ? "add " + element : "add " + element + "delete " + element;
+std::string ReplacePortsScript(const std::vector<std::pair<Protocol, uint16_t>>& ports) {
+  std::string script = fmt::format("flush set {} {}\n", kPodTable, kPortSet);
+  if (ports.empty()) return script;
+  script += fmt::format("add element {} {} {{ ", kPodTable, kPortSet);
+  for (size_t i = 0; i < ports.size(); ++i) {
+    script += fmt::format("{}{} . {}", i == 0 ? "" : ", ", Name(ports[i].first), ports[i].second);
+  }
+  return script + " }\n";
 }
 
 }  // namespace heterok8s::podnet

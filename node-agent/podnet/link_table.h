@@ -11,19 +11,22 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "node-agent/podnet/podnet.h"
 
 namespace heterok8s::podnet {
 
 inline constexpr char kPodTable[] = "inet heterok8s";
+inline constexpr char kPodTableName[] = "heterok8s";
 inline constexpr char kPortSet[] = "dpu_ports";
 // fwmark and connmark of what belongs to the other side of the link; the rule at preference 10 routes it there.
 inline constexpr uint32_t kOtherSideMark = 0x10;
 inline constexpr uint32_t kOtherSideTable = 100;
 
 // Named counters of the table, both sides (a side that never counts one shows zero).
-inline constexpr char kCountMartian[] = "martian";            // 127.0.0.0/8 or ::1 from a real device
+inline constexpr char kCountMartian[] = "martian";            // 127.0.0.0/8 from a real device
 inline constexpr char kCountSpoofed[] = "spoofed";            // a source that this device cannot have
 inline constexpr char kCountLinkAddress[] = "link_address";   // a link address on any other device
 inline constexpr char kCountForeignPort[] = "foreign_port";   // for a port of the other side; dropped, no RST
@@ -31,6 +34,6 @@ inline constexpr char kCountForeignReset[] = "foreign_reset"; // an RST or port 
 
 std::string LinkTableScript(const LinkSpec& spec, bool has_socket_match);
 std::string RemoveLinkTableScript();
-std::string SetPortScript(Protocol protocol, uint16_t port, bool present);
+std::string ReplacePortsScript(const std::vector<std::pair<Protocol, uint16_t>>& ports);
 
 }  // namespace heterok8s::podnet

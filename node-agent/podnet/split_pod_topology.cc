@@ -40,7 +40,7 @@ std::string SplitPodTopology::Ip(const sys::NetnsRef& ns, const std::string& arg
 SplitPodTopology::SplitPodTopology()
     : far_(Make("far")), net_(Make("net")), pod_d_(Make("pd")), pod_h_(Make("ph")) {
   Sh(far_, fmt::format(R"(set -e
-    ip link add up0 mtu 1300 type veth peer name far mtu 1300 netns {net}
+    ip link add up0 type veth peer name far mtu 1300 netns {net}
     ip link set up0 up
     ip addr add 10.99.0.2/24 dev up0; ip addr add fd00:99::2/64 dev up0 nodad
     nsenter --net={net} ip link set far up

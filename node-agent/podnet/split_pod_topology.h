@@ -2,10 +2,11 @@
 // the thing under test.
 //
 //   far                 net                      pod-d                         pod-h
-//   10.99.0.2 ─1300───  10.99.0.1  10.88.0.1 ─── eth0  xpu0 ─────── link ───── eth0
+//   10.99.0.2 ───1300─  10.99.0.1  10.88.0.1 ─── eth0  xpu0 ─────── link ───── eth0
 //   fd00:99::2          fd00:99::1 fd00:88::1    P                             P
 //
-// P is 10.88.0.5 and fd00:88::5. `net` forwards, so it can say "fragmentation needed". Threading: one test thread.
+// P is 10.88.0.5 and fd00:88::5. `net` forwards; towards `far` its MTU is 1300, which
+// neither end can know, so it says "fragmentation needed". Threading: one test thread.
 // Everything is removed by the destructor; names hold the process id, so tests can run at the same time.
 #pragma once
 

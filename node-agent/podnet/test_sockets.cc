@@ -7,6 +7,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <catch2/catch.hpp>
@@ -121,6 +122,13 @@ int Connect(const sys::NetnsRef& ns, const Endpoint& to, sys::UniqueFd* out, std
   return error;
 }
 
+sys::UniqueFd ConnectUdp(const sys::NetnsRef& ns, const Endpoint& to) {
+  sys::UniqueFd fd = Open(ns, FamilyOf(to), SOCK_DGRAM);
+  Raw raw = ToRaw(to);
+  REQUIRE(connect(fd.get(), raw.get(), raw.size) == 0);
+  return fd;
+}
+
 sys::UniqueFd Accept(const sys::UniqueFd& listener) {
   if (!Wait(listener.get(), POLLIN, kPatience)) return {};
   return sys::UniqueFd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -128,6 +136,29 @@ sys::UniqueFd Accept(const sys::UniqueFd& listener) {
 
 bool Send(const sys::UniqueFd& socket, const std::string& text) {
   return send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size());
+}
+
+bool SendAll(const sys::UniqueFd& socket, const std::string& text) {
+  int buffer = static_cast<int>(2 * text.size());
+  setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
+  size_t sent = 0;
+  while (sent < text.size()) {
+    if (!Wait(socket.get(), POLLOUT, kPatience)) return false;
+    ssize_t n = send(socket.get(), text.data() + sent, text.size() - sent, MSG_NOSIGNAL);
+    if (n < 0) return false;
+    sent += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+std::string ReceiveAll(const sys::UniqueFd& socket, size_t bytes) {
+  std::string text;
+  while (text.size() < bytes) {
+    std::string part = Receive(socket);
+    if (part.empty() || part == "nothing") break;
+    text += part;
+  }
+  return text;
 }
 
 bool SendTo(const sys::UniqueFd& socket, const Endpoint& to, const std::string& text) {
@@ -143,6 +174,45 @@ std::string Receive(const sys::UniqueFd& socket, Endpoint* from) {
   if (n < 0) return fmt::format("error {}", errno);
   if (from != nullptr) *from = FromRaw(raw);
   return std::string(buffer, static_cast<size_t>(n));
+}
+
+std::string MacOf(const sys::NetnsRef& ns, const std::string& ifname) {
+  ifreq request{};
+  std::strncpy(request.ifr_name, ifname.c_str(), sizeof request.ifr_name - 1);
+  sys::UniqueFd fd = Open(ns, AF_INET, SOCK_DGRAM);
+  REQUIRE(ioctl(fd.get(), SIOCGIFHWADDR, &request) == 0);
+  return std::string(request.ifr_hwaddr.sa_data, 6);
+}
+
+void SendForged(const sys::NetnsRef& ns, const std::string& ifname, const std::string& to_mac, const IpAddress& source,
+                const IpAddress& destination) {
+  bool v4 = source.family == Family::kV4;
+  auto bytes = [](const IpAddress& a) { return std::string(reinterpret_cast<const char*>(a.bytes.data()), a.size()); };
+  auto checksum = [](const std::string& data) {
+    uint32_t sum = 0;
+    for (size_t i = 0; i < data.size(); i += 2) sum += static_cast<uint8_t>(data[i]) << 8 | static_cast<uint8_t>(data[i + 1]);
+    while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+    return std::string{static_cast<char>(~sum >> 8), static_cast<char>(~sum)};
+  };
+  std::string udp("\x03\xe8\x07\xd0\0\x0c\0\0fake", 12);
+  std::string pseudo = bytes(source) + bytes(destination) + (v4 ? std::string("\0\x11\0\x0c", 4) : std::string("\0\0\0\x0c\0\0\0\x11", 8));
+  udp.replace(6, 2, checksum(pseudo + udp));
+  std::string header;
+  if (v4) {
+    header = std::string("\x45\0\0\x20\0\x01\0\0\x40\x11\0\0", 12) + bytes(source) + bytes(destination);
+    header.replace(10, 2, checksum(header));
+  } else {
+    header = std::string("\x60\0\0\0\0\x0c\x11\x40", 8) + bytes(source) + bytes(destination);
+  }
+  std::string frame = to_mac + std::string("\2\0\0\0\0\1", 6) + (v4 ? std::string("\x08\0", 2) : "\x86\xdd") + header + udp;
+  REQUIRE_OK(sys::InNetns(ns, [&]() -> absl::Status {
+    sys::UniqueFd fd(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
+    sockaddr_ll address{};
+    address.sll_family = AF_PACKET;
+    address.sll_ifindex = static_cast<int>(if_nametoindex(ifname.c_str()));
+    ssize_t n = sendto(fd.get(), frame.data(), frame.size(), 0, reinterpret_cast<sockaddr*>(&address), sizeof address);
+    return n == static_cast<ssize_t>(frame.size()) ? absl::OkStatus() : ErrnoToStatus(errno, "send on " + ifname);
+  }));
 }
 
 Ear::Ear(const sys::NetnsRef& ns, const std::string& ifname) {

@@ -34,13 +34,23 @@ Endpoint PeerOf(const sys::UniqueFd& socket);
 // errno of the connection attempt, 0 when it worked (`out` is the connection then); ETIMEDOUT after `patience`.
 int Connect(const sys::NetnsRef& ns, const Endpoint& to, sys::UniqueFd* out,
             std::chrono::milliseconds patience = kPatience, const std::optional<Endpoint>& from = {});
+// A UDP socket with a fixed peer: it also receives that peer's ICMP errors.
+sys::UniqueFd ConnectUdp(const sys::NetnsRef& ns, const Endpoint& to);
 // The accepted connection; invalid when none came.
 sys::UniqueFd Accept(const sys::UniqueFd& listener);
 
 bool Send(const sys::UniqueFd& socket, const std::string& text);
 bool SendTo(const sys::UniqueFd& socket, const Endpoint& to, const std::string& text);
+// TCP, all of it. SendAll leaves what the buffers do not take to the kernel: they are made large enough first.
+bool SendAll(const sys::UniqueFd& socket, const std::string& text);
+std::string ReceiveAll(const sys::UniqueFd& socket, size_t bytes);
 // What arrived; "error <errno>" for a pending error, "nothing" when nothing came.
 std::string Receive(const sys::UniqueFd& socket, Endpoint* from = nullptr);
+
+std::string MacOf(const sys::NetnsRef& ns, const std::string& ifname);  // six bytes
+// A UDP packet with any source, put on the wire below the routing code's own checks.
+void SendForged(const sys::NetnsRef& ns, const std::string& ifname, const std::string& to_mac, const IpAddress& source,
+                const IpAddress& destination);
 
 // Hears all IP packets that pass the device. Count() reads what has been heard so far.
 class Ear {
