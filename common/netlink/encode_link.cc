@@ -88,18 +88,39 @@ absl::Status EncodeLink(const DeleteLink& change, std::vector<Request>& out) {
 }
 
 absl::Status EncodeLink(const SetLink& change, std::vector<Request>& out) {
+  bool has_conf = change.inet4 || change.no_link_local;
+  if (has_conf && change.netns_fd >= 0) {
+    return absl::InvalidArgumentError("a link that moves loses its per-family settings");
+  }
+  if (change.link == 0) {
+    if (change.name) return absl::InvalidArgumentError("a link that is found by name cannot be renamed");
+    HK_RETURN_IF_ERROR(CheckName(change.by_name));
+  }
+  auto select = [&](ifinfomsg header) {
+    header.ifi_index = change.link;
+    nl_msg* message = NewRequest(out, RTM_SETLINK, 0, header);
+    if (change.link == 0) nla_put_string(message, IFLA_IFNAME, change.by_name.c_str());
+    return message;
+  };
+  if (has_conf) {
+    // A request of its own: within one request the kernel sets a link up before it looks at these, and a link that is
+    // up has its link-local address already.
+    nl_msg* message = select({});
+    nlattr* families = nla_nest_start(message, IFLA_AF_SPEC);
+    if (change.inet4) PutInet4Conf(message, *change.inet4);
+    if (change.no_link_local) PutNoLinkLocal(message);
+    nla_nest_end(message, families);
+  }
+  if (!change.up && !change.name && !change.mac && !change.mtu && !change.alias && change.netns_fd < 0) {
+    return absl::OkStatus();
+  }
+
   ifinfomsg header{};
-  header.ifi_index = change.link;
   if (change.up) {
     header.ifi_change = IFF_UP;
     header.ifi_flags = *change.up ? IFF_UP : 0;
   }
-  nl_msg* message = NewRequest(out, RTM_SETLINK, 0, header);
-  if (change.link == 0) {
-    if (change.name) return absl::InvalidArgumentError("a link that is found by name cannot be renamed");
-    HK_RETURN_IF_ERROR(CheckName(change.by_name));
-    nla_put_string(message, IFLA_IFNAME, change.by_name.c_str());
-  }
+  nl_msg* message = select(header);
   if (change.netns_fd >= 0) nla_put_u32(message, IFLA_NET_NS_FD, change.netns_fd);
   if (change.name) {
     HK_RETURN_IF_ERROR(CheckName(*change.name));
@@ -109,12 +130,6 @@ absl::Status EncodeLink(const SetLink& change, std::vector<Request>& out) {
   if (change.mtu) nla_put_u32(message, IFLA_MTU, *change.mtu);
   // Without the terminating zero, as iproute2 does: the kernel counts it into the length.
   if (change.alias) nla_put(message, IFLA_IFALIAS, static_cast<int>(change.alias->size()), change.alias->data());
-  if (change.inet4 || change.no_link_local) {
-    nlattr* families = nla_nest_start(message, IFLA_AF_SPEC);
-    if (change.inet4) PutInet4Conf(message, *change.inet4);
-    if (change.no_link_local) PutNoLinkLocal(message);
-    nla_nest_end(message, families);
-  }
   return absl::OkStatus();
 }
 

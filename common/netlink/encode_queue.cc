@@ -87,7 +87,8 @@ absl::Status EncodeQueue(const AddRedirect& change, std::vector<Request>& out) {
 }
 
 absl::Status EncodeQueue(const DeleteRedirect& change, std::vector<Request>& out) {
-  NewRequest(out, RTM_DELQDISC, 0, Header(change.link, TC_H_INGRESS, kIngressHandle));
+  // Without a handle: with one, a link that has no ingress queue any more is EINVAL instead of ENOENT.
+  NewRequest(out, RTM_DELQDISC, 0, Header(change.link, TC_H_INGRESS, 0));
   return absl::OkStatus();
 }
 

@@ -81,7 +81,8 @@ class LibnlNetlink : public Netlink {
   // end of a dump said so.
   absl::StatusOr<bool> Receive(const std::string& what, const OnMessage& on_message, const OnError& on_error);
   // One request whose answer ends with an acknowledgement, a failure or the end of a dump.
-  absl::Status Query(Request request, const std::string& what, const OnMessage& on_message);
+  // With `error_number` a failure's errno is stored there, for whom the code is not exact enough.
+  absl::Status Query(Request request, const std::string& what, const OnMessage& on_message, int* error_number = nullptr);
   absl::Status Dump(const std::function<Request()>& make, const std::string& what, const std::function<void()>& restart,
                     const OnMessage& on_message);
   template <typename T, typename Decode, typename Keep>
@@ -148,7 +149,8 @@ absl::StatusOr<bool> LibnlNetlink::Receive(const std::string& what, const OnMess
   return last;
 }
 
-absl::Status LibnlNetlink::Query(Request request, const std::string& what, const OnMessage& on_message) {
+absl::Status LibnlNetlink::Query(Request request, const std::string& what, const OnMessage& on_message,
+                                 int* error_number) {
   std::vector<Pending> one;
   one.push_back({std::move(request), nullptr});
   HK_RETURN_IF_ERROR(Annotate(Send(one, 0, 1), what));
@@ -156,6 +158,7 @@ absl::Status LibnlNetlink::Query(Request request, const std::string& what, const
   for (bool last = false; !last;) {
     HK_ASSIGN_OR_RETURN(last, Receive(what, on_message, [&](uint32_t, int error, const std::string& says) {
                           if (error != 0) result = StatusOfErrno(error, what, says);
+                          if (error_number != nullptr) *error_number = error;
                           return true;
                         }));
   }
@@ -266,11 +269,13 @@ absl::StatusOr<Shaping> LibnlNetlink::ShapingOf(int link) {
   tcmsg root{};
   root.tcm_ifindex = link;
   root.tcm_parent = TC_H_ROOT;
+  int error = 0;
   // Without NLM_F_ECHO the kernel answers this question to listeners only.
-  absl::Status status = Query(MakeRequest(RTM_GETQDISC, NLM_F_ECHO, root), fmt::format("read the queue of link {}", link),
-                              [&](nlmsghdr* message) { shaping.root = DecodeTbf(message); });
-  // A link without a queue of its own answers ENOENT, a missing link ENODEV; only the next question tells them apart.
-  if (!status.ok() && !absl::IsNotFound(status)) return status;
+  absl::Status status =
+      Query(MakeRequest(RTM_GETQDISC, NLM_F_ECHO, root), fmt::format("read the queue of link {}", link),
+            [&](nlmsghdr* message) { shaping.root = DecodeTbf(message); }, &error);
+  // ENOENT is a link without a queue of its own, ENODEV no link.
+  if (!status.ok() && error != ENOENT) return status;
   auto make = [&] {
     tcmsg header{};
     header.tcm_ifindex = link;

@@ -37,8 +37,9 @@ struct AddIfb {  // the device that gives arriving packets a queue
 struct DeleteLink {  // of a veth: both ends
   int link = 0;
 };
-// Every member that is set is changed in one request. With `netns_fd` the link moves there first (which takes it down
-// and drops its addresses and routes), then `name` and `up` are applied to it in its new home.
+// Every member that is set is changed in one request, `inet4` and `no_link_local` in one before it. With `netns_fd` the
+// link moves there first (which takes it down and drops its addresses and routes), then `name` and `up` are applied to it
+// in its new home; `inet4` and `no_link_local` are refused then, because a link loses them when it moves.
 struct SetLink {
   int link = 0;
   std::string by_name;  // instead of `link`, for one whose index is not known yet; excludes `name`
