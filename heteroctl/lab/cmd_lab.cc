@@ -186,12 +186,16 @@ void RegisterControl(CLI::App& parent, Context& context, const std::string& act,
   struct Flags {
     std::string name, daemon, pu = "host", signal;
     bool nine = false, hold = false;
+    std::vector<std::string> env;
   };
   auto flags = std::make_shared<Flags>();
   CLI::App* sub = parent.add_subcommand(act, help);
   sub->add_option("daemon", flags->daemon, "containerd, heterod or heterocri")->required();
   sub->add_option("--name", flags->name, "Name of the lab (demo)");
   sub->add_option("--pu", flags->pu, "host or dpu (host)")->check(CLI::IsMember({"host", "dpu"}));
+  if (act == "start") {
+    sub->add_option("--env", flags->env, "KEY=value for this one start (repeatable)")->allow_extra_args(false);
+  }
   if (act == "kill") {
     sub->add_flag("-9", flags->nine, "SIGKILL instead of SIGTERM");
     sub->add_option("-s,--signal", flags->signal, "Another signal, by number");
@@ -201,7 +205,7 @@ void RegisterControl(CLI::App& parent, Context& context, const std::string& act,
     context.action = [=, &context]() -> absl::StatusOr<int> {
       HK_ASSIGN_OR_RETURN(Place pu, lab::ParsePlace(flags->pu));
       lab::ControlRequest request{.act = act, .daemon = flags->daemon, .signal = flags->nine ? SIGKILL : SIGTERM,
-                                  .hold = flags->hold};
+                                  .hold = flags->hold, .env = flags->env};
       if (!flags->signal.empty()) request.signal = std::atoi(flags->signal.c_str());
       HK_ASSIGN_OR_RETURN(auto states, lab::Ask(Named(context, flags->name).Control(pu), request, std::chrono::seconds(15)));
       for (const lab::DaemonState& state : states) {

@@ -12,7 +12,7 @@
 
 namespace heterok8s::lab {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ControlRequest, act, daemon, signal, hold)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ControlRequest, act, daemon, signal, hold, env)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonState, name, pid, held, starts, last_end)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ControlReply, error, daemons)
 

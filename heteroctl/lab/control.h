@@ -1,7 +1,7 @@
 // Talking to a PU's init: one request and one reply, each one packet of JSON over a Unix SOCK_SEQPACKET.
 //
 //   {"act":"status"}                                         -> {"daemons":[…]}
-//   {"act":"start","daemon":"heterod"}                       -> when it has been started
+//   {"act":"start","daemon":"heterod","env":["A=b"]}          -> when it has been started; env for this one start only
 //   {"act":"stop","daemon":"heterod"}                        -> when it has ended; it stays ended until "start"
 //   {"act":"kill","daemon":"heterod","signal":9,"hold":true} -> for signals that end a program when it has ended, else
 //                                                               at once; without "hold" it is started again after 200 ms
@@ -26,6 +26,7 @@ struct ControlRequest {
   std::string daemon;
   int signal = 0;
   bool hold = false;  // do not start it again
+  std::vector<std::string> env;  // "KEY=value", on top of the daemon's own, until it ends
 };
 
 struct DaemonState {

@@ -98,7 +98,7 @@ Supervisor::Daemon* Supervisor::Find(const std::string& name) {
   return nullptr;
 }
 
-void Supervisor::Start(Daemon& daemon) {
+void Supervisor::Start(Daemon& daemon, const std::vector<std::string>& extra_env) {
   daemon.start_at.reset();
   daemon.state.held = false;
   if (daemon.state.pid > 0) return;
@@ -117,7 +117,9 @@ void Supervisor::Start(Daemon& daemon) {
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
 
-  const std::vector<std::string> env = WithEnvironment(daemon.spec.env);
+  std::vector<std::string> added = daemon.spec.env;
+  added.insert(added.end(), extra_env.begin(), extra_env.end());
+  const std::vector<std::string> env = WithEnvironment(added);
   pid_t pid = -1;
   const int error = posix_spawnp(&pid, daemon.spec.argv[0].c_str(), &actions, &attributes,
                                  Pointers(daemon.spec.argv).data(), Pointers(env).data());
@@ -173,7 +175,7 @@ void Supervisor::Handle(const ControlRequest& request, sys::UniqueFd connection)
     return SendReply(connection.get(), {.error = fmt::format("no daemon '{}' here; there are:{}", request.daemon, names)});
   }
   if (request.act == "start") {
-    Start(*daemon);
+    Start(*daemon, request.env);
     return SendReply(connection.get(), States());
   }
   if (request.act != "stop" && request.act != "kill") {

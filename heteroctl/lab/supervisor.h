@@ -42,7 +42,7 @@ class Supervisor {
   };
 
   Daemon* Find(const std::string& name);
-  void Start(Daemon& daemon);
+  void Start(Daemon& daemon, const std::vector<std::string>& extra_env = {});
   void Reap();
   void Ended(Daemon& daemon, int wait_status);
   void Serve(int control);

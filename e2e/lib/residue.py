@@ -1,0 +1,28 @@
+"""What an installation leaves in the kernel and in its ledgers, counted per PU: for tests that must end where they began."""
+COUNTERS = {
+    "interfaces": "ip -o link | wc -l",
+    "routes": "{ ip -o route; ip -o -6 route; } | wc -l",
+    "neighbours": "{ ip -o neigh; ip -o -6 neigh; } | grep -c PERMANENT || true",
+    "nft lines": "nft list ruleset | grep -v counter | wc -l",
+    "BPF pins": "find /run/heterok8s/bpf -type f 2>/dev/null | wc -l",
+    "namespaces": "find /run/netns /run/heterok8s/netns -type f 2>/dev/null | wc -l",
+    "conntrack": "cat /proc/sys/net/netfilter/nf_conntrack_count",
+}
+# conntrack entries of closed connections age; an agent may hold a descriptor for a call that just ended.
+SLACK = {"conntrack": 2, "open files": 2, "resident bytes": 24 << 20}
+
+
+def count(lab, pu):
+    script = "; ".join(f"echo $({command})" for command in COUNTERS.values())
+    values = lab.place(pu, "sh", "-c", script).stdout.split("\n")
+    figures = {name: int(value or 0) for name, value in zip(COUNTERS, values)}
+    status = lab.ctl_json("status")[pu]
+    figures.update({"attachments": status["attachments"], "addresses": status["addresses_used"],
+                    "tombstones": status["tombstones"], "open files": status["open_files"],
+                    "resident bytes": status["resident_bytes"]})
+    return figures
+
+
+def grown(before, now):
+    """name -> (before, now) of everything that is more than it was."""
+    return {name: (value, now[name]) for name, value in before.items() if now[name] > value + SLACK.get(name, 0)}
