@@ -162,7 +162,7 @@ void ForwardBytes(grpc::GenericStub& stub, std::shared_ptr<Call> call, grpc::Byt
   });
 }
 
-std::string ToString(const grpc::ByteBuffer& buffer) {
+std::string BytesOf(const grpc::ByteBuffer& buffer) {
   std::vector<grpc::Slice> slices;
   std::string bytes;
   if (!buffer.Valid() || !buffer.Dump(&slices).ok()) return bytes;

@@ -68,7 +68,7 @@ void Forward(grpc::GenericStub& stub, std::shared_ptr<Call> call, Transform tran
 // The same, of another request than the caller's.
 void ForwardBytes(grpc::GenericStub& stub, std::shared_ptr<Call> call, grpc::ByteBuffer request, Transform transform);
 
-std::string ToString(const grpc::ByteBuffer& buffer);
+std::string BytesOf(const grpc::ByteBuffer& buffer);
 grpc::ByteBuffer ToBuffer(std::string_view bytes);
 
 }  // namespace heterok8s::cri

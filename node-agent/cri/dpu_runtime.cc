@@ -1,5 +1,6 @@
 #include "node-agent/cri/dpu_runtime.h"
 
+#include "node-agent/cri/grpc_status.h"
 #include "node-agent/cri/log_tail.h"
 
 namespace heterok8s::cri {
@@ -9,16 +10,6 @@ namespace {
 constexpr std::chrono::milliseconds kLookForCaller{200};
 
 }  // namespace
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), Message(status));
-}
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
 
 absl::StatusOr<std::unique_ptr<DpuRuntimeService>> DpuRuntimeService::Open(DpuRuntimeOptions options) {
   HK_ASSIGN_OR_RETURN(ConfinedRoot logs, ConfinedRoot::Open(options.pod_log_root));

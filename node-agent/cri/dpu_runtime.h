@@ -54,8 +54,4 @@ class DpuRuntimeService final : public v1::DpuRuntime::Service {
   VolumeStore volumes_;
 };
 
-// The codes are the same by design of both.
-grpc::Status ToGrpc(const absl::Status& status);
-absl::Status FromGrpc(const grpc::Status& status);
-
 }  // namespace heterok8s::cri

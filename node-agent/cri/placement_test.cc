@@ -168,11 +168,11 @@ TEST_CASE("the twin is the same Pod with the DPU's paths, and keeps what we do n
   request.mutable_config()->set_log_path("a/0.log");
   *request.mutable_config()->add_mounts() = Mount("/x", "/y", true);
   rt::CreateContainerRequest dpu =
-      DpuContainer(request, {.pod_log_root = "/logs"},
-                   {.twin_id = "twin-id", .host_sandbox_id = "host-id", .image = "img", .epoch = 3, .mount_paths = {"/dpu/x"}});
+      ContainerOnDpu(request, {.pod_log_root = "/logs"},
+                   {.twin_id = "twin-id", .image = "img", .epoch = 3, .mount_paths = {"/dpu/x"}});
   CHECK(dpu.pod_sandbox_id() == "twin-id");
   CHECK(dpu.config().mounts(0).host_path() == "/dpu/x");
-  CHECK(dpu.config().annotations().at(kHostLog) == "/var/log/pods/x/a/0.log");
+  CHECK(HostLogPath(config.log_directory(), DpuLogPath(request)) == "/var/log/pods/x/a/0.log");
   CHECK(dpu.config().annotations().at(kEpoch) == "3");
   CHECK(dpu.sandbox_config().linux().cgroup_parent() == "/kubepods/pod1");
   CHECK(DpuLogPath(request) == std::string("shop_web_") + kUid + "/a/0.log");

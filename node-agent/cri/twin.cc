@@ -27,7 +27,7 @@ rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPat
   return twin;
 }
 
-rt::CreateContainerRequest DpuContainer(const rt::CreateContainerRequest& request, const DpuPaths& paths,
+rt::CreateContainerRequest ContainerOnDpu(const rt::CreateContainerRequest& request, const DpuPaths& paths,
                                         const DpuContainerOptions& options) {
   rt::CreateContainerRequest dpu = request;
   dpu.set_pod_sandbox_id(options.twin_id);
@@ -40,16 +40,15 @@ rt::CreateContainerRequest DpuContainer(const rt::CreateContainerRequest& reques
   annotations[kPu] = "dpu";
   annotations[kPlacementReason] = options.reason;
   annotations[kEpoch] = std::to_string(options.epoch);
-  annotations[kHostSandbox] = options.host_sandbox_id;
-  annotations[kHostLog] = HostLogPath(request);
   if (!options.dpu_volumes.empty()) annotations[kDpuVolumes] = fmt::format("{}", fmt::join(options.dpu_volumes, ","));
   if (!options.termination_log.empty()) annotations[kTerminationLog] = options.termination_log;
   return dpu;
 }
 
-std::string HostLogPath(const rt::CreateContainerRequest& request) {
-  if (request.sandbox_config().log_directory().empty() || request.config().log_path().empty()) return "";
-  return request.sandbox_config().log_directory() + "/" + request.config().log_path();
+std::string HostLogPath(const std::string& log_directory, const std::string& dpu_log) {
+  size_t slash = dpu_log.find('/');
+  if (log_directory.empty() || slash == std::string::npos) return "";
+  return log_directory + dpu_log.substr(slash);
 }
 
 std::string DpuLogPath(const rt::CreateContainerRequest& request) {

@@ -27,7 +27,6 @@ runtime::v1::PodSandboxConfig TwinConfig(const runtime::v1::PodSandboxConfig& co
 
 struct DpuContainerOptions {
   std::string twin_id;
-  std::string host_sandbox_id;
   std::string reason;
   std::string image;                      // as the DPU's runtime knows it
   uint64_t epoch = 0;
@@ -35,12 +34,12 @@ struct DpuContainerOptions {
   std::vector<std::string> dpu_volumes;
   std::string termination_log;            // see kTerminationLog; empty: none
 };
-runtime::v1::CreateContainerRequest DpuContainer(const runtime::v1::CreateContainerRequest& request,
+runtime::v1::CreateContainerRequest ContainerOnDpu(const runtime::v1::CreateContainerRequest& request,
                                                  const DpuPaths& paths, const DpuContainerOptions& options);
 
-// <log_directory>/<log_path> of a request; empty when it asks for no log.
-std::string HostLogPath(const runtime::v1::CreateContainerRequest& request);
-// Below the DPU's Pod log root.
+// Where the bytes of the DPU's log go: the same name below the Pod's log folder on the host; empty when there is none.
+std::string HostLogPath(const std::string& log_directory, const std::string& dpu_log);
+// Below the DPU's Pod log root: "NAMESPACE_NAME_UID/CONTAINER/0.log".
 std::string DpuLogPath(const runtime::v1::CreateContainerRequest& request);
 
 }  // namespace heterok8s::cri

@@ -1,0 +1,57 @@
+// Blocking CRI calls with a deadline, to either runtime.
+//
+// Threading: thread-safe; a call blocks its thread. Errors: the runtime's codes and texts as they came; UNAVAILABLE
+// when it is down, DEADLINE_EXCEEDED.
+//
+//   HK_ASSIGN_OR_RETURN(auto list, host.Call<rt::ListContainersResponse>(kListContainers, request, In(seconds(2))));
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "common/status/status.h"
+#include "node-agent/cri/byte_service.h"
+
+namespace heterok8s::cri {
+
+using Deadline = std::chrono::system_clock::time_point;
+inline Deadline In(std::chrono::milliseconds time) { return std::chrono::system_clock::now() + time; }
+
+class CriClient {
+ public:
+  explicit CriClient(std::shared_ptr<grpc::Channel> channel) : stub_(std::move(channel)) {}
+
+  absl::StatusOr<grpc::ByteBuffer> CallBytes(const std::string& method, const grpc::ByteBuffer& request, Deadline deadline);
+
+  template <typename Response, typename Request>
+  absl::StatusOr<Response> Call(const std::string& method, const Request& request, Deadline deadline) {
+    HK_ASSIGN_OR_RETURN(grpc::ByteBuffer bytes, CallBytes(method, ToBuffer(request.SerializeAsString()), deadline));
+    Response response;
+    if (!response.ParseFromString(BytesOf(bytes))) return absl::InternalError(method + ": the answer is no such message");
+    return response;
+  }
+
+  grpc::GenericStub& stub() { return stub_; }
+
+ private:
+  grpc::GenericStub stub_;
+};
+
+inline constexpr const char* kVersion = "/runtime.v1.RuntimeService/Version";
+inline constexpr const char* kRunPodSandbox = "/runtime.v1.RuntimeService/RunPodSandbox";
+inline constexpr const char* kStopPodSandbox = "/runtime.v1.RuntimeService/StopPodSandbox";
+inline constexpr const char* kRemovePodSandbox = "/runtime.v1.RuntimeService/RemovePodSandbox";
+inline constexpr const char* kListPodSandbox = "/runtime.v1.RuntimeService/ListPodSandbox";
+inline constexpr const char* kCreateContainer = "/runtime.v1.RuntimeService/CreateContainer";
+inline constexpr const char* kStartContainer = "/runtime.v1.RuntimeService/StartContainer";
+inline constexpr const char* kStopContainer = "/runtime.v1.RuntimeService/StopContainer";
+inline constexpr const char* kRemoveContainer = "/runtime.v1.RuntimeService/RemoveContainer";
+inline constexpr const char* kListContainers = "/runtime.v1.RuntimeService/ListContainers";
+inline constexpr const char* kContainerStatus = "/runtime.v1.RuntimeService/ContainerStatus";
+inline constexpr const char* kReopenContainerLog = "/runtime.v1.RuntimeService/ReopenContainerLog";
+inline constexpr const char* kStatus = "/runtime.v1.RuntimeService/Status";
+inline constexpr const char* kImageStatus = "/runtime.v1.ImageService/ImageStatus";
+inline constexpr const char* kPullImage = "/runtime.v1.ImageService/PullImage";
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,332 @@
+#include "node-agent/cri/dpu_link.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "node-agent/cri/annotations.h"
+#include "node-agent/cri/confined.h"
+#include "node-agent/cri/grpc_status.h"
+#include "node-agent/cri/termination.h"
+#include "node-agent/cri/twin.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kStopTime{10000};
+constexpr milliseconds kCleanTime{30000};
+// All containers that ended in one round together: their last lines come before the news of their end.
+constexpr milliseconds kDrainTime{1000};
+
+std::string Annotation(const google::protobuf::Map<std::string, std::string>& annotations, const char* key) {
+  auto found = annotations.find(key);
+  return found == annotations.end() ? "" : found->second;
+}
+
+uint64_t EpochOf(const rt::Container& container) {
+  return std::strtoull(Annotation(container.annotations(), kEpoch).c_str(), nullptr, 10);
+}
+
+}  // namespace
+
+DpuLink::DpuLink(DpuLinkOptions options, CriClient& dpu, v1::DpuRuntime::StubInterface& runtime, PodTable& table,
+                 LogMirror& mirror, Tasks& tasks)
+    : options_(std::move(options)), dpu_(dpu), runtime_(runtime), table_(table), mirror_(mirror), tasks_(tasks) {}
+
+DpuLink::~DpuLink() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+void DpuLink::Start() {
+  last_good_ = steady_clock::now();  // the first lease counts from here
+  thread_ = std::thread([this] { Loop(); });
+}
+
+void DpuLink::WaitUntilKnown() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return known_ || stop_; });
+}
+
+bool DpuLink::Valid() const {
+  std::lock_guard lock(mutex_);
+  return here_ && steady_clock::now() - last_good_ < options_.duration;
+}
+
+std::string DpuLink::LastError() const {
+  std::lock_guard lock(mutex_);
+  return last_error_;
+}
+
+milliseconds DpuLink::LeaseAge() const {
+  std::lock_guard lock(mutex_);
+  if (!ever_) return milliseconds(-1);
+  return std::chrono::duration_cast<milliseconds>(steady_clock::now() - last_good_);
+}
+
+void DpuLink::PollSoon() {
+  {
+    std::lock_guard lock(mutex_);
+    poll_soon_ = true;
+  }
+  changed_.notify_all();
+}
+
+void DpuLink::Loop() {
+  while (true) {
+    auto begun = steady_clock::now();
+    absl::Status round = Round();
+    std::unique_lock lock(mutex_);
+    if (round.ok()) {
+      if (!here_) spdlog::info("the DPU is here");
+      here_ = ever_ = known_ = true;
+      last_good_ = begun;  // what was true when we asked
+      last_error_.clear();
+      changed_.notify_all();
+    } else {
+      if (last_error_ != Message(round)) spdlog::warn("the DPU does not answer: {}", ToString(round));
+      last_error_ = Message(round);
+      if ((here_ || !known_) && steady_clock::now() - last_good_ >= options_.duration) {
+        lock.unlock();
+        Lose();
+        lock.lock();
+        here_ = false;
+        known_ = true;
+        changed_.notify_all();
+      }
+    }
+    changed_.wait_until(lock, begun + options_.interval, [this] { return stop_ || poll_soon_; });
+    poll_soon_ = false;
+    if (stop_) return;
+  }
+}
+
+absl::Status DpuLink::Round() {
+  HK_RETURN_IF_ERROR(Annotate(dpu_.Call<rt::VersionResponse>(kVersion, rt::VersionRequest(), In(options_.interval)).status(),
+                              "Version"));
+  bool here;
+  {
+    std::lock_guard lock(mutex_);
+    here = here_;
+  }
+  if (!here) HK_RETURN_IF_ERROR(Annotate(Fence(), "stop what is left of older epochs"));
+  return Poll();
+}
+
+absl::Status DpuLink::Fence() {
+  HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
+                                                                       In(options_.duration)));
+  uint64_t epoch = table_.epoch();
+  std::set<std::string> removed = table_.Removed();
+  std::set<std::string> gone = removed;
+  for (const rt::Container& container : list.containers()) {
+    std::string epoch_text = Annotation(container.annotations(), kEpoch);
+    if (epoch_text.empty()) continue;  // not of ours
+    // A lost state file must not make the newest containers look like survivors of a later epoch.
+    table_.RaiseEpoch(EpochOf(container));
+    bool old = EpochOf(container) < epoch || removed.contains(container.id());
+    if (old && container.state() != rt::CONTAINER_EXITED) {
+      spdlog::info("container '{}' ({}) is of epoch {}, it is now {}: stopped", container.metadata().name(), container.id(),
+                   epoch_text, epoch);
+      rt::StopContainerRequest stop;
+      stop.set_container_id(container.id());
+      HK_RETURN_IF_ERROR(dpu_.Call<rt::StopContainerResponse>(kStopContainer, stop, In(kStopTime)).status());
+    }
+    if (!removed.contains(container.id())) continue;
+    rt::RemoveContainerRequest remove;
+    remove.set_container_id(container.id());
+    HK_RETURN_IF_ERROR(dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status());
+  }
+  for (const std::string& id : gone) table_.EraseRemoved(id);
+  return table_.Save();
+}
+
+absl::StatusOr<DpuContainer> DpuLink::ReadContainer(const SplitPod& pod, const rt::Container& listed,
+                                                    Deadline deadline) {
+  rt::ContainerStatusRequest request;
+  request.set_container_id(listed.id());
+  HK_ASSIGN_OR_RETURN(auto response, dpu_.Call<rt::ContainerStatusResponse>(kContainerStatus, request, deadline));
+  DpuContainer container;
+  container.listed = listed;
+  container.twin_id = listed.pod_sandbox_id();
+  container.listed.set_pod_sandbox_id(pod.sandbox_id);
+  container.status = std::move(*response.mutable_status());
+  container.listed.set_state(container.status.state());
+  container.epoch = EpochOf(listed);
+  const std::string prefix = options_.pod_log_root + "/";
+  if (container.status.log_path().rfind(prefix, 0) == 0) container.dpu_log = container.status.log_path().substr(prefix.size());
+  if (!CheckRelativePath(container.dpu_log).ok()) container.dpu_log.clear();
+  container.status.set_log_path(HostLogPath(pod.log_directory, container.dpu_log));
+  return container;
+}
+
+absl::Status DpuLink::Refresh(const std::string& container_id, Deadline deadline) {
+  rt::ListContainersRequest request;
+  request.mutable_filter()->set_id(container_id);
+  HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, request, deadline));
+  if (list.containers_size() != 1) return absl::NotFoundError(fmt::format("container '{}' is not on the DPU", container_id));
+  std::optional<SplitPod> pod = table_.FindPodOfTwin(list.containers(0).pod_sandbox_id());
+  if (!pod) return absl::NotFoundError(fmt::format("container '{}' is in no twin of ours", container_id));
+  HK_ASSIGN_OR_RETURN(DpuContainer container, ReadContainer(*pod, list.containers(0), deadline));
+  if (container.listed.state() == rt::CONTAINER_EXITED) FinishFiles(*pod, container, kDrainTime);
+  if (container.running()) mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), true);
+  table_.PutContainer(std::move(container));
+  return absl::OkStatus();
+}
+
+void DpuLink::FinishFiles(const SplitPod& pod, const DpuContainer& container, milliseconds wait) {
+  mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), false);
+  if (!mirror_.Drain(container.id(), std::max(wait, milliseconds(0)))) {
+    spdlog::warn("container {} has ended; the end of its log is still on its way", container.id());
+  }
+  BringTerminationLog(runtime_, container, pod.metadata.uid());
+}
+
+absl::Status DpuLink::Poll() {
+  uint64_t version = table_.version();
+  HK_ASSIGN_OR_RETURN(auto sandboxes, dpu_.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(),
+                                                                            In(options_.duration / 2)));
+  HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
+                                                                       In(options_.duration / 2)));
+  FindTwins(sandboxes);
+  std::map<std::string, DpuContainer> known;
+  for (DpuContainer& container : table_.Containers()) known[container.id()] = std::move(container);
+  std::vector<DpuContainer> seen;
+  bool news = false;
+  auto drain_until = steady_clock::now() + kDrainTime;
+  for (const rt::Container& listed : list.containers()) {
+    std::optional<SplitPod> pod = table_.FindPodOfTwin(listed.pod_sandbox_id());
+    if (!pod) continue;
+    auto found = known.find(listed.id());
+    if (found != known.end() && found->second.listed.state() == listed.state() && !found->second.status.id().empty()) {
+      seen.push_back(std::move(found->second));
+    } else if (found != known.end() && found->second.lost) {
+      seen.push_back(std::move(found->second));
+      continue;
+    } else {
+      absl::StatusOr<DpuContainer> read = ReadContainer(*pod, listed, In(options_.duration / 2));
+      if (read.status().code() == absl::StatusCode::kNotFound) continue;  // removed meanwhile
+      HK_RETURN_IF_ERROR(read.status());
+      news = true;
+      seen.push_back(*std::move(read));
+      DpuContainer& container = seen.back();
+      if (container.listed.state() == rt::CONTAINER_EXITED) {
+        FinishFiles(*pod, container, std::chrono::duration_cast<milliseconds>(drain_until - steady_clock::now()));
+      }
+    }
+    const DpuContainer& container = seen.back();
+    if (container.listed.state() != rt::CONTAINER_CREATED) {
+      mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), container.running());
+    }
+  }
+  news |= seen.size() != known.size();
+  if (!table_.Replace(version, std::move(seen))) {
+    PollSoon();  // something changed while we read: read again
+    return absl::OkStatus();
+  }
+  if (news) HK_RETURN_IF_ERROR(table_.Save());
+  PutTwinsRight(sandboxes);
+  return absl::OkStatus();
+}
+
+void DpuLink::FindTwins(const rt::ListPodSandboxResponse& sandboxes) {
+  std::vector<SplitPod> pods = table_.Pods();
+  for (const rt::PodSandbox& twin : sandboxes.items()) {
+    if (Annotation(twin.annotations(), kTwin) != "true") continue;
+    for (const SplitPod& pod : pods) {
+      if (pod.twin_id.empty() && pod.verdict.split && pod.metadata.uid() == twin.metadata().uid() &&
+          pod.metadata.attempt() == twin.metadata().attempt()) {
+        table_.SetTwin(pod.sandbox_id, twin.id());
+      }
+    }
+  }
+}
+
+void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
+  std::map<std::pair<std::string, uint32_t>, SplitPod> pods;
+  for (SplitPod& pod : table_.Pods()) {
+    if (pod.verdict.split) pods[{pod.metadata.uid(), pod.metadata.attempt()}] = std::move(pod);
+  }
+  for (const rt::PodSandbox& twin : sandboxes.items()) {
+    if (Annotation(twin.annotations(), kTwin) != "true") continue;
+    std::pair<std::string, uint32_t> key(twin.metadata().uid(), twin.metadata().attempt());
+    auto pod = pods.find(key);
+    bool remove = pod == pods.end();
+    bool stop = !remove && pod->second.stopped && twin.state() == rt::SANDBOX_READY;
+    if (!remove && !stop) continue;
+    {
+      std::lock_guard lock(mutex_);
+      // Looked up after the table was read: a Pod is entered there before it leaves making_.
+      if (making_.contains(key) || !cleaning_.insert(twin.id()).second) continue;
+    }
+    bool started = tasks_.Run([this, remove, id = twin.id(), metadata = twin.metadata()] {
+      absl::Status done;
+      if (remove) {
+        done = RemoveTwin(id, metadata, In(kCleanTime));
+      } else {
+        rt::StopPodSandboxRequest request;
+        request.set_pod_sandbox_id(id);
+        done = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, request, In(kCleanTime)).status();
+      }
+      spdlog::info("twin of Pod {}/{} without a Pod on the host: {} {}", metadata.namespace_(), metadata.name(),
+                   remove ? "removed" : "stopped", ToString(done));
+      std::lock_guard lock(mutex_);
+      cleaning_.erase(id);
+    });
+    if (!started) {
+      std::lock_guard lock(mutex_);
+      cleaning_.erase(twin.id());
+    }
+  }
+}
+
+absl::Status DpuLink::RemoveTwin(const std::string& twin_id, const rt::PodSandboxMetadata& metadata, Deadline deadline) {
+  rt::StopPodSandboxRequest stop;
+  stop.set_pod_sandbox_id(twin_id);
+  absl::Status stopped = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, deadline).status();
+  if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound) return Annotate(stopped, "StopPodSandbox on the DPU");
+  rt::RemovePodSandboxRequest remove;
+  remove.set_pod_sandbox_id(twin_id);
+  absl::Status removed = dpu_.Call<rt::RemovePodSandboxResponse>(kRemovePodSandbox, remove, deadline).status();
+  if (!removed.ok() && removed.code() != absl::StatusCode::kNotFound) return Annotate(removed, "RemovePodSandbox on the DPU");
+  for (const SplitPod& pod : table_.Pods()) {  // a newer attempt of the same Pod still needs the files
+    if (pod.metadata.uid() == metadata.uid() && pod.twin_id != twin_id && pod.verdict.split) return absl::OkStatus();
+  }
+  grpc::ClientContext context;
+  context.set_deadline(deadline);
+  v1::RemovePodRequest request;
+  request.set_pod_uid(metadata.uid());
+  request.set_log_directory(LogFolderName(metadata));
+  v1::RemovePodReply reply;
+  return Annotate(FromGrpc(runtime_.RemovePod(&context, request, &reply)), "RemovePod on the DPU");
+}
+
+void DpuLink::Lose() {
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  table_.LoseAll(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+  spdlog::error("the DPU is lost: no answer for {} ms; its containers count as ended, epoch {} begins",
+                options_.duration.count(), table_.epoch());
+  if (absl::Status saved = table_.Save(); !saved.ok()) {
+    spdlog::error("epoch {} is not on disk: {}; after a restart survivors on the DPU would not be stopped", table_.epoch(),
+                  ToString(saved));
+  }
+}
+
+DpuLink::Making::Making(DpuLink& link, std::pair<std::string, uint32_t> key) : link_(link), key_(std::move(key)) {
+  std::lock_guard lock(link_.mutex_);
+  link_.making_.insert(key_);
+}
+
+DpuLink::Making::~Making() {
+  std::lock_guard lock(link_.mutex_);
+  link_.making_.erase(key_);
+}
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,100 @@
+// heterocri's view of the DPU: is it there, what runs on it, and what must no longer.
+//
+// Purpose: one thread asks the DPU's runtime every `interval`. An answer renews the lease and brings the state of the
+// DPU's containers into the table. When the lease is over, the containers are shown as ended (reason DPULost), which
+// begins a new epoch. A DPU that returns first stops what is left of older epochs, and only then counts as there.
+// Twins without a sandbox on the host, and stopped ones that still run, are put right at each round.
+// Threading: thread-safe. Ownership: borrows table, mirror, tasks and the clients, which must outlive it.
+// Errors: logged; LastError has the latest.
+//
+//   link.Start();
+//   if (!link.Valid()) … the Pod runs on the host …
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "node-agent/cri/cri_client.h"
+#include "node-agent/cri/log_mirror.h"
+#include "node-agent/cri/pod_table.h"
+#include "node-agent/cri/tasks.h"
+#include "proto/heterok8s/v1/runtime.grpc.pb.h"
+
+namespace heterok8s::cri {
+
+struct DpuLinkOptions {
+  std::chrono::milliseconds interval{1000};
+  std::chrono::milliseconds duration{5000};
+  std::string pod_log_root;  // on the DPU
+};
+
+class DpuLink {
+ public:
+  DpuLink(DpuLinkOptions options, CriClient& dpu, v1::DpuRuntime::StubInterface& runtime, PodTable& table, LogMirror& mirror,
+          Tasks& tasks);
+  ~DpuLink();
+
+  void Start();
+  // The first answer, or the end of the first lease without one: the table may be shown from then on.
+  void WaitUntilKnown();
+  bool Valid() const;
+  std::string LastError() const;
+  std::chrono::milliseconds LeaseAge() const;  // since the last good answer; negative: never
+
+  void PollSoon();
+  // Reads one container's status into the table; for use after a call that changed it.
+  absl::Status Refresh(const std::string& container_id, Deadline deadline);
+
+  // While it lives, a twin of this Pod and attempt without a host sandbox is on its way, not left over.
+  class Making {
+   public:
+    Making(DpuLink& link, std::pair<std::string, uint32_t> key);
+    ~Making();
+
+   private:
+    DpuLink& link_;
+    std::pair<std::string, uint32_t> key_;
+  };
+
+  // Stops and removes a twin, and with the last one of a Pod its files.
+  absl::Status RemoveTwin(const std::string& twin_id, const runtime::v1::PodSandboxMetadata& metadata, Deadline deadline);
+
+ private:
+  absl::StatusOr<DpuContainer> ReadContainer(const SplitPod& pod, const runtime::v1::Container& listed, Deadline deadline);
+  // Of a container that has ended: its last lines and its message are on the host.
+  void FinishFiles(const SplitPod& pod, const DpuContainer& container, std::chrono::milliseconds wait);
+  void FindTwins(const runtime::v1::ListPodSandboxResponse& sandboxes);
+  void Loop();
+  absl::Status Round();
+  absl::Status Poll();
+  absl::Status Fence();
+  void PutTwinsRight(const runtime::v1::ListPodSandboxResponse& sandboxes);
+  void Lose();
+
+  DpuLinkOptions options_;
+  CriClient& dpu_;
+  v1::DpuRuntime::StubInterface& runtime_;
+  PodTable& table_;
+  LogMirror& mirror_;
+  Tasks& tasks_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool stop_ = false;
+  bool poll_soon_ = false;
+  bool known_ = false;
+  bool here_ = false;  // fenced and read since the last loss
+  bool ever_ = false;
+  std::chrono::steady_clock::time_point last_good_;
+  std::string last_error_;
+  std::set<std::pair<std::string, uint32_t>> making_;
+  std::set<std::string> cleaning_;  // twins that a task is at
+  std::thread thread_;
+};
+
+}  // namespace heterok8s::cri

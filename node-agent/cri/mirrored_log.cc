@@ -1,0 +1,192 @@
+#include "node-agent/cri/mirrored_log.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <optional>
+
+#include "common/sys/file.h"
+#include "node-agent/cri/state.pb.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Reads chunks until the server ends the stream. Deletes itself in OnDone; holds the log until then.
+class Stream final : public grpc::ClientReadReactor<v1::LogChunk> {
+ public:
+  Stream(std::shared_ptr<MirroredLog> log, std::shared_ptr<grpc::ClientContext> context, bool follow)
+      : log_(std::move(log)), context_(std::move(context)), follow_(follow) {}
+
+  void Start(v1::DpuRuntime::StubInterface& stub, const v1::TailLogRequest& request) {
+    request_ = request;
+    stub.async()->TailLog(context_.get(), &request_, this);
+    StartRead(&chunk_);
+    StartCall();
+  }
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    if (failure_.ok()) failure_ = log_->Append(chunk_);
+    if (!failure_.ok()) context_->TryCancel();
+    StartRead(&chunk_);
+  }
+  void OnDone(const grpc::Status& status) override {
+    log_->Ended(failure_.ok() ? status : grpc::Status(grpc::StatusCode::INTERNAL, Message(failure_)), !follow_);
+    delete this;
+  }
+
+ private:
+  std::shared_ptr<MirroredLog> log_;
+  std::shared_ptr<grpc::ClientContext> context_;
+  bool follow_;
+  v1::TailLogRequest request_;
+  v1::LogChunk chunk_;
+  absl::Status failure_;
+};
+
+// The size of the file with this inode beside `path`: where kubelet's rotation left it.
+std::optional<int64_t> SizeOfSibling(const std::string& path, uint64_t inode) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(fs::path(path).parent_path(), error)) {
+    struct stat info = {};
+    if (stat(entry.path().c_str(), &info) == 0 && info.st_ino == inode) return info.st_size;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+void MirroredLog::Ensure(bool running) {
+  std::lock_guard lock(mutex_);
+  if (stream_ || cancelled_ || (complete_ && !running)) return;
+  complete_ = false;
+  StartStream(running);
+}
+
+void MirroredLog::StartStream(bool follow) {
+  if (!file_.valid()) {
+    if (absl::Status opened = OpenFile(); !opened.ok()) {
+      spdlog::warn("log '{}': {}; its lines wait on the DPU", names_.host_path, ToString(opened));
+      return;
+    }
+  }
+  v1::TailLogRequest request;
+  request.set_path(names_.dpu_path);
+  request.set_offset(Offset());
+  request.set_follow(follow);
+  stream_ = std::make_shared<grpc::ClientContext>();
+  // A call that ends before its first read would call Ended with mutex_ held, so gRPC's thread must do it: it does,
+  // StartCall never runs reactions on the caller's thread.
+  (new Stream(shared_from_this(), stream_, follow))->Start(stub_, request);
+}
+
+absl::Status MirroredLog::OpenFile() {
+  std::error_code error;
+  fs::create_directories(fs::path(names_.host_path).parent_path(), error);
+  sys::UniqueFd file(open(names_.host_path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640));
+  if (!file.valid()) return ErrnoToStatus(errno, "open");
+  struct stat info = {};
+  if (fstat(file.get(), &info) != 0) return ErrnoToStatus(errno, "stat");
+
+  state::LogPosition position;
+  if (auto saved = sys::ReadFile(names_.position_path, 4096); saved.ok() && position.ParseFromString(*saved)) {
+    if (position.inode() == info.st_ino) {
+      base_ = position.base();
+    } else {  // rotated behind our back: the new file begins where the old one ends
+      base_ = position.base() + SizeOfSibling(names_.host_path, position.inode()).value_or(0) - info.st_size;
+    }
+  }
+  file_ = std::move(file);
+  inode_ = info.st_ino;
+  size_ = info.st_size;
+  return SavePosition();
+}
+
+absl::Status MirroredLog::SavePosition() {
+  state::LogPosition position;
+  position.set_base(base_);
+  position.set_inode(inode_);
+  return sys::WriteFileAtomic(names_.position_path, position.SerializeAsString(), 0600);
+}
+
+absl::Status MirroredLog::Append(const v1::LogChunk& chunk) {
+  std::lock_guard lock(mutex_);
+  std::string_view data = chunk.data();
+  if (chunk.offset() < Offset()) {
+    data.remove_prefix(std::min<uint64_t>(data.size(), Offset() - chunk.offset()));
+  } else if (chunk.offset() > Offset()) {
+    spdlog::warn("log '{}': bytes {} to {} are gone from the DPU", names_.host_path, Offset(), chunk.offset());
+    base_ += static_cast<int64_t>(chunk.offset() - Offset());
+    HK_RETURN_IF_ERROR(SavePosition());
+  }
+  while (!data.empty()) {
+    ssize_t written = write(file_.get(), data.data(), data.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return ErrnoToStatus(errno, "write");
+    data.remove_prefix(static_cast<size_t>(written));
+    size_ += written;
+  }
+  return absl::OkStatus();
+}
+
+void MirroredLog::Ended(const grpc::Status& status, bool final_pass) {
+  bool tell;
+  {
+    std::lock_guard lock(mutex_);
+    stream_.reset();
+    tell = status.ok() && !final_pass && !cancelled_;
+    complete_ = status.ok() && final_pass;
+    if (status.error_code() == grpc::StatusCode::OUT_OF_RANGE) {
+      spdlog::warn("log '{}': {}; it is another file, read from its start", names_.host_path, status.error_message());
+      base_ = -size_;
+      SavePosition().IgnoreError();  // read again at the next start otherwise: lines twice, none lost
+    } else if (!status.ok() && !cancelled_) {
+      spdlog::warn("log '{}': {}; continued at byte {} later", names_.host_path, status.error_message(), Offset());
+    }
+  }
+  changed_.notify_all();
+  if (tell && on_end_) on_end_();
+}
+
+bool MirroredLog::Drain(std::chrono::milliseconds wait) {
+  auto until = std::chrono::steady_clock::now() + wait;
+  std::unique_lock lock(mutex_);
+  while (!complete_ && !cancelled_) {
+    if (!stream_) StartStream(/*follow=*/false);
+    if (!stream_ || changed_.wait_until(lock, until) == std::cv_status::timeout) break;
+  }
+  return complete_;
+}
+
+absl::StatusOr<uint64_t> MirroredLog::Reopen() {
+  std::lock_guard lock(mutex_);
+  uint64_t offset = Offset();
+  file_.reset();
+  sys::UniqueFd file(open(names_.host_path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640));
+  if (!file.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", names_.host_path));
+  struct stat info = {};
+  if (fstat(file.get(), &info) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", names_.host_path));
+  file_ = std::move(file);
+  inode_ = info.st_ino;
+  size_ = info.st_size;
+  base_ = static_cast<int64_t>(offset) - size_;
+  HK_RETURN_IF_ERROR(SavePosition());
+  return offset;
+}
+
+void MirroredLog::Cancel() {
+  std::unique_lock lock(mutex_);
+  cancelled_ = true;
+  if (stream_) stream_->TryCancel();
+  changed_.wait(lock, [&] { return !stream_; });
+}
+
+void MirroredLog::ForgetPosition() { unlink(names_.position_path.c_str()); }
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,57 @@
+// One container's log on the host: the file, its position in the DPU's log, and the stream that feeds it.
+//
+// Threading: thread-safe. Ownership: shared with its stream while one runs. Used by LogMirror only.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "common/status/status.h"
+#include "common/sys/unique_fd.h"
+#include "proto/heterok8s/v1/runtime.grpc.pb.h"
+
+namespace heterok8s::cri {
+
+class MirroredLog : public std::enable_shared_from_this<MirroredLog> {
+ public:
+  struct Names {
+    std::string dpu_path, host_path, position_path;
+  };
+  MirroredLog(v1::DpuRuntime::StubInterface& stub, Names names, std::function<void()> on_end)
+      : stub_(stub), names_(std::move(names)), on_end_(std::move(on_end)) {}
+
+  void Ensure(bool running);
+  bool Drain(std::chrono::milliseconds wait);
+  absl::StatusOr<uint64_t> Reopen();
+  void Cancel();                       // and waits for the stream's end
+  void ForgetPosition();
+
+  // Of the stream:
+  absl::Status Append(const v1::LogChunk& chunk);
+  void Ended(const grpc::Status& status, bool final_pass);
+
+ private:
+  void StartStream(bool follow);       // mutex_ held
+  absl::Status OpenFile();             // mutex_ held
+  absl::Status SavePosition();         // mutex_ held
+  uint64_t Offset() const { return static_cast<uint64_t>(base_ + size_); }
+
+  v1::DpuRuntime::StubInterface& stub_;
+  const Names names_;
+  std::function<void()> on_end_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  sys::UniqueFd file_;
+  uint64_t inode_ = 0;
+  int64_t base_ = 0;                   // of the file's first byte in the DPU's log; negative when that log is shorter
+  int64_t size_ = 0;                   // of the host's file
+  bool cancelled_ = false;
+  bool complete_ = false;              // read to its end after the container had ended
+  std::shared_ptr<grpc::ClientContext> stream_;  // null: no stream
+};
+
+}  // namespace heterok8s::cri

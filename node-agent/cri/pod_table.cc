@@ -1,0 +1,244 @@
+#include "node-agent/cri/pod_table.h"
+
+#include <fmt/format.h>
+
+#include "common/sys/file.h"
+#include "node-agent/cri/state.pb.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+constexpr size_t kShortestPrefix = 12;  // what tools print of an id
+
+template <typename Map>
+auto FindByPrefix(Map& map, const std::string& id) {
+  auto at = map.lower_bound(id);
+  if (at == map.end() || at->first == id) return at;
+  if (id.size() < kShortestPrefix || at->first.compare(0, id.size(), id) != 0) return map.end();
+  auto next = std::next(at);
+  return next != map.end() && next->first.compare(0, id.size(), id) == 0 ? map.end() : at;
+}
+
+}  // namespace
+
+bool Matches(const rt::Container& container, const rt::ContainerFilter& filter) {
+  if (!filter.id().empty() && container.id().compare(0, filter.id().size(), filter.id()) != 0) return false;
+  if (filter.has_state() && container.state() != filter.state().state()) return false;
+  if (!filter.pod_sandbox_id().empty() &&
+      container.pod_sandbox_id().compare(0, filter.pod_sandbox_id().size(), filter.pod_sandbox_id()) != 0) {
+    return false;
+  }
+  for (const auto& [key, value] : filter.label_selector()) {
+    auto label = container.labels().find(key);
+    if (label == container.labels().end() || label->second != value) return false;
+  }
+  return true;
+}
+
+absl::Status PodTable::Load() {
+  HK_ASSIGN_OR_RETURN(std::string bytes, sys::ReadFile(state_file_, 256u << 20));
+  state::State file;
+  if (!file.ParseFromString(bytes)) {
+    return absl::DataLossError(fmt::format("'{}' is no state file of heterocri", state_file_));
+  }
+  std::lock_guard lock(mutex_);
+  epoch_ = file.epoch();
+  removed_ = {file.removed().begin(), file.removed().end()};
+  for (const state::Twin& twin : file.twins()) saved_twins_[twin.host_sandbox_id()] = twin.twin_id();
+  for (const state::Container& saved : file.containers()) {
+    DpuContainer container;
+    if (!container.listed.ParseFromString(saved.listed()) || !container.status.ParseFromString(saved.status())) continue;
+    container.twin_id = saved.twin_id();
+    container.dpu_log = saved.dpu_log();
+    container.epoch = saved.epoch();
+    container.lost = saved.lost();
+    containers_[container.id()] = std::move(container);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PodTable::Save() {
+  std::lock_guard save_lock(save_mutex_);
+  state::State file;
+  {
+    std::lock_guard lock(mutex_);
+    file.set_epoch(epoch_);
+    for (const auto& [id, container] : containers_) {
+      state::Container& saved = *file.add_containers();
+      saved.set_listed(container.listed.SerializeAsString());
+      saved.set_status(container.status.SerializeAsString());
+      saved.set_twin_id(container.twin_id);
+      saved.set_dpu_log(container.dpu_log);
+      saved.set_epoch(container.epoch);
+      saved.set_lost(container.lost);
+    }
+    for (const std::string& id : removed_) file.add_removed(id);
+    for (const auto& [id, pod] : pods_) {
+      if (pod.twin_id.empty()) continue;
+      state::Twin& twin = *file.add_twins();
+      twin.set_host_sandbox_id(id);
+      twin.set_twin_id(pod.twin_id);
+    }
+  }
+  return sys::WriteFileAtomic(state_file_, file.SerializeAsString(), 0600);
+}
+
+void PodTable::PutPod(SplitPod pod) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  if (pod.twin_id.empty()) {
+    if (auto saved = saved_twins_.find(pod.sandbox_id); saved != saved_twins_.end()) pod.twin_id = saved->second;
+  }
+  pods_[pod.sandbox_id] = std::move(pod);
+}
+
+std::optional<SplitPod> PodTable::FindPod(const std::string& sandbox_id) const {
+  std::lock_guard lock(mutex_);
+  auto found = FindByPrefix(pods_, sandbox_id);
+  if (found == pods_.end()) return std::nullopt;
+  return found->second;
+}
+
+std::optional<SplitPod> PodTable::FindPodOfTwin(const std::string& twin_id) const {
+  std::lock_guard lock(mutex_);
+  for (const auto& [id, pod] : pods_) {
+    if (pod.twin_id == twin_id) return pod;
+  }
+  return std::nullopt;
+}
+
+std::vector<SplitPod> PodTable::Pods() const {
+  std::lock_guard lock(mutex_);
+  std::vector<SplitPod> pods;
+  for (const auto& [id, pod] : pods_) pods.push_back(pod);
+  return pods;
+}
+
+void PodTable::SetTwin(const std::string& sandbox_id, const std::string& twin_id) {
+  std::lock_guard lock(mutex_);
+  if (auto found = pods_.find(sandbox_id); found != pods_.end()) found->second.twin_id = twin_id;
+}
+
+void PodTable::MarkStopped(const std::string& sandbox_id) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  if (auto found = pods_.find(sandbox_id); found != pods_.end()) found->second.stopped = true;
+}
+
+void PodTable::ErasePod(const std::string& sandbox_id) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  pods_.erase(sandbox_id);
+  std::erase_if(containers_, [&](const auto& item) { return item.second.listed.pod_sandbox_id() == sandbox_id; });
+}
+
+void PodTable::PutContainer(DpuContainer container) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  containers_[container.id()] = std::move(container);
+}
+
+const DpuContainer* PodTable::Find(const std::string& id) const {
+  if (id.empty()) return nullptr;
+  auto found = FindByPrefix(containers_, id);
+  return found == containers_.end() ? nullptr : &found->second;
+}
+
+std::optional<DpuContainer> PodTable::FindContainer(const std::string& id) const {
+  std::lock_guard lock(mutex_);
+  const DpuContainer* found = Find(id);
+  return found == nullptr ? std::nullopt : std::optional(*found);
+}
+
+std::vector<DpuContainer> PodTable::Containers() const {
+  std::lock_guard lock(mutex_);
+  std::vector<DpuContainer> containers;
+  for (const auto& [id, container] : containers_) containers.push_back(container);
+  return containers;
+}
+
+bool PodTable::AnyContainer() const {
+  std::lock_guard lock(mutex_);
+  return !containers_.empty();
+}
+
+void PodTable::EraseContainer(const std::string& id) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  containers_.erase(id);
+}
+
+std::string PodTable::ListBytes(const rt::ContainerFilter& filter) const {
+  std::lock_guard lock(mutex_);
+  rt::ListContainersResponse response;
+  for (const auto& [id, container] : containers_) {
+    if (Matches(container.listed, filter)) *response.add_containers() = container.listed;
+  }
+  return response.SerializeAsString();
+}
+
+uint64_t PodTable::version() const {
+  std::lock_guard lock(mutex_);
+  return version_;
+}
+
+bool PodTable::Replace(uint64_t version, std::vector<DpuContainer> seen) {
+  std::lock_guard lock(mutex_);
+  if (version != version_) return false;
+  std::map<std::string, DpuContainer> now;
+  for (DpuContainer& container : seen) {
+    if (!removed_.contains(container.id())) now[container.id()] = std::move(container);
+  }
+  for (auto& [id, container] : containers_) {
+    if (container.lost) now[id] = std::move(container);
+  }
+  containers_ = std::move(now);
+  return true;
+}
+
+uint64_t PodTable::epoch() const {
+  std::lock_guard lock(mutex_);
+  return epoch_;
+}
+
+void PodTable::RaiseEpoch(uint64_t at_least) {
+  std::lock_guard lock(mutex_);
+  epoch_ = std::max(epoch_, at_least);
+}
+
+void PodTable::LoseAll(int64_t now_ns) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  ++epoch_;
+  for (auto& [id, container] : containers_) {
+    if (container.listed.state() == rt::CONTAINER_EXITED) continue;
+    container.lost = true;
+    container.listed.set_state(rt::CONTAINER_EXITED);
+    container.status.set_state(rt::CONTAINER_EXITED);
+    container.status.set_reason("DPULost");
+    container.status.set_message("the DPU did not answer for longer than the lease");
+    container.status.set_exit_code(137);  // what a container that was killed shows
+    container.status.set_finished_at(now_ns);
+  }
+}
+
+void PodTable::AddRemoved(const std::string& id) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  removed_.insert(id);
+  containers_.erase(id);
+}
+
+std::set<std::string> PodTable::Removed() const {
+  std::lock_guard lock(mutex_);
+  return removed_;
+}
+
+void PodTable::EraseRemoved(const std::string& id) {
+  std::lock_guard lock(mutex_);
+  removed_.erase(id);
+}
+
+}  // namespace heterok8s::cri

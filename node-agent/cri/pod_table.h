@@ -1,0 +1,101 @@
+// What heterocri knows: the Pods that asked for a split, and the containers on the DPU as they were last seen.
+//
+// Purpose: List answers from here at once, whatever the DPU does. Rebuilt at start from both runtimes; the state file
+// holds only what counts while the DPU is away: the last known containers, what was removed meanwhile, the epoch.
+// Threading: thread-safe; nothing blocks but Save. Errors: of the state file.
+//
+//   PodTable table("/var/lib/heterok8s/cri.state");
+//   table.PutPod(pod);
+//   std::string more = table.ListBytes(request.filter());   // appended to the host's answer
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/status/status.h"
+#include "node-agent/cri/placement.h"
+#include "proto/cri/v1/cri.pb.h"
+
+namespace heterok8s::cri {
+
+struct SplitPod {
+  std::string sandbox_id;  // on the host
+  runtime::v1::PodSandboxMetadata metadata;
+  PodVerdict verdict;
+  std::string twin_id;     // empty: on the host only, or not known yet
+  std::string log_directory;  // on the host
+  bool stopped = false;    // the twin must not run
+};
+
+struct DpuContainer {
+  runtime::v1::Container listed;        // pod_sandbox_id is the host sandbox's
+  runtime::v1::ContainerStatus status;  // log_path is the host's
+  std::string twin_id;
+  std::string dpu_log;                  // below the DPU's Pod log root
+  uint64_t epoch = 0;
+  bool lost = false;                    // shown as ended because the DPU was away for longer than the lease
+
+  const std::string& id() const { return listed.id(); }
+  bool running() const { return listed.state() == runtime::v1::CONTAINER_RUNNING; }
+};
+
+class PodTable {
+ public:
+  explicit PodTable(std::string state_file) : state_file_(std::move(state_file)) {}
+
+  // kNotFound: there is none, a first start. Containers of the file are what FindContainer gives until the DPU is read.
+  absl::Status Load();
+  absl::Status Save();
+
+  void PutPod(SplitPod pod);
+  std::optional<SplitPod> FindPod(const std::string& sandbox_id) const;  // also by a prefix of 12 or more characters
+  std::optional<SplitPod> FindPodOfTwin(const std::string& twin_id) const;
+  std::vector<SplitPod> Pods() const;
+  void SetTwin(const std::string& sandbox_id, const std::string& twin_id);
+  void MarkStopped(const std::string& sandbox_id);
+  void ErasePod(const std::string& sandbox_id);  // with its containers
+
+  void PutContainer(DpuContainer container);
+  std::optional<DpuContainer> FindContainer(const std::string& id) const;
+  std::vector<DpuContainer> Containers() const;
+  bool AnyContainer() const;
+  void EraseContainer(const std::string& id);
+  // Containers that match `filter`, as the bytes of a ListContainersResponse.
+  std::string ListBytes(const runtime::v1::ContainerFilter& filter) const;
+
+  // Rises with every change but Replace's. A poll notes it first, and Replace refuses what was read before a change.
+  uint64_t version() const;
+  // `seen` are the DPU's containers now; a lost one stays as it is shown until it is removed.
+  bool Replace(uint64_t version, std::vector<DpuContainer> seen);
+
+  uint64_t epoch() const;
+  void RaiseEpoch(uint64_t at_least);
+  // The lease is over: every container that has not ended is shown as ended now, and belongs to a past epoch.
+  void LoseAll(int64_t now_ns);
+  // Removed by kubelet while the DPU was away.
+  void AddRemoved(const std::string& id);
+  std::set<std::string> Removed() const;
+  void EraseRemoved(const std::string& id);
+
+ private:
+  const DpuContainer* Find(const std::string& id) const;
+
+  std::string state_file_;
+  mutable std::mutex mutex_;
+  std::mutex save_mutex_;  // one writer of the file; taken before mutex_
+  uint64_t version_ = 0;
+  uint64_t epoch_ = 0;
+  std::map<std::string, SplitPod> pods_;
+  std::map<std::string, DpuContainer> containers_;
+  std::set<std::string> removed_;
+  std::map<std::string, std::string> saved_twins_;  // of the file, for pods that Load comes before
+};
+
+bool Matches(const runtime::v1::Container& container, const runtime::v1::ContainerFilter& filter);
+
+}  // namespace heterok8s::cri

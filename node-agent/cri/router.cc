@@ -1,0 +1,196 @@
+#include "node-agent/cri/router.h"
+
+#include <fmt/format.h>
+
+#include "node-agent/cri/annotations.h"
+#include "node-agent/cri/grpc_status.h"
+#include "node-agent/cri/wire.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+constexpr std::chrono::minutes kLongestCall{15};  // a large image over a slow line
+constexpr std::chrono::seconds kHostList{30};
+
+std::string Value(const google::protobuf::Map<std::string, std::string>& map, const char* key) {
+  auto found = map.find(key);
+  return found == map.end() ? "" : found->second;
+}
+
+}  // namespace
+
+Deadline LimitOf(const Call& call) { return std::min(call.deadline(), In(kLongestCall)); }
+
+void Answer(Call& call, const absl::Status& status) { call.Finish(ToGrpc(status), ToBuffer("")); }
+
+void Answer(Call& call, const absl::StatusOr<grpc::ByteBuffer>& response) {
+  if (response.ok()) {
+    call.Finish(grpc::Status::OK, *response);
+  } else {
+    Answer(call, response.status());
+  }
+}
+
+absl::Status Router::RebuildFromHost() {
+  HK_ASSIGN_OR_RETURN(auto list, parts_.host.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(),
+                                                                              In(kHostList)));
+  for (const rt::PodSandbox& sandbox : list.items()) {
+    SplitPod pod;
+    pod.verdict = DecideByAnnotations(sandbox.annotations(), options_.rules);
+    if (!pod.verdict.wanted) continue;
+    pod.sandbox_id = sandbox.id();
+    pod.metadata = sandbox.metadata();
+    pod.log_directory = Value(sandbox.annotations(), kLogDirectory);
+    pod.stopped = sandbox.state() != rt::SANDBOX_READY;
+    // What was decided when it was made counts, not what today's configuration would say.
+    pod.verdict.split = Value(sandbox.annotations(), kPlacement) == "split";
+    pod.verdict.reason = Value(sandbox.annotations(), kPlacementReason);
+    parts_.table.PutPod(std::move(pod));
+  }
+  return absl::OkStatus();
+}
+
+void Router::Handle(CallPtr call) {
+  const Method* method = FindMethod(call->method());
+  if (method == nullptr) {
+    call->Fail(grpc::StatusCode::UNIMPLEMENTED, fmt::format("method '{}' is not known to heterocri", call->method()));
+    return;
+  }
+  switch (method->handling) {
+    case Handling::kHost:
+      ForwardToHost(call);
+      return;
+    case Handling::kByContainer:
+    case Handling::kHostOnly:
+      ByContainer(*method, call);
+      return;
+    case Handling::kRefused:
+      call->Fail(grpc::StatusCode::UNIMPLEMENTED, std::string(method->refusal));
+      return;
+    case Handling::kSpecial:
+      Special(*method, std::move(call));
+      return;
+  }
+}
+
+void Router::Special(const Method& method, CallPtr call) {
+  struct Entry {
+    std::string_view path;
+    Handler handler;
+    bool waits;  // gets a thread of its own
+  };
+  static constexpr Entry kEntries[] = {
+      {kRunPodSandbox, &Router::RunPodSandbox, true},
+      {kStopPodSandbox, &Router::StopPodSandbox, true},
+      {kRemovePodSandbox, &Router::RemovePodSandbox, true},
+      {kCreateContainer, &Router::CreateContainer, true},
+      {kStartContainer, &Router::StartContainer, true},
+      {kStopContainer, &Router::StopContainer, true},
+      {kRemoveContainer, &Router::RemoveContainer, true},
+      {kListContainers, &Router::ListContainers, false},
+      {kContainerStatus, &Router::ContainerStatus, false},
+      {kReopenContainerLog, &Router::ReopenContainerLog, true},
+      {kStatus, &Router::Status, false},
+      {kImageStatus, &Router::ImageStatus, true},
+      {kPullImage, &Router::PullImage, true},
+  };
+  for (const Entry& entry : kEntries) {
+    if (entry.path != method.path) continue;
+    if (entry.waits) {
+      OnTask(std::move(call), entry.handler);
+    } else {
+      (this->*entry.handler)(call);
+    }
+    return;
+  }
+  call->Fail(grpc::StatusCode::INTERNAL, fmt::format("method '{}' has no handler", call->method()));
+}
+
+void Router::OnTask(CallPtr call, Handler handler) {
+  if (!parts_.tasks.Run([this, call, handler] { (this->*handler)(call); })) {
+    call->Fail(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many calls at once");
+  }
+}
+
+void Router::ForwardToHost(const CallPtr& call, Transform transform) {
+  Forward(parts_.host.stub(), call, std::move(transform));
+}
+
+void Router::ByContainer(const Method& method, const CallPtr& call) {
+  absl::StatusOr<std::string> id = FirstField(BytesOf(call->request()));
+  if (!id.ok()) {
+    Answer(*call, id.status());
+    return;
+  }
+  std::optional<DpuContainer> container = parts_.table.FindContainer(*id);
+  if (!container) {
+    ForwardToHost(call);
+  } else if (method.handling == Handling::kHostOnly) {
+    call->Fail(grpc::StatusCode::UNIMPLEMENTED, std::string(method.refusal));
+  } else if (container->lost) {
+    call->Fail(grpc::StatusCode::UNAVAILABLE, fmt::format("container {} was lost with the DPU", container->id()));
+  } else {
+    Forward(parts_.dpu.stub(), call, {});
+  }
+}
+
+void Router::ListContainers(const CallPtr& call) {
+  if (!parts_.table.AnyContainer()) {
+    ForwardToHost(call);
+    return;
+  }
+  rt::ListContainersRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  ForwardToHost(call, [this, filter = request.filter()](grpc::Status* status, grpc::ByteBuffer* response) {
+    // Two encoded messages one after the other are one message with the lists of both.
+    if (status->ok()) *response = ToBuffer(BytesOf(*response) + parts_.table.ListBytes(filter));
+  });
+}
+
+void Router::Status(const CallPtr& call) {
+  ForwardToHost(call, [this](grpc::Status* status, grpc::ByteBuffer* response) {
+    if (!status->ok()) return;
+    rt::StatusResponse more;
+    rt::RuntimeCondition& condition = *more.mutable_status()->add_conditions();
+    // One more condition, of a type of its own: kubelet's RuntimeReady and NetworkReady stay the host's, because a Node
+    // whose DPU is away still runs Pods.
+    condition.set_type("HeteroK8sDPUReady");
+    condition.set_status(parts_.link.Valid());
+    if (!condition.status()) {
+      condition.set_reason("DPULost");
+      condition.set_message(parts_.link.LastError());
+    }
+    *response = ToBuffer(BytesOf(*response) + more.SerializeAsString());
+  });
+}
+
+absl::StatusOr<v1::PlacementsReply> Router::Placements(const std::string& pod_uid) {
+  HK_ASSIGN_OR_RETURN(auto sandboxes, parts_.host.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(),
+                                                                                   In(kHostList)));
+  HK_ASSIGN_OR_RETURN(auto list, parts_.host.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
+                                                                              In(kHostList)));
+  std::map<std::string, const rt::PodSandbox*> pods;
+  for (const rt::PodSandbox& sandbox : sandboxes.items()) pods[sandbox.id()] = &sandbox;
+  v1::PlacementsReply reply;
+  auto add = [&](const rt::Container& container, const char* pu) {
+    auto pod = pods.find(container.pod_sandbox_id());
+    if (pod == pods.end() || (!pod_uid.empty() && pod->second->metadata().uid() != pod_uid)) return;
+    v1::Placement& placement = *reply.add_placements();
+    placement.set_pod_uid(pod->second->metadata().uid());
+    placement.set_pod_namespace(pod->second->metadata().namespace_());
+    placement.set_pod_name(pod->second->metadata().name());
+    placement.set_container(container.metadata().name());
+    placement.set_container_id(container.id());
+    placement.set_pu(pu);
+    std::string reason = Value(container.annotations(), kPlacementReason);
+    if (reason.empty()) reason = Value(pod->second->annotations(), kPlacementReason);
+    placement.set_reason(reason.empty() ? fmt::format("the Pod has no annotation {}", kOffload) : reason);
+  };
+  for (const rt::Container& container : list.containers()) add(container, "host");
+  for (const DpuContainer& container : parts_.table.Containers()) add(container.listed, "dpu");
+  return reply;
+}
+
+}  // namespace heterok8s::cri

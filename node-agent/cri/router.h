@@ -1,0 +1,117 @@
+// heterocri's heart: every CRI call of kubelet, sent to where it belongs.
+//
+// Purpose: one Pod stays one Pod. Sandboxes are the host's, each with a twin on the DPU when the Pod is split;
+// containers live in one runtime each, under that runtime's id. Nothing that kubelet calls in its loop (List, Status,
+// ContainerStatus) waits for the DPU.
+// Threading: Handle runs on gRPC's threads and does not block: a call either is forwarded, or gets a thread of `tasks`.
+// Ownership: borrows everything; `tasks` must be waited for before the rest goes.
+// Errors: the runtimes' own codes and texts; UNIMPLEMENTED by name for what is not served.
+//
+//   Router router({.rules = …, .paths = …}, parts);
+//   HK_RETURN_IF_ERROR(router.RebuildFromHost());
+//   ByteService service([&](std::shared_ptr<Call> call) { router.Handle(std::move(call)); });
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "node-agent/cri/byte_service.h"
+#include "node-agent/cri/cri_client.h"
+#include "node-agent/cri/dpu_link.h"
+#include "node-agent/cri/log_mirror.h"
+#include "node-agent/cri/methods.h"
+#include "node-agent/cri/pod_table.h"
+#include "node-agent/cri/tasks.h"
+#include "node-agent/cri/twin.h"
+#include "proto/heterok8s/v1/runtime.grpc.pb.h"
+
+namespace heterok8s::cri {
+
+struct RouterOptions {
+  PlacementRules rules;
+  DpuPaths paths;
+};
+
+struct RouterParts {
+  CriClient& host;
+  CriClient& dpu;
+  v1::DpuRuntime::StubInterface& runtime;
+  PodTable& table;
+  DpuLink& link;
+  LogMirror& mirror;
+  Tasks& tasks;
+};
+
+class Router {
+ public:
+  Router(RouterOptions options, RouterParts parts) : options_(std::move(options)), parts_(parts) {}
+
+  // Fills the table with the host's sandboxes that asked for a split. Before the socket opens.
+  absl::Status RebuildFromHost();
+  void Handle(std::shared_ptr<Call> call);
+  absl::StatusOr<v1::PlacementsReply> Placements(const std::string& pod_uid);
+
+ private:
+  using CallPtr = std::shared_ptr<Call>;
+  using Handler = void (Router::*)(const CallPtr&);
+
+  // router.cc
+  void Special(const Method& method, CallPtr call);
+  void OnTask(CallPtr call, Handler handler);
+  void ForwardToHost(const CallPtr& call, Transform transform = {});
+  void ByContainer(const Method& method, const CallPtr& call);
+  void ListContainers(const CallPtr& call);
+  void Status(const CallPtr& call);
+
+  // router_pods.cc
+  void RunPodSandbox(const CallPtr& call);
+  void StopPodSandbox(const CallPtr& call);
+  void RemovePodSandbox(const CallPtr& call);
+  absl::StatusOr<std::string> MakeTwin(const runtime::v1::RunPodSandboxRequest& request, Deadline deadline);
+
+  // router_create.cc
+  struct Refusal {
+    std::string reason;
+  };
+  void CreateContainer(const CallPtr& call);
+  absl::StatusOr<std::string> CreateOnDpu(const SplitPod& pod, const ContainerVerdict& verdict,
+                                          const runtime::v1::CreateContainerRequest& request, Deadline deadline);
+  absl::StatusOr<std::string> DpuImage(const runtime::v1::CreateContainerRequest& request, Deadline deadline);
+  absl::Status PlaceMounts(const runtime::v1::CreateContainerRequest& request, const ContainerVerdict& verdict,
+                           DpuContainerOptions* options, Deadline deadline);
+  absl::StatusOr<std::map<std::string, std::string>> EmptyDirUsers(const SplitPod& pod,
+                                                                   const runtime::v1::ContainerConfig& config,
+                                                                   Deadline deadline);
+  absl::Status CheckDpuVolumes(const SplitPod& pod, const runtime::v1::ContainerConfig& config) const;
+
+  // router_containers.cc
+  void StartContainer(const CallPtr& call);
+  void StopContainer(const CallPtr& call);
+  void RemoveContainer(const CallPtr& call);
+  void ContainerStatus(const CallPtr& call);
+  void ReopenContainerLog(const CallPtr& call);
+  std::optional<DpuContainer> OnDpu(const CallPtr& call, bool* answered);
+
+  // router_images.cc
+  void ImageStatus(const CallPtr& call);
+  void PullImage(const CallPtr& call);
+
+  RouterOptions options_;
+  RouterParts parts_;
+};
+
+// How long one call may take at all, whatever its caller allows.
+Deadline LimitOf(const Call& call);
+void Answer(Call& call, const absl::Status& status);
+void Answer(Call& call, const absl::StatusOr<grpc::ByteBuffer>& response);
+template <typename Message>
+bool ParseRequest(Call& call, Message* message) {
+  if (message->ParseFromString(BytesOf(call.request()))) return true;
+  call.Fail(grpc::StatusCode::INVALID_ARGUMENT, call.method() + ": the request is no such message");
+  return false;
+}
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,140 @@
+// A container's life after it was made. Host containers go to the host unread; here is what the DPU's need.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "node-agent/cri/router.h"
+#include "node-agent/cri/wire.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+constexpr std::chrono::seconds kReadTime{5};
+constexpr std::chrono::seconds kVerboseTime{2};
+constexpr std::chrono::seconds kDrainTime{1};
+constexpr std::chrono::seconds kReleaseTime{10};
+
+void ReleaseOnDpu(v1::DpuRuntime::StubInterface& runtime, const std::string& path, uint64_t offset, bool remove) {
+  if (path.empty()) return;
+  grpc::ClientContext context;
+  context.set_deadline(In(kReleaseTime));
+  v1::ReleaseLogRequest request;
+  request.set_path(path);
+  request.set_offset(offset);
+  request.set_remove(remove);
+  v1::ReleaseLogReply reply;
+  grpc::Status released = runtime.ReleaseLog(&context, request, &reply);
+  if (!released.ok()) spdlog::warn("log '{}' keeps its space on the DPU: {}", path, released.error_message());
+}
+
+}  // namespace
+
+// Nothing: the call has been answered, or (answered false) is the host's.
+std::optional<DpuContainer> Router::OnDpu(const CallPtr& call, bool* answered) {
+  *answered = false;
+  absl::StatusOr<std::string> id = FirstField(BytesOf(call->request()));
+  if (!id.ok()) {
+    Answer(*call, id.status());
+    *answered = true;
+    return std::nullopt;
+  }
+  return parts_.table.FindContainer(*id);
+}
+
+void Router::StartContainer(const CallPtr& call) {
+  bool answered;
+  std::optional<DpuContainer> container = OnDpu(call, &answered);
+  if (answered) return;
+  if (!container) return ForwardToHost(call);
+  if (container->lost) {
+    call->Fail(grpc::StatusCode::FAILED_PRECONDITION, fmt::format("container {} was lost with the DPU", container->id()));
+    return;
+  }
+  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStartContainer, call->request(), LimitOf(*call));
+  // Before the answer: what kubelet lists next shows the container as it is now.
+  if (!parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
+  Answer(*call, response);
+}
+
+void Router::StopContainer(const CallPtr& call) {
+  bool answered;
+  std::optional<DpuContainer> container = OnDpu(call, &answered);
+  if (answered) return;
+  if (!container) return ForwardToHost(call);
+  if (container->lost) {  // it has ended for kubelet, and will have when the DPU returns
+    Answer(*call, absl::OkStatus());
+    return;
+  }
+  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStopContainer, call->request(), LimitOf(*call));
+  if (response.ok() && !parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
+  Answer(*call, response);
+}
+
+void Router::RemoveContainer(const CallPtr& call) {
+  bool answered;
+  std::optional<DpuContainer> container = OnDpu(call, &answered);
+  if (answered) return;
+  if (!container) return ForwardToHost(call);
+  if (!parts_.link.Valid()) {
+    parts_.table.AddRemoved(container->id());
+    parts_.mirror.Forget(container->id());
+    Answer(*call, parts_.table.Save());  // must survive us: the DPU still has it
+    return;
+  }
+  if (!container->lost && container->listed.state() == rt::CONTAINER_EXITED) parts_.mirror.Drain(container->id(), kDrainTime);
+  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kRemoveContainer, call->request(), LimitOf(*call));
+  if (response.status().code() == absl::StatusCode::kNotFound) response = ToBuffer("");
+  if (response.ok()) {
+    parts_.table.EraseContainer(container->id());
+    parts_.mirror.Forget(container->id());
+    ReleaseOnDpu(parts_.runtime, container->dpu_log, 0, /*remove=*/true);
+    if (absl::Status saved = parts_.table.Save(); !saved.ok()) spdlog::error("container {}: {}", container->id(), ToString(saved));
+  }
+  Answer(*call, response);
+}
+
+void Router::ContainerStatus(const CallPtr& call) {
+  rt::ContainerStatusRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  std::optional<DpuContainer> container = parts_.table.FindContainer(request.container_id());
+  if (!container) return ForwardToHost(call);
+  rt::ContainerStatusResponse known;
+  *known.mutable_status() = container->status;
+  if (!container->lost && known.status().id().empty()) {  // made a moment ago, not read yet
+    known.mutable_status()->set_id(container->id());
+    *known.mutable_status()->mutable_metadata() = container->listed.metadata();
+    known.mutable_status()->set_state(container->listed.state());
+    *known.mutable_status()->mutable_image() = container->listed.image();
+    *known.mutable_status()->mutable_labels() = container->listed.labels();
+    *known.mutable_status()->mutable_annotations() = container->listed.annotations();
+  }
+  if (!request.verbose() || container->lost) {
+    call->Finish(grpc::Status::OK, ToBuffer(known.SerializeAsString()));
+    return;
+  }
+  // Only the runtime has the verbose part; a person asks for it, kubelet's loop does not.
+  bool started = parts_.tasks.Run([this, call, request, known]() mutable {
+    auto live = parts_.dpu.Call<rt::ContainerStatusResponse>(kContainerStatus, request, std::min(LimitOf(*call), In(kVerboseTime)));
+    if (live.ok()) *known.mutable_info() = live->info();
+    call->Finish(grpc::Status::OK, ToBuffer(known.SerializeAsString()));
+  });
+  if (!started) call->Finish(grpc::Status::OK, ToBuffer(known.SerializeAsString()));
+}
+
+void Router::ReopenContainerLog(const CallPtr& call) {
+  bool answered;
+  std::optional<DpuContainer> container = OnDpu(call, &answered);
+  if (answered) return;
+  if (!container) return ForwardToHost(call);
+  if (!container->running()) {
+    call->Fail(grpc::StatusCode::FAILED_PRECONDITION, fmt::format("container {} is not running", container->id()));
+    return;
+  }
+  parts_.mirror.Ensure(container->id(), container->dpu_log, container->status.log_path(), true);
+  absl::StatusOr<uint64_t> offset = parts_.mirror.Reopen(container->id());
+  Answer(*call, offset.status());
+  if (offset.ok()) ReleaseOnDpu(parts_.runtime, container->dpu_log, *offset, /*remove=*/false);
+}
+
+}  // namespace heterok8s::cri

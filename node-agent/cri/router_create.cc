@@ -1,0 +1,202 @@
+// CreateContainer: where, and everything that must be on the DPU before.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include "node-agent/cri/annotations.h"
+#include "node-agent/cri/grpc_status.h"
+#include "node-agent/cri/router.h"
+#include "node-agent/cri/volume_reader.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+constexpr std::chrono::seconds kFileTime{10};
+constexpr std::chrono::seconds kReadTime{5};
+
+}  // namespace
+
+void Router::CreateContainer(const CallPtr& call) {
+  rt::CreateContainerRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  std::optional<SplitPod> pod = parts_.table.FindPod(request.pod_sandbox_id());
+  if (!pod) {
+    ForwardToHost(call);
+    return;
+  }
+  Deadline deadline = LimitOf(*call);
+  const rt::ContainerConfig& config = request.config();
+  std::string name = fmt::format("Pod {}/{}, container '{}'", pod->metadata.namespace_(), pod->metadata.name(), config.metadata().name());
+  std::optional<bool> target_on_dpu;
+  const rt::NamespaceOption& namespaces = config.linux().security_context().namespace_options();
+  if (namespaces.pid() == rt::TARGET) target_on_dpu = parts_.table.FindContainer(namespaces.target_id()).has_value();
+  absl::StatusOr<std::map<std::string, std::string>> users = EmptyDirUsers(*pod, config, deadline);
+  if (!users.ok()) {
+    Answer(*call, Annotate(users.status(), name));
+    return;
+  }
+
+  ContainerVerdict verdict = DecideContainer(pod->verdict, pod->metadata.uid(), config, *users, target_on_dpu);
+  if (verdict.dpu) {
+    absl::StatusOr<std::string> id = CreateOnDpu(*pod, verdict, request, deadline);
+    if (id.ok()) {
+      spdlog::info("{}: on the DPU: {}", name, verdict.reason);
+      rt::CreateContainerResponse response;
+      response.set_container_id(*id);
+      call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
+      return;
+    }
+    if (pod->verdict.fallback == Fallback::kFail) {
+      Answer(*call, absl::Status(id.status().code(), fmt::format("on the DPU: {} (fallback is 'fail')", Message(id.status()))));
+      return;
+    }
+    verdict = {.dpu = false, .reason = fmt::format("the DPU did not take it: {}", Message(id.status()))};
+  }
+  if (absl::Status split_volume = CheckDpuVolumes(*pod, config); !split_volume.ok()) {
+    Answer(*call, Annotate(split_volume, name));
+    return;
+  }
+  spdlog::info("{}: on the host: {}", name, verdict.reason);
+  auto& annotations = *request.mutable_config()->mutable_annotations();
+  annotations[kPu] = "host";
+  annotations[kPlacementReason] = verdict.reason;
+  ForwardBytes(parts_.host.stub(), call, ToBuffer(request.SerializeAsString()), {});
+}
+
+absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const ContainerVerdict& verdict,
+                                                const rt::CreateContainerRequest& request, Deadline deadline) {
+  if (!parts_.link.Valid()) {
+    return absl::UnavailableError(fmt::format("the DPU is away: {}", parts_.link.LastError()));
+  }
+  DpuContainerOptions options;
+  options.twin_id = pod.twin_id;
+  options.reason = verdict.reason;
+  options.epoch = parts_.table.epoch();
+  HK_ASSIGN_OR_RETURN(options.image, DpuImage(request, deadline));
+  HK_RETURN_IF_ERROR(PlaceMounts(request, verdict, &options, deadline));
+  if (std::string log = DpuLogPath(request); !log.empty()) {
+    grpc::ClientContext context;
+    context.set_deadline(std::min(deadline, In(kFileTime)));
+    v1::PrepareLogRequest prepare;
+    prepare.set_path(log);
+    v1::PrepareLogReply reply;
+    HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PrepareLog(&context, prepare, &reply)), "log folder"));
+  }
+  rt::CreateContainerRequest on_dpu = ContainerOnDpu(request, options_.paths, options);
+  HK_ASSIGN_OR_RETURN(auto response, parts_.dpu.Call<rt::CreateContainerResponse>(kCreateContainer, on_dpu, deadline));
+
+  if (absl::Status read = parts_.link.Refresh(response.container_id(), In(kReadTime)); !read.ok()) {
+    spdlog::warn("container {} was made on the DPU; its status comes later: {}", response.container_id(), ToString(read));
+    DpuContainer container;
+    container.listed.set_id(response.container_id());
+    container.listed.set_pod_sandbox_id(pod.sandbox_id);
+    *container.listed.mutable_metadata() = on_dpu.config().metadata();
+    *container.listed.mutable_image() = on_dpu.config().image();
+    *container.listed.mutable_labels() = on_dpu.config().labels();
+    *container.listed.mutable_annotations() = on_dpu.config().annotations();
+    container.twin_id = pod.twin_id;
+    container.epoch = options.epoch;
+    parts_.table.PutContainer(std::move(container));
+    parts_.link.PollSoon();
+  }
+  HK_RETURN_IF_ERROR(parts_.table.Save());
+  return response.container_id();
+}
+
+absl::StatusOr<std::string> Router::DpuImage(const rt::CreateContainerRequest& request, Deadline deadline) {
+  // kubelet gives the id that the host's runtime has for the image; on another architecture the same name has another.
+  const rt::ImageSpec& image = request.config().image();
+  std::string to_pull;
+  for (const std::string& name : {image.image(), image.user_specified_image()}) {
+    if (name.empty()) continue;
+    rt::ImageStatusRequest ask;
+    ask.mutable_image()->set_image(name);
+    HK_ASSIGN_OR_RETURN(auto status, parts_.dpu.Call<rt::ImageStatusResponse>(kImageStatus, ask, std::min(deadline, In(kReadTime))));
+    if (status.has_image()) return name;
+    if (name.find("sha256:") != 0) to_pull = name;
+  }
+  if (to_pull.empty()) return absl::NotFoundError(fmt::format("image '{}' is not on the DPU", image.image()));
+  rt::PullImageRequest pull;
+  pull.mutable_image()->set_image(to_pull);
+  HK_RETURN_IF_ERROR(Annotate(parts_.dpu.Call<rt::PullImageResponse>(kPullImage, pull, deadline).status(),
+                              fmt::format("image '{}' is not on the DPU", to_pull)));
+  return to_pull;
+}
+
+absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, const ContainerVerdict& verdict,
+                                 DpuContainerOptions* options, Deadline deadline) {
+  for (int i = 0; i < request.config().mounts_size(); ++i) {
+    const rt::Mount& mount = request.config().mounts(i);
+    const MountPlan& plan = verdict.mounts[i];
+    std::string what = fmt::format("mount '{}'", mount.container_path());
+    grpc::ClientContext context;
+    context.set_deadline(std::min(deadline, In(kFileTime)));
+    v1::PutVolumeReply reply;
+    if (plan.kind == MountPlan::Kind::kDpuLocal) {
+      struct stat info = {};
+      if (stat(mount.host_path().c_str(), &info) != 0) return ErrnoToStatus(errno, fmt::format("{}: '{}'", what, mount.host_path()));
+      v1::MakeVolumeRequest make;
+      make.set_pod_uid(request.sandbox_config().metadata().uid());
+      make.set_volume(plan.volume);
+      make.set_mode(info.st_mode & 07777);
+      make.set_uid(info.st_uid);
+      make.set_gid(info.st_gid);
+      HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.MakeVolume(&context, make, &reply)), what));
+      options->dpu_volumes.push_back(plan.volume);
+    } else {
+      absl::StatusOr<v1::PutVolumeRequest> copy = ReadVolume(mount.host_path());
+      HK_RETURN_IF_ERROR(Annotate(copy.status(), what));
+      copy->set_pod_uid(request.sandbox_config().metadata().uid());
+      copy->set_volume(plan.volume);
+      HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PutVolume(&context, *copy, &reply)), what));
+      if (plan.kind == MountPlan::Kind::kTermination) {
+        options->termination_log = mount.container_path() + "=" + mount.host_path();
+      }
+    }
+    options->mount_paths.push_back(reply.path());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::map<std::string, std::string>> Router::EmptyDirUsers(const SplitPod& pod, const rt::ContainerConfig& config,
+                                                                         Deadline deadline) {
+  std::map<std::string, std::string> users;
+  bool any = false;
+  for (const rt::Mount& mount : config.mounts()) any |= EmptyDirOf(mount.host_path(), pod.metadata.uid()).has_value();
+  if (!any || !pod.verdict.split) return users;
+  // Asked of the runtime, not remembered: it stays true over a restart of heterocri.
+  rt::ListContainersRequest list;
+  list.mutable_filter()->set_pod_sandbox_id(pod.sandbox_id);
+  HK_ASSIGN_OR_RETURN(auto containers, parts_.host.Call<rt::ListContainersResponse>(kListContainers, list, deadline));
+  for (const rt::Container& container : containers.containers()) {
+    rt::ContainerStatusRequest ask;
+    ask.set_container_id(container.id());
+    auto status = parts_.host.Call<rt::ContainerStatusResponse>(kContainerStatus, ask, deadline);
+    if (status.status().code() == absl::StatusCode::kNotFound) continue;
+    HK_RETURN_IF_ERROR(status.status());
+    for (const rt::Mount& mount : status->status().mounts()) {
+      if (auto volume = EmptyDirOf(mount.host_path(), pod.metadata.uid())) users[*volume] = container.metadata().name();
+    }
+  }
+  return users;
+}
+
+absl::Status Router::CheckDpuVolumes(const SplitPod& pod, const rt::ContainerConfig& config) const {
+  for (const DpuContainer& container : parts_.table.Containers()) {
+    if (container.listed.pod_sandbox_id() != pod.sandbox_id) continue;
+    auto made = container.listed.annotations().find(kDpuVolumes);
+    if (made == container.listed.annotations().end()) continue;
+    for (const rt::Mount& mount : config.mounts()) {
+      auto volume = EmptyDirOf(mount.host_path(), pod.metadata.uid());
+      if (!volume || ("," + made->second + ",").find("," + *volume + ",") == std::string::npos) continue;
+      return absl::FailedPreconditionError(fmt::format("volume '{}' is on the DPU with {}, because annotation {} does not name '{}'",
+                                                       *volume, container.listed.metadata().name(), kVolumes,
+                                                       config.metadata().name()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace heterok8s::cri

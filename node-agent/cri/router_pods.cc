@@ -1,0 +1,153 @@
+// Sandboxes: the twin first, then the host's; both or none.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <future>
+
+#include "node-agent/cri/annotations.h"
+#include "node-agent/cri/router.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+constexpr std::chrono::seconds kTwinTime{30};      // long enough for a loaded DPU; kubelet allows minutes
+constexpr std::chrono::seconds kRollBackTime{20};
+
+// The DPU did not answer: what it did not do is done when it answers again (DpuLink puts twins right).
+bool IsAway(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kDeadlineExceeded;
+}
+
+std::string NameOf(const rt::PodSandboxMetadata& metadata) {
+  return fmt::format("Pod {}/{}", metadata.namespace_(), metadata.name());
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> Router::MakeTwin(const rt::RunPodSandboxRequest& request, Deadline deadline) {
+  if (!parts_.link.Valid()) {
+    return absl::UnavailableError(fmt::format("the DPU is away: {}", parts_.link.LastError()));
+  }
+  rt::RunPodSandboxRequest twin;
+  *twin.mutable_config() = TwinConfig(request.config(), options_.paths);  // runtime_handler names one of the host's
+  HK_ASSIGN_OR_RETURN(auto response, parts_.dpu.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, twin,
+                                                                                std::min(deadline, In(kTwinTime))));
+  return response.pod_sandbox_id();
+}
+
+void Router::RunPodSandbox(const CallPtr& call) {
+  rt::RunPodSandboxRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  rt::PodSandboxConfig& config = *request.mutable_config();
+  auto& annotations = *config.mutable_annotations();
+  // These say what heterocri decided; from a Pod's author they would be a claim.
+  size_t claims = 0;
+  for (const char* key : {kPlacement, kPlacementReason, kTwin, kLogDirectory}) claims += annotations.erase(key);
+  SplitPod pod;
+  pod.metadata = config.metadata();
+  pod.verdict = DecidePod(config, options_.rules);
+  pod.log_directory = config.log_directory();
+  if (!pod.verdict.wanted) {
+    ForwardBytes(parts_.host.stub(), call, claims == 0 ? call->request() : ToBuffer(request.SerializeAsString()), {});
+    return;
+  }
+
+  const std::string name = NameOf(pod.metadata);
+  DpuLink::Making making(parts_.link, {pod.metadata.uid(), pod.metadata.attempt()});
+  if (pod.verdict.split) {
+    absl::StatusOr<std::string> twin = MakeTwin(request, LimitOf(*call));
+    if (twin.ok()) {
+      pod.twin_id = *twin;
+    } else if (pod.verdict.fallback == Fallback::kFail) {
+      Answer(*call, absl::Status(twin.status().code(), fmt::format("twin sandbox on the DPU: {} (fallback is 'fail')",
+                                                                   Message(twin.status()))));
+      return;
+    } else {
+      pod.verdict.split = false;
+      pod.verdict.reason = fmt::format("twin sandbox on the DPU: {}", Message(twin.status()));
+    }
+  }
+  annotations[kPlacement] = pod.verdict.split ? "split" : "host";
+  annotations[kPlacementReason] = pod.verdict.reason;
+  annotations[kLogDirectory] = pod.log_directory;
+  spdlog::info("{}: {}: {}", name, pod.verdict.split ? "split" : "on the host", pod.verdict.reason);
+
+  absl::StatusOr<rt::RunPodSandboxResponse> made =
+      parts_.host.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, request, LimitOf(*call));
+  if (!made.ok()) {
+    if (!pod.twin_id.empty()) {
+      absl::Status undone = parts_.link.RemoveTwin(pod.twin_id, pod.metadata, In(kRollBackTime));
+      if (!undone.ok()) spdlog::warn("{}: roll back the twin: {}; tried again later", name, ToString(undone));
+    }
+    Answer(*call, made.status());
+    return;
+  }
+  pod.sandbox_id = made->pod_sandbox_id();
+  parts_.table.PutPod(pod);
+  // Needed only if the DPU is away when heterocri starts next; both runtimes know the Pod.
+  if (absl::Status saved = parts_.table.Save(); !saved.ok()) spdlog::error("{}: {}", name, ToString(saved));
+  call->Finish(grpc::Status::OK, ToBuffer(made->SerializeAsString()));
+}
+
+void Router::StopPodSandbox(const CallPtr& call) {
+  rt::StopPodSandboxRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  std::optional<SplitPod> pod = parts_.table.FindPod(request.pod_sandbox_id());
+  if (!pod || pod->twin_id.empty()) {
+    ForwardToHost(call);
+    return;
+  }
+  parts_.table.MarkStopped(pod->sandbox_id);
+  Deadline deadline = LimitOf(*call);
+  std::future<absl::Status> twin = std::async(std::launch::async, [&]() -> absl::Status {
+    if (!parts_.link.Valid()) return absl::UnavailableError("the DPU is away");
+    rt::StopPodSandboxRequest stop;
+    stop.set_pod_sandbox_id(pod->twin_id);
+    return parts_.dpu.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, std::min(deadline, In(kTwinTime))).status();
+  });
+  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kStopPodSandbox, call->request(), deadline);
+  absl::Status on_dpu = twin.get();
+  parts_.link.PollSoon();
+  if (IsAway(on_dpu)) {
+    spdlog::warn("{}: the twin is stopped when the DPU returns: {}", NameOf(pod->metadata), ToString(on_dpu));
+  } else if (host.ok() && !on_dpu.ok() && on_dpu.code() != absl::StatusCode::kNotFound) {
+    Answer(*call, Annotate(on_dpu, "twin sandbox on the DPU"));
+    return;
+  }
+  Answer(*call, host);
+}
+
+void Router::RemovePodSandbox(const CallPtr& call) {
+  rt::RemovePodSandboxRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  std::optional<SplitPod> pod = parts_.table.FindPod(request.pod_sandbox_id());
+  if (!pod) {
+    ForwardToHost(call);
+    return;
+  }
+  Deadline deadline = LimitOf(*call);
+  if (!pod->twin_id.empty()) {
+    absl::Status removed = absl::UnavailableError("the DPU is away");
+    if (parts_.link.Valid()) removed = parts_.link.RemoveTwin(pod->twin_id, pod->metadata, std::min(deadline, In(kTwinTime)));
+    if (IsAway(removed)) {
+      spdlog::warn("{}: the twin is removed when the DPU returns: {}", NameOf(pod->metadata), ToString(removed));
+    } else if (!removed.ok()) {
+      Answer(*call, removed);
+      return;
+    }
+  }
+  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kRemovePodSandbox, call->request(), deadline);
+  if (host.ok()) {
+    std::vector<DpuContainer> containers = parts_.table.Containers();
+    parts_.table.ErasePod(pod->sandbox_id);
+    for (const DpuContainer& container : containers) {
+      if (container.listed.pod_sandbox_id() == pod->sandbox_id) parts_.mirror.Forget(container.id());
+    }
+    if (absl::Status saved = parts_.table.Save(); !saved.ok()) spdlog::error("{}: {}", NameOf(pod->metadata), ToString(saved));
+  }
+  Answer(*call, host);
+}
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,56 @@
+#include "node-agent/cri/termination.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include "common/sys/unique_fd.h"
+#include "node-agent/cri/annotations.h"
+
+namespace heterok8s::cri {
+namespace {
+
+constexpr size_t kMaxMessageBytes = 64 << 10;  // kubelet shows 4 KiB
+
+// In place: kubelet made the file, and knows it by its path and owner.
+absl::Status Overwrite(const std::string& path, const std::string& data) {
+  sys::UniqueFd fd(open(path.c_str(), O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoToStatus(errno, "open '" + path + "'");
+  if (write(fd.get(), data.data(), data.size()) != static_cast<ssize_t>(data.size())) {
+    return ErrnoToStatus(errno, "write '" + path + "'");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container,
+                         const std::string& pod_uid) {
+  auto found = container.listed.annotations().find(kTerminationLog);
+  if (found == container.listed.annotations().end()) return;
+  size_t equals = found->second.find('=');
+  if (equals == std::string::npos) return;
+  std::string inside = found->second.substr(0, equals), host_path = found->second.substr(equals + 1);
+  if (host_path.find("/" + pod_uid + "/containers/") == std::string::npos || host_path.find("/..") != std::string::npos) {
+    spdlog::warn("termination message of container {}: '{}' is no file of its Pod", container.id(), host_path);
+    return;
+  }
+  for (const auto& mount : container.status.mounts()) {
+    if (mount.container_path() != inside) continue;
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
+    v1::GetFileRequest request;
+    request.set_pod_uid(pod_uid);
+    request.set_path(mount.host_path());
+    request.set_max_bytes(kMaxMessageBytes);
+    v1::GetFileReply reply;
+    grpc::Status got = runtime.GetFile(&context, request, &reply);
+    absl::Status written = got.ok() && !reply.data().empty() ? Overwrite(host_path, reply.data()) : absl::OkStatus();
+    if (!got.ok() || !written.ok()) {
+      spdlog::warn("termination message of container {}: {}{}", container.id(), got.error_message(), Message(written));
+    }
+    return;
+  }
+}
+
+}  // namespace heterok8s::cri

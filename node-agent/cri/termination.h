@@ -1,0 +1,14 @@
+// The termination message of a container on the DPU, brought to the host's file where kubelet reads it.
+//
+// Threading: blocks for one call, at most a second. Errors: logged; kubelet then shows no message.
+#pragma once
+
+#include "node-agent/cri/pod_table.h"
+#include "proto/heterok8s/v1/runtime.grpc.pb.h"
+
+namespace heterok8s::cri {
+
+// The path of the host comes back with the container from the DPU, so it counts only inside the folder of this Pod.
+void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container, const std::string& pod_uid);
+
+}  // namespace heterok8s::cri
