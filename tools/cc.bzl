@@ -50,6 +50,9 @@ def hk_bpf(name, src, hdrs = [], visibility = None):
         cmd = " && ".join([
             "printf '#pragma once\\nextern \"C\" const unsigned char {n}_bpf[];\\nextern \"C\" const unsigned int {n}_bpf_len;\\n' > $(location {n}.bpf.h)".format(n = name),
             "printf '.section .rodata\\n.global {n}_bpf\\n.global {n}_bpf_len\\n.balign 16\\n{n}_bpf:\\n.incbin \"%s\"\\n1:\\n.balign 4\\n{n}_bpf_len: .int 1b - {n}_bpf\\n.section .note.GNU-stack,\"\",@progbits\\n' $(location {n}.bpf.o) > $(location {n}.bpf.S)".format(n = name),
+            # Bazel forgets inputs that the compiler's dependency file does not name, as .incbin's: with the object's
+            # checksum in its text, a new object makes a new source.
+            "echo \"/* $$(cksum < $(location {n}.bpf.o)) */\" >> $(location {n}.bpf.S)".format(n = name),
         ]),
     )
     cc_library(

@@ -48,15 +48,20 @@ class Map {
     if (bpf_map_lookup_and_delete_elem(fd_, &key, &value) != 0) return std::nullopt;
     return value;
   }
-  // A walk, not a snapshot: entries that come or go meanwhile may be missed or, rarely, seen twice.
+  // A walk, not a snapshot: entries that come or go meanwhile may be missed or, rarely, seen twice. Hash maps only.
   std::vector<std::pair<Key, Value>> All() const {
+    constexpr __u32 kBatch = 512;  // more than one bucket ever holds, or the kernel says ENOSPC
     std::vector<std::pair<Key, Value>> all;
-    Key key{}, next{};
-    for (void* from = nullptr; bpf_map_get_next_key(fd_, from, &next) == 0; from = &key) {
-      if (std::optional<Value> value = Get(next)) all.emplace_back(next, *value);
-      key = next;
+    std::vector<Key> keys(kBatch);
+    std::vector<Value> values(kBatch);
+    __u32 from = 0, next = 0;
+    for (bool first = true;; first = false, from = next) {
+      __u32 count = kBatch;
+      int failed = bpf_map_lookup_batch(fd_, first ? nullptr : &from, &next, keys.data(), values.data(), &count, nullptr);
+      if (failed != 0 && errno != ENOENT) return all;
+      for (__u32 i = 0; i < count; ++i) all.emplace_back(keys[i], values[i]);
+      if (failed != 0) return all;  // ENOENT: this was the last batch
     }
-    return all;
   }
   int fd() const { return fd_; }
 

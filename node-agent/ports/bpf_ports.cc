@@ -43,6 +43,13 @@ absl::Status DisableMultipathTcp() {
   return absl::IsNotFound(status) ? absl::OkStatus() : status;  // a kernel without it
 }
 
+absl::Status EraseLinks(const Kernel& kernel, const hk_pod& pod) {
+  for (const hk_pair& pair : pod.pair) {
+    for (const hk_addr& self : pair.self) HK_RETURN_IF_ERROR(kernel.links.Erase(self));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Ports>> NewBpfPorts(Options options, Listener listener) {
@@ -71,6 +78,7 @@ void BpfPorts::AdoptLocked() {
     pod.ports = FromWire(*wire, name);
     pod.cookie = cookie;
     pod.generation = wire->generation;
+    pod.announced = false;
     key_of_cookie_[cookie] = pod.ports.pod_key;
   }
   for (const auto& [key, claim] : kernel_->local.All()) {
@@ -114,7 +122,7 @@ absl::Status BpfPorts::AddPod(const PodPorts& ports) {
     auto pod = pods_.find(ports.pod_key);
     if (pod != pods_.end() && !pod->second.announced) {
       pod->second.announced = true;
-      pod->second.reported.clear();
+      pod->second.reported.clear();  // what is open is told again: the caller has no memory of it
       compare_all_ = true;
     }
   }
@@ -140,6 +148,7 @@ absl::Status BpfPorts::AddLocked(const PodPorts& ports, const sys::NetnsRef& ns,
   wire.generation = pod.generation;
   absl::Status made = [&]() -> absl::Status {
     HK_RETURN_IF_ERROR(kernel_->pod_names.Put(cookie, name));
+    if (std::optional<hk_pod> former = kernel_->pods.Get(cookie)) HK_RETURN_IF_ERROR(EraseLinks(*kernel_, *former));
     for (uint32_t meaning : {HK_LOCALHOST, HK_POD_IP}) {
       for (const hk_addr& self : wire.pair[meaning].self) {
         HK_RETURN_IF_ERROR(kernel_->links.Put(self, {.netns = cookie, .meaning = meaning}));
@@ -166,10 +175,8 @@ absl::Status BpfPorts::RemoveLocked(const std::string& pod_key) {
   // First what rules traffic and makes new entries, then the entries, the name last: cut off anywhere, the next
   // Create() still lists the Pod and the caller removes it again.
   HK_RETURN_IF_ERROR(kernel_->DetachPod(cookie));
+  if (std::optional<hk_pod> wire = kernel_->pods.Get(cookie)) HK_RETURN_IF_ERROR(EraseLinks(*kernel_, *wire));
   HK_RETURN_IF_ERROR(kernel_->pods.Erase(cookie));
-  for (const auto& [self, link] : kernel_->links.All()) {
-    if (link.netns == cookie) HK_RETURN_IF_ERROR(kernel_->links.Erase(self));
-  }
   for (const auto& [number, claims] : pod.remote) {
     hk_port_key key{.netns = cookie, .port = number.second, .protocol = static_cast<uint8_t>(number.first)};
     HK_RETURN_IF_ERROR(kernel_->remote.Erase(key));
@@ -203,34 +210,52 @@ absl::Status BpfPorts::PutRemoteLocked(Pod& pod, PortNumber number, std::vector<
   return absl::OkStatus();
 }
 
+absl::Status BpfPorts::AddRemoteLocked(Pod& pod, const PortKey& key) {
+  PortNumber number{key.protocol, key.port};
+  std::vector<PortKey> claims;
+  if (auto found = pod.remote.find(number); found != pod.remote.end()) claims = found->second;
+  if (std::find(claims.begin(), claims.end(), key) != claims.end()) return absl::OkStatus();
+  claims.push_back(key);
+  return PutRemoteLocked(pod, number, std::move(claims));
+}
+
 absl::Status BpfPorts::SetRemote(const std::string& pod_key, const PortKey& given, bool owned, uint64_t epoch_ns) {
   PortKey key = Normalized(given);
   std::lock_guard lock(mutex_);
   HK_ASSIGN_OR_RETURN(Pod * pod, FindLocked(pod_key));
-  if (owned) {
-    for (const auto& [mine, since_ns] : pod->reported) {
-      if (since_ns <= epoch_ns && Overlaps(mine, key)) {
-        return absl::FailedPreconditionError(
-            fmt::format("{} of the other PU collides with {} of this one, which is older", key.ToString(), mine.ToString()));
-      }
+  if (!owned) {
+    pod->contested.erase(key);
+    auto found = pod->remote.find({key.protocol, key.port});
+    if (found == pod->remote.end()) return absl::OkStatus();
+    std::vector<PortKey> claims = found->second;
+    if (std::erase(claims, key) == 0) return absl::OkStatus();
+    return PutRemoteLocked(*pod, found->first, std::move(claims));
+  }
+  for (const auto& [mine, since_ns] : pod->reported) {
+    if (since_ns > epoch_ns || !Overlaps(mine, key)) continue;
+    pod->contested.insert(key);
+    return absl::FailedPreconditionError(
+        fmt::format("{} of the other PU collides with {} of this one, which is older", key.ToString(), mine.ToString()));
+  }
+  return AddRemoteLocked(*pod, key);
+}
+
+// After a claim of this PU closed: what the other PU had claimed too is its own now.
+void BpfPorts::SettleLocked(Pod& pod) {
+  std::erase_if(pod.contested, [&](const PortKey& key) {
+    for (const auto& [mine, since_ns] : pod.reported) {
+      if (Overlaps(mine, key)) return false;
     }
-  }
-  PortNumber number{key.protocol, key.port};
-  std::vector<PortKey> claims;
-  if (auto found = pod->remote.find(number); found != pod->remote.end()) claims = found->second;
-  auto position = std::find(claims.begin(), claims.end(), key);
-  if ((position != claims.end()) == owned) return absl::OkStatus();
-  if (owned) {
-    claims.push_back(key);
-  } else {
-    claims.erase(position);
-  }
-  return PutRemoteLocked(*pod, number, std::move(claims));
+    absl::Status added = AddRemoteLocked(pod, key);
+    if (!added.ok()) spdlog::warn("ports of Pod '{}': {}", pod.ports.pod_key, Message(added));
+    return true;
+  });
 }
 
 absl::Status BpfPorts::ReplaceRemote(const std::string& pod_key, const std::vector<PortKey>& keys) {
   std::lock_guard lock(mutex_);
   HK_ASSIGN_OR_RETURN(Pod * pod, FindLocked(pod_key));
+  pod->contested.clear();
   std::map<PortNumber, std::vector<PortKey>> wanted;
   for (const PortKey& given : keys) {
     PortKey key = Normalized(given);

@@ -43,9 +43,10 @@ class BpfPorts : public Ports {
     PodPorts ports;
     uint64_t cookie = 0;
     uint64_t generation = 0;
-    bool announced = false;  // AddPod was called on this object, not on an earlier one only
+    bool announced = true;  // false: adopted, and AddPod was not called on this object yet
     std::map<PortKey, uint64_t> reported;  // told to the listener as open, with its epoch
     std::map<PortNumber, std::vector<PortKey>> remote;
+    std::set<PortKey> contested;  // the other PU's, but ours are older; theirs when ours close
     std::optional<Refusal> last_refusal;
   };
   struct Leftover {
@@ -58,6 +59,8 @@ class BpfPorts : public Ports {
   absl::Status AddLocked(const PodPorts& ports, const sys::NetnsRef& ns, uint64_t cookie);
   absl::Status RemoveLocked(const std::string& pod_key);
   absl::Status PutRemoteLocked(Pod& pod, PortNumber number, std::vector<PortKey> claims);
+  absl::Status AddRemoteLocked(Pod& pod, const PortKey& key);
+  void SettleLocked(Pod& pod);
   absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
 
   // event_thread.cc: from the ring to the listener.
@@ -66,7 +69,8 @@ class BpfPorts : public Ports {
   void FinishBatch();
   void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
   void CompareAllLocked();
-  void InsertUdpSockets();
+  void ScanInto(uint64_t cookie, bool tcp);
+  void FillFreeSlots();
   void RemoveLeftovers();
   void Wake();
 
@@ -81,9 +85,11 @@ class BpfPorts : public Ports {
   // Of the event thread alone, between two waits.
   std::vector<hk_claim_key> touched_;
   std::set<uint64_t> udp_inserts_;
+  std::map<uint64_t, uint64_t> slots_free_at_;  // cookie -> when to look
   std::vector<PortChange> changes_;
   std::vector<Leftover> leftovers_;
   uint64_t lost_seen_ = 0;
+  uint64_t adopted_at_ns_ = 0;  // CLOCK_MONOTONIC
 
   std::atomic<bool> stopping_ = false;
   sys::UniqueFd epoll_, wake_;

@@ -88,7 +88,7 @@ TEST_CASE("events lost while nobody reads them cost no claim", "[netns]") {
   Pu& dpu = pus.dpu();
   dpu.KillHeterod();
   sys::UniqueFd restless = Listening(dpu, kLocalhost);
-  for (int i = 0; i < 6'000; ++i) {  // two events each; the ring holds about ten thousand
+  for (int i = 0; i < 8'000; ++i) {  // two events each; the ring holds about fourteen thousand
     shutdown(restless.get(), SHUT_RDWR);
     listen(restless.get(), 1);
   }

@@ -200,20 +200,26 @@ TEST_CASE("unconnected UDP works from sockets bound to localhost or the Pod IP",
   }
 }
 
-TEST_CASE("every socket of a REUSEPORT group can be the last one that answers", "[netns]") {
-  TwoPus pus;
-  IpAddress localhost = AddressOf(Where::kLocalhost, AF_INET);
+// Makes `count` listeners of one REUSEPORT group on localhost.
+std::vector<sys::UniqueFd> Group(Pu& pu, int count, uint16_t& port) {
   std::vector<sys::UniqueFd> group;
-  uint16_t port = 0;
-  for (int i = 0; i < 4; ++i) {
-    sys::UniqueFd fd = pus.dpu().Socket(AF_INET, SOCK_STREAM);
+  for (int i = 0; i < count; ++i) {
+    sys::UniqueFd fd = pu.Socket(AF_INET, SOCK_STREAM);
     int on = 1;
     setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    REQUIRE(Bind(fd, localhost, port) == 0);
-    REQUIRE(listen(fd.get(), 16) == 0);
+    REQUIRE(Bind(fd, AddressOf(Where::kLocalhost, AF_INET), port) == 0);
+    REQUIRE(listen(fd.get(), 64) == 0);
     port = PortOf(fd);
     group.push_back(std::move(fd));
   }
+  return group;
+}
+
+TEST_CASE("every socket of a REUSEPORT group can be the last one that answers", "[netns]") {
+  TwoPus pus;
+  IpAddress localhost = AddressOf(Where::kLocalhost, AF_INET);
+  uint16_t port = 0;
+  std::vector<sys::UniqueFd> group = Group(pus.dpu(), 4, port);
   pus.AwaitTold(pus.dpu(), {.address = localhost, .port = port}, true);
   REQUIRE(pus.dpu().ports->Local(pus.dpu().pod_key).at(0).sockets == 4);
 
@@ -224,6 +230,54 @@ TEST_CASE("every socket of a REUSEPORT group can be the last one that answers", 
   }
   pus.AwaitTold(pus.dpu(), {.address = localhost, .port = port}, false);
   CHECK(pus.dpu().ports->Local(pus.dpu().pod_key).empty());
+}
+
+TEST_CASE("a server that restarts behind its predecessor is reached when that has gone", "[netns]") {
+  TwoPus pus;
+  uint16_t port = 0;
+  std::vector<sys::UniqueFd> old_workers = Group(pus.dpu(), 12, port), new_workers = Group(pus.dpu(), 12, port);
+  pus.AwaitTold(pus.dpu(), {.address = AddressOf(Where::kLocalhost, AF_INET), .port = port}, true);
+
+  old_workers.clear();
+
+  // More sockets than sk_lookup can know at once, so heterod puts the rest in, a moment later.
+  int error = -1;
+  for (int i = 0; i < 100 && error != 0; ++i) {
+    error = Connect(pus.host().Socket(AF_INET, SOCK_STREAM), AddressOf(Where::kLocalhost, AF_INET), port);
+    if (error != 0) usleep(20'000);
+  }
+  CHECK(error == 0);
+}
+
+TEST_CASE("a multipath TCP listener that was there first is served; later ones get TCP", "[netns]") {
+  constexpr int kMultipathTcp = 262;
+  TwoPus pus(/*start=*/false);
+  Pu& dpu = pus.dpu();
+  sys::UniqueFd old_socket;
+  REQUIRE_OK(sys::InNetns(dpu.ns, [&] {
+    old_socket.reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, kMultipathTcp));
+    return absl::OkStatus();
+  }));
+  if (!old_socket.valid()) {
+    WARN("this kernel has no multipath TCP; skipped");
+    return;
+  }
+  REQUIRE(Bind(old_socket, AddressOf(Where::kAny, AF_INET), 0) == 0);
+  REQUIRE(listen(old_socket.get(), 4) == 0);
+  PortKey key{.address = AddressOf(Where::kAny, AF_INET), .port = PortOf(old_socket)};
+  pus.Start(pus.host());
+  pus.Start(dpu);
+  pus.AwaitTold(dpu, key, true);
+
+  CHECK(Connect(pus.host().Socket(AF_INET, SOCK_STREAM), AddressOf(Where::kLocalhost, AF_INET), key.port) == 0);
+  int later = 0;
+  REQUIRE_OK(sys::InNetns(dpu.ns, [&] {
+    later = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, kMultipathTcp);
+    return absl::OkStatus();
+  }));
+  CHECK(later == -1);
+  old_socket.reset();
+  pus.AwaitTold(dpu, key, false);
 }
 
 TEST_CASE("a program that is no part of a Pod notices nothing", "[netns]") {

@@ -25,6 +25,10 @@ namespace {
 constexpr uint64_t kLeftoverNs = 5'000'000'000;
 constexpr int kLeftoverPollMs = 2'000;
 
+// A socket leaves the sockhash a moment after the event that announces it.
+constexpr uint64_t kSlotFreeNs = 20'000'000;
+constexpr int kSlotPollMs = 20;
+
 uint64_t Now(clockid_t clock) {
   timespec now{};
   clock_gettime(clock, &now);
@@ -44,9 +48,9 @@ absl::Status BpfPorts::Start() {
   }
   {
     std::lock_guard lock(mutex_);
-    AdoptLocked();
-    // Events that nobody has read since the former heterod died are older than what AdoptLocked saw.
     lost_seen_ = kernel_->Stat(HK_STAT_LOST);
+    adopted_at_ns_ = Now(CLOCK_MONOTONIC);
+    AdoptLocked();
   }
   thread_ = std::thread([this] { Loop(); });
   return absl::OkStatus();
@@ -66,7 +70,8 @@ void BpfPorts::Wake() {
 void BpfPorts::Loop() {
   while (!stopping_) {
     epoll_event events[2];
-    int ready = epoll_wait(epoll_.get(), events, 2, leftovers_.empty() ? -1 : kLeftoverPollMs);
+    int timeout_ms = !slots_free_at_.empty() ? kSlotPollMs : !leftovers_.empty() ? kLeftoverPollMs : -1;
+    int ready = epoll_wait(epoll_.get(), events, 2, timeout_ms);
     for (int i = 0; i < ready; ++i) {
       uint64_t drained;
       if (events[i].data.fd == wake_.get()) (void)!read(wake_.get(), &drained, sizeof drained);
@@ -75,6 +80,7 @@ void BpfPorts::Loop() {
       kernel_->DrainRing();
       FinishBatch();
     }
+    FillFreeSlots();
     RemoveLeftovers();
   }
 }
@@ -95,10 +101,14 @@ void BpfPorts::OnEvent(const hk_event& event) {
                                .unix_ms = static_cast<int64_t>((Now(CLOCK_REALTIME) - age_ns) / 1'000'000)};
     return;
   }
-  // Claims of an earlier life of this namespace under another Pod are void.
-  if (event.time_ns < pod.generation) return;
-  ReportLocked(pod, key, event.kind == HK_OPENED, event.time_ns);
+  if (event.kind == HK_SLOT_FREE) {
+    slots_free_at_.try_emplace(pod.cookie, Now(CLOCK_MONOTONIC) + kSlotFreeNs);
+    return;
+  }
   touched_.push_back(event.key);
+  // Of a former heterod's time, or of an earlier life of this Pod: the comparison says what is left of it.
+  if (event.time_ns < adopted_at_ns_ || event.time_ns < pod.generation) return;
+  ReportLocked(pod, key, event.kind == HK_OPENED, event.time_ns);
   // Only an iterator may put a UDP socket into the sockhash. Until then nobody on the other PU knows of the port.
   bool exact = key.address.is_loopback() ||
                std::find(pod.ports.addresses.begin(), pod.ports.addresses.end(), key.address) != pod.ports.addresses.end();
@@ -111,6 +121,7 @@ void BpfPorts::ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t ep
     pod.reported[key] = epoch_ns;
   } else {
     pod.reported.erase(key);
+    SettleLocked(pod);
   }
   changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = open, .epoch_ns = epoch_ns});
 }
@@ -135,7 +146,7 @@ void BpfPorts::FinishBatch() {
     touched_.clear();
     if (std::exchange(compare_all_, false)) CompareAllLocked();
   }
-  InsertUdpSockets();
+  for (uint64_t cookie : std::exchange(udp_inserts_, {})) ScanInto(cookie, /*tcp=*/false);
   for (const PortChange& change : changes_) listener_(change);
   changes_.clear();
 }
@@ -158,22 +169,32 @@ void BpfPorts::CompareAllLocked() {
   }
 }
 
-void BpfPorts::InsertUdpSockets() {
-  for (uint64_t cookie : std::exchange(udp_inserts_, {})) {
-    std::string path;
-    {
-      std::lock_guard lock(mutex_);
-      auto name = key_of_cookie_.find(cookie);
-      if (name == key_of_cookie_.end()) continue;
-      path = pods_[name->second].ports.netns_path;
-    }
-    absl::Status inserted = [&]() -> absl::Status {
-      HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(path));
-      return sys::InNetns(ns, [&] { return kernel_->ScanUdp(); });
-    }();
-    // The namespace went away with its sockets, or the kernel is out of memory: the port is reported all the same.
-    if (!inserted.ok()) spdlog::warn("ports: {}; UDP sockets bound to one address stay unreachable", Message(inserted));
+void BpfPorts::ScanInto(uint64_t cookie, bool tcp) {
+  std::string path;
+  {
+    std::lock_guard lock(mutex_);
+    auto name = key_of_cookie_.find(cookie);
+    if (name == key_of_cookie_.end()) return;
+    path = pods_[name->second].ports.netns_path;
   }
+  absl::Status scanned = [&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(path));
+    return sys::InNetns(ns, [&] { return tcp ? kernel_->ScanTcp() : kernel_->ScanUdp(); });
+  }();
+  // The namespace went away with its sockets, or the kernel is out of memory. The port is reported all the same.
+  if (!scanned.ok()) {
+    spdlog::warn("ports: {}; sockets bound to one address stay unreachable from the other PU", Message(scanned));
+  }
+}
+
+void BpfPorts::FillFreeSlots() {
+  uint64_t now = Now(CLOCK_MONOTONIC);
+  std::erase_if(slots_free_at_, [&](const auto& entry) {
+    if (now < entry.second) return false;
+    ScanInto(entry.first, /*tcp=*/true);
+    ScanInto(entry.first, /*tcp=*/false);
+    return true;
+  });
 }
 
 void BpfPorts::RemoveLeftovers() {

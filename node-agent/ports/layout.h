@@ -101,7 +101,8 @@ struct hk_socket {
 	__u16 zero;
 };
 
-enum hk_event_kind { HK_OPENED = 1, HK_CLOSED = 2, HK_REFUSED = 3 };
+/* HK_SLOT_FREE: a socket of a REUSEPORT group left the sockhash and the group may have one that found no slot. */
+enum hk_event_kind { HK_OPENED = 1, HK_CLOSED = 2, HK_REFUSED = 3, HK_SLOT_FREE = 4 };
 struct hk_event {
 	struct hk_claim_key key;
 	__u64 time_ns; /* CLOCK_MONOTONIC */

@@ -181,6 +181,15 @@ TEST_CASE("when both PUs own a port the older claim is named", "[netns]") {
   CHECK_THAT(younger, Says(mine.ToString()));
   CHECK(host.ports->Remote(host.pod_key).empty());
 
+  // It is the other PU's when ours is gone, without being told again.
+  uint16_t port = mine.port;
+  listener.reset();
+  pus.AwaitTold(host, mine, false);
+  CHECK(host.ports->Remote(host.pod_key) == std::vector<PortKey>{theirs});
+  REQUIRE_OK(host.ports->SetRemote(host.pod_key, theirs, false, MonotonicNs()));
+  listener = Listening(host, "0.0.0.0", port);
+  pus.AwaitTold(host, mine, true);
+
   CHECK_OK(host.ports->SetRemote(host.pod_key, theirs, true, 1));
   CHECK(host.ports->Remote(host.pod_key) == std::vector<PortKey>{theirs});
   // Calls of this side still go to the socket that is there.

@@ -15,6 +15,8 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define EADDRINUSE 98
+#define SOL_TCP 6
+#define TCP_BPF_SOCK_OPS_CB_FLAGS 1008 // newer than Debian 12's linux/bpf.h
 #define SOCK_BINDADDR_LOCK 4
 #define SOCK_BINDPORT_LOCK 8
 
@@ -153,20 +155,24 @@ static __always_inline void unclaim(struct hk_socket *s)
 {
 	if (__sync_lock_test_and_set(&s->counted, 0) == 0)
 		return;
-	s->hashed = 0;
+	bool was_hashed = s->hashed;
 	struct hk_claim_key key = s->key;
+
+	s->hashed = 0;
 	struct hk_pod *pod = bpf_map_lookup_elem(&pods, &key.netns);
 	if (!pod || pod->generation != s->generation)
 		return;
 	struct hk_local *l = bpf_map_lookup_elem(&local, &key);
 	if (!l || l->sockets == 0)
 		return;
-	if (__sync_fetch_and_add(&l->sockets, -1) == 1) {
-		__u64 now = bpf_ktime_get_ns();
-
+	__u32 before = __sync_fetch_and_add(&l->sockets, -1);
+	__u64 now = bpf_ktime_get_ns();
+	if (before == 1) {
 		l->changed_ns = now;
 		count(HK_STAT_CLOSED);
 		emit(&key, HK_CLOSED, now);
+	} else if (was_hashed && before > HK_LISTENER_SLOTS) {
+		emit(&key, HK_SLOT_FREE, now);
 	}
 }
 static __always_inline bool has_local(struct hk_claim_key *key)
@@ -591,6 +597,12 @@ SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
 				break;
 			}
 		}
+	}
+	// As at listen; kernels before 6.10 refuse, and then only sock_release tells of the end.
+	__u32 flags = 0;
+	if (bpf_getsockopt(t, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof flags) == 0) {
+		flags |= BPF_SOCK_OPS_STATE_CB_FLAG;
+		bpf_setsockopt(t, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof flags);
 	}
 	if (!s->counted || s->generation != pod->generation)
 		claim(s, pod, &key);
