@@ -21,7 +21,7 @@ namespace heterok8s::lab {
 struct CgroupHierarchy {
   std::string mount_point;  // "/sys/fs/cgroup/cpuset", or "/sys/fs/cgroup" when all is v2
   bool v2 = false;
-  std::string options;      // to mount the same hierarchy again: "cpuset", "none,name=systemd"; empty for v2
+  std::string options;  // to mount the same hierarchy again: "cpuset", "none,name=systemd"; empty for v2
 };
 absl::StatusOr<std::vector<CgroupHierarchy>> CgroupHierarchies();
 // From the text of a mountinfo file.

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <memory>
 
@@ -41,9 +41,8 @@ absl::StatusOr<int> Up(Context& context, const lab::UpOptions& options) {
     json["took_ms"] = result.took.count();
     json["images"] = result.images;
     for (const lab::PartState& state : result.parts) {
-      json["parts"].push_back({{"pu", lab::Name(state.part.pu)},
-                               {"daemon", state.part.daemon},
-                               {"ready_after_ms", state.after.count()}});
+      json["parts"].push_back(
+          {{"pu", lab::Name(state.part.pu)}, {"daemon", state.part.daemon}, {"ready_after_ms", state.after.count()}});
     }
     context.output.Print(json);
     return 0;
@@ -54,11 +53,15 @@ absl::StatusOr<int> Up(Context& context, const lab::UpOptions& options) {
                       Style::kStrong);
   Table table({"PU", "DAEMON", "STATE", "READY AFTER", "LOG"});
   for (const lab::PartState& state : result.parts) {
-    table.Row({lab::Name(state.part.pu), state.part.daemon, {"ready", Style::kGood},
-               fmt::format("{} ms", state.after.count()), {options.layout.Log(state.part.pu, state.part.daemon), Style::kDim}});
+    table.Row({lab::Name(state.part.pu),
+               state.part.daemon,
+               {"ready", Style::kGood},
+               fmt::format("{} ms", state.after.count()),
+               {options.layout.Log(state.part.pu, state.part.daemon), Style::kDim}});
   }
   context.output.Print(table);
-  context.output.Line(fmt::format("use it: heteroctl --lab {} ps    enter it: heteroctl lab exec host -- bash", name), Style::kDim);
+  context.output.Line(fmt::format("use it: heteroctl --lab {} ps    enter it: heteroctl lab exec host -- bash", name),
+                      Style::kDim);
   return 0;
 }
 
@@ -111,7 +114,8 @@ void RegisterDown(CLI::App& parent, Context& context) {
       if (context.output.json()) {
         context.output.Print(nlohmann::json{{"removed", removed}, {"left", nlohmann::json::array()}});
       } else {
-        for (const std::string& each : removed) context.output.Line(fmt::format("lab '{}' is gone, nothing is left", each));
+        for (const std::string& each : removed)
+          context.output.Line(fmt::format("lab '{}' is gone, nothing is left", each));
       }
       return 0;
     };
@@ -135,10 +139,21 @@ void List(Context& context) {
       for (const lab::DaemonState& state : *states) {
         const pid_t pid = init.ok() && state.pid > 0 ? lab::OuterPid(init->pid, state.pid) : -1;
         const std::string word = state.pid > 0 ? "running" : state.held ? "held" : "starting";
-        table.Row({name, lab::Name(pu), state.name, pid > 0 ? std::to_string(pid) : "-",
-                   {word, state.pid > 0 ? Style::kGood : Style::kWarning}, std::to_string(state.starts), state.last_end});
-        json.push_back({{"lab", name}, {"pu", lab::Name(pu)}, {"daemon", state.name}, {"pid", pid},
-                        {"pid_inside", state.pid}, {"state", word}, {"starts", state.starts}, {"last_end", state.last_end}});
+        table.Row({name,
+                   lab::Name(pu),
+                   state.name,
+                   pid > 0 ? std::to_string(pid) : "-",
+                   {word, state.pid > 0 ? Style::kGood : Style::kWarning},
+                   std::to_string(state.starts),
+                   state.last_end});
+        json.push_back({{"lab", name},
+                        {"pu", lab::Name(pu)},
+                        {"daemon", state.name},
+                        {"pid", pid},
+                        {"pid_inside", state.pid},
+                        {"state", word},
+                        {"starts", state.starts},
+                        {"last_end", state.last_end}});
       }
     }
   }
@@ -204,16 +219,23 @@ void RegisterControl(CLI::App& parent, Context& context, const std::string& act,
   sub->callback([=, &context] {
     context.action = [=, &context]() -> absl::StatusOr<int> {
       HK_ASSIGN_OR_RETURN(Place pu, lab::ParsePlace(flags->pu));
-      lab::ControlRequest request{.act = act, .daemon = flags->daemon, .signal = flags->nine ? SIGKILL : SIGTERM,
-                                  .hold = flags->hold, .env = flags->env};
+      lab::ControlRequest request{.act = act,
+                                  .daemon = flags->daemon,
+                                  .signal = flags->nine ? SIGKILL : SIGTERM,
+                                  .hold = flags->hold,
+                                  .env = flags->env};
       if (!flags->signal.empty()) request.signal = std::atoi(flags->signal.c_str());
-      HK_ASSIGN_OR_RETURN(auto states, lab::Ask(Named(context, flags->name).Control(pu), request, std::chrono::seconds(15)));
+      HK_ASSIGN_OR_RETURN(auto states,
+                          lab::Ask(Named(context, flags->name).Control(pu), request, std::chrono::seconds(15)));
       for (const lab::DaemonState& state : states) {
         if (state.name != flags->daemon) continue;
         const std::string word = state.pid > 0 ? "running" : state.held ? "held" : "starting";
         if (context.output.json()) {
-          context.output.Print(nlohmann::json{{"daemon", state.name}, {"state", word}, {"pid_inside", state.pid},
-                                              {"starts", state.starts}, {"last_end", state.last_end}});
+          context.output.Print(nlohmann::json{{"daemon", state.name},
+                                              {"state", word},
+                                              {"pid_inside", state.pid},
+                                              {"starts", state.starts},
+                                              {"last_end", state.last_end}});
         } else {
           context.output.Line(fmt::format("{} on the {}: {}", state.name, flags->pu, word));
         }

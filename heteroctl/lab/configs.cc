@@ -97,7 +97,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
       container_annotations = ["heteropod.io/*"]
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
-)", fmt::arg("bin", kInsideBin), fmt::arg("snapshotter", options.snapshotter));
+)",
+                     fmt::arg("bin", kInsideBin), fmt::arg("snapshotter", options.snapshotter));
 }
 
 std::string HeterodYaml(const Layout& layout, Place pu, const ConfigOptions& options) {
@@ -116,16 +117,18 @@ link_range: 169.254.64.0/18
 mtu: 0
 metrics: {{listen: "127.0.0.1:9464"}}
 log: {{level: {level}}}
-)", fmt::arg("role", Name(pu)), fmt::arg("instance", layout.name), fmt::arg("node", layout.name),
-                                 fmt::arg("own", host ? kHostAddress : kDpuAddress),
+)",
+                                 fmt::arg("role", Name(pu)), fmt::arg("instance", layout.name),
+                                 fmt::arg("node", layout.name), fmt::arg("own", host ? kHostAddress : kDpuAddress),
                                  fmt::arg("other", host ? kDpuAddress : kHostAddress), fmt::arg("port", kAgentPort),
                                  fmt::arg("level", options.log_level));
   if (host) {
     text += fmt::format("pu: {{backend: netns, peer_netns: {}/dpu.netns}}\non_dpu_down: {}\n", kInsideFolder,
                         options.on_dpu_down);
   } else {
-    text += "pu: {backend: netns}\n"
-            "cri: {socket: /run/containerd/containerd.sock, pod_log_root: /var/log/heterok8s/pods}\n";
+    text +=
+        "pu: {backend: netns}\n"
+        "cri: {socket: /run/containerd/containerd.sock, pod_log_root: /var/log/heterok8s/pods}\n";
   }
   return text;
 }
@@ -142,7 +145,8 @@ lease: {{interval_ms: 1000, duration_ms: 5000}}
 offload_containers: [istio-proxy, envoy, haproxy, fluent-bit, rsyslog, otel-collector]
 metrics: {{listen: "127.0.0.1:9465"}}
 log: {{level: {level}}}
-)", fmt::arg("dpu", kDpuAddress), fmt::arg("port", kAgentPort), fmt::arg("level", options.log_level));
+)",
+                     fmt::arg("dpu", kDpuAddress), fmt::arg("port", kAgentPort), fmt::arg("level", options.log_level));
 }
 
 std::string CniConflist() {
@@ -241,7 +245,8 @@ std::string EnvJson(const Layout& layout) {
       {"host_v6", kHostAddress6},
       {"dpu_v6", kDpuAddress6},
       {"client_v6", kClientAddress6},
-  }.dump(2);
+  }
+      .dump(2);
 }
 
 }  // namespace heterok8s::lab

@@ -15,9 +15,9 @@ namespace heterok8s::lab {
 
 struct ConfigOptions {
   std::string log_level = "info";
-  std::string on_dpu_down = "fail";   // heterod's on_dpu_down
+  std::string on_dpu_down = "fail";  // heterod's on_dpu_down
   std::string snapshotter = "overlayfs";
-  bool agents = true;                 // false: only the two containerds
+  bool agents = true;  // false: only the two containerds
 };
 
 std::string ContainerdToml(const ConfigOptions& options);

@@ -45,7 +45,8 @@ std::string Fingerprint(const std::string& archive) {
 absl::Status CopyFolderItself(const fs::path& from, const fs::path& to) {
   struct stat st {};
   if (stat(from.c_str(), &st) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", from.string()));
-  if (mkdir(to.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoToStatus(errno, fmt::format("make '{}'", to.string()));
+  if (mkdir(to.c_str(), 0700) != 0 && errno != EEXIST)
+    return ErrnoToStatus(errno, fmt::format("make '{}'", to.string()));
   if (chown(to.c_str(), st.st_uid, st.st_gid) != 0 || chmod(to.c_str(), st.st_mode & 07777) != 0) {
     return ErrnoToStatus(errno, fmt::format("set owner and mode of '{}'", to.string()));
   }

@@ -1,8 +1,8 @@
 // Container images for a lab: archives made by deploy/images/build, put into the containerd of each PU.
 //
 // An import is mostly waiting for the disk. So `build` also leaves a seed: the root folder of a containerd that has the
-// images already. Its blobs and unpacked layers are hard-linked into a new containerd's root (containerd never writes to
-// either again), its databases are copied. Archives that are not in the seed are imported by `ctr`.
+// images already. Its blobs and unpacked layers are hard-linked into a new containerd's root (containerd never writes
+// to either again), its databases are copied. Archives that are not in the seed are imported by `ctr`.
 //
 // Threading: any. Errors: kNotFound when there are no archives, with what makes them; errno of the copy; ctr's words.
 //

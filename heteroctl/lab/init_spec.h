@@ -27,7 +27,7 @@ struct InitSpec {
   std::vector<BindSpec> binds;      // in this order
   std::string control;              // Unix socket for ControlRequests
   std::string log_folder;
-  std::string log_prefix;           // "host-": logs are <log_folder>/<log_prefix><daemon>.log
+  std::string log_prefix;  // "host-": logs are <log_folder>/<log_prefix><daemon>.log
   std::vector<DaemonSpec> daemons;
 };
 

@@ -36,7 +36,7 @@ struct UpOptions {
   Layout layout;
   ConfigOptions config;
   std::string binary_folder;
-  std::string image_folder;   // empty: see images.h
+  std::string image_folder;  // empty: see images.h
   bool images = true;
   bool keep_on_failure = false;
   std::chrono::milliseconds deadline{30000};

@@ -19,9 +19,9 @@ namespace heterok8s::lab {
 
 inline constexpr const char* kRunRoot = "/run/heterok8s-lab";
 inline constexpr const char* kStateRoot = "/var/lib/heterok8s-lab";
-inline constexpr const char* kCgroupRoot = "heterok8s-lab";   // below the root of every cgroup hierarchy
-inline constexpr const char* kInsideFolder = "/run/lab";      // what the lab itself puts into a PU
-inline constexpr const char* kInsideBin = "/run/lab/bin";     // programs of ours, and the CNI plugins
+inline constexpr const char* kCgroupRoot = "heterok8s-lab";  // below the root of every cgroup hierarchy
+inline constexpr const char* kInsideFolder = "/run/lab";     // what the lab itself puts into a PU
+inline constexpr const char* kInsideBin = "/run/lab/bin";    // programs of ours, and the CNI plugins
 
 // The three places of a lab. The first two are PUs: a whole environment with an init; the client is only a network
 // namespace that stands for the outside.
@@ -43,7 +43,9 @@ struct Layout {
   std::string Lock() const { return std::string(kRunRoot) + "/." + name + ".lock"; }
   std::string Env() const { return Run() + "/env.json"; }
   std::string Logs() const { return Run() + "/log"; }
-  std::string Log(Place place, const std::string& daemon) const { return Logs() + "/" + Name(place) + "-" + daemon + ".log"; }
+  std::string Log(Place place, const std::string& daemon) const {
+    return Logs() + "/" + Name(place) + "-" + daemon + ".log";
+  }
   std::string Netns(Place place) const { return Run() + "/netns/" + Name(place); }
   std::string Control(Place pu) const { return Run() + "/" + Name(pu) + "/control.sock"; }
   std::string PuRun(Place pu) const { return Run() + "/" + Name(pu) + "/run"; }

@@ -14,7 +14,8 @@ namespace {
 
 // The holder may have removed the file while we waited for it; then our lock is on a file that nobody will meet.
 bool IsStillAt(int fd, const std::string& path) {
-  struct stat ours {}, there {};
+  struct stat ours {
+  }, there{};
   return fstat(fd, &ours) == 0 && stat(path.c_str(), &there) == 0 && ours.st_ino == there.st_ino &&
          ours.st_dev == there.st_dev;
 }

@@ -89,7 +89,8 @@ absl::Status CheckStarts(const Layout& layout, const Part& part) {
 
 std::vector<Part> Parts(bool agents) {
   std::vector<Part> parts = {{Place::kHost, "containerd"}, {Place::kDpu, "containerd"}};
-  if (agents) parts.insert(parts.end(), {{Place::kHost, "heterod"}, {Place::kDpu, "heterod"}, {Place::kHost, "heterocri"}});
+  if (agents)
+    parts.insert(parts.end(), {{Place::kHost, "heterod"}, {Place::kDpu, "heterod"}, {Place::kHost, "heterocri"}});
   return parts;
 }
 
@@ -108,7 +109,8 @@ absl::Status WaitForPart(const Layout& layout, const Part& part, Clock::time_poi
     absl::Status status = AskPart(layout, part);
     if (status.ok()) return status;
     HK_RETURN_IF_ERROR(Annotate(CheckStarts(layout, part), what));
-    if (Clock::now() > deadline) return absl::DeadlineExceededError(fmt::format("{} is not ready: {}", what, Message(status)));
+    if (Clock::now() > deadline)
+      return absl::DeadlineExceededError(fmt::format("{} is not ready: {}", what, Message(status)));
     std::this_thread::sleep_for(kPause);
   }
 }

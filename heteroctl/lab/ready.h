@@ -22,8 +22,8 @@ std::vector<Part> Parts(bool agents);
 
 struct PartState {
   Part part;
-  absl::Status status;                      // OK: ready
-  std::chrono::milliseconds after{0};       // since the wait began
+  absl::Status status;                 // OK: ready
+  std::chrono::milliseconds after{0};  // since the wait began
 };
 
 // When the daemon's socket is listened on.

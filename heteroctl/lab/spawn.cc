@@ -145,7 +145,8 @@ absl::StatusOr<int> Enter(const Layout& layout, Place place, const std::vector<s
   if (place != Place::kClient) {
     HK_ASSIGN_OR_RETURN(init, FindInit(layout, place));
     const char* path = getenv("PATH");
-    setenv("PATH", fmt::format("{}:{}", kInsideBin, path == nullptr ? "/usr/sbin:/usr/bin:/sbin:/bin" : path).c_str(), 1);
+    setenv("PATH", fmt::format("{}:{}", kInsideBin, path == nullptr ? "/usr/sbin:/usr/bin:/sbin:/bin" : path).c_str(),
+           1);
   }
   HK_ASSIGN_OR_RETURN(Pipe failure, MakePipe());
   const std::vector<char*> arguments = Pointers(argv);
@@ -178,7 +179,8 @@ absl::StatusOr<int> Enter(const Layout& layout, Place place, const std::vector<s
   failure.write_end.reset();
   absl::Status started = ReadFailure(failure.read_end.get());
   const int code = WaitFor(outer);
-  HK_RETURN_IF_ERROR(Annotate(started, fmt::format("run '{}' in the {} of lab '{}'", argv[0], Name(place), layout.name)));
+  HK_RETURN_IF_ERROR(
+      Annotate(started, fmt::format("run '{}' in the {} of lab '{}'", argv[0], Name(place), layout.name)));
   return code;
 }
 

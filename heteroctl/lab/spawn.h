@@ -17,8 +17,8 @@ namespace heterok8s::lab {
 absl::Status StartInit(const Layout& layout, Place pu, const std::vector<std::string>& argv);
 
 // Runs a command in a place with this process's stdin, stdout and stderr, and waits for it without a deadline: it is
-// the user's. argv[0] is looked up in the PATH there. Returns its exit code; 128 + N when signal N ended it. SIGTERM and
-// SIGHUP are passed on; when this process dies, the command does.
+// the user's. argv[0] is looked up in the PATH there. Returns its exit code; 128 + N when signal N ended it. SIGTERM
+// and SIGHUP are passed on; when this process dies, the command does.
 absl::StatusOr<int> Enter(const Layout& layout, Place place, const std::vector<std::string>& argv);
 
 }  // namespace heterok8s::lab

@@ -172,7 +172,8 @@ void Supervisor::Handle(const ControlRequest& request, sys::UniqueFd connection)
   if (daemon == nullptr) {
     std::string names;
     for (const Daemon& d : daemons_) names += " " + d.spec.name;
-    return SendReply(connection.get(), {.error = fmt::format("no daemon '{}' here; there are:{}", request.daemon, names)});
+    return SendReply(connection.get(),
+                     {.error = fmt::format("no daemon '{}' here; there are:{}", request.daemon, names)});
   }
   if (request.act == "start") {
     Start(*daemon, request.env);
@@ -187,7 +188,7 @@ void Supervisor::Handle(const ControlRequest& request, sys::UniqueFd connection)
     daemon->start_at.reset();
   }
   if (daemon->state.pid < 0) {
-    if (stop || request.hold) return SendReply(connection.get(), States());
+    if (stop || request.hold || request.signal == 0) return SendReply(connection.get(), States());
     return SendReply(connection.get(), {.error = fmt::format("{} does not run", request.daemon)});
   }
   const int signal = stop ? SIGTERM : request.signal;

@@ -113,7 +113,8 @@ TEST_CASE("stop answers when the daemon has ended") {
 }
 
 TEST_CASE("what a daemon prints and why it ended are in its log") {
-  RunningSupervisor supervisor({DaemonSpec{.name = "d", .argv = {"sh", "-c", "echo word=$WORD; exit 3"}, .env = {"WORD=hello"}}});
+  RunningSupervisor supervisor(
+      {DaemonSpec{.name = "d", .argv = {"sh", "-c", "echo word=$WORD; exit 3"}, .env = {"WORD=hello"}}});
 
   supervisor.Until([](const auto& s) { return s.starts >= 2; });
 
@@ -130,7 +131,8 @@ TEST_CASE("a program that is missing is tried again and reported") {
 }
 
 TEST_CASE("at SIGTERM the daemons end, those that ignore it too") {
-  RunningSupervisor supervisor({DaemonSpec{.name = "d", .argv = {"sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"}, .env = {}}});
+  RunningSupervisor supervisor(
+      {DaemonSpec{.name = "d", .argv = {"sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"}, .env = {}}});
   const int pid = supervisor.Until([&](const auto& s) { return s.pid > 0 && supervisor.Log("d") == "up\n"; }).pid;
 
   CHECK(supervisor.End() == 0);
@@ -161,7 +163,8 @@ TEST_CASE("a client that connects and says nothing does not hold the supervisor"
 }
 
 TEST_CASE("nobody at the socket is an error of its own") {
-  CHECK_THAT(Ask("/nonexistent/control.sock", {}, seconds(1)).status(), testing::HasCode(absl::StatusCode::kUnavailable));
+  CHECK_THAT(Ask("/nonexistent/control.sock", {}, seconds(1)).status(),
+             testing::HasCode(absl::StatusCode::kUnavailable));
 }
 
 }  // namespace

@@ -18,8 +18,8 @@ absl::Status Ip(const sys::NetnsRef& ns, const std::vector<std::string>& family,
   argv.insert(argv.end(), family.begin(), family.end());
   argv.insert(argv.end(), {"-batch", "-"});
   return sys::InNetns(ns, [&]() -> absl::Status {
-    HK_ASSIGN_OR_RETURN(sys::RunResult result, sys::Run({.argv = argv, .stdin_text = lines,
-                                                         .deadline = std::chrono::seconds(10)}));
+    HK_ASSIGN_OR_RETURN(sys::RunResult result,
+                        sys::Run({.argv = argv, .stdin_text = lines, .deadline = std::chrono::seconds(10)}));
     if (result.exit_code == 0) return absl::OkStatus();
     return absl::InternalError(fmt::format("ip -batch in '{}': {}", ns.path(), result.stderr_text));
   });
@@ -45,7 +45,9 @@ absl::Status SetForwarding(const sys::NetnsRef& ns, bool router) {
 }
 
 absl::Status WireDpu(const Layout& layout, const sys::NetnsRef& dpu) {
-  HK_RETURN_IF_ERROR(Ip(dpu, {}, fmt::format(R"(link add node0 type veth peer name node0 netns {host_ns}
+  HK_RETURN_IF_ERROR(Ip(
+      dpu, {},
+      fmt::format(R"(link add node0 type veth peer name node0 netns {host_ns}
 link add uplink0 type veth peer name eth0 netns {client_ns}
 link set node0 up
 link set uplink0 up
@@ -57,24 +59,28 @@ route add {pods} via {host}
 route add {pods6} via {host6}
 rule add pref 31000 iif node0 to {pods} lookup main suppress_prefixlength 31
 rule add pref 31001 iif node0 to {pods} unreachable
-)", fmt::arg("host_ns", layout.Netns(Place::kHost)), fmt::arg("client_ns", layout.Netns(Place::kClient)),
-                                             fmt::arg("dpu", kDpuAddress), fmt::arg("dpu6", kDpuAddress6),
-                                             fmt::arg("host", kHostAddress), fmt::arg("host6", kHostAddress6),
-                                             fmt::arg("pods", kPodRange), fmt::arg("pods6", kPodRange6))));
-  return Ip(dpu, {"-6"}, fmt::format(R"(rule add pref 31000 iif node0 to {pods} lookup main suppress_prefixlength 127
+)",
+                  fmt::arg("host_ns", layout.Netns(Place::kHost)), fmt::arg("client_ns", layout.Netns(Place::kClient)),
+                  fmt::arg("dpu", kDpuAddress), fmt::arg("dpu6", kDpuAddress6), fmt::arg("host", kHostAddress),
+                  fmt::arg("host6", kHostAddress6), fmt::arg("pods", kPodRange), fmt::arg("pods6", kPodRange6))));
+  return Ip(dpu, {"-6"},
+            fmt::format(R"(rule add pref 31000 iif node0 to {pods} lookup main suppress_prefixlength 127
 rule add pref 31001 iif node0 to {pods} unreachable
-)", fmt::arg("pods", kPodRange6)));
+)",
+                        fmt::arg("pods", kPodRange6)));
 }
 
 absl::Status WireEdge(const sys::NetnsRef& ns, const std::string& device, const std::string& address,
                       const std::string& address6, const std::string& gateway, const std::string& gateway6) {
-  return Ip(ns, {}, fmt::format(R"(link set {device} up
+  return Ip(ns, {},
+            fmt::format(R"(link set {device} up
 address add {address}/24 dev {device}
 address add {address6}/64 dev {device} nodad
 route add default via {gateway}
 route add default via {gateway6}
-)", fmt::arg("device", device), fmt::arg("address", address), fmt::arg("address6", address6),
-                                fmt::arg("gateway", gateway), fmt::arg("gateway6", gateway6)));
+)",
+                        fmt::arg("device", device), fmt::arg("address", address), fmt::arg("address6", address6),
+                        fmt::arg("gateway", gateway), fmt::arg("gateway6", gateway6)));
 }
 
 }  // namespace

@@ -27,7 +27,8 @@ using Clock = std::chrono::steady_clock;
 constexpr const char* kReferencePlugins = "/usr/lib/cni";  // containerd itself calls `loopback` from its CNI folder
 constexpr int kLogLines = 25;
 
-absl::StatusOr<std::string> FindProgram(const fs::path& folder, const std::string& bazel_folder, const std::string& name) {
+absl::StatusOr<std::string> FindProgram(const fs::path& folder, const std::string& bazel_folder,
+                                        const std::string& name) {
   std::error_code error;
   for (const fs::path& candidate : {folder / name, folder / bazel_folder / name}) {
     if (fs::is_regular_file(candidate, error)) return fs::canonical(candidate, error).string();
@@ -42,7 +43,8 @@ absl::Status CopyPrograms(const Layout& layout, const Binaries& binaries, bool a
   if (agents) programs.insert(programs.end(), {binaries.heterod, binaries.heterocri, binaries.heterok8s_cni});
   for (const std::string& program : programs) {
     std::error_code error;
-    fs::copy_file(program, fs::path(layout.Bin()) / fs::path(program).filename(), fs::copy_options::overwrite_existing, error);
+    fs::copy_file(program, fs::path(layout.Bin()) / fs::path(program).filename(), fs::copy_options::overwrite_existing,
+                  error);
     if (error) return ErrnoToStatus(error.value(), fmt::format("copy '{}' to '{}'", program, layout.Bin()));
   }
   return absl::OkStatus();
@@ -72,7 +74,8 @@ std::string Tail(const std::string& path) {
 absl::Status WithLog(const absl::Status& status, const Layout& layout, const Part& part) {
   std::string log = layout.Log(part.pu, part.daemon);
   if (!fs::exists(log)) log = layout.Log(part.pu, "init");
-  return Annotate(absl::Status(status.code(), fmt::format("{}\n--- {}:\n{}", Message(status), log, Tail(log))), "lab up");
+  return Annotate(absl::Status(status.code(), fmt::format("{}\n--- {}:\n{}", Message(status), log, Tail(log))),
+                  "lab up");
 }
 
 absl::Status PlantSeeds(const Layout& layout, const ImageSet& images) {
@@ -96,7 +99,8 @@ absl::Status Prepare(const UpOptions& options, const Binaries& binaries, const I
   return Annotate(tls::InitPki({.dir = layout.Pki(), .node = layout.name}), "make certificates");
 }
 
-absl::Status ImportEverywhere(const Layout& layout, const std::vector<std::string>& archives, Clock::time_point deadline) {
+absl::Status ImportEverywhere(const Layout& layout, const std::vector<std::string>& archives,
+                              Clock::time_point deadline) {
   std::vector<std::future<absl::Status>> imports;
   for (Place pu : kPus) {
     imports.push_back(std::async(std::launch::async, [&, pu]() -> absl::Status {
