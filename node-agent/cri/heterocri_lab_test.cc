@@ -1,0 +1,416 @@
+// heterocri between two real containerds; see lab/two_runtimes.h for the picture. Needs root, containerd and runc.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <future>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <thread>
+
+#include "common/sys/file.h"
+#include "common/testing/matchers.h"
+#include "node-agent/cri/annotations.h"
+#include "node-agent/cri/lab/two_runtimes.h"
+#include "proto/heterok8s/v1/runtime.grpc.pb.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace fs = std::filesystem;
+namespace rt = runtime::v1;
+using CriStub = rt::RuntimeService::Stub;
+
+bool Eventually(const std::function<bool()>& there, int seconds = 15) {
+  auto until = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
+  while (!there()) {
+    if (std::chrono::steady_clock::now() > until) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return true;
+}
+
+std::string Text(const grpc::Status& status) {
+  return status.ok() ? "OK" : fmt::format("{}: {}", static_cast<int>(status.error_code()), status.error_message());
+}
+
+struct Kubelet {
+  explicit Kubelet(Lab& lab) : lab(lab) {}
+
+  std::string Run(const rt::PodSandboxConfig& pod) {
+    rt::RunPodSandboxRequest request;
+    *request.mutable_config() = pod;
+    rt::RunPodSandboxResponse response;
+    REQUIRE(Text(Ask(lab.cri(), &CriStub::RunPodSandbox, request, &response)) == "OK");
+    return response.pod_sandbox_id();
+  }
+  rt::CreateContainerRequest Request(const std::string& sandbox, const rt::PodSandboxConfig& pod, const std::string& name,
+                                     const std::string& script) {
+    rt::CreateContainerRequest request;
+    request.set_pod_sandbox_id(sandbox);
+    *request.mutable_sandbox_config() = pod;
+    rt::ContainerConfig& config = *request.mutable_config();
+    config.mutable_metadata()->set_name(name);
+    config.mutable_image()->set_image("hk.test/busybox:1");
+    for (const char* word : {"/bin/sh", "-c"}) config.add_command(word);
+    config.add_command(script);
+    config.set_log_path(name + "/0.log");
+    fs::create_directories(pod.log_directory() + "/" + name);
+    (*config.mutable_labels())["io.kubernetes.container.name"] = name;
+    config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(rt::CONTAINER);
+    return request;
+  }
+  std::string Create(const rt::CreateContainerRequest& request) {
+    rt::CreateContainerResponse response;
+    REQUIRE(Text(Ask(lab.cri(), &CriStub::CreateContainer, request, &response)) == "OK");
+    return response.container_id();
+  }
+  void Start(const std::string& id) {
+    rt::StartContainerRequest request;
+    request.set_container_id(id);
+    rt::StartContainerResponse response;
+    REQUIRE(Text(Ask(lab.cri(), &CriStub::StartContainer, request, &response)) == "OK");
+  }
+  grpc::Status Stop(const std::string& id) {
+    rt::StopContainerRequest request;
+    request.set_container_id(id);
+    request.set_timeout(1);
+    rt::StopContainerResponse response;
+    return Ask(lab.cri(), &CriStub::StopContainer, request, &response);
+  }
+  grpc::Status Remove(const std::string& id) {
+    rt::RemoveContainerRequest request;
+    request.set_container_id(id);
+    rt::RemoveContainerResponse response;
+    return Ask(lab.cri(), &CriStub::RemoveContainer, request, &response);
+  }
+  rt::ContainerStatus Status(const std::string& id) {
+    rt::ContainerStatusRequest request;
+    request.set_container_id(id);
+    rt::ContainerStatusResponse response;
+    REQUIRE(Text(Ask(lab.cri(), &CriStub::ContainerStatus, request, &response)) == "OK");
+    return response.status();
+  }
+  std::map<std::string, rt::Container> List(CriStub& stub) {
+    rt::ListContainersResponse response;
+    REQUIRE(Text(Ask(stub, &CriStub::ListContainers, rt::ListContainersRequest(), &response, 5)) == "OK");
+    std::map<std::string, rt::Container> byname;
+    for (const rt::Container& container : response.containers()) byname[container.metadata().name()] = container;
+    return byname;
+  }
+  int Sandboxes(CriStub& stub) {
+    rt::ListPodSandboxResponse response;
+    REQUIRE(Text(Ask(stub, &CriStub::ListPodSandbox, rt::ListPodSandboxRequest(), &response, 5)) == "OK");
+    return response.items_size();
+  }
+  std::string Exec(const std::string& id, const std::string& script) {
+    rt::ExecSyncRequest request;
+    request.set_container_id(id);
+    for (const std::string& word : {std::string("/bin/sh"), std::string("-c"), script}) request.add_cmd(word);
+    request.set_timeout(10);
+    rt::ExecSyncResponse response;
+    REQUIRE(Text(Ask(lab.cri(), &CriStub::ExecSync, request, &response)) == "OK");
+    return response.stdout();
+  }
+  void End(const std::string& sandbox) {
+    rt::StopPodSandboxRequest stop;
+    stop.set_pod_sandbox_id(sandbox);
+    rt::StopPodSandboxResponse stopped;
+    REQUIRE(Text(Ask(lab.cri(), &CriStub::StopPodSandbox, stop, &stopped)) == "OK");
+    rt::RemovePodSandboxRequest remove;
+    remove.set_pod_sandbox_id(sandbox);
+    rt::RemovePodSandboxResponse removed;
+    REQUIRE(Text(Ask(lab.cri(), &CriStub::RemovePodSandbox, remove, &removed)) == "OK");
+  }
+
+  Lab& lab;
+};
+
+// The numbers of a CRI log's lines "TIME stdout F N".
+std::vector<int> Numbers(const std::string& path) {
+  std::vector<int> numbers;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    size_t at = line.find(" stdout F ");
+    if (at != std::string::npos) numbers.push_back(std::atoi(line.c_str() + at + 10));
+  }
+  return numbers;
+}
+
+bool Consecutive(const std::vector<int>& numbers) {
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    if (numbers[i] != static_cast<int>(i)) return false;
+  }
+  return !numbers.empty();
+}
+
+rt::Mount Mount(const std::string& host, const std::string& container, bool readonly) {
+  rt::Mount mount;
+  mount.set_host_path(host);
+  mount.set_container_path(container);
+  mount.set_readonly(readonly);
+  return mount;
+}
+
+constexpr const char* kCount = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.02; done";
+
+TEST_CASE("a split Pod lives its life through one socket") {
+  Lab lab;
+  Kubelet kubelet(lab);
+  rt::PodSandboxConfig pod = lab.Pod("web");
+  (*pod.mutable_annotations())[kOffload] = "dpu";
+  (*pod.mutable_annotations())[kPlacement] = "forged";
+  const std::string folder = lab.PodFolder(pod.metadata().uid());
+  const std::string conf = folder + "/volumes/kubernetes.io~configmap/conf";
+  fs::create_directories(conf + "/..v1");
+  std::ofstream(conf + "/..v1/greeting") << "hello from the host";
+  fs::create_symlink("..v1", conf + "/..data");
+  fs::create_symlink("..data/greeting", conf + "/greeting");
+  fs::create_directories(folder + "/containers/side");
+  std::ofstream(folder + "/containers/side/abcd") << "";
+
+  std::string sandbox = kubelet.Run(pod);
+  CHECK(kubelet.Sandboxes(lab.cri()) == 1);
+  CHECK(kubelet.Sandboxes(*&lab.dpu->cri()) == 1);
+  std::string app = kubelet.Create(kubelet.Request(sandbox, pod, "app", kCount));
+  rt::CreateContainerRequest request = kubelet.Request(
+      sandbox, pod, "side", std::string("trap 'echo the end >/dev/termination-log; exit 7' TERM; ") + kCount);
+  *request.mutable_config()->add_mounts() = Mount(conf, "/etc/side", true);
+  *request.mutable_config()->add_mounts() = Mount(folder + "/containers/side/abcd", "/dev/termination-log", false);
+  std::string side = kubelet.Create(request);
+  kubelet.Start(app);
+  kubelet.Start(side);
+
+  // Where they are, and that one list shows both as of one Pod.
+  auto all = kubelet.List(lab.cri()), on_host = kubelet.List(lab.host->cri()), on_dpu = kubelet.List(lab.dpu->cri());
+  REQUIRE(all.size() == 2);
+  CHECK(all["app"].id() == app);
+  CHECK(all["side"].id() == side);
+  CHECK(all["side"].pod_sandbox_id() == sandbox);
+  CHECK(all["side"].state() == rt::CONTAINER_RUNNING);
+  CHECK((on_host.size() == 1 && on_host.count("app") == 1));
+  CHECK((on_dpu.size() == 1 && on_dpu["side"].id() == side));
+  CHECK(kubelet.Exec(side, "cat /etc/side/greeting") == "hello from the host");
+  CHECK(kubelet.Exec(app, "echo here") == "here\n");
+  rt::PodSandboxStatusRequest ask;
+  ask.set_pod_sandbox_id(sandbox);
+  rt::PodSandboxStatusResponse status;
+  REQUIRE(Ask(lab.cri(), &CriStub::PodSandboxStatus, ask, &status).ok());
+  CHECK(status.status().annotations().at(kPlacement) == "split");
+
+  // Why.
+  auto router = v1::Router::NewStub(lab.channel());
+  grpc::ClientContext context;
+  v1::PlacementsReply placements;
+  REQUIRE(router->Placements(&context, v1::PlacementsRequest(), &placements).ok());
+  for (const v1::Placement& placement : placements.placements()) {
+    CHECK(placement.pu() == (placement.container() == "app" ? "host" : "dpu"));
+    CHECK(!placement.reason().empty());
+  }
+  CHECK(placements.placements_size() == 2);
+
+  // The log is on the host, over a rotation and over the death of heterocri.
+  const std::string log = pod.log_directory() + "/side/0.log";
+  CHECK(kubelet.Status(side).log_path() == log);
+  REQUIRE(Eventually([&] { return Numbers(log).size() > 5; }));
+  fs::rename(log, log + ".1");
+  rt::ReopenContainerLogRequest reopen;
+  reopen.set_container_id(side);
+  rt::ReopenContainerLogResponse reopened;
+  CHECK(Text(Ask(lab.cri(), &CriStub::ReopenContainerLog, reopen, &reopened)) == "OK");
+  REQUIRE(Eventually([&] { return Numbers(log).size() > 5; }));
+  lab.KillHeterocri();
+  lab.StartHeterocri();
+  CHECK(kubelet.List(lab.cri()).size() == 2);
+  size_t lines = Numbers(log).size();
+  REQUIRE(Eventually([&] { return Numbers(log).size() > lines + 50; }));
+
+  // The end.
+  CHECK(Text(kubelet.Stop(side)) == "OK");
+  rt::ContainerStatus ended = kubelet.Status(side);
+  CHECK(ended.state() == rt::CONTAINER_EXITED);
+  CHECK(ended.exit_code() == 7);
+  CHECK(*sys::ReadFile(folder + "/containers/side/abcd") == "the end\n");
+  std::vector<int> numbers = Numbers(log + ".1"), rest = Numbers(log);
+  numbers.insert(numbers.end(), rest.begin(), rest.end());
+  CHECK(Consecutive(numbers));
+  CHECK(Text(kubelet.Remove(side)) == "OK");
+  CHECK(Text(kubelet.Remove(side)) == "OK");
+  CHECK(kubelet.List(lab.cri()).count("side") == 0);
+  kubelet.End(sandbox);
+  CHECK(kubelet.List(lab.cri()).empty());
+  CHECK(kubelet.Sandboxes(lab.cri()) == 0);
+  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 0);
+  CHECK(fs::is_empty(lab.folder() + "/dpu/volumes"));
+  CHECK(fs::is_empty(lab.folder() + "/dpu/logs"));
+}
+
+TEST_CASE("what is not there yet is refused by name, and unknown methods are unknown") {
+  Lab lab;
+  Kubelet kubelet(lab);
+  rt::PodSandboxConfig pod = lab.Pod("refuse");
+  (*pod.mutable_annotations())[kOffload] = "dpu";
+  std::string sandbox = kubelet.Run(pod);
+  std::string side = kubelet.Create(kubelet.Request(sandbox, pod, "side", kCount));
+  std::string app = kubelet.Create(kubelet.Request(sandbox, pod, "app", kCount));
+  kubelet.Start(app);
+  grpc::GenericStub generic(lab.channel());
+  auto call = [&](const std::string& method, const std::string& id) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    rt::StartContainerRequest request;  // any message whose field 1 is an id
+    request.set_container_id(id);
+    grpc::ByteBuffer bytes = ToBuffer(request.SerializeAsString()), response;
+    std::promise<grpc::Status> done;
+    generic.UnaryCall(&context, method, {}, &bytes, &response, [&](grpc::Status status) { done.set_value(status); });
+    return done.get_future().get();
+  };
+
+  CHECK(call("/runtime.v1.RuntimeService/Exec", side).error_message() ==
+        "Exec (streaming) for containers on the DPU is not supported yet; use ExecSync");
+  CHECK(call("/runtime.v1.RuntimeService/ContainerStats", side).error_code() == grpc::StatusCode::UNIMPLEMENTED);
+  CHECK(call("/runtime.v1.RuntimeService/ContainerStats", app).ok());
+  CHECK(call("/runtime.v1.RuntimeService/StreamContainers", "").error_message() ==
+        "method '/runtime.v1.RuntimeService/StreamContainers' is not known to heterocri");
+  // containerd 1.6 does not know it either, and kubelet must see just that.
+  grpc::Status config = call("/runtime.v1.RuntimeService/RuntimeConfig", "");
+  CHECK((config.ok() || config.error_code() == grpc::StatusCode::UNIMPLEMENTED));
+  kubelet.End(sandbox);
+}
+
+TEST_CASE("what cannot be split runs on the host, and says why") {
+  Lab lab;
+  Kubelet kubelet(lab);
+  rt::PodSandboxConfig whole = lab.Pod("whole");
+  (*whole.mutable_annotations())[kOffload] = "dpu";
+  whole.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(rt::POD);
+  std::string sandbox = kubelet.Run(whole);
+  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 0);
+  std::string side = kubelet.Create(kubelet.Request(sandbox, whole, "side", kCount));
+  auto on_host = kubelet.List(lab.host->cri());
+  REQUIRE(on_host.count("side") == 1);
+  CHECK(on_host["side"].annotations().at(kPlacementReason).find("shareProcessNamespace") == 0);
+  kubelet.End(sandbox);
+
+  rt::PodSandboxConfig pod = lab.Pod("volume");
+  (*pod.mutable_annotations())[kOffload] = "dpu";
+  (*pod.mutable_annotations())[kVolumes] = "own=side;both=side,app";
+  sandbox = kubelet.Run(pod);
+  std::string volumes = lab.PodFolder(pod.metadata().uid()) + "/volumes/kubernetes.io~empty-dir/";
+  fs::create_directories(volumes + "own");
+  fs::create_directories(volumes + "both");
+  rt::CreateContainerRequest request = kubelet.Request(sandbox, pod, "side", kCount);
+  *request.mutable_config()->add_mounts() = Mount(volumes + "own", "/own", false);
+  side = kubelet.Create(request);
+  CHECK(kubelet.List(lab.dpu->cri())["side"].id() == side);
+  // A container that would see another folder under the same name is refused, not fooled.
+  rt::CreateContainerRequest other = kubelet.Request(sandbox, pod, "app", kCount);
+  *other.mutable_config()->add_mounts() = Mount(volumes + "own", "/own", false);
+  rt::CreateContainerResponse response;
+  grpc::Status refused = Ask(lab.cri(), &CriStub::CreateContainer, other, &response);
+  CHECK(refused.error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+  CHECK(refused.error_message().find("volume 'own' is on the DPU with side") != std::string::npos);
+  CHECK(Text(kubelet.Remove(side)) == "OK");
+  request.mutable_config()->mutable_mounts(0)->set_host_path(volumes + "both");
+  side = kubelet.Create(request);
+  CHECK(kubelet.List(lab.host->cri())["side"].annotations().at(kPlacementReason) ==
+        "shared volume 'both' with app on the host");
+  kubelet.End(sandbox);
+}
+
+TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fenced when it returns") {
+  Lab lab;
+  Kubelet kubelet(lab);
+  rt::PodSandboxConfig pod = lab.Pod("lost");
+  (*pod.mutable_annotations())[kOffload] = "dpu";
+  (*pod.mutable_annotations())[kOffloadContainers] = "side,other";
+  std::string sandbox = kubelet.Run(pod);
+  std::string side = kubelet.Create(kubelet.Request(sandbox, pod, "side", kCount));
+  std::string other = kubelet.Create(kubelet.Request(sandbox, pod, "other", kCount));
+  kubelet.Start(side);
+  kubelet.Start(other);
+
+  lab.dpu->Kill();
+  CHECK(kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_RUNNING);  // within the lease
+  REQUIRE(Eventually([&] { return kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_EXITED; }));
+  CHECK(kubelet.Status(side).reason() == "DPULost");
+  rt::StatusResponse status;
+  REQUIRE(Ask(lab.cri(), &CriStub::Status, rt::StatusRequest(), &status).ok());
+  for (const rt::RuntimeCondition& condition : status.status().conditions()) {
+    INFO(condition.type());
+    CHECK(condition.status() == (condition.type() != "HeteroK8sDPUReady"));
+  }
+  rt::ExecSyncRequest exec;
+  exec.set_container_id(side);
+  rt::ExecSyncResponse executed;
+  CHECK(Ask(lab.cri(), &CriStub::ExecSync, exec, &executed).error_code() == grpc::StatusCode::UNAVAILABLE);
+
+  // New Pods: by their own wish on the host, or not at all.
+  rt::PodSandboxConfig next = lab.Pod("next");
+  (*next.mutable_annotations())[kOffload] = "dpu";
+  std::string next_sandbox = kubelet.Run(next);
+  kubelet.Create(kubelet.Request(next_sandbox, next, "side", kCount));
+  CHECK(kubelet.List(lab.host->cri())["side"].annotations().at(kPlacementReason).find("the DPU is away") != std::string::npos);
+  kubelet.End(next_sandbox);
+  rt::RunPodSandboxRequest strict;
+  *strict.mutable_config() = lab.Pod("strict");
+  (*strict.mutable_config()->mutable_annotations())[kOffload] = "dpu";
+  (*strict.mutable_config()->mutable_annotations())[kFallback] = "fail";
+  rt::RunPodSandboxResponse response;
+  CHECK(Ask(lab.cri(), &CriStub::RunPodSandbox, strict, &response).error_code() == grpc::StatusCode::UNAVAILABLE);
+
+  // kubelet removes one of the lost; heterocri forgets nothing of it by a restart.
+  CHECK(Text(kubelet.Remove(other)) == "OK");
+  lab.KillHeterocri();
+  lab.StartHeterocri();
+  auto listed = kubelet.List(lab.cri());
+  CHECK(listed.count("other") == 0);
+  CHECK(listed["side"].state() == rt::CONTAINER_EXITED);
+
+  lab.dpu->Start();
+  REQUIRE(Eventually([&] {
+    auto on_dpu = kubelet.List(lab.dpu->cri());
+    return on_dpu.count("other") == 0 && on_dpu["side"].state() == rt::CONTAINER_EXITED;
+  }));
+  CHECK(kubelet.Status(side).reason() == "DPULost");
+  CHECK(Text(kubelet.Remove(side)) == "OK");
+  // The DPU takes containers again, in the same Pod.
+  REQUIRE(Eventually([&] {
+    rt::StatusResponse now;
+    Ask(lab.cri(), &CriStub::Status, rt::StatusRequest(), &now);
+    for (const rt::RuntimeCondition& condition : now.status().conditions()) {
+      if (!condition.status()) return false;
+    }
+    return true;
+  }));
+  rt::CreateContainerRequest again = kubelet.Request(sandbox, pod, "side", kCount);
+  again.mutable_config()->mutable_metadata()->set_attempt(1);
+  side = kubelet.Create(again);
+  kubelet.Start(side);
+  CHECK(kubelet.List(lab.dpu->cri())["side"].id() == side);
+  kubelet.End(sandbox);
+  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 0);
+}
+
+TEST_CASE("a Pod that ends while the DPU's agent is away leaves nothing on the DPU") {
+  Lab lab;
+  Kubelet kubelet(lab);
+  rt::PodSandboxConfig pod = lab.Pod("gone");
+  (*pod.mutable_annotations())[kOffload] = "dpu";
+  std::string sandbox = kubelet.Run(pod);
+  kubelet.Start(kubelet.Create(kubelet.Request(sandbox, pod, "side", kCount)));
+
+  lab.StopDpu();
+  REQUIRE(Eventually([&] { return kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_EXITED; }));
+  kubelet.End(sandbox);
+  CHECK(kubelet.List(lab.cri()).empty());
+  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 1);
+  lab.ServeDpu();
+
+  CHECK(Eventually([&] { return kubelet.Sandboxes(lab.dpu->cri()) == 0; }));
+  CHECK(Eventually([&] { return fs::is_empty(lab.folder() + "/dpu/logs"); }));
+}
+
+}  // namespace
+}  // namespace heterok8s::cri
