@@ -1,7 +1,7 @@
 """ADD, CHECK and DEL: the result, the kernel, and everything that may be missing by the time of DEL."""
 import ipaddress
 
-from harness import ALL_VERSIONS, case, check, fail, na, version_key, without
+from harness import ALL_VERSIONS, case, check, na, run, version_key, without
 
 
 def expect_shape(result, version, pod):
@@ -278,7 +278,6 @@ def reaches(bench):
     pod, config = bench.pod(), bench.config()
     for ip in pod.add(config)["ips"]:
         address = ipaddress.ip_interface(ip["address"]).ip
-        from harness import run
         done = run(["ping", "-n", "-c", "1", "-W", "3", str(address)])
         check(done.returncode == 0, f"no echo from {address}")
 

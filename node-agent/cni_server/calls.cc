@@ -26,7 +26,10 @@ std::string Subject(const cni::Request& request) {
   }
 }
 
+// One attachment's calls; STATUS and GC of a network wait only for their like.
 std::string LockName(const cni::Request& request) {
+  const bool of_network = request.command == cni::Command::kGc || request.command == cni::Command::kStatus;
+  if (of_network) return fmt::format("{}@{}", cni::Name(request.command), request.config.name);
   return fmt::format("{}@{}@{}", request.config.name, request.container_id, request.ifname);
 }
 
@@ -93,9 +96,10 @@ absl::Status Calls::Serve(const cni::WireRequest& wire, const Caller& caller) {
     return request.status();
   }
 
-  // Held until an ADD that nobody heard of is undone, so that its undoing cannot hit the caller's next try.
-  KeyedMutex::Lock lock = attachments_.Acquire(LockName(*request));
-  absl::StatusOr<std::string> text = CarryOut(*request, caller);
+  // Held until an ADD that nobody heard of is undone, so that its undoing cannot hit the caller's next try. Whoever waits
+  // longer than its own caller does is of no use to it.
+  absl::StatusOr<KeyedMutex::Lock> lock = attachments_.Acquire(LockName(*request), request->config.timeout);
+  absl::StatusOr<std::string> text = lock.ok() ? CarryOut(*request, caller) : lock.status();
   const bool delivered = caller.deliver(
       text.ok() ? cni::WireReply{.exit_code = 0, .stdout_text = *text}
                 : cni::WireReply{.exit_code = 1,

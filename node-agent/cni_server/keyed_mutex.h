@@ -1,16 +1,22 @@
 // One mutex per name, made when first wanted and gone when nobody holds or awaits it.
 //
-// Threading: thread-safe; waiters of one name are served in the order they came. Errors: none.
+// Threading: thread-safe; waiters of one name are served in the order they came. Errors: kUnavailable after `patience`.
 //
-//   KeyedMutex::Lock lock = attachments.Acquire("podnet/c1/eth0");
+//   HK_ASSIGN_OR_RETURN(KeyedMutex::Lock lock, attachments.Acquire("podnet@c1@eth0", std::chrono::seconds(60)));
 #pragma once
 
+#include <fmt/format.h>
+
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
+
+#include "common/status/status.h"
 
 namespace heterok8s::cni_server {
 
@@ -30,23 +36,30 @@ class KeyedMutex {
     std::string name_;
   };
 
-  Lock Acquire(const std::string& name) {
+  absl::StatusOr<Lock> Acquire(const std::string& name, std::chrono::milliseconds patience) {
     std::unique_lock lock(mutex_);
     Line& line = lines_[name];
     const uint64_t ticket = line.next_ticket++;
-    changed_.wait(lock, [&] { return line.serving == ticket; });
-    return Lock(*this, name);
+    if (changed_.wait_for(lock, patience, [&] { return line.serving == ticket; })) return Lock(*this, name);
+    line.given_up.insert(ticket);
+    return absl::UnavailableError(
+        fmt::format("another call for '{}' has not ended within {} ms", name, patience.count()));
   }
 
  private:
   struct Line {
     uint64_t next_ticket = 0, serving = 0;
+    std::set<uint64_t> given_up;  // tickets whose holders wait no more
   };
 
   void Release(const std::string& name) {
     std::lock_guard lock(mutex_);
     auto it = lines_.find(name);
-    if (++it->second.serving == it->second.next_ticket) lines_.erase(it);
+    Line& line = it->second;
+    do {
+      ++line.serving;
+    } while (line.given_up.erase(line.serving) != 0);
+    if (line.serving == line.next_ticket) lines_.erase(it);
     changed_.notify_all();
   }
 
