@@ -91,6 +91,21 @@ TEMPLATE_TEST_CASE("a veth is born in two namespaces under its names", "[netns][
   CHECK(env.here().Links()->size() == 2);
 }
 
+TEMPLATE_TEST_CASE("where a veth's other end is can be used to put another one there", "[netns][contract]", FakeEnv,
+                   KernelEnv) {
+  Joined<TestType> env;
+  REQUIRE_OK(env.here().Do(AddVeth{.end = {.name = "c"}, .peer = {.name = "d"}}));
+  CHECK_FALSE(env.here().FindLink("c")->peer_netns_id);
+  std::optional<int> there = env.here().FindLink("a")->peer_netns_id;
+  REQUIRE(there);
+
+  CHECK_OK(env.here().Do(AddVeth{.end = {.name = "e", .netns_id = there}, .peer = {.name = "f"}}));
+
+  CHECK(env.there().FindLink("e")->peer_index == env.here().FindLink("f")->index);
+  CHECK_THAT(env.here().Do(AddVeth{.end = {.name = "g"}, .peer = {.name = "h", .netns_id = there}}),
+             HasCode(absl::StatusCode::kInvalidArgument));
+}
+
 TEMPLATE_TEST_CASE("a taken name is refused at either end, and nothing is made", "[netns][contract]", FakeEnv, KernelEnv) {
   Joined<TestType> env;
 

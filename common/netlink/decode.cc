@@ -99,6 +99,7 @@ std::optional<Link> DecodeLink(nlmsghdr* message) {
   link.running = (header->ifi_flags & IFF_LOWER_UP) != 0;
   link.master = static_cast<int>(attributes.U32(IFLA_MASTER));
   link.peer_index = static_cast<int>(attributes.U32(IFLA_LINK));
+  if (attributes[IFLA_LINK_NETNSID] != nullptr) link.peer_netns_id = static_cast<int>(attributes.U32(IFLA_LINK_NETNSID));
   if (attributes[IFLA_LINKINFO] != nullptr) {
     link.kind = Attributes(attributes[IFLA_LINKINFO]).Text(IFLA_INFO_KIND);
   }

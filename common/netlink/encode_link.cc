@@ -53,8 +53,10 @@ void PutNoLinkLocal(nl_msg* message) {
 }  // namespace
 
 absl::Status EncodeLink(const AddVeth& change, std::vector<Request>& out) {
+  if (change.peer.netns_id) return absl::InvalidArgumentError("only the first end can be made in a namespace by its id");
   nl_msg* message = NewRequest(out, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, ifinfomsg{});
   HK_RETURN_IF_ERROR(PutVethEnd(message, change.end));
+  if (change.end.netns_id) nla_put_s32(message, IFLA_TARGET_NETNSID, *change.end.netns_id);
   nlattr* info = nla_nest_start(message, IFLA_LINKINFO);
   nla_put_string(message, IFLA_INFO_KIND, "veth");
   nlattr* data = nla_nest_start(message, IFLA_INFO_DATA);

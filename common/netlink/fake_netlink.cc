@@ -117,7 +117,17 @@ struct FakeNetlink::Visitor {
   using Netns = FakeKernel::Netns;
   using Device = FakeKernel::Netns::Device;
 
-  Netns* Resolve(int netns_fd) { return netns_fd < 0 ? &here : kernel.Find(netns_fd); }
+  // The number that stands for a namespace's descriptor is its id as well.
+  Netns* Resolve(const VethEnd& end) {
+    int fd = end.netns_id.value_or(end.netns_fd);
+    return fd < 0 ? &here : kernel.Find(fd);
+  }
+  int IdOf(const Netns* netns) const {
+    for (auto& [fd, one] : kernel.namespaces_) {
+      if (one.get() == netns) return fd;
+    }
+    return -1;
+  }
 
   // The other end and its namespace.
   std::pair<Netns*, Device*> PeerOf(const Device& device) {
@@ -128,7 +138,7 @@ struct FakeNetlink::Visitor {
     }
     return {nullptr, nullptr};
   }
-  void UpdateCarrier(Device& device) {
+  void UpdateCarrier(Device& device, const Netns& home) {
     auto [netns, peer] = PeerOf(device);
     if (peer == nullptr) {
       device.link.running = device.link.up;
@@ -137,12 +147,15 @@ struct FakeNetlink::Visitor {
     device.link.running = peer->link.running = device.link.up && peer->link.up;
     device.link.peer_index = peer->link.index;
     peer->link.peer_index = device.link.index;
+    bool together = netns == &home;
+    device.link.peer_netns_id = together ? std::nullopt : std::optional<int>(IdOf(netns));
+    peer->link.peer_netns_id = together ? std::nullopt : std::optional<int>(IdOf(&home));
   }
 
   int operator()(const AddVeth& c) {
-    Netns* mine = Resolve(c.end.netns_fd);
-    Netns* theirs = Resolve(c.peer.netns_fd);
-    if (mine == nullptr || theirs == nullptr) return EINVAL;
+    Netns* mine = Resolve(c.end);
+    Netns* theirs = Resolve(c.peer);
+    if (mine == nullptr || theirs == nullptr || c.peer.netns_id) return EINVAL;
     if (mine->Named(c.end.name) || theirs->Named(c.peer.name)) return EEXIST;
     if (mine == theirs && c.end.name == c.peer.name) return EEXIST;
     int pair = kernel.next_pair_++;
@@ -154,7 +167,7 @@ struct FakeNetlink::Visitor {
       return device;
     };
     make(*theirs, c.peer, 1);
-    UpdateCarrier(make(*mine, c.end, 0));
+    UpdateCarrier(make(*mine, c.end, 0), *mine);
     return 0;
   }
   int operator()(const AddIfb& c) {
@@ -199,7 +212,7 @@ struct FakeNetlink::Visitor {
     if (c.up && *c.up != device->link.up) {
       device->link.up = *c.up;
       if (!*c.up) home->ForgetOnDown(device->link.index);
-      UpdateCarrier(*device);
+      UpdateCarrier(*device, *home);
     }
     return 0;
   }
@@ -212,7 +225,7 @@ struct FakeNetlink::Visitor {
     to.next_index = std::max(to.next_index, copy.link.index) + 1;
     copy.link.up = false;
     Device& moved = to.devices[copy.link.index] = copy;
-    UpdateCarrier(moved);
+    UpdateCarrier(moved, to);
     return &moved;
   }
   int operator()(const AddAltName& c) {

@@ -45,6 +45,7 @@ struct Link {
   bool running = false;  // has carrier
   int master = 0;     // ifindex, 0: none
   int peer_index = 0; // of a veth's other end, in that end's namespace
+  std::optional<int> peer_netns_id;  // that namespace, by the number it has in this one; absent: this one
   std::optional<Inet6Conf> inet6;  // absent: IPv6 is off on this kernel or link
 };
 
@@ -54,6 +55,7 @@ struct VethEnd {
   std::string mac;
   int mtu = 0;
   int netns_fd = -1;  // namespace to make it in; -1: the one of the Netlink
+  std::optional<int> netns_id;  // the same by Link::peer_netns_id; the kernel takes it for AddVeth::end only
 };
 
 struct Address {

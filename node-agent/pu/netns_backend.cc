@@ -40,11 +40,14 @@ class NetnsBackend : public Backend {
   absl::StatusOr<std::vector<OwnerTag>> ListLinks() override;
 
  private:
-  // An uplink of the same Pod carries the same tag; the link is told by its MAC or, once it is named, by its name.
+  // An uplink of the same Pod carries the same tag; the link is told by its MAC or, once it is named, by its name. It
+  // has no tag yet when it was born in another namespace than its maker's.
   bool IsLinkEnd(const Link& link, const OwnerTag& tag) const {
-    return link.alias == tag.ToAlias() &&
-           (link.mac == LinkMac(tag, options_.side) || link.name == kLinkName || HasAltName(link, kLinkName));
+    bool has_mac = link.mac == LinkMac(tag, options_.side);
+    if (link.alias.empty()) return has_mac;
+    return link.alias == tag.ToAlias() && (has_mac || link.name == kLinkName || HasAltName(link, kLinkName));
   }
+  static absl::Status CreatePair(Netlink& peer, const OwnerTag& tag, const netlink::VethEnd& mine);
   // This side's end in a Pod's namespace, whatever it is called there by now.
   absl::StatusOr<std::optional<Link>> FindInPod(Netlink& pod, const OwnerTag& tag) const;
   absl::StatusOr<sys::NetnsRef> OpenPeer() const;
@@ -69,6 +72,22 @@ absl::StatusOr<std::optional<Link>> NetnsBackend::FindInPod(Netlink& pod, const 
   return std::optional<Link>();
 }
 
+absl::Status NetnsBackend::CreatePair(Netlink& peer, const OwnerTag& tag, const netlink::VethEnd& mine) {
+  const std::string mac = LinkMac(tag, Side::kDpu);
+  HK_ASSIGN_OR_RETURN(std::optional<Link> uplink, FindIfThere(peer, InterfaceName(tag, 'u')));
+  if (uplink && uplink->alias == tag.ToAlias() && uplink->peer_netns_id) {
+    absl::Status made = peer.Do(netlink::AddVeth{
+        .end = {.name = kLinkName, .mac = mac, .mtu = mine.mtu, .netns_id = uplink->peer_netns_id}, .peer = mine});
+    // pod-d still has the link of an earlier sandbox: AcceptLink replaces it by what comes to the root namespace.
+    if (!absl::IsAlreadyExists(made)) return made;
+  }
+  const std::string arrival = InterfaceName(tag, 'x');
+  Batch batch;
+  batch.Add(netlink::AddVeth{.end = {.name = arrival, .mac = mac, .mtu = mine.mtu}, .peer = mine});
+  batch.Add(SetLink{.by_name = arrival, .alias = tag.ToAlias()});
+  return peer.Apply(batch);
+}
+
 absl::StatusOr<LinkEnd> NetnsBackend::AcquireLink(const OwnerTag& tag, const LinkRequest& request) {
   if (options_.side != Side::kHost) return absl::FailedPreconditionError("only the host's PU makes links");
   const sys::NetnsRef& home = request.netns != nullptr ? *request.netns : root_;
@@ -90,14 +109,10 @@ absl::StatusOr<LinkEnd> NetnsBackend::AcquireLink(const OwnerTag& tag, const Lin
     return absl::AlreadyExistsError(fmt::format("'{}' has an interface '{}' that is not ours", home.path(), name));
   }
   if (!end) {
-    Batch batch;
     // Of an earlier sandbox of this Pod. Or half-made, when its first end went with that sandbox.
-    if (other) batch.Add(netlink::DeleteLink{other->index}, kAbsent);
-    batch.Add(netlink::AddVeth{
-        .end = {.name = peer_name, .mac = LinkMac(tag, Side::kDpu), .mtu = request.mtu},
-        .peer = {.name = name, .mac = LinkMac(tag, Side::kHost), .mtu = request.mtu, .netns_fd = home.fd()}});
-    batch.Add(SetLink{.by_name = peer_name, .alias = alias});
-    HK_RETURN_IF_ERROR(peer->Apply(batch));
+    if (other) HK_RETURN_IF_ERROR(peer->Do(netlink::DeleteLink{other->index}, kAbsent));
+    HK_RETURN_IF_ERROR(CreatePair(
+        *peer, tag, {.name = name, .mac = LinkMac(tag, Side::kHost), .mtu = request.mtu, .netns_fd = home.fd()}));
     HK_ASSIGN_OR_RETURN(end, FindIfThere(*mine, name));
     if (!end) return absl::AbortedError(fmt::format("link '{}' vanished while it was made", name));
   } else if (joined && other->alias != alias) {
@@ -142,7 +157,10 @@ absl::StatusOr<LinkEnd> NetnsBackend::AcceptLink(const OwnerTag& tag, const Link
   }
   if (!arrived) {
     if (!end) return missing;
-    if (end->mtu != request.mtu) HK_RETURN_IF_ERROR(pod->Do(SetLink{.link = end->index, .mtu = request.mtu}));
+    SetLink set{.link = end->index};
+    if (end->alias.empty()) set.alias = tag.ToAlias();
+    if (end->mtu != request.mtu) set.mtu = request.mtu;
+    if (set.alias || set.mtu) HK_RETURN_IF_ERROR(pod->Do(set));
     return LinkEnd{.ifname = name, .mac = end->mac, .mtu = request.mtu};
   }
   // A link that comes while we have one replaces it: the host has made the Pod anew.

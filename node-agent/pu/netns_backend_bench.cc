@@ -8,6 +8,7 @@
 #include <chrono>
 #include <functional>
 
+#include "common/netlink/libnl_netlink.h"
 #include "common/testing/matchers.h"
 #include "node-agent/pu/netns_backend.h"
 
@@ -52,6 +53,16 @@ TEST_CASE("link costs", "[netns][bench]") {
   Measure("AcquireLink, again", acquire);
   Measure("AcceptLink, again", accept);
   Measure("ReleaseLink", [&](int i) { return host->ReleaseLink(tag(i), &pod_h[i]); });
+
+  // As after a twin sandbox: the Pod's uplink shows where pod-d is.
+  auto root = *netlink::OpenNetlinkIn(dpu_root);
+  for (int i = 0; i < kPods; ++i) {
+    std::string name = InterfaceName(tag(i), 'u');
+    REQUIRE_OK(root->Do(netlink::AddVeth{.end = {.name = name}, .peer = {.name = "eth0", .netns_fd = pod_d[i].fd()}}));
+    REQUIRE_OK(root->Do(netlink::SetLink{.by_name = name, .alias = tag(i).ToAlias()}));
+  }
+  Measure("AcquireLink, into pod-d", acquire);
+  Measure("AcceptLink, in place", accept);
 
   for (int i = 0; i < kPods; ++i) {
     CHECK_OK(sys::DeleteNetns(pod_h[i].path()));

@@ -66,6 +66,51 @@ TEST_CASE("both ends carry the tag, and the Pod's answers to xpu0 as well", "[ne
   CHECK(mine.peer_index == theirs.index);
 }
 
+// What podnet makes for a Pod whose sandbox on the DPU is there first.
+void AddUplink(World& world) {
+  auto root = World::Open(world.dpu_root);
+  std::string name = InterfaceName(world.tag, 'u');
+  REQUIRE_OK(root->Do(netlink::AddVeth{.end = {.name = name}, .peer = {.name = "eth0", .netns_fd = world.pod_d.fd()}}));
+  REQUIRE_OK(root->Do(netlink::SetLink{.by_name = name, .alias = world.tag.ToAlias()}));
+}
+
+TEST_CASE("the link is born in pod-d when the Pod's uplink is there", "[netns]") {
+  World world;
+  AddUplink(world);
+
+  REQUIRE_OK(world.host->AcquireLink(world.tag, world.at_host));
+  CHECK(World::CountVeths(world.dpu_root) == 1);
+  CHECK_OK(world.host->AcquireLink(world.tag, world.at_host));
+  netlink::Link born = *World::Open(world.pod_d)->FindLink("xpu0");
+
+  SECTION("and is accepted there") {
+    auto end = world.dpu->AcceptLink(world.tag, world.at_dpu);
+    REQUIRE_OK(end);
+    CHECK(end->mac == LinkMac(world.tag, Side::kDpu));
+    netlink::Link accepted = *World::Open(world.pod_d)->FindLink("xpu0");
+    CHECK(accepted.index == born.index);
+    CHECK(accepted.alias == world.tag.ToAlias());
+    CHECK_OK(world.dpu->AcceptLink(world.tag, world.at_dpu));
+  }
+  SECTION("and is released by the DPU before it is accepted") {
+    CHECK_OK(world.dpu->ReleaseLink(world.tag, &world.pod_d));
+    CHECK(World::CountVeths(world.pod_d) == 1);
+    CHECK(World::CountVeths(world.pod_h) == 0);
+  }
+  SECTION("and is released by the host before it is accepted") {
+    CHECK_OK(world.host->ReleaseLink(world.tag, &world.pod_h));
+    CHECK(World::CountVeths(world.pod_d) == 1);
+  }
+  SECTION("unless pod-d has one of an earlier sandbox, which is replaced") {
+    REQUIRE_OK(World::Open(world.pod_h)->Do(netlink::SetLink{
+        .link = World::Open(world.pod_h)->FindLink("eth0")->index, .netns_fd = world.host_root.fd()}));
+    REQUIRE_OK(world.host->AcquireLink(world.tag, world.at_host));
+    REQUIRE_OK(world.dpu->AcceptLink(world.tag, world.at_dpu));
+    CHECK(World::Open(world.pod_d)->FindLink("xpu0")->peer_index == World::Open(world.pod_h)->FindLink("eth0")->index);
+    CHECK(World::CountVeths(world.host_root) == 0);
+  }
+}
+
 TEST_CASE("an interface that is not ours is refused and left alone", "[netns]") {
   World world;
   REQUIRE_OK(World::Open(world.pod_h)->Do(netlink::AddVeth{.end = {.name = "eth0"}, .peer = {.name = "other"}}));
