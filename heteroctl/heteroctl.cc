@@ -1,8 +1,11 @@
 // The command line of HeteroK8s. Each subcommand lives in a file of its own; this one only collects them.
 #include <CLI/CLI.hpp>
 
+#include "heteroctl/cmd_pki.h"
 #include "heteroctl/cmd_pods.h"
+#include "heteroctl/cmd_status.h"
 #include "heteroctl/cmd_version.h"
+#include "heteroctl/cmd_why.h"
 #include "heteroctl/command.h"
 #include "heteroctl/lab/cmd_lab.h"
 
@@ -27,6 +30,9 @@ int Main(int argc, char** argv) {
   RegisterLogs(app, context);
   RegisterExec(app, context);
   RegisterRm(app, context);
+  RegisterStatus(app, context);
+  RegisterWhy(app, context);
+  RegisterPki(app, context);
   RegisterLab(app, context);
   RegisterVersion(app, context);
 

@@ -75,7 +75,8 @@ void RegisterUp(CLI::App& parent, Context& context) {
   sub->add_option("name,--name", *name, "Name of the lab (demo)");
   sub->add_option("--bin", options->binary_folder, "Folder of heterod, heterocri and heterok8s-cni");
   sub->add_option("--images", options->image_folder, "Folder of image archives (.build/images)");
-  sub->add_option("--log-level", options->config.log_level, "Of the agents: trace, debug, info, warn, error");
+  sub->add_option("--log-level", options->config.log_level, "Of the agents: debug, info, warn or error")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
   sub->add_option("--on-dpu-down", options->config.on_dpu_down, "Split Pods while the DPU is away: fail or host")
       ->check(CLI::IsMember({"fail", "host"}));
   sub->add_option("--timeout", *seconds, "Seconds until everything must be ready")->check(CLI::PositiveNumber);
