@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Packets that no honest program sends, from inside a Pod's namespace.
+
+  forge.py udp SRC DST SPORT DPORT [COUNT]     raw IP over the Pod's interface, addresses as given
+  forge.py tls HOST PORT [CERT KEY]            a TLS client that speaks HTTP/2; prints what became of it
+"""
+import json
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+
+
+def checksum(data):
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def udp_packet(src, dst, sport, dport, payload=b"forged"):
+    udp = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton(src), socket.inet_aton(dst))
+    return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + udp
+
+
+def send_udp(src, dst, sport, dport, count="20"):
+    """Below IP, so that this kernel's own rules about sources and destinations do not stop it first."""
+    neighbour = json.loads(subprocess.run(["ip", "-j", "neigh", "show", "dev", "eth0"], capture_output=True, text=True).stdout)
+    gateway = next(n["lladdr"] for n in neighbour if ":" not in n["dst"] and "lladdr" in n)
+    mine = json.loads(subprocess.run(["ip", "-j", "link", "show", "dev", "eth0"], capture_output=True, text=True).stdout)[0]["address"]
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    raw.bind(("eth0", 0))
+    frame = bytes.fromhex(gateway.replace(":", "") + mine.replace(":", "")) + b"\x08\x00"
+    for _ in range(int(count)):
+        raw.send(frame + udp_packet(src, dst, int(sport), int(dport)))
+    print(json.dumps({"sent": int(count)}))
+
+
+def tls(host, port, cert=None, key=None):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if cert:
+        context.load_cert_chain(cert, key)
+    try:
+        with socket.create_connection((host, int(port)), 3) as plain, context.wrap_socket(plain) as wrapped:
+            wrapped.settimeout(3)
+            wrapped.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+            # TLS 1.3: the server's verdict on the client's certificate comes with the first read.
+            data = wrapped.recv(64)
+            print(json.dumps({"accepted": bool(data), "error": "" if data else "closed"}))
+    except OSError as error:
+        print(json.dumps({"accepted": False, "error": str(error)}))
+
+
+if __name__ == "__main__":
+    {"udp": send_udp, "tls": tls}[sys.argv[1]](*sys.argv[2:])
