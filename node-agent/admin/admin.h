@@ -1,0 +1,48 @@
+// heteroctl's view of this heterod: gRPC Admin on a Unix socket that only root can open.
+//
+// Purpose: answers Status, Why and ListPods from what attach, ports and peer know. Reads only, changes nothing.
+// Threading: served on gRPC's threads. Ownership: borrows everything in AdminParts. Errors: Start: kUnavailable when the
+// socket cannot be made. Calls: kNotFound names the Pods there are.
+//
+//   HK_ASSIGN_OR_RETURN(auto admin, AdminServer::Start("/run/heterok8s/admin.sock", parts));
+#pragma once
+
+#include <grpcpp/server.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "node-agent/attach/inspect.h"
+#include "node-agent/attach/peer.h"
+#include "node-agent/peer/port_sync.h"
+#include "node-agent/ports/ports.h"
+#include "node-agent/pu/backend.h"
+
+namespace heterok8s::admin {
+
+struct AdminParts {
+  pu::Side role = pu::Side::kHost;
+  std::string instance;
+  uint64_t epoch = 0;
+  int64_t started_unix_ms = 0;
+  std::string metrics_address;
+  attach::Inspect* inspect = nullptr;
+  attach::PeerClient* peer = nullptr;
+  ports::Ports* ports = nullptr;
+  peer::PortSync* port_sync = nullptr;
+  pu::Capabilities backend;
+};
+
+class AdminServer {
+ public:
+  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& socket, AdminParts parts);
+  ~AdminServer();
+
+ private:
+  AdminServer() = default;
+  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<grpc::Server> server_;  // after service_: it goes first
+};
+
+}  // namespace heterok8s::admin

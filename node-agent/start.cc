@@ -1,0 +1,119 @@
+#include "node-agent/start.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/capability.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+
+#include "common/netlink/libnl_netlink.h"
+#include "common/sys/file.h"
+
+namespace heterok8s::agent {
+namespace {
+
+// Each with what needs it.
+constexpr int kKept[] = {
+    CAP_NET_ADMIN,         // links, routes, rules, sysctls, nft
+    CAP_SYS_ADMIN,         // entering namespaces, mounting bpffs and namespaces
+    CAP_NET_RAW,           // sockets on interfaces
+    CAP_NET_BIND_SERVICE,  // a configured port below 1024
+    CAP_BPF,               // programs and maps
+    CAP_PERFMON,           // programs that look at the kernel's structures
+    CAP_SYS_PTRACE,        // namespaces and sockets of containers' processes
+    CAP_SYS_RESOURCE,      // locked memory of BPF maps where the kernel still counts it so
+    CAP_DAC_OVERRIDE,      // namespace files, logs and volumes of other users
+    CAP_DAC_READ_SEARCH,
+    CAP_CHOWN,             // volumes on the DPU keep their owners
+    CAP_FOWNER,
+    CAP_KILL,              // an IPAM plugin that runs past its deadline
+};
+
+constexpr char kEpochName[] = "epoch";
+constexpr int kDefaultMtu = 1500;
+
+}  // namespace
+
+absl::Status DropCapabilities() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct data[2]{};
+  if (syscall(SYS_capget, &header, data) != 0) return ErrnoToStatus(errno, "read capabilities");
+  for (int cap = 0; cap < 64; ++cap) {
+    if (std::find(std::begin(kKept), std::end(kKept), cap) != std::end(kKept)) continue;
+    // The bounding set: an executed program of root would get everything back from it.
+    if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 1 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
+      return ErrnoToStatus(errno, fmt::format("drop capability {} from the bounding set", cap));
+    }
+    const uint32_t bit = 1u << (cap % 32);
+    data[cap / 32].effective &= ~bit;
+    data[cap / 32].permitted &= ~bit;
+    data[cap / 32].inheritable &= ~bit;
+  }
+  if (syscall(SYS_capset, &header, data) != 0) return ErrnoToStatus(errno, "drop capabilities");
+  return absl::OkStatus();
+}
+
+absl::Status MakeFolder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
+  if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoToStatus(errno, fmt::format("make '{}'", path));
+  if (chmod(path.c_str(), 0700) != 0) return ErrnoToStatus(errno, fmt::format("chmod '{}'", path));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<sys::UniqueFd> LockRunDir(const std::string& run_dir) {
+  const std::string path = run_dir + "/heterod.lock";
+  sys::UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", path));
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return absl::AlreadyExistsError(fmt::format("another heterod uses '{}'", run_dir));
+    return ErrnoToStatus(errno, fmt::format("lock '{}'", path));
+  }
+  return fd;
+}
+
+absl::StatusOr<std::string> BootId() {
+  HK_ASSIGN_OR_RETURN(std::string text, sys::ReadFile("/proc/sys/kernel/random/boot_id", 128));
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+absl::StatusOr<uint64_t> NextEpoch(ledger::Ledger& ledger) {
+  using namespace std::chrono;
+  const uint64_t now = static_cast<uint64_t>(duration_cast<seconds>(system_clock::now().time_since_epoch()).count());
+  uint64_t epoch = 0;
+  HK_RETURN_IF_ERROR(ledger.Transact([&](ledger::Tx& tx) -> absl::Status {
+    HK_ASSIGN_OR_RETURN(std::optional<std::string> last, tx.GetValue(kEpochName));
+    // The clock only matters when the ledger is new: it keeps a lost one from repeating epochs.
+    epoch = std::max<uint64_t>(now, last ? std::strtoull(last->c_str(), nullptr, 10) + 1 : 0);
+    return tx.PutValue(kEpochName, std::to_string(epoch));
+  }));
+  return epoch;
+}
+
+absl::StatusOr<int> PodMtu(int configured) {
+  if (configured != 0) return configured;
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Netlink> netlink, netlink::OpenNetlink());
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> routes, netlink->Routes(netlink::kTableMain));
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Link> links, netlink->Links());
+  for (Family family : {Family::kV4, Family::kV6}) {
+    for (const netlink::Route& route : routes) {
+      if (route.destination.length != 0 || route.destination.address.family != family) continue;
+      for (const netlink::Link& link : links) {
+        if (link.index == route.link) return link.mtu;
+      }
+    }
+  }
+  return kDefaultMtu;
+}
+
+}  // namespace heterok8s::agent
