@@ -163,6 +163,12 @@ absl::Status Daemon::ServeMetrics() {
     samples.Gauge("heterocri_dpu_lease_age_seconds", "Since the DPU's last good answer; -1: never",
                   link_->LeaseAge().count() < 0 ? -1 : static_cast<double>(link_->LeaseAge().count()) / 1000);
     samples.Gauge("heterocri_dpu_epoch", "Rises when the DPU is lost", static_cast<double>(table_.epoch()));
+    const RouterFigures& figures = router_->figures();
+    samples.Counter("heterocri_dpu_containers_created_total", "Containers made on the DPU", static_cast<double>(figures.containers_on_dpu));
+    samples.Counter("heterocri_fallbacks_total", "What should be on the DPU and went to the host", static_cast<double>(figures.pod_fallbacks),
+                    {{"what", "pod"}});
+    samples.Counter("heterocri_fallbacks_total", "What should be on the DPU and went to the host",
+                    static_cast<double>(figures.container_fallbacks), {{"what", "container"}});
     samples.Counter("heterocri_calls_total", "CRI calls", static_cast<double>(calls_));
     samples.Counter("heterocri_unknown_methods_total", "Calls of methods that are not known", static_cast<double>(unknown_));
     metrics::ProcessFigures process = metrics::ReadProcessFigures();
@@ -181,8 +187,9 @@ absl::Status Daemon::ServeMetrics() {
 void Daemon::Stop() {
   if (server_) server_->Shutdown(std::chrono::system_clock::now() + kLastCalls);
   metrics_.reset();
-  link_of_mirror_ = nullptr;
   tasks_.Wait();
+  link_->Stop();
+  mirror_.Close();  // its streams tell the link of their end
 }
 
 Daemon::~Daemon() { Stop(); }

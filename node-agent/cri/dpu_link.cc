@@ -36,7 +36,9 @@ DpuLink::DpuLink(DpuLinkOptions options, CriClient& dpu, v1::DpuRuntime::StubInt
                  LogMirror& mirror, Tasks& tasks)
     : options_(std::move(options)), dpu_(dpu), runtime_(runtime), table_(table), mirror_(mirror), tasks_(tasks) {}
 
-DpuLink::~DpuLink() {
+DpuLink::~DpuLink() { Stop(); }
+
+void DpuLink::Stop() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
@@ -175,18 +177,21 @@ absl::Status DpuLink::Refresh(const std::string& container_id, Deadline deadline
   std::optional<SplitPod> pod = table_.FindPodOfTwin(list.containers(0).pod_sandbox_id());
   if (!pod) return absl::NotFoundError(fmt::format("container '{}' is in no twin of ours", container_id));
   HK_ASSIGN_OR_RETURN(DpuContainer container, ReadContainer(*pod, list.containers(0), deadline));
-  if (container.listed.state() == rt::CONTAINER_EXITED) FinishFiles(*pod, container, kDrainTime);
+  if (container.listed.state() == rt::CONTAINER_EXITED) FinishFiles(*pod, container, steady_clock::now() + kDrainTime);
   if (container.running()) mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), true);
   table_.PutContainer(std::move(container));
   return absl::OkStatus();
 }
 
-void DpuLink::FinishFiles(const SplitPod& pod, const DpuContainer& container, milliseconds wait) {
+void DpuLink::FinishFiles(const SplitPod& pod, const DpuContainer& container, steady_clock::time_point until) {
+  auto left = [until] {
+    return std::max(std::chrono::duration_cast<milliseconds>(until - steady_clock::now()), milliseconds(50));
+  };
   mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), false);
-  if (!mirror_.Drain(container.id(), std::max(wait, milliseconds(0)))) {
+  if (!mirror_.Drain(container.id(), left())) {
     spdlog::warn("container {} has ended; the end of its log is still on its way", container.id());
   }
-  BringTerminationLog(runtime_, container, pod.metadata.uid());
+  BringTerminationLog(runtime_, container, pod.metadata.uid(), In(left()));
 }
 
 absl::Status DpuLink::Poll() {
@@ -208,17 +213,24 @@ absl::Status DpuLink::Poll() {
     if (found != known.end() && found->second.listed.state() == listed.state() && !found->second.status.id().empty()) {
       seen.push_back(std::move(found->second));
     } else if (found != known.end() && found->second.lost) {
+      const DpuContainer& lost = found->second;  // stopped by Fence: its last lines may still be there
+      mirror_.Ensure(lost.id(), lost.dpu_log, lost.status.log_path(), false);
       seen.push_back(std::move(found->second));
       continue;
     } else {
       absl::StatusOr<DpuContainer> read = ReadContainer(*pod, listed, In(options_.duration / 2));
       if (read.status().code() == absl::StatusCode::kNotFound) continue;  // removed meanwhile
-      HK_RETURN_IF_ERROR(read.status());
+      if (IsAway(read.status())) return read.status();
+      if (!read.ok()) {  // one container that the runtime cannot describe is no reason to lose all
+        spdlog::warn("container {} on the DPU: {}", listed.id(), ToString(read.status()));
+        if (found != known.end()) seen.push_back(std::move(found->second));
+        continue;
+      }
       news = true;
       seen.push_back(*std::move(read));
       DpuContainer& container = seen.back();
       if (container.listed.state() == rt::CONTAINER_EXITED) {
-        FinishFiles(*pod, container, std::chrono::duration_cast<milliseconds>(drain_until - steady_clock::now()));
+        FinishFiles(*pod, container, drain_until);
       }
     }
     const DpuContainer& container = seen.back();
@@ -250,6 +262,13 @@ void DpuLink::FindTwins(const rt::ListPodSandboxResponse& sandboxes) {
 }
 
 void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
+  // Before the table is read: a Pod is entered there before it leaves making_, so a twin that is on its way is seen in
+  // one of both.
+  std::set<std::pair<std::string, uint32_t>> making;
+  {
+    std::lock_guard lock(mutex_);
+    making = making_;
+  }
   std::map<std::pair<std::string, uint32_t>, SplitPod> pods;
   for (SplitPod& pod : table_.Pods()) {
     if (pod.verdict.split) pods[{pod.metadata.uid(), pod.metadata.attempt()}] = std::move(pod);
@@ -263,8 +282,7 @@ void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
     if (!remove && !stop) continue;
     {
       std::lock_guard lock(mutex_);
-      // Looked up after the table was read: a Pod is entered there before it leaves making_.
-      if (making_.contains(key) || !cleaning_.insert(twin.id()).second) continue;
+      if (making.contains(key) || !cleaning_.insert(twin.id()).second) continue;
     }
     bool started = tasks_.Run([this, remove, id = twin.id(), metadata = twin.metadata()] {
       absl::Status done;

@@ -33,6 +33,11 @@ struct DpuLinkOptions {
   std::string pod_log_root;  // on the DPU
 };
 
+// The DPU did not answer: what it did not do is done when it answers again.
+inline bool IsAway(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kDeadlineExceeded;
+}
+
 class DpuLink {
  public:
   DpuLink(DpuLinkOptions options, CriClient& dpu, v1::DpuRuntime::StubInterface& runtime, PodTable& table, LogMirror& mirror,
@@ -40,6 +45,7 @@ class DpuLink {
   ~DpuLink();
 
   void Start();
+  void Stop();  // and waits for the thread
   // The first answer, or the end of the first lease without one: the table may be shown from then on.
   void WaitUntilKnown();
   bool Valid() const;
@@ -67,7 +73,7 @@ class DpuLink {
  private:
   absl::StatusOr<DpuContainer> ReadContainer(const SplitPod& pod, const runtime::v1::Container& listed, Deadline deadline);
   // Of a container that has ended: its last lines and its message are on the host.
-  void FinishFiles(const SplitPod& pod, const DpuContainer& container, std::chrono::milliseconds wait);
+  void FinishFiles(const SplitPod& pod, const DpuContainer& container, std::chrono::steady_clock::time_point until);
   void FindTwins(const runtime::v1::ListPodSandboxResponse& sandboxes);
   void Loop();
   absl::Status Round();

@@ -12,10 +12,11 @@ LogMirror::LogMirror(v1::DpuRuntime::StubInterface& stub, std::string position_f
   std::filesystem::create_directories(position_folder_, error);
 }
 
-LogMirror::~LogMirror() {
+void LogMirror::Close() {
   std::map<std::string, std::shared_ptr<MirroredLog>> logs;
   {
     std::lock_guard lock(mutex_);
+    closed_ = true;
     logs.swap(logs_);
   }
   for (auto& [id, log] : logs) log->Cancel();
@@ -32,6 +33,7 @@ void LogMirror::Ensure(const std::string& id, const std::string& dpu_path, const
   std::shared_ptr<MirroredLog> log;
   {
     std::lock_guard lock(mutex_);
+    if (closed_) return;
     std::shared_ptr<MirroredLog>& slot = logs_[id];
     if (!slot) {
       slot = std::make_shared<MirroredLog>(

@@ -31,7 +31,9 @@ class LogMirror {
  public:
   // `on_end` runs when the runtime has closed a log: its container has most likely ended.
   LogMirror(v1::DpuRuntime::StubInterface& stub, std::string position_folder, std::function<void()> on_end);
-  ~LogMirror();
+  ~LogMirror() { Close(); }
+  // Ends all streams, and begins no others.
+  void Close();
 
   // Keeps the log mirrored; starts again what has broken. `running`: the container may still write.
   void Ensure(const std::string& id, const std::string& dpu_path, const std::string& host_path, bool running);
@@ -49,6 +51,7 @@ class LogMirror {
   std::string position_folder_;
   std::function<void()> on_end_;
   std::mutex mutex_;
+  bool closed_ = false;
   std::map<std::string, std::shared_ptr<MirroredLog>> logs_;
 };
 

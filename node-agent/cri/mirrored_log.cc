@@ -18,6 +18,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// One, one more for a log that turns out to be another file, one for a connection that broke; then it is Ensure's.
+constexpr int kDrainPasses = 3;
+
 // Reads chunks until the server ends the stream. Deletes itself in OnDone; holds the log until then.
 class Stream final : public grpc::ClientReadReactor<v1::LogChunk> {
  public:
@@ -146,9 +149,10 @@ void MirroredLog::Ended(const grpc::Status& status, bool final_pass) {
       spdlog::warn("log '{}': {}; it is another file, read from its start", names_.host_path, status.error_message());
       base_ = -size_;
       SavePosition().IgnoreError();  // read again at the next start otherwise: lines twice, none lost
-    } else if (!status.ok() && !cancelled_) {
+    } else if (!status.ok() && !cancelled_ && status.error_message() != last_failure_) {
       spdlog::warn("log '{}': {}; continued at byte {} later", names_.host_path, status.error_message(), Offset());
     }
+    last_failure_ = status.error_message();
   }
   changed_.notify_all();
   if (tell && on_end_) on_end_();
@@ -157,8 +161,12 @@ void MirroredLog::Ended(const grpc::Status& status, bool final_pass) {
 bool MirroredLog::Drain(std::chrono::milliseconds wait) {
   auto until = std::chrono::steady_clock::now() + wait;
   std::unique_lock lock(mutex_);
+  int passes = 0;
   while (!complete_ && !cancelled_) {
-    if (!stream_) StartStream(/*follow=*/false);
+    if (!stream_) {
+      if (++passes > kDrainPasses) break;
+      StartStream(/*follow=*/false);
+    }
     if (!stream_ || changed_.wait_until(lock, until) == std::cv_status::timeout) break;
   }
   return complete_;

@@ -12,6 +12,7 @@
 //   ByteService service([&](std::shared_ptr<Call> call) { router.Handle(std::move(call)); });
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -35,6 +36,11 @@ struct RouterOptions {
   DpuPaths paths;
 };
 
+struct RouterFigures {
+  std::atomic<uint64_t> containers_on_dpu{0};
+  std::atomic<uint64_t> pod_fallbacks{0}, container_fallbacks{0};  // could be split, and the DPU did not take them
+};
+
 struct RouterParts {
   CriClient& host;
   CriClient& dpu;
@@ -53,6 +59,7 @@ class Router {
   absl::Status RebuildFromHost();
   void Handle(std::shared_ptr<Call> call);
   absl::StatusOr<v1::PlacementsReply> Placements(const std::string& pod_uid);
+  const RouterFigures& figures() const { return figures_; }
 
  private:
   using CallPtr = std::shared_ptr<Call>;
@@ -73,9 +80,6 @@ class Router {
   absl::StatusOr<std::string> MakeTwin(const runtime::v1::RunPodSandboxRequest& request, Deadline deadline);
 
   // router_create.cc
-  struct Refusal {
-    std::string reason;
-  };
   void CreateContainer(const CallPtr& call);
   absl::StatusOr<std::string> CreateOnDpu(const SplitPod& pod, const ContainerVerdict& verdict,
                                           const runtime::v1::CreateContainerRequest& request, Deadline deadline);
@@ -101,6 +105,7 @@ class Router {
 
   RouterOptions options_;
   RouterParts parts_;
+  RouterFigures figures_;
 };
 
 // How long one call may take at all, whatever its caller allows.

@@ -42,6 +42,7 @@ void Router::CreateContainer(const CallPtr& call) {
   if (verdict.dpu) {
     absl::StatusOr<std::string> id = CreateOnDpu(*pod, verdict, request, deadline);
     if (id.ok()) {
+      ++figures_.containers_on_dpu;
       spdlog::info("{}: on the DPU: {}", name, verdict.reason);
       rt::CreateContainerResponse response;
       response.set_container_id(*id);
@@ -52,6 +53,7 @@ void Router::CreateContainer(const CallPtr& call) {
       Answer(*call, absl::Status(id.status().code(), fmt::format("on the DPU: {} (fallback is 'fail')", Message(id.status()))));
       return;
     }
+    ++figures_.container_fallbacks;
     verdict = {.dpu = false, .reason = fmt::format("the DPU did not take it: {}", Message(id.status()))};
   }
   if (absl::Status split_volume = CheckDpuVolumes(*pod, config); !split_volume.ok()) {
@@ -70,6 +72,7 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
   if (!parts_.link.Valid()) {
     return absl::UnavailableError(fmt::format("the DPU is away: {}", parts_.link.LastError()));
   }
+  if (pod.twin_id.empty()) return absl::NotFoundError("the Pod's twin on the DPU is gone");
   DpuContainerOptions options;
   options.twin_id = pod.twin_id;
   options.reason = verdict.reason;

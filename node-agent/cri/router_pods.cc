@@ -15,11 +15,6 @@ namespace rt = runtime::v1;
 constexpr std::chrono::seconds kTwinTime{30};      // long enough for a loaded DPU; kubelet allows minutes
 constexpr std::chrono::seconds kRollBackTime{20};
 
-// The DPU did not answer: what it did not do is done when it answers again (DpuLink puts twins right).
-bool IsAway(const absl::Status& status) {
-  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kDeadlineExceeded;
-}
-
 std::string NameOf(const rt::PodSandboxMetadata& metadata) {
   return fmt::format("Pod {}/{}", metadata.namespace_(), metadata.name());
 }
@@ -65,6 +60,7 @@ void Router::RunPodSandbox(const CallPtr& call) {
                                                                    Message(twin.status()))));
       return;
     } else {
+      ++figures_.pod_fallbacks;
       pod.verdict.split = false;
       pod.verdict.reason = fmt::format("twin sandbox on the DPU: {}", Message(twin.status()));
     }

@@ -25,7 +25,7 @@ absl::Status Overwrite(const std::string& path, const std::string& data) {
 }  // namespace
 
 void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container,
-                         const std::string& pod_uid) {
+                         const std::string& pod_uid, std::chrono::system_clock::time_point deadline) {
   auto found = container.listed.annotations().find(kTerminationLog);
   if (found == container.listed.annotations().end()) return;
   size_t equals = found->second.find('=');
@@ -38,7 +38,7 @@ void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContai
   for (const auto& mount : container.status.mounts()) {
     if (mount.container_path() != inside) continue;
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
+    context.set_deadline(deadline);
     v1::GetFileRequest request;
     request.set_pod_uid(pod_uid);
     request.set_path(mount.host_path());

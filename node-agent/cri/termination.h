@@ -1,7 +1,9 @@
 // The termination message of a container on the DPU, brought to the host's file where kubelet reads it.
 //
-// Threading: blocks for one call, at most a second. Errors: logged; kubelet then shows no message.
+// Threading: blocks for one call. Errors: logged; kubelet then shows no message.
 #pragma once
+
+#include <chrono>
 
 #include "node-agent/cri/pod_table.h"
 #include "proto/heterok8s/v1/runtime.grpc.pb.h"
@@ -9,6 +11,7 @@
 namespace heterok8s::cri {
 
 // The path of the host comes back with the container from the DPU, so it counts only inside the folder of this Pod.
-void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container, const std::string& pod_uid);
+void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container, const std::string& pod_uid,
+                         std::chrono::system_clock::time_point deadline);
 
 }  // namespace heterok8s::cri

@@ -1,0 +1,154 @@
+// A writer on the "DPU" ── DpuRuntimeService ── gRPC ── LogMirror ── the file on the "host"
+#include "node-agent/cri/log_mirror.h"
+
+#include <grpcpp/grpcpp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "common/sys/file.h"
+#include "common/testing/matchers.h"
+#include "node-agent/cri/dpu_runtime.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+
+struct Wire {
+  Wire() {
+    char name[] = "/tmp/hk-mirror-XXXXXX";
+    folder = mkdtemp(name);
+    fs::create_directories(folder + "/dpu/pod/c");
+    fs::create_directories(folder + "/host");
+    Serve();
+    Connect();
+  }
+  ~Wire() {
+    mirror.reset();
+    server->Shutdown(std::chrono::system_clock::now());
+    fs::remove_all(folder);
+  }
+  void Serve() {
+    auto opened = DpuRuntimeService::Open({.pod_log_root = folder + "/dpu", .volume_root = folder + "/volumes"});
+    REQUIRE_OK(opened);
+    service = *std::move(opened);
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("unix:" + folder + "/s", grpc::InsecureServerCredentials());
+    builder.RegisterService(service.get());
+    server = builder.BuildAndStart();
+    REQUIRE(server);
+  }
+  void Connect() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 50);
+    stub = v1::DpuRuntime::NewStub(grpc::CreateCustomChannel("unix:" + folder + "/s", grpc::InsecureChannelCredentials(), arguments));
+    mirror = std::make_unique<LogMirror>(*stub, folder + "/positions", [] {});
+  }
+  void Ensure(bool running) { mirror->Ensure("id", "pod/c/0.log", host(), running); }
+  std::string host() const { return folder + "/host/0.log"; }
+  std::string Host(const std::string& name = "0.log") const {
+    auto text = sys::ReadFile(folder + "/host/" + name);
+    return text.ok() ? *text : "";
+  }
+  bool HostHas(const std::string& text) {
+    for (int i = 0; i < 1000; ++i) {
+      if (Host() == text) return true;
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    return false;
+  }
+
+  std::string folder;
+  std::unique_ptr<DpuRuntimeService> service;
+  std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<v1::DpuRuntime::Stub> stub;
+  std::unique_ptr<LogMirror> mirror;
+};
+
+TEST_CASE("a log goes on where it was, over restarts of both ends") {
+  Wire wire;
+  std::ofstream log(wire.folder + "/dpu/pod/c/0.log", std::ios::app);
+  log << "one\n" << std::flush;
+  wire.Ensure(true);
+  REQUIRE(wire.HostHas("one\n"));
+
+  wire.mirror.reset();  // heterocri ends
+  log << "two\n" << std::flush;
+  wire.Connect();
+  wire.Ensure(true);
+  REQUIRE(wire.HostHas("one\ntwo\n"));
+
+  wire.server->Shutdown(std::chrono::system_clock::now());  // the DPU's agent ends
+  log << "three\n" << std::flush;
+  wire.Serve();
+  for (int i = 0; i < 1000 && wire.Host() != "one\ntwo\nthree\n"; ++i) {
+    wire.Ensure(true);
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  CHECK(wire.Host() == "one\ntwo\nthree\n");
+  log << "four\n";
+  log.close();
+  CHECK(wire.mirror->Drain("id", milliseconds(5000)));
+  CHECK(wire.Host() == "one\ntwo\nthree\nfour\n");
+}
+
+TEST_CASE("a rotated log begins with the next line, told or not") {
+  Wire wire;
+  std::ofstream log(wire.folder + "/dpu/pod/c/0.log", std::ios::app);
+  log << "one\n" << std::flush;
+  wire.Ensure(true);
+  REQUIRE(wire.HostHas("one\n"));
+
+  fs::rename(wire.host(), wire.host() + ".1");
+  auto offset = wire.mirror->Reopen("id");
+  REQUIRE_OK(offset);
+  CHECK(*offset == 4);
+  log << "two\n" << std::flush;
+  REQUIRE(wire.HostHas("two\n"));
+  CHECK(wire.Host("0.log.1") == "one\n");
+
+  wire.mirror.reset();  // rotated while we are not there
+  fs::rename(wire.host(), wire.host() + ".2");
+  log << "three\n" << std::flush;
+  wire.Connect();
+  wire.Ensure(true);
+  REQUIRE(wire.HostHas("three\n"));
+}
+
+TEST_CASE("a log that is another file now is read from its start, not skipped") {
+  Wire wire;
+  std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "a long first life\n";
+  wire.Ensure(false);
+  REQUIRE(wire.HostHas("a long first life\n"));
+  wire.mirror.reset();
+  std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "second\n";
+  wire.Connect();
+  for (int i = 0; i < 1000 && wire.Host() != "a long first life\nsecond\n"; ++i) {
+    wire.Ensure(false);
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  CHECK(wire.Host() == "a long first life\nsecond\n");
+}
+
+TEST_CASE("a forgotten log leaves no position, and a path that leaves the log root brings nothing") {
+  Wire wire;
+  std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "x\n";
+  wire.Ensure(false);
+  REQUIRE(wire.mirror->Drain("id", milliseconds(5000)));
+  wire.mirror->Forget("id");
+  CHECK(fs::is_empty(wire.folder + "/positions"));
+  std::ofstream(wire.folder + "/secret") << "secret\n";
+  wire.mirror->Ensure("evil", "../secret", wire.host(), false);
+  CHECK(!wire.mirror->Drain("evil", milliseconds(300)));
+  CHECK(wire.Host() == "x\n");
+}
+
+}  // namespace
+}  // namespace heterok8s::cri

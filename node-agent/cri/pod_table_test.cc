@@ -1,0 +1,147 @@
+// What a List shows, over the loss and return of the DPU and over a restart.
+#include "node-agent/cri/pod_table.h"
+
+#include <unistd.h>
+
+#include "common/testing/matchers.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+std::string TempFile() { return "/tmp/hk-pod-table-" + std::to_string(getpid()) + ".state"; }
+
+DpuContainer Running(const std::string& id, const std::string& name = "side") {
+  DpuContainer container;
+  container.listed.set_id(id);
+  container.listed.set_pod_sandbox_id("sandbox-1");
+  container.listed.mutable_metadata()->set_name(name);
+  container.listed.set_state(rt::CONTAINER_RUNNING);
+  (*container.listed.mutable_labels())["app"] = name;
+  container.status.set_id(id);
+  container.status.set_state(rt::CONTAINER_RUNNING);
+  return container;
+}
+
+int Listed(const PodTable& table, const rt::ContainerFilter& filter) {
+  rt::ListContainersResponse response;
+  REQUIRE(response.ParseFromString(table.ListBytes(filter)));
+  return response.containers_size();
+}
+
+TEST_CASE("the DPU's part of a List, appended to the host's bytes, is one List") {
+  PodTable table(TempFile());
+  table.PutContainer(Running("dpu-1"));
+  rt::ListContainersResponse host;
+  host.add_containers()->set_id("host-1");
+  rt::ListContainersResponse both;
+  REQUIRE(both.ParseFromString(host.SerializeAsString() + table.ListBytes({})));
+  REQUIRE(both.containers_size() == 2);
+  CHECK(both.containers(1).id() == "dpu-1");
+}
+
+TEST_CASE("List honours every filter that CRI has") {
+  PodTable table(TempFile());
+  table.PutContainer(Running("aaa", "x"));
+  table.PutContainer(Running("bbb", "y"));
+  rt::ContainerFilter filter;
+  CHECK(Listed(table, filter) == 2);
+  filter.set_id("aa");
+  CHECK(Listed(table, filter) == 1);
+  filter.clear_id();
+  filter.mutable_state()->set_state(rt::CONTAINER_EXITED);
+  CHECK(Listed(table, filter) == 0);
+  filter.clear_state();
+  filter.set_pod_sandbox_id("sandbox-2");
+  CHECK(Listed(table, filter) == 0);
+  filter.clear_pod_sandbox_id();
+  (*filter.mutable_label_selector())["app"] = "y";
+  CHECK(Listed(table, filter) == 1);
+  (*filter.mutable_label_selector())["other"] = "";
+  CHECK(Listed(table, filter) == 0);
+}
+
+TEST_CASE("an id is found whole or by a prefix as tools print it, never by a guess") {
+  PodTable table(TempFile());
+  table.PutContainer(Running("0123456789abcdef"));
+  table.PutContainer(Running("0123456789abffff"));
+  CHECK(table.FindContainer("0123456789abcdef"));
+  CHECK(table.FindContainer("0123456789abc"));
+  CHECK(!table.FindContainer("0123456789ab"));  // two have it
+  CHECK(!table.FindContainer("01234"));
+  CHECK(!table.FindContainer(""));
+}
+
+TEST_CASE("what was read before a change does not undo the change") {
+  PodTable table(TempFile());
+  table.PutContainer(Running("a"));
+  uint64_t version = table.version();
+  table.EraseContainer("a");
+  CHECK(!table.Replace(version, {Running("a")}));
+  CHECK(!table.FindContainer("a"));
+  CHECK(table.Replace(table.version(), {Running("b")}));
+  CHECK(table.FindContainer("b"));
+  CHECK(table.Replace(table.version(), {}));
+  CHECK(!table.FindContainer("b"));  // gone on the DPU
+}
+
+TEST_CASE("a lost container has ended for good, over the DPU's return and over a restart") {
+  PodTable table(TempFile());
+  DpuContainer ended = Running("ended");
+  ended.listed.set_state(rt::CONTAINER_EXITED);
+  ended.status.set_state(rt::CONTAINER_EXITED);
+  ended.status.set_reason("Completed");
+  table.PutContainer(Running("ran"));
+  table.PutContainer(Running("removed"));
+  table.PutContainer(ended);
+
+  table.LoseAll(12345);
+  CHECK(table.epoch() == 1);
+  CHECK(table.FindContainer("ran")->status.reason() == "DPULost");
+  CHECK(table.FindContainer("ran")->status.finished_at() == 12345);
+  CHECK(table.FindContainer("ended")->status.reason() == "Completed");
+  table.AddRemoved("removed");
+  REQUIRE_OK(table.Save());
+
+  PodTable again(TempFile());
+  REQUIRE_OK(again.Load());
+  CHECK(again.epoch() == 1);
+  CHECK(again.Removed() == std::set<std::string>{"removed"});
+  // The DPU returns and says that all three still run.
+  CHECK(again.Replace(again.version(), {Running("ran"), Running("removed"), Running("ended")}));
+  CHECK(again.FindContainer("ran")->status.reason() == "DPULost");
+  CHECK(again.FindContainer("ran")->listed.state() == rt::CONTAINER_EXITED);
+  CHECK(!again.FindContainer("removed"));
+  again.EraseContainer("ran");
+  CHECK(!again.FindContainer("ran"));
+  unlink(TempFile().c_str());
+}
+
+TEST_CASE("a state file that is no state file is said to be one") {
+  PodTable table("/proc/self/cmdline");
+  CHECK(!table.Load().ok());
+  PodTable missing(TempFile() + ".none");
+  CHECK_THAT(missing.Load(), testing::HasCode(absl::StatusCode::kNotFound));
+}
+
+TEST_CASE("the twin of a Pod is known again from the file") {
+  SplitPod pod;
+  pod.sandbox_id = "sandbox-1";
+  pod.twin_id = "twin-1";
+  pod.verdict.split = true;
+  {
+    PodTable table(TempFile());
+    table.PutPod(pod);
+    REQUIRE_OK(table.Save());
+  }
+  PodTable table(TempFile());
+  REQUIRE_OK(table.Load());
+  pod.twin_id.clear();
+  table.PutPod(pod);
+  CHECK(table.FindPodOfTwin("twin-1")->sandbox_id == "sandbox-1");
+  unlink(TempFile().c_str());
+}
+
+}  // namespace
+}  // namespace heterok8s::cri
