@@ -15,9 +15,9 @@ absl::Status KernelPodNet::InRoot(const std::function<absl::Status()>& fn) const
 }
 
 absl::Status KernelPodNet::PrepareRoot() {
-  return InRoot([]() -> absl::Status {
+  return InRoot([&]() -> absl::Status {
     HK_RETURN_IF_ERROR(EnableForwarding());
-    return PrepareHostPorts();
+    return PrepareHostPorts(options_.instance);
   });
 }
 
@@ -48,12 +48,16 @@ absl::Status KernelPodNet::SetPort(const LinkSpec& spec, Protocol protocol, uint
   return podnet::SetPort(spec, protocol, port, present);
 }
 
+absl::Status KernelPodNet::ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports) {
+  return podnet::ReplacePorts(spec, ports);
+}
+
 absl::Status KernelPodNet::EnsureHostPorts(const HostPortSpec& spec) {
-  return InRoot([&] { return podnet::EnsureHostPorts(spec); });
+  return InRoot([&] { return podnet::EnsureHostPorts(options_.instance, spec); });
 }
 
 absl::Status KernelPodNet::RemoveHostPorts(const std::string& pod_key) {
-  return InRoot([&] { return podnet::RemoveHostPorts(pod_key); });
+  return InRoot([&] { return podnet::RemoveHostPorts(options_.instance, pod_key); });
 }
 
 absl::StatusOr<std::vector<pu::OwnerTag>> KernelPodNet::ListUplinks() {

@@ -23,6 +23,7 @@ class KernelPodNet : public PodNet {
   absl::Status CheckLink(const LinkSpec& spec) override;
   absl::Status RemoveLink(const LinkSpec& spec) override;
   absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) override;
+  absl::Status ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports) override;
 
   absl::Status EnsureHostPorts(const HostPortSpec& spec) override;
   absl::Status RemoveHostPorts(const std::string& pod_key) override;

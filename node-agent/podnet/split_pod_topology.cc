@@ -37,8 +37,10 @@ std::string SplitPodTopology::Sh(const sys::NetnsRef& ns, const std::string& com
 
 std::string SplitPodTopology::Ip(const sys::NetnsRef& ns, const std::string& args) { return Sh(ns, "ip " + args); }
 
-SplitPodTopology::SplitPodTopology()
-    : far_(Make("far")), net_(Make("net")), pod_d_(Make("pd")), pod_h_(Make("ph")) {
+SplitPodTopology::SplitPodTopology(Namespaces)
+    : far_(Make("far")), net_(Make("net")), pod_d_(Make("pd")), pod_h_(Make("ph")) {}
+
+SplitPodTopology::SplitPodTopology() : SplitPodTopology(Namespaces::kMade) {
   Sh(far_, fmt::format(R"(set -e
     ip link add up0 type veth peer name far mtu 1300 netns {net}
     ip link set up0 up

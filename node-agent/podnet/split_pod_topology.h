@@ -35,6 +35,8 @@ class SplitPodTopology {
   static std::string Sh(const sys::NetnsRef& ns, const std::string& command);
 
  private:
+  enum class Namespaces { kMade };
+  explicit SplitPodTopology(Namespaces);  // complete after it: a failure in wiring still runs the destructor
   LinkSpec Spec(pu::Side side) const;
   static sys::NetnsRef Make(const std::string& name);
 

@@ -1,0 +1,184 @@
+#include "node-agent/podnet/hostport_table.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace heterok8s::podnet {
+namespace {
+
+using netfilter::NftElement;
+
+constexpr Family kFamilies[] = {Family::kV4, Family::kV6};
+
+char Digit(Family family) { return family == Family::kV4 ? '4' : '6'; }
+
+std::string Key(const NftElement& element) { return fmt::format("{}", fmt::join(element.key, " . ")); }
+
+std::string ElementText(const NftElement& element) {
+  std::string value = element.value.empty() ? "" : fmt::format(" : {}", fmt::join(element.value, " . "));
+  return fmt::format("{} comment \"{}\"{}", Key(element), element.comment, value);
+}
+
+// Serves the port in `family`? A hostIP of 0.0.0.0 or :: means every address of that family.
+bool InFamily(const HostPort& port, Family family) { return !port.host_ip || port.host_ip->family == family; }
+bool Everywhere(const HostPort& port) { return !port.host_ip || port.host_ip->is_unspecified(); }
+
+HostPortElements Wanted(const HostPortSpec& spec, bool masquerade) {
+  HostPortElements wanted;
+  for (Family family : kFamilies) {
+    auto address = std::find_if(spec.addresses.begin(), spec.addresses.end(),
+                                [&](const IpAddress& a) { return a.family == family; });
+    if (address == spec.addresses.end()) continue;
+    std::string to = address->ToString();
+    bool any = false;
+    for (const HostPort& port : spec.ports) {
+      if (!InFamily(port, family)) continue;
+      any = true;
+      NftElement element{.key = {std::string(Name(port.protocol)), std::to_string(port.host_port)},
+                         .value = {to, std::to_string(port.container_port)},
+                         .comment = spec.pod_key};
+      if (!Everywhere(port)) element.key.insert(element.key.begin(), port.host_ip->ToString());
+      wanted[fmt::format("{}{}", Everywhere(port) ? "any" : "one", Digit(family))].push_back(element);
+    }
+    if (!any) continue;
+    wanted[fmt::format("hairpin{}", Digit(family))].push_back({.key = {to, to}, .comment = spec.pod_key});
+    if (masquerade) wanted[fmt::format("behind{}", Digit(family))].push_back({.key = {to}, .comment = spec.pod_key});
+  }
+  return wanted;
+}
+
+// Protocol and host port are the last two parts of the key of a map's element, an address may come before them.
+bool SamePort(const NftElement& a, const NftElement& b) {
+  return std::equal(a.key.end() - 2, a.key.end(), b.key.end() - 2, b.key.end());
+}
+
+bool Collide(const NftElement& a, const NftElement& b) {
+  if (!SamePort(a, b)) return false;
+  return a.key.size() != b.key.size() || a.key == b.key;  // every address, or the same one
+}
+
+absl::Status CheckFree(const HostPortElements& present, const HostPortElements& wanted, const std::string& pod_key) {
+  for (Family family : kFamilies) {
+    std::string maps[] = {fmt::format("any{}", Digit(family)), fmt::format("one{}", Digit(family))};
+    for (const std::string& wanted_map : maps) {
+      if (!wanted.contains(wanted_map)) continue;
+      for (const NftElement& element : wanted.at(wanted_map)) {
+        for (const std::string& present_map : maps) {
+          if (!present.contains(present_map)) continue;
+          for (const NftElement& other : present.at(present_map)) {
+            if (other.comment == pod_key || !Collide(element, other)) continue;
+            return absl::AlreadyExistsError(fmt::format("host port {} is taken by Pod {} ({} to {})", Key(element),
+                                                        other.comment, Key(other), fmt::join(other.value, " . ")));
+          }
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The reverse of Wanted for one element of a map.
+HostPort PortOf(const NftElement& element) {
+  HostPort port;
+  auto number = [](const std::string& text) {
+    uint16_t value = 0;
+    std::from_chars(text.data(), text.data() + text.size(), value);
+    return value;
+  };
+  if (auto protocol = ParseProtocol(element.key[element.key.size() - 2]); protocol.ok()) port.protocol = *protocol;
+  port.host_port = number(element.key.back());
+  if (element.key.size() == 3) {
+    if (auto address = IpAddress::Parse(element.key[0]); address.ok()) port.host_ip = *address;
+  }
+  if (element.value.size() == 2) port.container_port = number(element.value[1]);
+  return port;
+}
+
+}  // namespace
+
+const std::vector<std::string>& HostPortSets() {
+  static const std::vector<std::string> names = {"any4", "one4", "hairpin4", "behind4",
+                                                 "any6", "one6", "hairpin6", "behind6"};
+  return names;
+}
+
+std::string HostPortTableScript(const std::string& table) {
+  std::string script = fmt::format("add table {}\n", table);
+  auto declare = [&](const std::string& what) { script += fmt::format("add {}\n", what); };
+  for (Family family : kFamilies) {
+    char digit = Digit(family);
+    const char* type = family == Family::kV4 ? "ipv4_addr" : "ipv6_addr";
+    declare(fmt::format("map {} any{} {{ type inet_proto . inet_service : {} . inet_service; }}", table, digit, type));
+    declare(fmt::format("map {0} one{1} {{ type {2} . inet_proto . inet_service : {2} . inet_service; }}", table, digit,
+                        type));
+    declare(fmt::format("set {0} hairpin{1} {{ type {2} . {2}; }}", table, digit, type));
+    declare(fmt::format("set {} behind{} {{ type {}; }}", table, digit, type));
+  }
+  declare(fmt::format("counter {} martian", table));
+  declare(fmt::format("chain {} guard {{ type filter hook prerouting priority raw; }}", table));
+  declare(fmt::format("chain {} prerouting {{ type nat hook prerouting priority -100; }}", table));
+  declare(fmt::format("chain {} output {{ type nat hook output priority -100; }}", table));
+  declare(fmt::format("chain {} ports", table));
+  declare(fmt::format("chain {} postrouting {{ type nat hook postrouting priority 100; }}", table));
+  script += fmt::format("flush table {}\n", table);  // rules only
+
+  auto rule = [&](const std::string& text) { script += fmt::format("add rule {} {}\n", table, text); };
+  // Where route_localnet is on, this is what keeps 127.0.0.1 unreachable from outside.
+  rule("guard iif != lo ip daddr 127.0.0.0/8 counter name martian drop");
+  rule("guard iif != lo ip saddr 127.0.0.0/8 counter name martian drop");
+  rule("prerouting fib daddr type local goto ports");
+  rule("output ip6 daddr ::1 return");
+  rule("output fib daddr type local goto ports");
+  for (Family family : kFamilies) {
+    const char* ip = family == Family::kV4 ? "ip" : "ip6";
+    char digit = Digit(family);
+    rule(fmt::format("ports dnat {0} to {0} daddr . meta l4proto . th dport map @one{1}", ip, digit));
+    rule(fmt::format("ports dnat {} to meta l4proto . th dport map @any{}", ip, digit));
+    rule(fmt::format("postrouting ct status dnat {0} saddr . {0} daddr @hairpin{1} masquerade", ip, digit));
+    rule(fmt::format("postrouting ct status dnat {} daddr @behind{} masquerade", ip, digit));
+  }
+  rule("postrouting ct status dnat ip saddr 127.0.0.0/8 oif != lo masquerade");
+  return script;
+}
+
+absl::StatusOr<HostPortChange> PlanHostPorts(const std::string& table, const HostPortElements& present,
+                                             const HostPortSpec& spec, bool masquerade) {
+  HostPortElements wanted = Wanted(spec, masquerade);
+  HK_RETURN_IF_ERROR(CheckFree(present, wanted, spec.pod_key));
+  HostPortChange change;
+  std::string additions;
+  for (const std::string& name : HostPortSets()) {
+    bool is_map = name.starts_with("any") || name.starts_with("one");
+    const std::vector<NftElement> none;
+    const std::vector<NftElement>& is = present.contains(name) ? present.at(name) : none;
+    const std::vector<NftElement>& should = wanted.contains(name) ? wanted.at(name) : none;
+    auto has = [](const std::vector<NftElement>& elements, const NftElement& element) {
+      return std::find(elements.begin(), elements.end(), element) != elements.end();
+    };
+    for (const NftElement& element : is) {
+      // Another Pod's element under a key of ours is a leftover: the key of a set is the Pod's own address.
+      bool same_key = std::any_of(should.begin(), should.end(), [&](const NftElement& e) { return e.key == element.key; });
+      if ((element.comment != spec.pod_key && !same_key) || has(should, element)) continue;
+      change.script += fmt::format("delete element {} {} {{ {} }}\n", table, name, Key(element));
+      if (is_map) change.affected.push_back(PortOf(element));
+    }
+    for (const NftElement& element : should) {
+      if (has(is, element)) continue;
+      additions += fmt::format("add element {} {} {{ {} }}\n", table, name, ElementText(element));
+      if (is_map) change.affected.push_back(PortOf(element));
+    }
+  }
+  change.script += additions;
+  return change;
+}
+
+bool ServesLoopback(const HostPortSpec& spec) {
+  return std::any_of(spec.ports.begin(), spec.ports.end(), [](const HostPort& port) {
+    return InFamily(port, Family::kV4) && (Everywhere(port) || port.host_ip->is_loopback());
+  });
+}
+
+}  // namespace heterok8s::podnet

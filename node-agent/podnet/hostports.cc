@@ -1,0 +1,127 @@
+#include "node-agent/podnet/hostports.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <mutex>
+
+#include "common/netfilter/conntrack.h"
+#include "common/netfilter/libnftables_nft.h"
+#include "common/netlink/libnl_netlink.h"
+#include "node-agent/podnet/hostport_table.h"
+
+namespace heterok8s::podnet {
+namespace {
+
+using netfilter::Nft;
+using netlink::Netlink;
+
+// Between reading who has a port and taking it nobody else may. Only heterod changes the table, so a lock of this
+// process is enough.
+std::mutex& TableLock() {
+  static std::mutex lock;
+  return lock;
+}
+
+// The same in every build: the table of an earlier heterod is found by it.
+uint32_t Fnv1a(const std::string& text) {
+  uint32_t hash = 2166136261u;
+  for (unsigned char c : text) hash = (hash ^ c) * 16777619u;
+  return hash;
+}
+
+absl::StatusOr<HostPortElements> ReadTable(Nft& nft, const std::string& table) {
+  HostPortElements present;
+  for (const std::string& name : HostPortSets()) {
+    HK_ASSIGN_OR_RETURN(present[name], nft.Elements(table, name));
+  }
+  return present;
+}
+
+// The interface by which this namespace reaches a Pod.
+struct WayToPod {
+  int link = 0;
+  bool own_interface = false;  // the Pod's uplink, not a way shared with others
+};
+
+absl::StatusOr<WayToPod> FindWay(Netlink& netlink, const HostPortSpec& spec) {
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> routes, netlink.Routes(netlink::kTableMain));
+  WayToPod way;
+  for (const IpAddress& address : spec.addresses) {
+    const netlink::Route* best = nullptr;
+    for (const netlink::Route& route : routes) {
+      if (route.destination.address.family != address.family || !route.destination.Contains(address)) continue;
+      if (best == nullptr || route.destination.length > best->destination.length) best = &route;
+    }
+    if (best == nullptr) continue;
+    if (way.link == 0 || address.family == Family::kV4) way.link = best->link;
+  }
+  if (way.link == 0) return absl::FailedPreconditionError(fmt::format("no route to Pod {}", spec.pod_key));
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Link> links, netlink.Links());
+  for (const netlink::Link& link : links) {
+    if (link.index != way.link) continue;
+    absl::StatusOr<pu::OwnerTag> owner = pu::OwnerTag::FromAlias(link.alias);
+    way.own_interface = owner.ok() && owner->pod_key == spec.pod_key;
+  }
+  return way;
+}
+
+absl::Status Apply(Nft& nft, const HostPortChange& change) {
+  if (change.script.empty()) return absl::OkStatus();
+  HK_RETURN_IF_ERROR(nft.Run(change.script));
+  for (const HostPort& port : change.affected) {
+    if (port.protocol != Protocol::kUdp) continue;
+    std::optional<IpAddress> to = port.host_ip;
+    HK_RETURN_IF_ERROR(
+        netfilter::DeleteFlows({.protocol = Protocol::kUdp, .destination = to, .port = port.host_port}).status());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Ensure(const std::string& table, const HostPortSpec& spec) {
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
+  HK_ASSIGN_OR_RETURN(WayToPod way, FindWay(*netlink, spec));
+  if (ServesLoopback(spec)) {
+    // Without it Linux neither sends 127.0.0.1 through an interface nor takes the answer for it.
+    HK_RETURN_IF_ERROR(netlink->Do(netlink::SetLink{.link = way.link, .inet4 = {{.route_localnet = 1}}}));
+  }
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
+  std::lock_guard lock(TableLock());
+  HK_ASSIGN_OR_RETURN(HostPortElements present, ReadTable(*nft, table));
+  HK_ASSIGN_OR_RETURN(HostPortChange change, PlanHostPorts(table, present, spec, !way.own_interface));
+  return Apply(*nft, change);
+}
+
+}  // namespace
+
+std::string HostPortTable(const std::string& instance) {
+  std::string name = instance;
+  std::replace_if(name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '_');
+  // Two instances that differ only in what an nft name cannot hold stay apart.
+  if (name != instance) name += fmt::format("_{:08x}", Fnv1a(instance));
+  return "inet heterok8s_" + name;
+}
+
+absl::Status PrepareHostPorts(const std::string& instance) {
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
+  return Annotate(nft->Run(HostPortTableScript(HostPortTable(instance))), "make the host port table");
+}
+
+absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& spec) {
+  if (spec.ports.empty()) return RemoveHostPorts(instance, spec.pod_key);
+  return Annotate(Ensure(HostPortTable(instance), spec), fmt::format("host ports of {}", spec.pod_key));
+}
+
+absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod_key) {
+  std::string table = HostPortTable(instance);
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
+  std::lock_guard lock(TableLock());
+  absl::StatusOr<HostPortElements> present = ReadTable(*nft, table);
+  if (present.status().code() == absl::StatusCode::kNotFound) return absl::OkStatus();
+  HK_RETURN_IF_ERROR(present.status());
+  HK_ASSIGN_OR_RETURN(HostPortChange change, PlanHostPorts(table, *present, {.pod_key = pod_key}, false));
+  return Annotate(Apply(*nft, change), fmt::format("remove host ports of {}", pod_key));
+}
+
+}  // namespace heterok8s::podnet

@@ -1,0 +1,35 @@
+// hostPort: ports of the Node that lead to a Pod.
+//
+// Purpose: PodNet's host port part. The root namespace's nft table `inet heterok8s_<instance>` holds four maps
+//
+//   any4  tcp . 80             → 10.88.0.5 . 8080     every address of the Node
+//   one4  192.0.2.1 . udp . 53 → 10.88.0.5 . 5353     one address (hostIP); and any6, one6
+//
+// and rules that translate destinations by them, in prerouting for callers elsewhere and in output for the Node's own
+// (127.0.0.1:hostPort included). The element's comment is the Pod's key, so the kernel is the only place that knows.
+// The source is kept, except where the answer would not come back this way: the Node's own calls from 127.0.0.1, a Pod
+// that calls itself, and Pods that are not behind an interface of their own (a split Pod is behind the DPU).
+// [::1]:hostPort is not served: Linux never sends ::1 to another interface.
+// Threading: any thread. The calling thread is in the root namespace.
+// Errors: kAlreadyExists names the Pod that has the port; kNotFound before PrepareHostPorts.
+//
+//   HK_RETURN_IF_ERROR(PrepareHostPorts("demo"));
+//   HK_RETURN_IF_ERROR(EnsureHostPorts("demo", {.pod_key = uid, .ports = ports, .addresses = addresses}));
+#pragma once
+
+#include <string>
+
+#include "node-agent/podnet/podnet.h"
+
+namespace heterok8s::podnet {
+
+// "inet heterok8s_demo". Instances on one kernel may share a root namespace.
+std::string HostPortTable(const std::string& instance);
+
+// Ports of an earlier run stay.
+absl::Status PrepareHostPorts(const std::string& instance);
+// After EnsureUplink: the route to the Pod decides how answers come back.
+absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& spec);
+absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod_key);
+
+}  // namespace heterok8s::podnet

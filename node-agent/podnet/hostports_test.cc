@@ -1,0 +1,251 @@
+// Host ports on real namespaces.
+//
+//   ordinary Pods                                         a split Pod
+//   outside ─── node ─┬─ a 10.88.0.5                      node ───┬─ dpu ─┬─ outside
+//   192.0.2.9         └─ b 10.88.0.6                              │       └─ s 10.88.0.7
+//               192.0.2.1                                    198.51.100.1
+#include "node-agent/podnet/hostports.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+
+#include "common/testing/matchers.h"
+#include "node-agent/podnet/split_pod_topology.h"
+#include "node-agent/podnet/test_sockets.h"
+#include "node-agent/podnet/uplink.h"
+
+namespace heterok8s::podnet {
+namespace {
+
+using sys::NetnsRef;
+using sys::UniqueFd;
+using testing::HasCode;
+using testing::Says;
+
+constexpr char kInstance[] = "test";
+
+NetnsRef MakeNetns(const char* name) {
+  static int number = 0;
+  auto ns = sys::CreateNetns(fmt::format("/run/netns/hk{}-hp-{}-{}", getpid(), name, number++));
+  REQUIRE_OK(ns);
+  SplitPodTopology::Sh(*ns, "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.dad_transmits=0");
+  return *std::move(ns);
+}
+
+struct Pod {
+  std::string key;
+  NetnsRef ns;
+  std::vector<IpAddress> addresses;
+};
+
+struct Node {
+  enum class Namespaces { kMade };
+  explicit Node(Namespaces) {}  // complete from here on: what fails below still runs the destructor
+  Node() : Node(Namespaces::kMade) {
+    SplitPodTopology::Sh(outside, fmt::format(R"(set -e
+      ip link add o type veth peer name wan netns {0}
+      ip link set o up; ip addr add 192.0.2.9/24 dev o; ip addr add 2001:db8::9/64 dev o
+      nsenter --net={0} sh -ec 'ip link set wan up; ip addr add 192.0.2.1/24 dev wan
+        ip addr add 192.0.2.2/24 dev wan; ip addr add 2001:db8::1/64 dev wan')",
+                                              node.path()));
+    InNode([&] { return EnableForwarding(); });
+    InNode([&] { return PrepareHostPorts(kInstance); });
+  }
+  ~Node() {
+    for (const NetnsRef* ns : {&outside, &node, &a.ns, &b.ns}) (void)sys::DeleteNetns(ns->path());
+  }
+  void AddPods() {
+    for (Pod* pod : {&a, &b}) {
+      InNode([&] {
+        return EnsureUplink({.owner = {.instance = kInstance, .pod_key = pod->key, .ifname = "eth0"},
+                             .netns_path = pod->ns.path(),
+                             .ifname = "eth0",
+                             .addresses = pod->addresses})
+            .status();
+      });
+    }
+  }
+  absl::Status TryInNode(const std::function<absl::Status()>& fn) { return sys::InNetns(node, fn); }
+  void InNode(const std::function<absl::Status()>& fn) { REQUIRE_OK(TryInNode(fn)); }
+  absl::Status Ensure(const Pod& pod, std::vector<HostPort> ports) {
+    return TryInNode([&] {
+      return EnsureHostPorts(kInstance, {.pod_key = pod.key, .ports = ports, .addresses = pod.addresses});
+    });
+  }
+  absl::Status Remove(const Pod& pod) {
+    return TryInNode([&] { return RemoveHostPorts(kInstance, pod.key); });
+  }
+
+  NetnsRef outside = MakeNetns("out"), node = MakeNetns("node");
+  Pod a{"pod-a", MakeNetns("a"), {*IpAddress::Parse("10.88.0.5"), *IpAddress::Parse("fd00:88::5")}};
+  Pod b{"pod-b", MakeNetns("b"), {*IpAddress::Parse("10.88.0.6"), *IpAddress::Parse("fd00:88::6")}};
+};
+
+// Of the Node's end of the Pod's uplink, six bytes.
+std::string GatewayMac(const Pod& pod) {
+  std::string text = SplitPodTopology::Sh(pod.ns, "ip -o neigh show dev eth0 169.254.1.1");
+  std::string mac;
+  for (size_t at = text.find("lladdr ") + 7; mac.size() < 6; at += 3) {
+    mac.push_back(static_cast<char>(std::stoi(text.substr(at, 2), nullptr, 16)));
+  }
+  return mac;
+}
+
+// The address by which the server saw the client.
+std::string Calls(const UniqueFd& listener, const NetnsRef& from, const Endpoint& to) {
+  INFO("to " << to.ToString());
+  UniqueFd client;
+  REQUIRE(Connect(from, to, &client) == 0);
+  UniqueFd server = Accept(listener);
+  REQUIRE(server.valid());
+  CHECK(Send(server, "hello"));
+  CHECK(Receive(client) == "hello");
+  return PeerOf(server).address.ToString();
+}
+
+TEST_CASE("a TCP host port leads to the Pod from everywhere") {
+  Node n;
+  n.AddPods();
+  UniqueFd v4 = Listen(n.a.ns, Protocol::kTcp, At("0.0.0.0", 8080));
+  UniqueFd v6 = Listen(n.a.ns, Protocol::kTcp, At("fd00:88::5", 8080));
+
+  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}));
+
+  CHECK(Calls(v4, n.outside, At("192.0.2.1", 80)) == "192.0.2.9");
+  CHECK(Calls(v4, n.outside, At("192.0.2.2", 80)) == "192.0.2.9");
+  CHECK(Calls(v6, n.outside, At("2001:db8::1", 80)) == "2001:db8::9");
+  CHECK(Calls(v4, n.node, At("192.0.2.1", 80)) == "192.0.2.1");
+  Calls(v4, n.node, At("127.0.0.1", 80));
+  Calls(v6, n.node, At("2001:db8::1", 80));
+  CHECK(Calls(v4, n.b.ns, At("192.0.2.1", 80)) == "10.88.0.6");
+  Calls(v4, n.a.ns, At("192.0.2.1", 80));  // to itself
+  Calls(v6, n.a.ns, At("2001:db8::1", 80));
+}
+
+TEST_CASE("a host port on one address is not served on the others") {
+  Node n;
+  n.AddPods();
+  UniqueFd server = Listen(n.a.ns, Protocol::kTcp, At("0.0.0.0", 8080));
+
+  REQUIRE_OK(n.Ensure(n.a, {{.host_ip = IpAddress::Parse("192.0.2.2").value(), .host_port = 80, .container_port = 8080}}));
+  REQUIRE_OK(n.Ensure(n.b, {{.host_ip = IpAddress::Parse("127.0.0.1").value(), .host_port = 80, .container_port = 9090}}));
+
+  CHECK(Calls(server, n.outside, At("192.0.2.2", 80)) == "192.0.2.9");
+  CHECK(Connect(n.outside, At("192.0.2.1", 80), nullptr) == ECONNREFUSED);
+  UniqueFd local = Listen(n.b.ns, Protocol::kTcp, At("0.0.0.0", 9090));
+  Calls(local, n.node, At("127.0.0.1", 80));
+}
+
+TEST_CASE("a port that is taken is refused with the name of the Pod that has it") {
+  Node n;
+  n.AddPods();
+  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}));
+
+  CHECK_THAT(n.Ensure(n.b, {{.host_port = 80, .container_port = 8080}}),
+             HasCode(absl::StatusCode::kAlreadyExists) && Says("pod-a"));
+  CHECK_THAT(n.Ensure(n.b, {{.host_ip = IpAddress::Parse("192.0.2.2").value(), .host_port = 80, .container_port = 1}}),
+             HasCode(absl::StatusCode::kAlreadyExists) && Says("pod-a"));
+  CHECK_OK(n.Ensure(n.b, {{.protocol = Protocol::kUdp, .host_port = 80, .container_port = 8080}}));
+  CHECK_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}));
+
+  REQUIRE_OK(n.Remove(n.a));
+  CHECK_OK(n.Ensure(n.b, {{.host_port = 80, .container_port = 8080}}));
+}
+
+TEST_CASE("a UDP caller that never stops follows the port to its next Pod") {
+  Node n;
+  n.AddPods();
+  UniqueFd in_a = Listen(n.a.ns, Protocol::kUdp, At("0.0.0.0", 5353)), in_b = Listen(n.b.ns, Protocol::kUdp, At("0.0.0.0", 53));
+  UniqueFd client = ConnectUdp(n.outside, At("192.0.2.1", 53));
+  // Before there is any Pod: the Node's own "nobody here" is remembered by connection tracking.
+  REQUIRE(Send(client, "0"));
+  CHECK(Receive(client) == fmt::format("error {}", ECONNREFUSED));
+
+  REQUIRE_OK(n.Ensure(n.a, {{.protocol = Protocol::kUdp, .host_port = 53, .container_port = 5353}}));
+  REQUIRE(Send(client, "1"));
+  Endpoint from;
+  CHECK(Receive(in_a, &from) == "1");
+  REQUIRE(SendTo(in_a, from, "answer"));
+  CHECK(Receive(client) == "answer");
+
+  REQUIRE_OK(n.Remove(n.a));
+  REQUIRE_OK(n.Ensure(n.b, {{.protocol = Protocol::kUdp, .host_port = 53, .container_port = 53}}));
+  REQUIRE(Send(client, "2"));
+  CHECK(Receive(in_b) == "2");
+}
+
+TEST_CASE("ports change with the spec, and removing leaves nothing") {
+  Node n;
+  n.AddPods();
+  std::string empty = SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test");
+  UniqueFd server = Listen(n.a.ns, Protocol::kTcp, At("0.0.0.0", 8080));
+  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}, {.host_port = 81, .container_port = 8080}}));
+  std::string before = SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test");
+
+  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}, {.host_port = 81, .container_port = 8080}}));
+  n.InNode([&] { return PrepareHostPorts(kInstance); });  // a restart
+  CHECK(SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test") == before);
+
+  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 82, .container_port = 8080}}));
+  Calls(server, n.outside, At("192.0.2.1", 82));
+  CHECK(Connect(n.outside, At("192.0.2.1", 80), nullptr) == ECONNREFUSED);
+
+  for (int i = 0; i < 2; ++i) REQUIRE_OK(n.Remove(n.a));
+  CHECK(Connect(n.outside, At("192.0.2.1", 82), nullptr) == ECONNREFUSED);
+  CHECK(SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test") == empty);
+}
+
+TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet or not") {
+  Node n;
+  n.AddPods();
+  UniqueFd secret = Listen(n.node, Protocol::kUdp, At("127.0.0.1", 2000));
+  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}));
+
+  SendForged(n.a.ns, "eth0", GatewayMac(n.a), *IpAddress::Parse("10.88.0.5"), *IpAddress::Parse("127.0.0.1"));
+
+  CHECK(SplitPodTopology::Sh(n.node, "nft list counter inet heterok8s_test martian").find("packets 1") !=
+        std::string::npos);
+}
+
+TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
+  Node n;
+  NetnsRef dpu = MakeNetns("dpu"), pod = MakeNetns("s");
+  // The DPU's root namespace, by hand: it knows the Pod, the outside and the Node, and would route answers past the Node.
+  SplitPodTopology::Sh(dpu, fmt::format(R"(set -e
+    sysctl -qw net.ipv4.ip_forward=1
+    ip link add node0 type veth peer name dpu0 netns {0}
+    ip link add pod0 type veth peer name eth0 netns {1}
+    ip link add out0 type veth peer name o2 netns {2}
+    ip link set node0 up; ip link set pod0 up; ip link set out0 up
+    ip addr add 198.51.100.2/30 dev node0; ip addr add 203.0.113.1/24 dev out0; ip addr add 10.88.0.1/32 dev pod0
+    ip route add 10.88.0.7 dev pod0; ip route add 192.0.2.0/24 via 198.51.100.1
+    nsenter --net={0} sh -ec 'ip link set dpu0 up; ip addr add 198.51.100.1/30 dev dpu0
+      ip route add 203.0.113.0/24 via 198.51.100.2; ip route add 10.88.0.7 via 198.51.100.2'
+    nsenter --net={1} sh -ec 'ip link set eth0 up; ip addr add 10.88.0.7/32 dev eth0
+      ip route add 10.88.0.1 dev eth0; ip route add default via 10.88.0.1'
+    nsenter --net={2} sh -ec 'ip link set o2 up; ip addr add 203.0.113.9/24 dev o2
+      ip route add 198.51.100.0/24 via 203.0.113.1')",
+                                        n.node.path(), pod.path(), n.outside.path()));
+  UniqueFd server = Listen(pod, Protocol::kTcp, At("10.88.0.7", 8080));
+
+  std::string pod_path = pod.path();
+  Pod split{"pod-s", std::move(pod), {*IpAddress::Parse("10.88.0.7")}};
+  REQUIRE_OK(n.Ensure(split, {{.host_port = 80, .container_port = 8080}}));
+
+  Calls(server, n.outside, At("198.51.100.1", 80));
+  Calls(server, n.node, At("127.0.0.1", 80));
+  Calls(server, split.ns, At("198.51.100.1", 80));
+  (void)sys::DeleteNetns(dpu.path());
+  (void)sys::DeleteNetns(pod_path);
+}
+
+TEST_CASE("a table per instance, whatever its name") {
+  CHECK(HostPortTable("demo") == "inet heterok8s_demo");
+  CHECK(HostPortTable("a-b") != HostPortTable("a.b"));
+  CHECK(HostPortTable("a-b").find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_ ") == std::string::npos);
+}
+
+}  // namespace
+}  // namespace heterok8s::podnet
