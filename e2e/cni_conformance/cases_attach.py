@@ -291,7 +291,7 @@ def chained(bench):
                 "dns": {"nameservers": ["192.0.2.53"]}}
     if version_key(bench.newest) < (1, 0, 0):
         previous["ips"][0]["version"] = "4"
-    result = pod.add(bench.config(prevResult=previous))
+    result = pod.add_unless_refused(bench.config(prevResult=previous), "prevResult")
     check("prev0" in [i["name"] for i in result["interfaces"]], "the former plugin's interface is lost")
     addresses = {ip["address"]: ip.get("interface") for ip in result["ips"]}
     check("192.0.2.5/24" in addresses, "the former plugin's address is lost")

@@ -132,6 +132,14 @@ class Pod:
     def add(self, config, ifname="eth0", **changes):
         return self.call("ADD", config, ifname, **changes).ok("ADD").json
 
+    def add_unless_refused(self, config, key):
+        """ADD; a plugin may refuse a field it cannot honour by code 2, and must then name it."""
+        answer = self.call("ADD", config)
+        if answer.code != 0 and answer.json.get("code") == 2:
+            answer.error("ADD", [2], [key])
+            na(f"refused by code 2: {answer.json['msg'][:120]}")
+        return answer.ok("ADD").json
+
     def delete(self, config, ifname="eth0", **changes):
         return self.call("DEL", config, ifname, **changes).silent("DEL")
 
