@@ -66,6 +66,8 @@ struct bpf_iter__udp { struct bpf_iter_meta *meta; struct udp_sock *udp_sk; };
 #pragma clang attribute pop
 
 // ---- addresses ----
+// Functions that are global here (not static) are verified once instead of once for every path that leads to them:
+// loading takes milliseconds instead of a second.
 // Context fields are read one by one: clang would join neighbours into one load, which the verifier refuses.
 #define WORD(field) (*(volatile __u32 *)&(field))
 #define WORDS(field) ((struct hk_addr){{WORD((field)[0]), WORD((field)[1]), WORD((field)[2]), WORD((field)[3])}})
@@ -73,26 +75,30 @@ static __always_inline struct hk_addr mapped(__be32 v4)
 {
 	return (struct hk_addr){{0, 0, bpf_htonl(0xffff), v4}};
 }
-static __always_inline bool same(const struct hk_addr *a, const struct hk_addr *b)
+static __always_inline int same(const struct hk_addr *a, const struct hk_addr *b)
 {
-	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+	return ((a->w[0] ^ b->w[0]) | (a->w[1] ^ b->w[1]) | (a->w[2] ^ b->w[2]) | (a->w[3] ^ b->w[3])) == 0;
 }
-static __always_inline bool is_v4(const struct hk_addr *a)
+static __always_inline int is_v4(const struct hk_addr *a)
 {
-	return a->w[0] == 0 && a->w[1] == 0 && a->w[2] == bpf_htonl(0xffff);
+	return (a->w[0] | a->w[1] | (a->w[2] ^ bpf_htonl(0xffff))) == 0;
 }
-static __always_inline bool is_any(const struct hk_addr *a)  // 0.0.0.0 or ::
+static __always_inline int is_any(const struct hk_addr *a)  // 0.0.0.0 or ::
 {
-	return a->w[0] == 0 && a->w[1] == 0 && (a->w[2] == 0 || a->w[2] == bpf_htonl(0xffff)) && a->w[3] == 0;
+	int v6 = a->w[2] == 0, v4 = a->w[2] == bpf_htonl(0xffff);
+
+	return ((a->w[0] | a->w[1] | a->w[3]) == 0) & (v6 | v4);
 }
-static __always_inline bool is_loopback(const struct hk_addr *a)
+static __always_inline int is_loopback(const struct hk_addr *a)
 {
 	if (is_v4(a))
 		return (bpf_ntohl(a->w[3]) >> 24) == 127;
-	return a->w[0] == 0 && a->w[1] == 0 && a->w[2] == 0 && a->w[3] == bpf_htonl(1);
+	return (a->w[0] | a->w[1] | a->w[2] | (a->w[3] ^ bpf_htonl(1))) == 0;
 }
-static __always_inline enum hk_meaning meaning_of(const struct hk_pod *pod, const struct hk_addr *a)
+__noinline int hk_meaning_of(const struct hk_pod *pod, const struct hk_addr *a)
 {
+	if (!pod || !a)
+		return HK_NONE;
 	if (is_loopback(a))
 		return HK_LOCALHOST;
 	for (int i = 0; i < HK_POD_ADDRESSES; i++) {
@@ -180,41 +186,48 @@ static __always_inline bool has_local(struct hk_claim_key *key)
 	struct hk_local *l = bpf_map_lookup_elem(&local, key);
 	return l && l->sockets > 0;
 }
-// Would a call to dst:port be answered by a socket of this PU?
-static __always_inline bool owned_here(__u64 netns, __u8 protocol, __u16 port, const struct hk_addr *dst)
+// Would a call to this address and port be answered by a socket of this PU?
+__noinline int hk_owned_here(const struct hk_claim_key *call)
 {
-	struct hk_claim_key key = {.netns = netns, .addr = *dst, .port = port, .protocol = protocol};
-	bool v4 = is_v4(dst);
+	if (!call)
+		return 0;
+	struct hk_claim_key key = *call;
+	int v4 = is_v4(&call->addr);
 
 	if (has_local(&key))
-		return true;
+		return 1;
 	key.addr.w[0] = key.addr.w[1] = key.addr.w[3] = 0;
 	key.addr.w[2] = v4 ? bpf_htonl(0xffff) : 0;
 	if (has_local(&key))
-		return true;
+		return 1;
 	key.addr.w[2] = 0;
 	key.dual = 1;
 	return has_local(&key);
 }
-static __always_inline bool owned_there(__u64 netns, __u8 protocol, __u16 port, const struct hk_addr *dst)
+static __always_inline int overlaps(const struct hk_claim_key *k, const struct hk_claim *c)
 {
-	struct hk_port_key key = {.netns = netns, .port = port, .protocol = protocol};
+	int k6 = !is_v4(&k->addr), c6 = !is_v4(&c->addr);
+
+	if (same(&k->addr, &c->addr))
+		return 1;
+	if (!is_any(&k->addr) && !is_any(&c->addr))
+		return 0;
+	return (k6 && c6) || ((!k6 || k->dual) && (!c6 || c->dual));
+}
+// Does the other PU own what overlaps this claim, or this destination of a call?
+__noinline int hk_owned_there(const struct hk_claim_key *claim)
+{
+	if (!claim)
+		return 0;
+	struct hk_port_key key = {.netns = claim->netns, .port = claim->port, .protocol = claim->protocol};
 	struct hk_remote *r = bpf_map_lookup_elem(&remote, &key);
-	bool v4 = is_v4(dst);
-
 	if (!r)
-		return false;
+		return 0;
 	for (int i = 0; i < HK_REMOTE_CLAIMS; i++) {
-		struct hk_claim *c = &r->claims[i];
-
-		if (i >= r->count)
-			break;
-		if (same(&c->addr, dst))
-			return true;
-		if (is_any(&c->addr) && (v4 ? (is_v4(&c->addr) || c->dual) : !is_v4(&c->addr)))
-			return true;
+		if (i < r->count && overlaps(claim, &r->claims[i]))
+			return 1;
 	}
-	return false;
+	return 0;
 }
 
 // ---- calls ----
@@ -229,17 +242,17 @@ static __always_inline struct hk_pair *direct(struct bpf_sock_addr *c, struct hk
 	if (is_any(dst)) {  // "connect to INADDR_ANY means loopback"
 		dst->w[3] = is_v4(dst) ? bpf_htonl(0x7f000001) : bpf_htonl(1);
 	}
-	enum hk_meaning meaning = meaning_of(pod, dst);
+	int meaning = hk_meaning_of(pod, dst);
 	if (meaning == HK_NONE)
 		return 0;
-	__u16 port = bpf_ntohs(c->user_port);
-	__u8 protocol = c->protocol;
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	struct hk_claim_key call = {.netns = netns, .addr = *dst, .port = bpf_ntohs(c->user_port), .protocol = c->protocol};
+	if (call.protocol != IPPROTO_TCP && call.protocol != IPPROTO_UDP)
 		return 0;
 	// Answers of a UDP server go to a port that the kernel chose on the other PU, which nobody reports.
-	bool there = owned_there(netns, protocol, port, dst) ||
-		     (protocol == IPPROTO_UDP && port >= pod->other_first && port <= pod->other_last);
-	if (!there || owned_here(netns, protocol, port, dst))
+	if (!hk_owned_there(&call) &&
+	    !(call.protocol == IPPROTO_UDP && call.port >= pod->other_first && call.port <= pod->other_last))
+		return 0;
+	if (hk_owned_here(&call))
 		return 0;
 	return meaning == HK_LOCALHOST ? &pod->pair[HK_LOCALHOST] : &pod->pair[HK_POD_IP];
 }
@@ -260,7 +273,7 @@ static __always_inline void set6(struct bpf_sock_addr *c, const struct hk_addr *
 // to the Pod IP can: the other side's netfilter rules know the way back.
 static __always_inline bool source_fits(const struct hk_pod *pod, const struct hk_pair *pair, bool v4, const struct hk_addr *src)
 {
-	return is_any(src) || same(src, v4 ? &pair->self[0] : &pair->self[1]) || meaning_of(pod, src) == HK_POD_IP;
+	return is_any(src) || same(src, v4 ? &pair->self[0] : &pair->self[1]) || hk_meaning_of(pod, src) == HK_POD_IP;
 }
 
 SEC("cgroup/connect4") int hk_connect4(struct bpf_sock_addr *c)
@@ -365,55 +378,32 @@ SEC("cgroup/getsockname4") int hk_sockname4(struct bpf_sock_addr *c) { return na
 SEC("cgroup/getsockname6") int hk_sockname6(struct bpf_sock_addr *c) { return name6(c); }
 
 // ---- bind ----
-static __always_inline bool overlaps(const struct hk_addr *a, bool a_dual, const struct hk_claim *c)
+static __always_inline int may_bind(struct bpf_sock_addr *c, struct hk_claim_key *key)
 {
-	bool a4 = is_v4(a) || a_dual, c4 = is_v4(&c->addr) || c->dual;
-	bool a6 = !is_v4(a), c6 = !is_v4(&c->addr);
-
-	if (a4 && c4 && (is_any(a) || is_any(&c->addr)))
-		return true;
-	if (a6 && c6 && (is_any(a) || is_any(&c->addr)))
-		return true;
-	return same(a, &c->addr);
-}
-static __always_inline int may_bind(struct bpf_sock_addr *c, __u64 netns, const struct hk_addr *a, bool dual)
-{
-	struct hk_port_key key = {.netns = netns, .port = bpf_ntohs(c->user_port), .protocol = c->protocol};
-	if (key.port == 0)
+	key->port = bpf_ntohs(c->user_port);
+	key->protocol = c->protocol;
+	if (key->port == 0 || !hk_owned_there(key))
 		return 1;
-	struct hk_remote *r = bpf_map_lookup_elem(&remote, &key);
-	if (!r)
-		return 1;
-	for (int i = 0; i < HK_REMOTE_CLAIMS; i++) {
-		if (i >= r->count)
-			break;
-		if (!overlaps(a, dual, &r->claims[i]))
-			continue;
-		struct hk_claim_key refused = {.netns = netns, .addr = *a, .port = key.port, .protocol = key.protocol, .dual = dual};
-		count(HK_STAT_REFUSED);
-		emit(&refused, HK_REFUSED, bpf_ktime_get_ns());
-		if (have_set_retval)
-			bpf_set_retval(-EADDRINUSE);
-		return 0;
-	}
-	return 1;
+	count(HK_STAT_REFUSED);
+	emit(key, HK_REFUSED, bpf_ktime_get_ns());
+	if (have_set_retval)
+		bpf_set_retval(-EADDRINUSE);
+	return 0;
 }
 SEC("cgroup/bind4") int hk_bind4(struct bpf_sock_addr *c)
 {
-	__u64 netns = bpf_get_netns_cookie(c);
-	struct hk_addr a = mapped(c->user_ip4);
-	if (!bpf_map_lookup_elem(&pods, &netns))
+	struct hk_claim_key key = {.netns = bpf_get_netns_cookie(c), .addr = mapped(c->user_ip4)};
+	if (!bpf_map_lookup_elem(&pods, &key.netns))
 		return 1;
-	return may_bind(c, netns, &a, false);
+	return may_bind(c, &key);
 }
 SEC("cgroup/bind6") int hk_bind6(struct bpf_sock_addr *c)
 {
-	__u64 netns = bpf_get_netns_cookie(c);
-	struct hk_addr a = dst6(c);
+	struct hk_claim_key key = {.netns = bpf_get_netns_cookie(c), .addr = dst6(c)};
 	struct bpf_sock *sk = c->sk;
 	bool v6only = false;
 
-	if (!bpf_map_lookup_elem(&pods, &netns) || !sk)
+	if (!bpf_map_lookup_elem(&pods, &key.netns) || !sk)
 		return 1;
 	if (c->protocol == IPPROTO_TCP) {
 		struct tcp6_sock *t = bpf_skc_to_tcp6_sock(sk);
@@ -430,7 +420,8 @@ SEC("cgroup/bind6") int hk_bind6(struct bpf_sock_addr *c)
 	} else {
 		return 1;
 	}
-	return may_bind(c, netns, &a, is_any(&a) && !is_v4(&a) && !v6only);
+	key.dual = is_any(&key.addr) && !is_v4(&key.addr) && !v6only;
+	return may_bind(c, &key);
 }
 
 // ---- UDP: owned from bind ----
@@ -469,7 +460,7 @@ SEC("cgroup/sock_release") int hk_release(struct bpf_sock *c)
 }
 
 // ---- TCP: owned from listen ----
-static __always_inline struct hk_listener_key listener_key(const struct hk_claim_key *key, enum hk_meaning meaning)
+static __always_inline struct hk_listener_key listener_key(const struct hk_claim_key *key, int meaning)
 {
 	return (struct hk_listener_key){.netns = key->netns, .port = key->port, .protocol = key->protocol,
 					.meaning = meaning, .is_v6 = !is_v4(&key->addr)};
@@ -507,7 +498,7 @@ SEC("sockops") int hk_sockops(struct bpf_sock_ops *o)
 		return 1;
 	unclaim(s);
 	// Reachable before it is reported: the other PU must find the socket when it hears of it.
-	enum hk_meaning meaning = meaning_of(pod, &key.addr);
+	int meaning = hk_meaning_of(pod, &key.addr);
 	if (meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
 		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
@@ -587,7 +578,7 @@ SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
 	struct hk_socket *s = bpf_sk_storage_get(&sockets, t, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return 0;
-	enum hk_meaning meaning = meaning_of(pod, &key.addr);
+	int meaning = hk_meaning_of(pod, &key.addr);
 	if (meaning != HK_NONE && !s->hashed) {
 		struct hk_listener_key l = listener_key(&key, meaning);
 		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
@@ -623,7 +614,7 @@ SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
 	struct hk_socket *s = bpf_sk_storage_get(&sockets, u, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return 0;
-	enum hk_meaning meaning = meaning_of(pod, &key.addr);
+	int meaning = hk_meaning_of(pod, &key.addr);
 	if (meaning != HK_NONE && !s->hashed) {
 		struct hk_listener_key l = listener_key(&key, meaning);
 		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
