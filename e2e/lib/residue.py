@@ -17,9 +17,9 @@ def count(lab, pu):
     values = lab.place(pu, "sh", "-c", script).stdout.split("\n")
     figures = {name: int(value or 0) for name, value in zip(COUNTERS, values)}
     status = lab.ctl_json("status")[pu]
-    figures.update({"attachments": status["attachments"], "addresses": status["addresses_used"],
-                    "tombstones": status["tombstones"], "open files": status["open_files"],
-                    "resident bytes": status["resident_bytes"]})
+    for figure, key in (("attachments", "attachments"), ("addresses", "addresses_used"), ("tombstones", "tombstones"),
+                        ("open files", "open_files"), ("resident bytes", "resident_bytes")):
+        figures[figure] = int(status[key])  # 64-bit numbers are texts in Protobuf's JSON
     return figures
 
 
