@@ -200,6 +200,18 @@ TEMPLATE_TEST_CASE("addresses are added, replaced, listed and deleted", "[netns]
   CHECK_THAT(env.here().Do(AddAddress{address}), HasCode(kNotFound));
 }
 
+TEMPLATE_TEST_CASE("an address is answered for once its local route is there", "[netns][contract]", FakeEnv, KernelEnv) {
+  Joined<TestType> env;
+  Batch batch;
+  batch.Add(AddAddress{{.link = env.a, .prefix = Prefix("10.0.0.1/32")}});
+  batch.Add(AddAddress{{.link = env.a, .prefix = Prefix("fd00::1/128"), .no_dad = true, .no_prefix_route = true}});
+  REQUIRE_OK(env.here().Apply(batch));
+
+  CHECK_OK(WaitForLocalRoutes(env.here(), env.a, {Ip("10.0.0.1"), Ip("fd00::1")}));
+  CHECK_THAT(WaitForLocalRoutes(env.here(), env.a, {Ip("fd00::1"), Ip("fd00::2")}, std::chrono::milliseconds(1)),
+             HasCode(absl::StatusCode::kDeadlineExceeded) && Says("fd00::2"));
+}
+
 TEMPLATE_TEST_CASE("routes read back as they were written", "[netns][contract]", FakeEnv, KernelEnv) {
   Joined<TestType> env;
   Batch addresses;

@@ -9,6 +9,7 @@ namespace heterok8s::netlink {
 namespace {
 
 constexpr int kLoopback = 1;
+constexpr uint8_t kKernelProtocol = 2;  // RTPROT_KERNEL
 
 bool SameRouteKey(const Route& a, const Route& b) {
   return a.destination.Masked() == b.destination.Masked() && a.table == b.table && a.metric == b.metric;
@@ -366,6 +367,15 @@ absl::StatusOr<std::vector<Address>> FakeNetlink::Addresses(int link) {
 
 absl::StatusOr<std::vector<Route>> FakeNetlink::Routes(uint32_t table, int link) {
   std::vector<Route> all = kernel_.Find(netns_fd_)->routes;
+  for (const Address& address : kernel_.Find(netns_fd_)->addresses) {
+    bool v4 = address.prefix.address.family == Family::kV4;
+    all.push_back({.destination = IpPrefix::Host(address.prefix.address),
+                   .link = address.link,
+                   .scope = v4 ? Scope::kHost : Scope::kGlobal,
+                   .table = kTableLocal,
+                   .type = RouteType::kLocal,
+                   .protocol = kKernelProtocol});
+  }
   std::erase_if(all, [&](const Route& r) { return r.table != table || (link != 0 && r.link != link); });
   return all;
 }

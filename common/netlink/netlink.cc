@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <thread>
+
 namespace heterok8s::netlink {
 namespace {
 
@@ -79,6 +82,27 @@ std::string_view KindOf(const Change& change) {
       "DeleteNeighbor", "ReplaceTbf", "DeleteRootQueue", "AddRedirect", "DeleteRedirect"};
   static_assert(std::size(kNames) == std::variant_size_v<Change>);
   return kNames[change.index()];
+}
+
+absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<IpAddress>& addresses,
+                                std::chrono::milliseconds timeout) {
+  // The kernel announces addresses and routes, but a subscription costs more than asking once, which is the usual case.
+  constexpr auto kPause = std::chrono::microseconds(200);
+  auto deadline = std::chrono::steady_clock::now() + timeout;
+  while (true) {
+    HK_ASSIGN_OR_RETURN(std::vector<Route> routes, netlink.Routes(kTableLocal, link));
+    auto missing = std::find_if(addresses.begin(), addresses.end(), [&](const IpAddress& address) {
+      return std::none_of(routes.begin(), routes.end(), [&](const Route& route) {
+        return route.type == RouteType::kLocal && route.destination == IpPrefix::Host(address);
+      });
+    });
+    if (missing == addresses.end()) return absl::OkStatus();
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return absl::DeadlineExceededError(
+          fmt::format("{} of link {} has no local route after {} ms", missing->ToString(), link, timeout.count()));
+    }
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 }  // namespace heterok8s::netlink

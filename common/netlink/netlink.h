@@ -15,6 +15,7 @@
 //   HK_RETURN_IF_ERROR(netlink.Apply(batch));
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <utility>
 #include <variant>
@@ -157,5 +158,11 @@ class Netlink {
     return Apply(batch);
   }
 };
+
+// Waits until the kernel takes packets for `addresses` of `link`. Linux gives an IPv6 address its local route from a work
+// queue, even without DAD, so on a busy machine it answers for a new address some milliseconds after it was added.
+// kDeadlineExceeded names the address that is missing after `timeout`.
+absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<IpAddress>& addresses,
+                                std::chrono::milliseconds timeout = std::chrono::milliseconds(2000));
 
 }  // namespace heterok8s::netlink

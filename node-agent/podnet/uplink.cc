@@ -173,6 +173,10 @@ absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) {
   }));
   HK_RETURN_IF_ERROR(ConfigureRoot(*root, pair, spec, plan));
   HK_RETURN_IF_ERROR(pod_netlink->SyncCarrier(spec.ifname));  // it came up first
+  // What the kernel does behind our back is done when we answer: a Pod's first packet is not lost.
+  if (plan.wants(Family::kV6)) {
+    HK_RETURN_IF_ERROR(netlink::WaitForLocalRoutes(*pod_netlink, pair.pod.index, plan.addresses));
+  }
   return Uplink{.mac = plan.pod_mac, .root_ifname = plan.root_name, .root_mac = plan.root_mac};
 }
 
