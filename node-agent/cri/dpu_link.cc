@@ -126,14 +126,12 @@ absl::Status DpuLink::Fence() {
   HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
                                                                        In(options_.duration)));
   uint64_t epoch = table_.epoch();
-  std::set<std::string> removed = table_.Removed();
-  std::set<std::string> gone = removed;
   for (const rt::Container& container : list.containers()) {
     std::string epoch_text = Annotation(container.annotations(), kEpoch);
     if (epoch_text.empty()) continue;  // not of ours
     // A lost state file must not make the newest containers look like survivors of a later epoch.
     table_.RaiseEpoch(EpochOf(container));
-    bool old = EpochOf(container) < epoch || removed.contains(container.id());
+    bool old = EpochOf(container) < epoch;
     if (old && container.state() != rt::CONTAINER_EXITED) {
       spdlog::info("container '{}' ({}) is of epoch {}, it is now {}: stopped", container.metadata().name(), container.id(),
                    epoch_text, epoch);
@@ -141,12 +139,20 @@ absl::Status DpuLink::Fence() {
       stop.set_container_id(container.id());
       HK_RETURN_IF_ERROR(dpu_.Call<rt::StopContainerResponse>(kStopContainer, stop, In(kStopTime)).status());
     }
-    if (!removed.contains(container.id())) continue;
-    rt::RemoveContainerRequest remove;
-    remove.set_container_id(container.id());
-    HK_RETURN_IF_ERROR(dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status());
   }
-  for (const std::string& id : gone) table_.EraseRemoved(id);
+  return table_.Save();
+}
+
+absl::Status DpuLink::FinishRemovals(const rt::ListContainersResponse& list, const std::set<std::string>& removed) {
+  if (removed.empty()) return absl::OkStatus();
+  for (const rt::Container& container : list.containers()) {
+    if (!removed.contains(container.id())) continue;
+    rt::RemoveContainerRequest remove;  // also of one that runs
+    remove.set_container_id(container.id());
+    absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
+    if (!done.ok() && done.code() != absl::StatusCode::kNotFound) return Annotate(done, "RemoveContainer " + container.id());
+  }
+  for (const std::string& id : removed) table_.EraseRemoved(id);
   return table_.Save();
 }
 
@@ -200,6 +206,9 @@ absl::Status DpuLink::Poll() {
                                                                             In(options_.duration / 2)));
   HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
                                                                        In(options_.duration / 2)));
+  // Before anything of them is read: kubelet has forgotten these.
+  const std::set<std::string> removed = table_.Removed();
+  HK_RETURN_IF_ERROR(FinishRemovals(list, removed));
   FindTwins(sandboxes);
   std::map<std::string, DpuContainer> known;
   for (DpuContainer& container : table_.Containers()) known[container.id()] = std::move(container);
@@ -208,7 +217,7 @@ absl::Status DpuLink::Poll() {
   auto drain_until = steady_clock::now() + kDrainTime;
   for (const rt::Container& listed : list.containers()) {
     std::optional<SplitPod> pod = table_.FindPodOfTwin(listed.pod_sandbox_id());
-    if (!pod) continue;
+    if (!pod || removed.contains(listed.id())) continue;
     auto found = known.find(listed.id());
     if (found != known.end() && found->second.listed.state() == listed.state() && !found->second.status.id().empty()) {
       seen.push_back(std::move(found->second));

@@ -79,6 +79,8 @@ class DpuLink {
   absl::Status Round();
   absl::Status Poll();
   absl::Status Fence();
+  // What kubelet removed while the DPU was away.
+  absl::Status FinishRemovals(const runtime::v1::ListContainersResponse& list, const std::set<std::string>& removed);
   void PutTwinsRight(const runtime::v1::ListPodSandboxResponse& sandboxes);
   void Lose();
 
