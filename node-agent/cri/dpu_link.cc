@@ -67,6 +67,12 @@ std::string DpuLink::LastError() const {
   return last_error_;
 }
 
+absl::Status DpuLink::AwayError() const {
+  auto age = LeaseAge();
+  return absl::UnavailableError(age.count() < 0 ? "the DPU is away: it has not answered yet"
+                                                : fmt::format("the DPU is away: no answer for {} s", age.count() / 1000));
+}
+
 milliseconds DpuLink::LeaseAge() const {
   std::lock_guard lock(mutex_);
   if (!ever_) return milliseconds(-1);
@@ -176,13 +182,20 @@ absl::StatusOr<DpuContainer> DpuLink::ReadContainer(const SplitPod& pod, const r
 }
 
 absl::Status DpuLink::Refresh(const std::string& container_id, Deadline deadline) {
-  rt::ListContainersRequest request;
-  request.mutable_filter()->set_id(container_id);
-  HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, request, deadline));
-  if (list.containers_size() != 1) return absl::NotFoundError(fmt::format("container '{}' is not on the DPU", container_id));
-  std::optional<SplitPod> pod = table_.FindPodOfTwin(list.containers(0).pod_sandbox_id());
+  rt::Container listed;
+  if (std::optional<DpuContainer> known = table_.FindContainer(container_id)) {
+    listed = known->listed;  // but for the state, which comes with the status, it never changes
+    listed.set_pod_sandbox_id(known->twin_id);
+  } else {
+    rt::ListContainersRequest request;
+    request.mutable_filter()->set_id(container_id);
+    HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, request, deadline));
+    if (list.containers_size() != 1) return absl::NotFoundError(fmt::format("container '{}' is not on the DPU", container_id));
+    listed = list.containers(0);
+  }
+  std::optional<SplitPod> pod = table_.FindPodOfTwin(listed.pod_sandbox_id());
   if (!pod) return absl::NotFoundError(fmt::format("container '{}' is in no twin of ours", container_id));
-  HK_ASSIGN_OR_RETURN(DpuContainer container, ReadContainer(*pod, list.containers(0), deadline));
+  HK_ASSIGN_OR_RETURN(DpuContainer container, ReadContainer(*pod, listed, deadline));
   if (container.listed.state() == rt::CONTAINER_EXITED) FinishFiles(*pod, container, steady_clock::now() + kDrainTime);
   if (container.running()) mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), true);
   table_.PutContainer(std::move(container));
@@ -252,7 +265,9 @@ absl::Status DpuLink::Poll() {
     PollSoon();  // something changed while we read: read again
     return absl::OkStatus();
   }
-  if (news) HK_RETURN_IF_ERROR(table_.Save());
+  // Also for calls that changed the table since: none of them waits for the disk.
+  if (news || version != saved_version_) HK_RETURN_IF_ERROR(table_.Save());
+  saved_version_ = version;
   PutTwinsRight(sandboxes);
   return absl::OkStatus();
 }
@@ -271,12 +286,12 @@ void DpuLink::FindTwins(const rt::ListPodSandboxResponse& sandboxes) {
 }
 
 void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
-  // Before the table is read: a Pod is entered there before it leaves making_, so a twin that is on its way is seen in
+  // Before the table is read: a Pod is entered there before it leaves at_work_, so a twin that is on its way is seen in
   // one of both.
-  std::set<std::pair<std::string, uint32_t>> making;
+  std::multiset<std::pair<std::string, uint32_t>> at_work;
   {
     std::lock_guard lock(mutex_);
-    making = making_;
+    at_work = at_work_;
   }
   std::map<std::pair<std::string, uint32_t>, SplitPod> pods;
   for (SplitPod& pod : table_.Pods()) {
@@ -291,7 +306,7 @@ void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
     if (!remove && !stop) continue;
     {
       std::lock_guard lock(mutex_);
-      if (making.contains(key) || !cleaning_.insert(twin.id()).second) continue;
+      if (at_work.contains(key) || !cleaning_.insert(twin.id()).second) continue;
     }
     bool started = tasks_.Run([this, remove, id = twin.id(), metadata = twin.metadata()] {
       absl::Status done;
@@ -302,8 +317,8 @@ void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
         request.set_pod_sandbox_id(id);
         done = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, request, In(kCleanTime)).status();
       }
-      spdlog::info("twin of Pod {}/{} without a Pod on the host: {} {}", metadata.namespace_(), metadata.name(),
-                   remove ? "removed" : "stopped", ToString(done));
+      spdlog::info("Pod {}/{} {} on the host; its twin is {}: {}", metadata.namespace_(), metadata.name(),
+                   remove ? "is gone" : "has stopped", remove ? "removed" : "stopped", ToString(done));
       std::lock_guard lock(mutex_);
       cleaning_.erase(id);
     });
@@ -346,14 +361,15 @@ void DpuLink::Lose() {
   }
 }
 
-DpuLink::Making::Making(DpuLink& link, std::pair<std::string, uint32_t> key) : link_(link), key_(std::move(key)) {
+DpuLink::AtWork::AtWork(DpuLink& link, const rt::PodSandboxMetadata& metadata)
+    : link_(link), key_(metadata.uid(), metadata.attempt()) {
   std::lock_guard lock(link_.mutex_);
-  link_.making_.insert(key_);
+  link_.at_work_.insert(key_);
 }
 
-DpuLink::Making::~Making() {
+DpuLink::AtWork::~AtWork() {
   std::lock_guard lock(link_.mutex_);
-  link_.making_.erase(key_);
+  link_.at_work_.erase(link_.at_work_.find(key_));
 }
 
 }  // namespace heterok8s::cri

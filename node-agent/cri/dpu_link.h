@@ -50,17 +50,19 @@ class DpuLink {
   void WaitUntilKnown();
   bool Valid() const;
   std::string LastError() const;
+  absl::Status AwayError() const;  // for people: "the DPU is away: no answer for 7 s"
   std::chrono::milliseconds LeaseAge() const;  // since the last good answer; negative: never
 
   void PollSoon();
   // Reads one container's status into the table; for use after a call that changed it.
   absl::Status Refresh(const std::string& container_id, Deadline deadline);
 
-  // While it lives, a twin of this Pod and attempt without a host sandbox is on its way, not left over.
-  class Making {
+  // While it lives, a call is at work on the twin of this Pod and attempt: one without a host sandbox is on its way, not
+  // left over, and one that should be stopped is being stopped.
+  class AtWork {
    public:
-    Making(DpuLink& link, std::pair<std::string, uint32_t> key);
-    ~Making();
+    AtWork(DpuLink& link, const runtime::v1::PodSandboxMetadata& metadata);
+    ~AtWork();
 
    private:
     DpuLink& link_;
@@ -100,8 +102,9 @@ class DpuLink {
   bool ever_ = false;
   std::chrono::steady_clock::time_point last_good_;
   std::string last_error_;
-  std::set<std::pair<std::string, uint32_t>> making_;
+  std::multiset<std::pair<std::string, uint32_t>> at_work_;
   std::set<std::string> cleaning_;  // twins that a task is at
+  uint64_t saved_version_ = 0;      // of the table; the link's thread only
   std::thread thread_;
 };
 

@@ -89,7 +89,6 @@ void Router::RemoveContainer(const CallPtr& call) {
     parts_.table.EraseContainer(container->id());
     parts_.mirror.Forget(container->id());
     ReleaseOnDpu(parts_.runtime, container->dpu_log, 0, /*remove=*/true);
-    if (absl::Status saved = parts_.table.Save(); !saved.ok()) spdlog::error("container {}: {}", container->id(), ToString(saved));
   }
   Answer(*call, response);
 }

@@ -69,9 +69,7 @@ void Router::CreateContainer(const CallPtr& call) {
 
 absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const ContainerVerdict& verdict,
                                                 const rt::CreateContainerRequest& request, Deadline deadline) {
-  if (!parts_.link.Valid()) {
-    return absl::UnavailableError(fmt::format("the DPU is away: {}", parts_.link.LastError()));
-  }
+  if (!parts_.link.Valid()) return parts_.link.AwayError();
   if (pod.twin_id.empty()) return absl::NotFoundError("the Pod's twin on the DPU is gone");
   DpuContainerOptions options;
   options.twin_id = pod.twin_id;
@@ -104,7 +102,6 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
     parts_.table.PutContainer(std::move(container));
     parts_.link.PollSoon();
   }
-  HK_RETURN_IF_ERROR(parts_.table.Save());
   return response.container_id();
 }
 

@@ -22,9 +22,7 @@ std::string NameOf(const rt::PodSandboxMetadata& metadata) {
 }  // namespace
 
 absl::StatusOr<std::string> Router::MakeTwin(const rt::RunPodSandboxRequest& request, Deadline deadline) {
-  if (!parts_.link.Valid()) {
-    return absl::UnavailableError(fmt::format("the DPU is away: {}", parts_.link.LastError()));
-  }
+  if (!parts_.link.Valid()) return parts_.link.AwayError();
   rt::RunPodSandboxRequest twin;
   *twin.mutable_config() = TwinConfig(request.config(), options_.paths);  // runtime_handler names one of the host's
   HK_ASSIGN_OR_RETURN(auto response, parts_.dpu.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, twin,
@@ -50,7 +48,7 @@ void Router::RunPodSandbox(const CallPtr& call) {
   }
 
   const std::string name = NameOf(pod.metadata);
-  DpuLink::Making making(parts_.link, {pod.metadata.uid(), pod.metadata.attempt()});
+  DpuLink::AtWork at_work(parts_.link, pod.metadata);
   if (pod.verdict.split) {
     absl::StatusOr<std::string> twin = MakeTwin(request, LimitOf(*call));
     if (twin.ok()) {
@@ -82,8 +80,6 @@ void Router::RunPodSandbox(const CallPtr& call) {
   }
   pod.sandbox_id = made->pod_sandbox_id();
   parts_.table.PutPod(pod);
-  // Needed only if the DPU is away when heterocri starts next; both runtimes know the Pod.
-  if (absl::Status saved = parts_.table.Save(); !saved.ok()) spdlog::error("{}: {}", name, ToString(saved));
   call->Finish(grpc::Status::OK, ToBuffer(made->SerializeAsString()));
 }
 
@@ -95,10 +91,11 @@ void Router::StopPodSandbox(const CallPtr& call) {
     ForwardToHost(call);
     return;
   }
+  DpuLink::AtWork at_work(parts_.link, pod->metadata);
   parts_.table.MarkStopped(pod->sandbox_id);
   Deadline deadline = LimitOf(*call);
   std::future<absl::Status> twin = std::async(std::launch::async, [&]() -> absl::Status {
-    if (!parts_.link.Valid()) return absl::UnavailableError("the DPU is away");
+    if (!parts_.link.Valid()) return parts_.link.AwayError();
     rt::StopPodSandboxRequest stop;
     stop.set_pod_sandbox_id(pod->twin_id);
     return parts_.dpu.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, std::min(deadline, In(kTwinTime))).status();
@@ -123,9 +120,10 @@ void Router::RemovePodSandbox(const CallPtr& call) {
     ForwardToHost(call);
     return;
   }
+  DpuLink::AtWork at_work(parts_.link, pod->metadata);
   Deadline deadline = LimitOf(*call);
   if (!pod->twin_id.empty()) {
-    absl::Status removed = absl::UnavailableError("the DPU is away");
+    absl::Status removed = parts_.link.AwayError();
     if (parts_.link.Valid()) removed = parts_.link.RemoveTwin(pod->twin_id, pod->metadata, std::min(deadline, In(kTwinTime)));
     if (IsAway(removed)) {
       spdlog::warn("{}: the twin is removed when the DPU returns: {}", NameOf(pod->metadata), ToString(removed));
@@ -141,7 +139,6 @@ void Router::RemovePodSandbox(const CallPtr& call) {
     for (const DpuContainer& container : containers) {
       if (container.listed.pod_sandbox_id() == pod->sandbox_id) parts_.mirror.Forget(container.id());
     }
-    if (absl::Status saved = parts_.table.Save(); !saved.ok()) spdlog::error("{}: {}", NameOf(pod->metadata), ToString(saved));
   }
   Answer(*call, host);
 }
