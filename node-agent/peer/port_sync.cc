@@ -10,6 +10,9 @@
 namespace heterok8s::peer {
 namespace {
 
+// One transaction for the whole set costs about as much as this many single ones.
+constexpr size_t kReplaceFrom = 32;
+
 // A Pod's link is there a moment after its ports are; steering that failed is tried again after this, doubling.
 constexpr std::chrono::milliseconds kFirstRetry{10}, kLongestRetry{1000};
 
@@ -51,7 +54,7 @@ void PortSync::LocalChange(const ports::PortChange& change) {
   Post([this, change] { OnLocalChange(change); });
 }
 void PortSync::PodAdding(const std::string& pod_key) {
-  Post([this, pod_key] { pods_[pod_key].expected = true; });
+  Post([this, pod_key] { PodOf(pod_key).expected = true; });
 }
 void PortSync::PodAdded(const std::string& pod_key) {
   Post([this, pod_key] { OnPodAdded(pod_key); });
@@ -66,7 +69,7 @@ void PortSync::Connected(std::shared_ptr<PortSession> session) {
     session_ = std::move(session);
     to_acknowledge_ = 0;
     connected_ = true;
-    for (const auto& [pod_key, pod] : pods_) SendSnapshot(pod_key, pod);
+    for (const auto& [pod_key, pod] : pods_) SendSnapshot(pod_key, pod.claims);
   });
 }
 
@@ -113,35 +116,32 @@ void PortSync::Run() {
 void PortSync::OnLocalChange(const ports::PortChange& change) {
   auto it = pods_.find(change.pod_key);
   if (it == pods_.end()) return;  // the Pod was removed meanwhile
-  PodClaims& claims = it->second.claims;
   if (change.opened) {
-    claims.local[change.key] = change.epoch_ns;
-    claims.lost.erase(change.key);
+    it->second.claims.Open(change.key, change.epoch_ns);
   } else {
-    claims.local.erase(change.key);
-    claims.lost.erase(change.key);
+    it->second.claims.Close(change.key);
   }
   SendDelta(change.pod_key, change.key, change.opened, change.epoch_ns);
-  if (self_ == pu::Side::kDpu) unsteered_.insert(change.pod_key);
+  unsteered_.insert(change.pod_key);
 }
 
 void PortSync::OnPodAdded(const std::string& pod_key) {
-  Pod& pod = pods_[pod_key];
+  Pod& pod = PodOf(pod_key);
   pod.in_kernel = true;
   pod.steered_known = false;
+  const PodClaims::Claims remote = pod.claims.remote();
   for (const ports::PortKey& stale : ports_->Remote(pod_key)) {
-    if (!pod.claims.remote.contains(stale)) DropRemote(pod_key, pod, stale);
+    if (!remote.contains(stale)) DropRemote(pod_key, pod, stale);
   }
-  const std::map<ports::PortKey, uint64_t> remote = pod.claims.remote;
   for (const auto& [key, epoch_ns] : remote) ClaimRemote(pod_key, pod, key, epoch_ns);
-  SendSnapshot(pod_key, pod);
+  SendSnapshot(pod_key, pod.claims);
   unsteered_.insert(pod_key);
 }
 
 void PortSync::OnPodRemoved(const std::string& pod_key) {
   pods_.erase(pod_key);
   unsteered_.erase(pod_key);
-  SendSnapshot(pod_key, Pod{});
+  SendSnapshot(pod_key, PodClaims(self_));
   std::lock_guard lock(mutex_);
   last_conflict_.erase(pod_key);
 }
@@ -161,10 +161,10 @@ void PortSync::OnSnapshot(const v1::PortSnapshot& snapshot) {
   auto it = pods_.find(snapshot.pod_key());
   if (it == pods_.end()) {
     if (snapshot.ports().empty()) return;
-    it = pods_.try_emplace(snapshot.pod_key()).first;  // the other half is made first; this one follows
+    it = pods_.try_emplace(snapshot.pod_key(), self_).first;  // the other half is made first; this one follows
   }
   Pod& pod = it->second;
-  std::map<ports::PortKey, uint64_t> claimed;
+  PodClaims::Claims claimed;
   for (int i = 0; i < snapshot.ports_size(); ++i) {
     absl::StatusOr<ports::PortKey> key = FromProto(snapshot.ports(i));
     if (!key.ok()) {
@@ -173,19 +173,19 @@ void PortSync::OnSnapshot(const v1::PortSnapshot& snapshot) {
     }
     claimed[*key] = i < snapshot.epochs_ns_size() ? snapshot.epochs_ns(i) : 0;
   }
-  const std::map<ports::PortKey, uint64_t> before = pod.claims.remote;
+  const PodClaims::Claims before = pod.claims.remote();
   for (const auto& [key, epoch_ns] : before) {
     if (!claimed.contains(key)) DropRemote(snapshot.pod_key(), pod, key);
   }
   for (const auto& [key, epoch_ns] : claimed) ClaimRemote(snapshot.pod_key(), pod, key, epoch_ns);
   // A Pod that neither side has any longer.
-  if (!pod.expected && !pod.in_kernel && pod.claims.remote.empty()) pods_.erase(it);
+  if (!pod.expected && !pod.in_kernel && pod.claims.remote().empty()) pods_.erase(it);
 }
 
 void PortSync::OnDelta(const v1::PortDelta& delta) {
   absl::StatusOr<ports::PortKey> key = FromProto(delta.port());
   if (!key.ok()) return Failed(fmt::format("port of pod {}", delta.pod_key()), key.status());
-  Pod& pod = pods_[delta.pod_key()];
+  Pod& pod = PodOf(delta.pod_key());
   if (delta.opened()) {
     ClaimRemote(delta.pod_key(), pod, *key, delta.epoch_ns());
   } else {
@@ -196,9 +196,8 @@ void PortSync::OnDelta(const v1::PortDelta& delta) {
 void PortSync::OnConflict(const v1::PortConflict& conflict) {
   auto it = pods_.find(conflict.pod_key());
   absl::StatusOr<ports::PortKey> key = FromProto(conflict.port());
-  if (it == pods_.end() || !key.ok() || !it->second.claims.local.contains(*key)) return;
-  it->second.claims.lost.insert(*key);
-  if (self_ == pu::Side::kDpu) unsteered_.insert(conflict.pod_key());
+  if (it == pods_.end() || !key.ok() || !it->second.claims.Lose(*key)) return;
+  unsteered_.insert(conflict.pod_key());
   Count(&Counters::conflicts_lost);
   Remember(conflict.pod_key(),
            fmt::format("{} of the {} lost against the {}: {}", key->ToString(), Name(self_), Name(Other(self_)),
@@ -206,12 +205,12 @@ void PortSync::OnConflict(const v1::PortConflict& conflict) {
 }
 
 void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {
-  pod.claims.remote[key] = epoch_ns;
-  if (self_ == pu::Side::kHost) unsteered_.insert(pod_key);
+  pod.claims.OpenRemote(key, epoch_ns);
+  unsteered_.insert(pod_key);
   if (!pod.in_kernel) return;  // OnPodAdded enforces it
   const absl::Status status = ports_->SetRemote(pod_key, key, true, epoch_ns);
   if (status.code() == absl::StatusCode::kFailedPrecondition) {
-    pod.claims.remote.erase(key);
+    pod.claims.CloseRemote(key);
     v1::PortMessage message;
     message.mutable_conflict()->set_pod_key(pod_key);
     *message.mutable_conflict()->mutable_port() = ToProto(key);
@@ -226,8 +225,8 @@ void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::Po
 }
 
 void PortSync::DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key) {
-  pod.claims.remote.erase(key);
-  if (self_ == pu::Side::kHost) unsteered_.insert(pod_key);
+  pod.claims.CloseRemote(key);
+  unsteered_.insert(pod_key);
   if (pod.in_kernel) {
     if (absl::Status s = ports_->SetRemote(pod_key, key, false, 0); !s.ok()) {
       Failed(fmt::format("pod {}: let go of {}", pod_key, key.ToString()), s);
@@ -235,17 +234,15 @@ void PortSync::DropRemote(const std::string& pod_key, Pod& pod, const ports::Por
   }
   for (const auto& [lost, epoch_ns] : pod.claims.TakeBack(key)) {
     SendDelta(pod_key, lost, true, epoch_ns);
-    if (self_ == pu::Side::kDpu) unsteered_.insert(pod_key);
   }
 }
 
-void PortSync::SendSnapshot(const std::string& pod_key, const Pod& pod) {
+void PortSync::SendSnapshot(const std::string& pod_key, const PodClaims& claims) {
   if (session_ == nullptr) return;
   v1::PortMessage message;
   v1::PortSnapshot* snapshot = message.mutable_snapshot();
   snapshot->set_pod_key(pod_key);
-  for (const auto& [key, epoch_ns] : pod.claims.local) {
-    if (pod.claims.lost.contains(key)) continue;
+  for (const auto& [key, epoch_ns] : claims.Held()) {
     *snapshot->add_ports() = ToProto(key);
     snapshot->add_epochs_ns(epoch_ns);
   }
@@ -285,28 +282,29 @@ void PortSync::SteerUnsteered() {
 }
 
 absl::Status PortSync::Steer(const std::string& pod_key, Pod& pod) {
-  const std::set<SteeredPort> wanted = pod.claims.Steering(self_);
-  if (pod.steered_known && wanted == pod.steered) return absl::OkStatus();
+  if (pod.steered_known && pod.claims.changed().empty()) return absl::OkStatus();
   HK_ASSIGN_OR_RETURN(podnet::LinkSpec link, link_of_(pod_key));
-  if (!pod.steered_known) {
-    // An earlier heterod may have left ports that nobody owns any longer.
-    HK_RETURN_IF_ERROR(podnet_->ReplacePorts(link, {wanted.begin(), wanted.end()}));
-    pod.steered = wanted;
+  // All at once after a start, when an earlier heterod may have left ports that nobody owns, and when many changed.
+  if (!pod.steered_known || pod.claims.changed().size() > kReplaceFrom) {
+    const std::vector<SteeredPort> wanted = pod.claims.Steering();
+    HK_RETURN_IF_ERROR(podnet_->ReplacePorts(link, wanted));
+    pod.steered = {wanted.begin(), wanted.end()};
     pod.steered_known = true;
+    pod.claims.SettledAll();
     return absl::OkStatus();
   }
-  for (const SteeredPort& port : wanted) {
-    if (pod.steered.contains(port)) continue;
-    HK_RETURN_IF_ERROR(podnet_->SetPort(link, port.first, port.second, true));
-    pod.steered.insert(port);
-  }
-  for (auto it = pod.steered.begin(); it != pod.steered.end();) {
-    if (wanted.contains(*it)) {
-      ++it;
-      continue;
+  while (!pod.claims.changed().empty()) {
+    const SteeredPort port = *pod.claims.changed().begin();
+    const bool wanted = pod.claims.Steers(port);
+    if (wanted != pod.steered.contains(port)) {
+      HK_RETURN_IF_ERROR(podnet_->SetPort(link, port.first, port.second, wanted));
+      if (wanted) {
+        pod.steered.insert(port);
+      } else {
+        pod.steered.erase(port);
+      }
     }
-    HK_RETURN_IF_ERROR(podnet_->SetPort(link, it->first, it->second, false));
-    it = pod.steered.erase(it);
+    pod.claims.Settled(port);
   }
   return absl::OkStatus();
 }

@@ -80,6 +80,7 @@ class PortSync {
 
  private:
   struct Pod {
+    explicit Pod(pu::Side self) : claims(self) {}
     PodClaims claims;
     bool expected = false;                // attach is adding it; what ports reports meanwhile counts
     bool in_kernel = false;               // ports knows the Pod
@@ -89,6 +90,7 @@ class PortSync {
 
   void Post(std::function<void()> event);
   void Run();
+  Pod& PodOf(const std::string& pod_key) { return pods_.try_emplace(pod_key, self_).first->second; }
 
   // On the worker only.
   void OnLocalChange(const ports::PortChange& change);
@@ -100,7 +102,7 @@ class PortSync {
   void OnConflict(const v1::PortConflict& conflict);
   void ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns);
   void DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key);
-  void SendSnapshot(const std::string& pod_key, const Pod& pod);
+  void SendSnapshot(const std::string& pod_key, const PodClaims& claims);
   void SendDelta(const std::string& pod_key, const ports::PortKey& key, bool opened, uint64_t epoch_ns);
   void SteerUnsteered();
   absl::Status Steer(const std::string& pod_key, Pod& pod);
