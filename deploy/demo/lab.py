@@ -87,15 +87,22 @@ class Lab:
     def exec(self, pod, container, *argv):
         return self.ctl("exec", pod, "-c", container, "--", *argv, check=False)
 
-    def port_owners(self, pod):
-        """("tcp 8080", "dpu") of every port of a Pod, as `heteroctl why` says it."""
-        why = self.ctl_json("why", pod)
-        found = set()
+    def ports(self, pod):
+        """What `heteroctl why` says of a Pod's ports: {"protocol", "address", "number", "owner"} each."""
+        done = self.ctl("-o", "json", "why", pod, check=False)
+        why = json.loads(done.stdout) if done.returncode == 0 else {}
+        found = {}
         for side in ("host", "dpu"):
             for port in (why.get(side) or {}).get("ports", []):
-                protocol, rest = port["port"].split(" ", 1)
-                found.add((f"{protocol} {rest.split(' ')[0].rsplit(':', 1)[1]}", port["owner"]))
-        return sorted(found)
+                protocol, socket = port["port"].split(" ")[:2]
+                address, number = socket.rsplit(":", 1)
+                found[port["port"]] = {"protocol": protocol, "address": address.strip("[]"), "number": number, "owner": port["owner"]}
+        return [found[key] for key in sorted(found)]
+
+    def netns_paths(self, pod):
+        """PU -> path of the Pod's network namespace there."""
+        why = self.ctl_json("why", pod)
+        return {side: why[side]["netns_path"] for side in ("host", "dpu") if why.get(side)}
 
     # --- what the kernel says ----------------------------------------------------------------------------------------
     def init_of(self, pu):

@@ -201,6 +201,7 @@ absl::Status WriteConfigs(const Layout& layout, const ConfigOptions& options) {
         {etc + "/hostname", layout.Hostname(pu) + "\n"},
         {etc + "/hosts", fmt::format("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{} {}\n{} {}\n", kHostAddress,
                                      layout.Hostname(Place::kHost), kDpuAddress, layout.Hostname(Place::kDpu))},
+        {etc + "/resolv.conf", "# A lab has no way out: names fail at once instead of after a time.\n"},
         {etc + "/heterok8s/containerd.toml", ContainerdToml(options)},
         {layout.InitSpec(pu), ToJson(MakeInitSpec(layout, pu, options))},
     };

@@ -20,6 +20,9 @@
 
 static int udp;
 
+// As a container's first process it would not end at SIGTERM by itself.
+static void end(int signal) { _exit(0); }
+
 static int fail(const char *what) {
   const char *name = strerrorname_np(errno);
   printf("%s %s\n", name ? name : "EUNKNOWN", what);
@@ -161,6 +164,7 @@ int main(int argc, char **argv) {
   udp = !strcmp(argv[2], "udp");
   if (!(length = parse(argv[3], argv[4], &address))) return usage();
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGTERM, end);
   if (!strcmp(argv[1], "call")) return call(&address, length, argc > 5 ? argv[5] : "hello\n");
   int fd = open_bound(&address, length);
   if (fd < 0) return fail("bind");
