@@ -22,7 +22,7 @@ def main():
     action, network = sys.argv[1], Network()
     if action == "gc":
         keep = [{"containerID": container_of(uid), "ifname": "eth0"} for uid in sys.argv[2:]]
-        code, answer, stderr = network.call("GC", extra={"cni.dev/valid-attachments": keep})
+        code, answer, stderr = network.call("GC", extra={"cniVersion": "1.1.0", "cni.dev/valid-attachments": keep})
     else:
         kind, uid = sys.argv[2:4]
         name = f"crash-{uid[:13]}"
