@@ -57,7 +57,8 @@ class Map {
     __u32 from = 0, next = 0;
     for (bool first = true;; first = false, from = next) {
       __u32 count = kBatch;
-      int failed = bpf_map_lookup_batch(fd_, first ? nullptr : &from, &next, keys.data(), values.data(), &count, nullptr);
+      int failed =
+          bpf_map_lookup_batch(fd_, first ? nullptr : &from, &next, keys.data(), values.data(), &count, nullptr);
       if (failed != 0 && errno != ENOENT) return all;
       for (__u32 i = 0; i < count; ++i) all.emplace_back(keys[i], values[i]);
       if (failed != 0) return all;  // ENOENT: this was the last batch

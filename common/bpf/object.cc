@@ -47,7 +47,8 @@ absl::Status AttachPinned(const bpf_program* program, const std::string& pin, bo
     if (errno == E2BIG) {
       return absl::ResourceExhaustedError(
           fmt::format("{}: 64 programs of this type are attached there already, the kernel's limit; "
-                      "`bpftool cgroup tree` and `bpftool net` list them", what));
+                      "`bpftool cgroup tree` and `bpftool net` list them",
+                      what));
     }
     return log.Error(errno, what);
   }

@@ -2,9 +2,9 @@
 //
 // Purpose: every map of the object is pinned in one folder by its name and reused from there; every cgroup link is
 // pinned in another, found again, and switched to the new program atomically.
-// Threading: thread-compatible. Ownership: the object owns maps and programs of this process; the pins own the kernel's.
-// Errors: libbpf's and the verifier's last words are part of the text. kFailedPrecondition: a pinned map has another
-// layout.
+// Threading: thread-compatible. Ownership: the object owns maps and programs of this process; the pins own the
+// kernel's. Errors: libbpf's and the verifier's last words are part of the text. kFailedPrecondition: a pinned map has
+// another layout.
 //
 //   HK_ASSIGN_OR_RETURN(BpfObject object, OpenObject({ports_bpf, ports_bpf_len}, "ports"));
 //   HK_RETURN_IF_ERROR(LoadObject(object.get(), "/run/heterok8s/bpf/maps"));

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -234,8 +233,8 @@ absl::Status BpfPorts::SetRemote(const std::string& pod_key, const PortKey& give
   for (const auto& [mine, since_ns] : pod->reported) {
     if (since_ns > epoch_ns || !Overlaps(mine, key)) continue;
     pod->contested.insert(key);
-    return absl::FailedPreconditionError(
-        fmt::format("{} of the other PU collides with {} of this one, which is older", key.ToString(), mine.ToString()));
+    return absl::FailedPreconditionError(fmt::format("{} of the other PU collides with {} of this one, which is older",
+                                                     key.ToString(), mine.ToString()));
   }
   return AddRemoteLocked(*pod, key);
 }

@@ -22,7 +22,8 @@ namespace heterok8s::ports {
 
 class BpfPorts : public Ports {
  public:
-  BpfPorts(std::unique_ptr<Kernel> kernel, Listener listener) : kernel_(std::move(kernel)), listener_(std::move(listener)) {}
+  BpfPorts(std::unique_ptr<Kernel> kernel, Listener listener)
+      : kernel_(std::move(kernel)), listener_(std::move(listener)) {}
   ~BpfPorts() override;
   absl::Status Start();
 
@@ -43,7 +44,7 @@ class BpfPorts : public Ports {
     PodPorts ports;
     uint64_t cookie = 0;
     uint64_t generation = 0;
-    bool announced = true;  // false: adopted, and AddPod was not called on this object yet
+    bool announced = true;                 // false: adopted, and AddPod was not called on this object yet
     std::map<PortKey, uint64_t> reported;  // told to the listener as open, with its epoch
     std::map<PortNumber, std::vector<PortKey>> remote;
     std::set<PortKey> contested;  // the other PU's, but ours are older; theirs when ours close

@@ -120,8 +120,8 @@ std::vector<PortKey> FromWire(const hk_port_key& port, const hk_remote& claims) 
 
 absl::StatusOr<hk_pod> ToWire(const PodPorts& pod) {
   if (pod.addresses.empty() || pod.addresses.size() > HK_POD_ADDRESSES) {
-    return absl::InvalidArgumentError(
-        fmt::format("Pod '{}' has {} addresses; 1 to {} can be served", pod.pod_key, pod.addresses.size(), HK_POD_ADDRESSES));
+    return absl::InvalidArgumentError(fmt::format("Pod '{}' has {} addresses; 1 to {} can be served", pod.pod_key,
+                                                  pod.addresses.size(), HK_POD_ADDRESSES));
   }
   for (const IpAddress& link : {pod.link.host_localhost, pod.link.dpu_localhost, pod.link.host_pod, pod.link.dpu_pod}) {
     if (link.family != Family::kV4 || link.is_unspecified()) {

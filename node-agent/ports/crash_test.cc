@@ -1,8 +1,8 @@
 // heterod dies and comes back: what was pinned works meanwhile, what changed meanwhile is known afterwards.
 #include <fmt/format.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <filesystem>
@@ -133,6 +133,31 @@ TEST_CASE("another object replaces the programs and keeps the maps; another layo
   CHECK((*ports)->Local(dpu.pod_key)[0].key == key);
   sys::UniqueFd again = pus.host().Socket(AF_INET, SOCK_STREAM);
   CHECK(Connect(again, kLocalhost, key.port) == 0);
+}
+
+TEST_CASE("a claim that closed leaves the map after a while, one that came back stays", "[netns]") {
+  TwoPus pus;
+  Pu& dpu = pus.dpu();
+  sys::UniqueFd fd(bpf_obj_get((dpu.options().bpffs + "/maps/local").c_str()));
+  auto entries = [&] {
+    hk_claim_key key{}, next{};
+    int n = 0;
+    for (void* from = nullptr; bpf_map_get_next_key(fd.get(), from, &next) == 0; from = &key, key = next) ++n;
+    return n;
+  };
+  sys::UniqueFd gone = Listening(dpu, kLocalhost), back = Listening(dpu, kLocalhost);
+  uint16_t port = PortOf(back);
+  gone.reset();
+  back.reset();
+  back = Listening(dpu, kLocalhost, port);
+  pus.AwaitReports(dpu, 5);
+  REQUIRE(entries() == 2);
+
+  for (int i = 0; i < 300 && entries() != 1; ++i) usleep(50'000);
+
+  CHECK(entries() == 1);
+  REQUIRE(dpu.ports->Local(dpu.pod_key).size() == 1);
+  CHECK(dpu.ports->Local(dpu.pod_key)[0].key.port == port);
 }
 
 TEST_CASE("the 65th program on the cgroup root is an error that says so", "[netns]") {

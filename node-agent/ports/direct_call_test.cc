@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 
@@ -87,8 +88,7 @@ TEST_CASE("a call reaches the other PU's socket exactly when it would on one ker
                                                      << Text(to) << ", server bound to " << Text(bound));
           {
             INFO("TCP");
-            sys::UniqueFd server =
-                Server(pus, *server_pu, family, SOCK_STREAM, AddressOf(bound, family), false, &key);
+            sys::UniqueFd server = Server(pus, *server_pu, family, SOCK_STREAM, AddressOf(bound, family), false, &key);
             TcpCall(pus.Other(*server_pu), server, family, address, key.port, reaches);
           }
           for (bool connected : {false, true}) {
@@ -107,7 +107,8 @@ TEST_CASE("a dual-stack server is reached by IPv4, IPv6 and v4-mapped calls", "[
   for (int type : {SOCK_STREAM, SOCK_DGRAM}) {
     PortKey key;
     sys::UniqueFd server = Server(pus, pus.dpu(), AF_INET6, type, AddressOf(Where::kAny, AF_INET6), true, &key);
-    for (const char* to : {"127.0.0.1", "::1", "::ffff:127.0.0.1", "10.200.0.5", "::ffff:10.200.0.5", "0.0.0.0", "::"}) {
+    for (const char* to :
+         {"127.0.0.1", "::1", "::ffff:127.0.0.1", "10.200.0.5", "::ffff:10.200.0.5", "0.0.0.0", "::"}) {
       INFO((type == SOCK_STREAM ? "TCP " : "UDP ") << to);
       IpAddress address = *IpAddress::Parse(to);
       sys::UniqueFd caller = pus.host().Socket(address.family == Family::kV4 ? AF_INET : AF_INET6, type);
@@ -143,9 +144,12 @@ TEST_CASE("the localhost pair leads to localhost's sockets only, the Pod pair to
     IpAddress to;
     bool reaches;
   };
-  Row rows[] = {{Where::kLocalhost, link.dpu_localhost, true}, {Where::kLocalhost, link.dpu_pod, false},
-                {Where::kPodIp, link.dpu_pod, true},           {Where::kPodIp, link.dpu_localhost, false},
-                {Where::kAny, link.dpu_pod, true},             {Where::kAny, link.dpu_localhost, true}};
+  Row rows[] = {{Where::kLocalhost, link.dpu_localhost, true},
+                {Where::kLocalhost, link.dpu_pod, false},
+                {Where::kPodIp, link.dpu_pod, true},
+                {Where::kPodIp, link.dpu_localhost, false},
+                {Where::kAny, link.dpu_pod, true},
+                {Where::kAny, link.dpu_localhost, true}};
   for (const Row& row : rows) {
     INFO("bound to " << Text(row.bound) << ", call to " << row.to.ToString());
     PortKey key;

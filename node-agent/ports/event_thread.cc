@@ -20,8 +20,8 @@
 namespace heterok8s::ports {
 namespace {
 
-// A claim that closed stays in the map for a while with no sockets, because the programs cannot remove it without racing
-// with a socket that claims it again. Long enough that such a race has ended.
+// A claim that closed stays in the map for a while with no sockets, because the programs cannot remove it without
+// racing with a socket that claims it again. Long enough that such a race has ended.
 constexpr uint64_t kLeftoverNs = 5'000'000'000;
 constexpr int kLeftoverPollMs = 2'000;
 
@@ -110,8 +110,8 @@ void BpfPorts::OnEvent(const hk_event& event) {
   if (event.time_ns < adopted_at_ns_ || event.time_ns < pod.generation) return;
   ReportLocked(pod, key, event.kind == HK_OPENED, event.time_ns);
   // Only an iterator may put a UDP socket into the sockhash. Until then nobody on the other PU knows of the port.
-  bool exact = key.address.is_loopback() ||
-               std::find(pod.ports.addresses.begin(), pod.ports.addresses.end(), key.address) != pod.ports.addresses.end();
+  bool exact = key.address.is_loopback() || std::find(pod.ports.addresses.begin(), pod.ports.addresses.end(),
+                                                      key.address) != pod.ports.addresses.end();
   if (event.kind == HK_OPENED && key.protocol == Protocol::kUdp && exact) udp_inserts_.insert(pod.cookie);
 }
 

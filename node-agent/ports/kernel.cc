@@ -7,8 +7,10 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <set>
 #include <span>
+#include <sstream>
 #include <vector>
 
 #include "common/bpf/log.h"
@@ -46,6 +48,22 @@ absl::Status RemoveAllPins(const std::string& bpffs) {
     if (error) return ErrnoToStatus(error.value(), fmt::format("remove '{}/{}'", bpffs, folder));
   }
   return absl::OkStatus();
+}
+
+// Whether the network namespace of this thread has a TCP socket at all. A new Pod's has none, and the iterator would
+// walk the connections of all namespaces to find that out (0.8 ms); these two files take some microseconds.
+bool HasTcpSockets() {
+  for (const char* file : {"/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6"}) {
+    std::ifstream in(file);
+    for (std::string line; std::getline(in, line);) {
+      std::istringstream words(line);
+      std::string protocol, inuse;
+      int count = 0;
+      words >> protocol >> inuse >> count;
+      if (protocol.starts_with("TCP") && (inuse != "inuse" || count != 0)) return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace
@@ -165,6 +183,10 @@ absl::Status Kernel::AttachPod(uint64_t cookie, int netns_fd) const {
 }
 
 absl::Status Kernel::DetachPod(uint64_t cookie) const { return bpf::Unpin(PodPin(cookie)); }
+
+absl::Status Kernel::ScanTcp() const { return HasTcpSockets() ? Scan(scan_tcp_.get()) : absl::OkStatus(); }
+
+absl::Status Kernel::ScanUdp() const { return Scan(scan_udp_.get()); }
 
 absl::Status Kernel::Scan(const bpf_link* iterator) const {
   sys::UniqueFd fd(bpf_iter_create(bpf_link__fd(iterator)));

@@ -32,8 +32,8 @@ class Kernel {
 
   // In the network namespace of the calling thread: claims sockets that no hook has seen and puts those that link
   // addresses do not match into the sockhash.
-  absl::Status ScanTcp() const { return Scan(scan_tcp_.get()); }
-  absl::Status ScanUdp() const { return Scan(scan_udp_.get()); }
+  absl::Status ScanTcp() const;
+  absl::Status ScanUdp() const;
 
   uint64_t Stat(hk_stat which) const;
 

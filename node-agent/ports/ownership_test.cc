@@ -54,26 +54,37 @@ TEST_CASE("bind is refused where the other PU owns an overlapping port, and nowh
     bool refused;
   };
   const Row rows[] = {
-      {"0.0.0.0", false, "0.0.0.0", false, true},      {"0.0.0.0", false, "127.0.0.1", false, true},
-      {"0.0.0.0", false, "10.200.0.5", false, true},   {"0.0.0.0", false, "::", false, false},
-      {"0.0.0.0", false, "::", true, true},            {"0.0.0.0", false, "::1", false, false},
+      {"0.0.0.0", false, "0.0.0.0", false, true},
+      {"0.0.0.0", false, "127.0.0.1", false, true},
+      {"0.0.0.0", false, "10.200.0.5", false, true},
+      {"0.0.0.0", false, "::", false, false},
+      {"0.0.0.0", false, "::", true, true},
+      {"0.0.0.0", false, "::1", false, false},
       {"0.0.0.0", false, "::ffff:127.0.0.1", true, true},
-      {"127.0.0.1", false, "127.0.0.1", false, true},  {"127.0.0.1", false, "10.200.0.5", false, false},
-      {"127.0.0.1", false, "0.0.0.0", false, true},    {"127.0.0.1", false, "::", true, true},
-      {"127.0.0.1", false, "::1", false, false},       {"::", false, "0.0.0.0", false, false},
-      {"::", false, "::", false, true},                {"::", false, "::1", false, true},
-      {"::", true, "0.0.0.0", false, true},            {"::", true, "10.200.0.5", false, true},
-      {"::", true, "fd00:200::5", false, true},        {"::1", false, "fd00:200::5", false, false},
-      {"::1", false, "::", true, true},                {"::1", false, "127.0.0.1", false, false},
+      {"127.0.0.1", false, "127.0.0.1", false, true},
+      {"127.0.0.1", false, "10.200.0.5", false, false},
+      {"127.0.0.1", false, "0.0.0.0", false, true},
+      {"127.0.0.1", false, "::", true, true},
+      {"127.0.0.1", false, "::1", false, false},
+      {"::", false, "0.0.0.0", false, false},
+      {"::", false, "::", false, true},
+      {"::", false, "::1", false, true},
+      {"::", true, "0.0.0.0", false, true},
+      {"::", true, "10.200.0.5", false, true},
+      {"::", true, "fd00:200::5", false, true},
+      {"::1", false, "fd00:200::5", false, false},
+      {"::1", false, "::", true, true},
+      {"::1", false, "127.0.0.1", false, false},
   };
   uint16_t port = 7000;
   for (int type : {SOCK_STREAM, SOCK_DGRAM}) {
     Protocol protocol = type == SOCK_STREAM ? Protocol::kTcp : Protocol::kUdp;
     for (const Row& row : rows) {
       ++port;
-      INFO(Name(protocol) << ": other PU has " << row.theirs << (row.theirs_dual ? " dual" : "") << ", bind to " << row.mine
-                          << (row.mine_dual ? " dual" : ""));
-      PortKey theirs{.protocol = protocol, .address = *IpAddress::Parse(row.theirs), .port = port, .dual_stack = row.theirs_dual};
+      INFO(Name(protocol) << ": other PU has " << row.theirs << (row.theirs_dual ? " dual" : "") << ", bind to "
+                          << row.mine << (row.mine_dual ? " dual" : ""));
+      PortKey theirs{
+          .protocol = protocol, .address = *IpAddress::Parse(row.theirs), .port = port, .dual_stack = row.theirs_dual};
       Ports& ports = *pus.host().ports;
       REQUIRE_OK(ports.SetRemote(pus.host().pod_key, theirs, true, 1));
 
@@ -125,9 +136,10 @@ TEST_CASE("TCP is owned from listen to the end of listening, UDP from bind to cl
 
   REQUIRE(listen(tcp.get(), 1) == 0);
   sys::UniqueFd udp = Bound(host, SOCK_DGRAM, "::", 0, &error, false);
-  PortKey udp_key{.protocol = Protocol::kUdp, .address = *IpAddress::Parse("::"), .port = PortOf(udp), .dual_stack = true};
+  PortKey udp_key{
+      .protocol = Protocol::kUdp, .address = *IpAddress::Parse("::"), .port = PortOf(udp), .dual_stack = true};
   REQUIRE(shutdown(tcp.get(), SHUT_RDWR) == 0);  // the socket is still there
-  REQUIRE(listen(tcp.get(), 1) == 0);  // on another port: the first was the kernel's choice
+  REQUIRE(listen(tcp.get(), 1) == 0);            // on another port: the first was the kernel's choice
   PortKey again_key{.address = *IpAddress::Parse("127.0.0.1"), .port = PortOf(tcp)};
   tcp.reset();
   udp.reset();

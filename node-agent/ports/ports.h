@@ -8,8 +8,8 @@
 // found again by the next Create().
 // Errors: kUnimplemented names the missing kernel feature.
 //
-//   HK_ASSIGN_OR_RETURN(std::unique_ptr<Ports> ports, NewBpfPorts(options, [&](const PortChange& c) { queue.Push(c); }));
-//   HK_RETURN_IF_ERROR(ports->AddPod(pod));
+//   HK_ASSIGN_OR_RETURN(std::unique_ptr<Ports> ports, NewBpfPorts(options, [&](const PortChange& c) { queue.Push(c);
+//   })); HK_RETURN_IF_ERROR(ports->AddPod(pod));
 #pragma once
 
 #include <cstdint>
@@ -40,16 +40,16 @@ struct PortKey {
 struct PortChange {
   std::string pod_key;
   PortKey key;
-  bool opened = true;      // false: the last socket with this key closed
-  uint64_t epoch_ns = 0;   // CLOCK_MONOTONIC of the socket call; the lower one wins a tie between PUs
+  bool opened = true;     // false: the last socket with this key closed
+  uint64_t epoch_ns = 0;  // CLOCK_MONOTONIC of the socket call; the lower one wins a tie between PUs
 };
 
 // A bind() that was refused here because the other PU owns the port.
 struct Refusal {
   std::string pod_key;
   PortKey key;
-  uint32_t pid = 0;
-  std::string command;      // comm of the process
+  uint32_t pid = 0;     // in the initial PID namespace
+  std::string command;  // comm of the process
   int64_t unix_ms = 0;
 };
 
@@ -68,13 +68,13 @@ struct PodPorts {
   podnet::PortRange own_ephemeral, other_ephemeral;
 };
 
-struct KernelFeatures {  // probed at Create(); `status` shows them
-  bool bind_retval = false;    // EADDRINUSE from cgroup/bind (kernel >= 5.18)
-  bool sk_lookup = false;      // >= 5.9
-  bool name_hooks = false;     // getpeername/getsockname, >= 5.8
-  bool ring_buffer = false;    // >= 5.8
+struct KernelFeatures {      // probed at Create(); `status` shows them
+  bool bind_retval = false;  // EADDRINUSE from cgroup/bind (kernel >= 5.18)
+  bool sk_lookup = false;    // >= 5.9
+  bool name_hooks = false;   // getpeername/getsockname, >= 5.8
+  bool ring_buffer = false;  // >= 5.8
   bool sockops_listen = false;
-  std::string cgroup2;         // where programs are attached
+  std::string cgroup2;  // where programs are attached
 };
 
 class Ports {
@@ -82,7 +82,8 @@ class Ports {
   virtual ~Ports() = default;
   virtual KernelFeatures features() const = 0;
 
-  // Idempotent. Sockets that exist already in the namespace are found (sock_diag) and reported as opened.
+  // Idempotent. Sockets that exist already in the namespace are found and reported as opened; the first call on this
+  // object also reports again what an earlier heterod knew. Turns multipath TCP off in the namespace.
   virtual absl::Status AddPod(const PodPorts& pod) = 0;
   virtual absl::Status RemovePod(const std::string& pod_key) = 0;
   virtual std::vector<std::string> ListPods() const = 0;
@@ -104,9 +105,9 @@ class Ports {
 };
 
 struct Options {
-  std::string instance;        // see pu::OwnerTag
-  std::string bpffs;           // a bpffs folder of this heterod's own, e.g. /run/heterok8s/bpf; mounted when it is not
-  std::string cgroup2;         // empty: found in /proc/self/mountinfo, else mounted at <bpffs>/../cgroup2
+  std::string instance;  // see pu::OwnerTag
+  std::string bpffs;     // a bpffs folder of this heterod's own, e.g. /run/heterok8s/bpf; mounted when it is not
+  std::string cgroup2;   // empty: found in /proc/self/mountinfo, else mounted at <bpffs>/../cgroup2
 };
 using Listener = std::function<void(const PortChange&)>;
 absl::StatusOr<std::unique_ptr<Ports>> NewBpfPorts(Options options, Listener listener);

@@ -1,4 +1,5 @@
-// How long until heterod knows of a listener, and what a direct call costs beside the bare link. Prints, asserts nothing.
+// How long until heterod knows of a listener, and what a direct call costs beside the bare link. Prints, asserts
+// nothing.
 //
 //   bazel build -c opt //node-agent/ports:ports_benchmark && bazel-bin/node-agent/ports/ports_benchmark
 #include <fmt/format.h>
@@ -24,7 +25,8 @@ double NowUs() {
 
 void Print(const char* what, std::vector<double> us) {
   std::sort(us.begin(), us.end());
-  fmt::print("{:<44} n={:<6} p50={:8.1f} us  p99={:8.1f} us\n", what, us.size(), us[us.size() / 2], us[us.size() * 99 / 100]);
+  fmt::print("{:<44} n={:<6} p50={:8.1f} us  p99={:8.1f} us\n", what, us.size(), us[us.size() / 2],
+             us[us.size() * 99 / 100]);
 }
 
 TEST_CASE("a listener is reported") {
@@ -50,7 +52,9 @@ TEST_CASE("a listener is reported") {
         us.push_back(at - before);
       }
       Print(fmt::format("{} on {} -> callback", type == SOCK_STREAM ? "listen()" : "UDP bind()",
-                        where == Where::kAny ? "0.0.0.0" : "127.0.0.1").c_str(), us);
+                        where == Where::kAny ? "0.0.0.0" : "127.0.0.1")
+                .c_str(),
+            us);
     }
   }
   std::vector<double> us;
@@ -89,9 +93,12 @@ TEST_CASE("a direct call beside the bare link") {
     sys::UniqueFd server = pus.dpu().Socket(AF_INET, type);
     REQUIRE(Bind(server, AddressOf(Where::kAny, AF_INET), 0) == 0);
     if (type == SOCK_STREAM) REQUIRE(listen(server.get(), 4) == 0);
-    PortKey key{.protocol = type == SOCK_STREAM ? Protocol::kTcp : Protocol::kUdp, .address = AddressOf(Where::kAny, AF_INET), .port = PortOf(server)};
+    PortKey key{.protocol = type == SOCK_STREAM ? Protocol::kTcp : Protocol::kUdp,
+                .address = AddressOf(Where::kAny, AF_INET),
+                .port = PortOf(server)};
     pus.AwaitTold(pus.dpu(), key, true);
-    IpAddress targets[] = {AddressOf(Where::kLocalhost, AF_INET), AddressOf(Where::kPodIp, AF_INET), pus.dpu().Pod().link.dpu_localhost};
+    IpAddress targets[] = {AddressOf(Where::kLocalhost, AF_INET), AddressOf(Where::kPodIp, AF_INET),
+                           pus.dpu().Pod().link.dpu_localhost};
     const char* names[] = {"localhost", "Pod IP", "bare link"};
     std::vector<sys::UniqueFd> clients;
     std::vector<std::thread> servers;
@@ -124,7 +131,8 @@ TEST_CASE("a direct call beside the bare link") {
       REQUIRE(recv(clients[i % 3].get(), buffer, 16, MSG_WAITALL) == 16);
       us[i % 3].push_back(NowUs() - before);
     }
-    for (int i = 0; i < 3; ++i) Print(fmt::format("{} round trip, {}", type == SOCK_STREAM ? "TCP" : "UDP", names[i]).c_str(), us[i]);
+    for (int i = 0; i < 3; ++i)
+      Print(fmt::format("{} round trip, {}", type == SOCK_STREAM ? "TCP" : "UDP", names[i]).c_str(), us[i]);
     std::vector<double> setup[3];
     for (int i = 0; type == SOCK_STREAM && i < 3000; ++i) {
       sys::UniqueFd fd = pus.host().Socket(AF_INET, SOCK_STREAM);

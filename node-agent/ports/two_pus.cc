@@ -47,12 +47,14 @@ std::string Unique() {
 }
 
 void Wire(const Pu& pu, bool host) {
-  std::string script = fmt::format("ip -n {0} addr add {1}/32 dev lo\nip -n {0} addr add {2}/128 dev lo nodad\n", pu.name, kPod4, kPod6);
+  std::string script =
+      fmt::format("ip -n {0} addr add {1}/32 dev lo\nip -n {0} addr add {2}/128 dev lo nodad\n", pu.name, kPod4, kPod6);
   podnet::LinkAddresses link = Link();
   std::pair<IpAddress, IpAddress> pairs[] = {{link.host_localhost, link.dpu_localhost}, {link.host_pod, link.dpu_pod}};
-  script += fmt::format("ip netns exec {} sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.xpu0.rp_filter=0 "
-                        "net.ipv4.conf.xpu0.accept_local=1 net.ipv4.ip_local_port_range='{} {}'\n",
-                        pu.name, host ? kHostPorts.first : kDpuPorts.first, host ? kHostPorts.last : kDpuPorts.last);
+  script += fmt::format(
+      "ip netns exec {} sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.xpu0.rp_filter=0 "
+      "net.ipv4.conf.xpu0.accept_local=1 net.ipv4.ip_local_port_range='{} {}'\n",
+      pu.name, host ? kHostPorts.first : kDpuPorts.first, host ? kHostPorts.last : kDpuPorts.last);
   script += fmt::format("ip -n {0} link set xpu0 address 02:00:00:00:00:0{1} up\n", pu.name, host ? 1 : 2);
   std::string neighbour = fmt::format("lladdr 02:00:00:00:00:0{} dev xpu0 nud permanent", host ? 2 : 1);
   std::string nft;
@@ -60,9 +62,10 @@ void Wire(const Pu& pu, bool host) {
     for (int v6 = 0; v6 < 2; ++v6) {
       IpAddress own = host ? h : d, peer = host ? d : h;
       if (v6) own = podnet::LinkAddresses::ToV6(own), peer = podnet::LinkAddresses::ToV6(peer);
-      script += fmt::format("ip -n {0} addr add {1}/{2} dev xpu0 {3}\nip -n {0} route add {4}/{2} dev xpu0 src {1}\n"
-                            "ip -n {0} neigh replace {4} {5}\n",
-                            pu.name, own.ToString(), own.bits(), v6 ? "nodad" : "", peer.ToString(), neighbour);
+      script += fmt::format(
+          "ip -n {0} addr add {1}/{2} dev xpu0 {3}\nip -n {0} route add {4}/{2} dev xpu0 src {1}\n"
+          "ip -n {0} neigh replace {4} {5}\n",
+          pu.name, own.ToString(), own.bits(), v6 ? "nodad" : "", peer.ToString(), neighbour);
       nft += fmt::format("add rule inet t o {0} saddr {1} {0} daddr {2} meta mark set 0x10;", v6 ? "ip6" : "ip",
                          own.ToString(), v6 ? kPod6 : kPod4);
     }
@@ -70,13 +73,15 @@ void Wire(const Pu& pu, bool host) {
   // As podnet: the answer to a call from the other side's Pod IP leaves by the link.
   for (const char* f : {"-4", "-6"}) {
     std::string pod = f[1] == '4' ? kPod4 : kPod6;
-    script += fmt::format("ip -n {0} {1} rule add pref 100 lookup local\nip -n {0} {1} rule del pref 0\n"
-                          "ip -n {0} {1} rule add pref 10 fwmark 0x10 lookup 10\nip -n {0} {1} route add {2} dev xpu0 table 10\n"
-                          "ip -n {0} neigh replace {2} {3}\n",
-                          pu.name, f, pod, neighbour);
+    script += fmt::format(
+        "ip -n {0} {1} rule add pref 100 lookup local\nip -n {0} {1} rule del pref 0\n"
+        "ip -n {0} {1} rule add pref 10 fwmark 0x10 lookup 10\nip -n {0} {1} route add {2} dev xpu0 table 10\n"
+        "ip -n {0} neigh replace {2} {3}\n",
+        pu.name, f, pod, neighbour);
   }
-  script += fmt::format("ip netns exec {} nft 'add table inet t; add chain inet t o {{ type route hook output priority -150; }}; {}'\n",
-                        pu.name, nft);
+  script += fmt::format(
+      "ip netns exec {} nft 'add table inet t; add chain inet t o {{ type route hook output priority -150; }}; {}'\n",
+      pu.name, nft);
   Sh(script);
 }
 
@@ -123,7 +128,10 @@ bool Readable(int fd, int ms) {
 }  // namespace
 
 Pu::Pu(const std::string& unique, pu::Side which)
-    : name(unique + (which == pu::Side::kHost ? "h" : "d")), pod_key("pod-" + unique), side(which), ns(MakeNetns(name)) {}
+    : name(unique + (which == pu::Side::kHost ? "h" : "d")),
+      pod_key("pod-" + unique),
+      side(which),
+      ns(MakeNetns(name)) {}
 
 Pu::~Pu() {
   ports.reset();
@@ -162,7 +170,8 @@ sys::UniqueFd Pu::Socket(int family, int type) const {
   return fd;
 }
 
-TwoPus::TwoPus(bool start) : host_(Unique(), pu::Side::kHost), dpu_(host_.name.substr(0, host_.name.size() - 1), pu::Side::kDpu) {
+TwoPus::TwoPus(bool start)
+    : host_(Unique(), pu::Side::kHost), dpu_(host_.name.substr(0, host_.name.size() - 1), pu::Side::kDpu) {
   Sh(fmt::format("ip link add xpu0 netns {} type veth peer name xpu0 netns {}", host_.name, dpu_.name));
   Wire(host_, true);
   Wire(dpu_, false);
