@@ -63,7 +63,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> DpuChannel(const HeterocriConfig&
   // A DPU that returns is seen within a lease, not after gRPC's two minutes.
   const int interval = static_cast<int>(config.lease_interval.count());
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, std::min(interval, 200));
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, interval);
+  // Despite its name: how long one attempt may take, the TLS handshake included.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(config.lease_duration.count()));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, interval);
   return grpc::CreateCustomChannel(config.dpu_address, credentials, arguments);
 }
@@ -71,7 +72,10 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> DpuChannel(const HeterocriConfig&
 Daemon::Daemon(const HeterocriConfig& config, std::shared_ptr<grpc::Channel> dpu)
     : config_(config),
       dpu_channel_(std::move(dpu)),
-      host_(UnixChannel(config.host_socket)),
+      host_channel_(UnixChannel(config.host_socket)),
+      dpu_keeper_(dpu_channel_),
+      host_keeper_(host_channel_),
+      host_(host_channel_),
       dpu_(dpu_channel_),
       runtime_(v1::DpuRuntime::NewStub(dpu_channel_)),
       table_(config.state_dir + "/cri.state"),

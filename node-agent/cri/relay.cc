@@ -14,7 +14,7 @@ std::shared_ptr<grpc::Channel> UnixChannel(const std::string& socket) {
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
   // A containerd that restarts is back within a second; gRPC's own back-off would grow to two minutes.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // despite its name: how long one attempt may take
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // Channels with equal arguments share connections: a pool per socket and purpose is not wanted here.
   arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "localhost");
@@ -23,7 +23,9 @@ std::shared_ptr<grpc::Channel> UnixChannel(const std::string& socket) {
 
 Relay::Relay(RelayOptions options)
     : options_(std::move(options)),
-      stub_(UnixChannel(options_.socket)),
+      channel_(UnixChannel(options_.socket)),
+      keeper_(channel_),
+      stub_(channel_),
       service_([this](std::shared_ptr<Call> call) { Handle(std::move(call)); }) {}
 
 void Relay::Register(grpc::ServerBuilder& builder) {

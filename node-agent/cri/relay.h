@@ -11,6 +11,7 @@
 #pragma once
 
 #include "node-agent/cri/byte_service.h"
+#include "node-agent/cri/channel_keeper.h"
 
 namespace heterok8s::cri {
 
@@ -29,6 +30,8 @@ class Relay {
   void Handle(std::shared_ptr<Call> call);
 
   RelayOptions options_;
+  std::shared_ptr<grpc::Channel> channel_;
+  ChannelKeeper keeper_;
   grpc::GenericStub stub_;
   ByteService service_;
 };

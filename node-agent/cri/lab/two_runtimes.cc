@@ -104,7 +104,7 @@ void Child::Terminate() {
 }
 
 ContainerdUnderTest::ContainerdUnderTest(std::string folder, std::string subnet, const std::string& images)
-    : folder_(std::move(folder)), socket_(folder_ + "/c.sock"), images_(images) {
+    : folder_(std::move(folder)), socket_(folder_ + "/c.sock"), images_(images), channel_(UnixChannel(socket_)), keeper_(channel_) {
   fs::create_directories(folder_ + "/cni");
   std::ofstream(folder_ + "/cni/10.conflist") << fmt::format(
       R"({{"cniVersion":"0.4.0","name":"t","plugins":[{{"type":"ptp","ipam":{{"type":"host-local","dataDir":"{}/ipam","ranges":[[{{"subnet":"{}"}}]]}}}}]}})",
@@ -124,7 +124,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     bin_dir = "/usr/lib/cni"
     conf_dir = "{0}/cni"
 )", folder_, socket_);
-  stub_ = rt::RuntimeService::NewStub(UnixChannel(socket_));
+  stub_ = rt::RuntimeService::NewStub(channel_);
   Start();
   for (const char* image : {"pause", "busybox"}) {
     MustRun({"ctr", "-a", socket_, "-n", "k8s.io", "images", "import", images + "/" + image + ".tar"});
@@ -228,6 +228,7 @@ void Lab::StartHeterocri() {
   fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
   heterocri_ = Child({own / "heterocri", "--config", folder_ + "/heterocri.yaml"}, folder_ + "/heterocri.log");
   channel_ = UnixChannel(folder_ + "/cri.sock");
+  keeper_ = std::make_unique<ChannelKeeper>(channel_);
   runtime_ = rt::RuntimeService::NewStub(channel_);
   image_ = rt::ImageService::NewStub(channel_);
   WaitFor("heterocri answers", [&] {

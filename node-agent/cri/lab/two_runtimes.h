@@ -46,6 +46,8 @@ class ContainerdUnderTest {
  private:
   std::string folder_, socket_, images_;
   Child process_;
+  std::shared_ptr<grpc::Channel> channel_;
+  ChannelKeeper keeper_;
   std::unique_ptr<runtime::v1::RuntimeService::Stub> stub_;
 };
 
@@ -84,6 +86,7 @@ class Lab {
   std::unique_ptr<grpc::Server> dpu_server_;
   Child heterocri_;
   std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<ChannelKeeper> keeper_;
   std::unique_ptr<runtime::v1::RuntimeService::Stub> runtime_;
   std::unique_ptr<runtime::v1::ImageService::Stub> image_;
 };
