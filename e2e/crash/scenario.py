@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """scenario.py ACTION UID…: one step of a Pod's life over CNI, inside the PU it is called in. Prints one JSON line.
 
-  add|del|check  split|ordinary|twin  UID      GC KEEP-UID…
+  add|del|check  split|ordinary|twin|delegated  UID      GC KEEP-UID…      (delegated: another IPAM plugin)
 The container id and the namespace are derived from the UID and the PU, so that any step can be repeated.
 """
 import hashlib
@@ -12,6 +12,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from lib.cni import Network  # noqa: E402
+
+
+DELEGATED = {"type": "static", "addresses": [{"address": "10.99.0.5/24"}]}
 
 
 def container_of(uid):
@@ -28,9 +31,11 @@ def main():
         name = f"crash-{uid[:13]}"
         if action == "add":
             subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
-        extra = {"prevResult": json.load(sys.stdin)} if action == "check" else None
+        extra = {"ipam": DELEGATED} if kind == "delegated" else {}
+        if action == "check":
+            extra["prevResult"] = json.load(sys.stdin)
         code, answer, stderr = network.call(action.upper(), container_of(uid), f"/run/netns/{name}", uid,
-                                            split=kind != "ordinary", extra=extra)
+                                            split=kind in ("split", "twin"), extra=extra)
         if action == "del":
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
     print(json.dumps({"code": code, "answer": answer, "stderr": stderr[-500:]}))

@@ -28,7 +28,7 @@ class Network:
     def call(self, verb, container="", netns="", uid="", split=False, extra=None, ifname="eth0", timeout=90):
         """Returns (exit code, parsed stdout or None, stderr)."""
         env = {"CNI_COMMAND": verb, "CNI_CONTAINERID": container, "CNI_NETNS": netns, "CNI_IFNAME": ifname,
-               "CNI_PATH": self.path, "PATH": os.environ["PATH"],
+               "CNI_PATH": f"{self.path}:/usr/lib/cni", "PATH": os.environ["PATH"],
                "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=test;K8S_POD_NAME=p-{container[:8]};K8S_POD_UID={uid}"}
         done = subprocess.run([f"{self.path}/heterok8s-cni"], env=env, input=json.dumps(self.config(split, extra)),
                               capture_output=True, text=True, timeout=timeout)
