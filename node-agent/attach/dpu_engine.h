@@ -93,7 +93,9 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   absl::StatusOr<Attachment> RowForHalf(const PrepareRequest& request, Details& details);
   absl::StatusOr<podnet::Uplink> WireHalf(const Attachment& row, const Details& details);
   // Takes the link and what came with it away; a namespace of our own too. The twin's sandbox and uplink stay.
-  absl::Status UndoHalf(Attachment row);
+  // kKeep: the host has made the link of a newer generation already, under the same tag.
+  enum class Link { kRelease, kKeep };
+  absl::Status UndoHalf(Attachment row, Link link = Link::kRelease);
 
   // dpu_reconcile.cc
   absl::Status UndoAtStart(const Attachment& row);

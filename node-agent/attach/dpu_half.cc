@@ -62,7 +62,7 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
   }
   const bool repeated = half.has_value() && half->generation == request.generation &&
                         half->state != ledger::State::kDeleting;
-  if (half.has_value() && !repeated) HK_RETURN_IF_ERROR(UndoHalf(*half));
+  if (half.has_value() && !repeated) HK_RETURN_IF_ERROR(UndoHalf(*half, Link::kKeep));
 
   Details details;
   Attachment row;
@@ -173,7 +173,7 @@ absl::Status DpuEngine::Remove(const PodGeneration& pod) {
   return UndoHalf(*half);
 }
 
-absl::Status DpuEngine::UndoHalf(Attachment row) {
+absl::Status DpuEngine::UndoHalf(Attachment row, Link link) {
   absl::StatusOr<Details> parsed = Details::Parse(row.details);
   Details details = parsed.ok() ? *std::move(parsed) : Details{.owner = row.pod_key};
   const pu::OwnerTag tag = TagOf(identity_, row);
@@ -187,7 +187,7 @@ absl::Status DpuEngine::UndoHalf(Attachment row) {
   if (!own && ns.has_value() && details.join.has_value()) {
     failed.Add(OkIfGone(podnet_.RemoveLink(LinkSpecOf(identity_, row, details))));
   }
-  failed.Add(backend_.ReleaseLink(tag, ns.has_value() ? &*ns : nullptr));
+  if (link == Link::kRelease) failed.Add(backend_.ReleaseLink(tag, ns.has_value() ? &*ns : nullptr));
   if (own) {
     failed.Add(podnet_.RemoveUplink(tag, ns.has_value() ? row.netns_path : ""));
     ns.reset();  // an open descriptor would keep the namespace alive

@@ -75,16 +75,34 @@ absl::StatusOr<Placement> HostEngine::PlacementNow(const cni::Request& request) 
 absl::Status HostEngine::Admit(Job& job) {
   for (bool cleared = false;; cleared = true) {
     std::vector<Attachment> in_the_way;
+    std::optional<ledger::Tombstone> tombstone;
     absl::Status written = journal_.Write(
         [&](ledger::Tx& tx) -> absl::Status {
           HK_ASSIGN_OR_RETURN(in_the_way, InTheWay(tx, job));
-          return in_the_way.empty() ? WriteRow(tx, job) : SomethingInTheWay();
+          if (job.row.mode == ledger::Mode::kSplit) {
+            HK_ASSIGN_OR_RETURN(tombstone, tx.FindTombstone(job.row.pod_key));
+          }
+          return in_the_way.empty() && !tombstone.has_value() ? WriteRow(tx, job) : SomethingInTheWay();
         },
         // Not synced: without this kernel the row is worthless, and the DPU has not heard of it yet.
         Durability::kOrdered);
-    if (in_the_way.empty() || cleared) return written;
+    const bool free = in_the_way.empty() && !tombstone.has_value();
+    if (free || cleared) return written;
     for (const Attachment& row : in_the_way) HK_RETURN_IF_ERROR(ClearAway(row, job));
+    if (job.row.mode != ledger::Mode::kSplit) continue;
+    HK_ASSIGN_OR_RETURN(tombstone, journal_.TombstoneOf(job.row.pod_key));  // clearing may have left one
+    if (tombstone.has_value()) HK_RETURN_IF_ERROR(RemoveEarlierHalf(*tombstone));
   }
+}
+
+// The DPU may still have a half of this Pod's last attach. It goes before the new link is made: both bear the same tag.
+absl::Status HostEngine::RemoveEarlierHalf(const ledger::Tombstone& tombstone) {
+  absl::Status removed = peer_.Remove({.pod_key = tombstone.pod_key, .generation = tombstone.generation});
+  if (!removed.ok()) {
+    return cni::MakeError(cni::kDpuUnavailable,
+                          fmt::format("remove the DPU half of generation {} first: {}", tombstone.generation, Message(removed)));
+  }
+  return SettleLocked(tombstone);
 }
 
 absl::StatusOr<std::vector<Attachment>> HostEngine::InTheWay(ledger::Tx& tx, Job& job) {

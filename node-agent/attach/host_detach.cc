@@ -150,10 +150,12 @@ absl::Status HostEngine::DetachIfStale(const Attachment& seen) {
 // The DPU has let go of what `tombstone` stands for.
 absl::Status HostEngine::Settle(const ledger::Tombstone& tombstone) {
   HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(tombstone.pod_key));
-  HK_ASSIGN_OR_RETURN(std::vector<ledger::Tombstone> now, journal_.Tombstones());
-  for (const ledger::Tombstone& other : now) {
-    if (other.pod_key == tombstone.pod_key && other.generation != tombstone.generation) return absl::OkStatus();
-  }
+  HK_ASSIGN_OR_RETURN(std::optional<ledger::Tombstone> now, journal_.TombstoneOf(tombstone.pod_key));
+  if (!now.has_value() || now->generation != tombstone.generation) return absl::OkStatus();
+  return SettleLocked(tombstone);
+}
+
+absl::Status HostEngine::SettleLocked(const ledger::Tombstone& tombstone) {
   HK_ASSIGN_OR_RETURN(std::optional<std::string> deferred, journal_.Value(DeferredIpam(tombstone.pod_key)));
   if (deferred.has_value()) {
     nlohmann::json call = nlohmann::json::parse(*deferred, nullptr, /*allow_exceptions=*/false);

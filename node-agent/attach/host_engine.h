@@ -104,6 +104,7 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status Admit(Job& job);
   absl::StatusOr<std::vector<Attachment>> InTheWay(ledger::Tx& tx, Job& job);
   absl::Status ClearAway(const Attachment& row, const Job& job);
+  absl::Status RemoveEarlierHalf(const ledger::Tombstone& tombstone);
   absl::Status WriteRow(ledger::Tx& tx, Job& job);
   absl::Status AllocateByPlugin(Job& job);
   absl::StatusOr<cni::Result> AddOrdinary(Job& job);
@@ -120,7 +121,8 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status Forget(const Attachment& row, const Details& details, const absl::Status& dpu);
   absl::Status Scrub(const cni::Request& request, const std::string& pod_key);
   absl::Status DetachIfStale(const Attachment& seen);
-  absl::Status Settle(const ledger::Tombstone& tombstone);
+  absl::Status Settle(const ledger::Tombstone& tombstone);        // takes the Pod's lock
+  absl::Status SettleLocked(const ledger::Tombstone& tombstone);  // has it
 
   // host_reconcile.cc
   absl::Status Restore(const Attachment& row);

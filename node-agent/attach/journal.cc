@@ -59,6 +59,17 @@ absl::StatusOr<std::vector<Attachment>> Journal::All() { return IoFailure(ledger
 
 absl::StatusOr<std::vector<ledger::Tombstone>> Journal::Tombstones() { return IoFailure(ledger_.ListTombstones()); }
 
+absl::StatusOr<std::optional<ledger::Tombstone>> Journal::TombstoneOf(const std::string& pod_key) {
+  std::optional<ledger::Tombstone> tombstone;
+  HK_RETURN_IF_ERROR(Write(
+      [&](ledger::Tx& tx) -> absl::Status {
+        HK_ASSIGN_OR_RETURN(tombstone, IoFailure(tx.FindTombstone(pod_key)));
+        return absl::OkStatus();
+      },
+      Durability::kOrdered));
+  return tombstone;
+}
+
 absl::StatusOr<uint32_t> Journal::AddressesUsed() {
   HK_ASSIGN_OR_RETURN(std::vector<ledger::AddressRow> rows, IoFailure(ledger_.ListAddresses()));
   return static_cast<uint32_t>(std::count_if(rows.begin(), rows.end(), [](const ledger::AddressRow& row) {

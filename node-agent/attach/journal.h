@@ -31,6 +31,7 @@ class Journal {
   absl::StatusOr<std::vector<Attachment>> OfPod(const std::string& pod_key);
   absl::StatusOr<std::vector<Attachment>> All();
   absl::StatusOr<std::vector<ledger::Tombstone>> Tombstones();
+  absl::StatusOr<std::optional<ledger::Tombstone>> TombstoneOf(const std::string& pod_key);
   // Pod addresses that are not free, quarantined ones included; link blocks are not counted.
   absl::StatusOr<uint32_t> AddressesUsed();
   // Every network, link blocks included, in which `owner` has addresses.

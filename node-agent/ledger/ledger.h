@@ -89,6 +89,7 @@ class Tx {
 
   virtual absl::Status PutTombstone(const Tombstone& tombstone) = 0;
   virtual absl::Status DeleteTombstone(const std::string& pod_key) = 0;
+  virtual absl::StatusOr<std::optional<Tombstone>> FindTombstone(const std::string& pod_key) = 0;
 
   // Rises by one at each call and is never reused, also across restarts. A new file starts at the time of its making
   // (unix seconds), so that even a lost ledger does not repeat what the other PU has seen.

@@ -178,6 +178,8 @@ TEST_CASE("tombstones and values are kept by name") {
 
   REQUIRE(temp->ListTombstones()->size() == 1);
   CHECK(temp->ListTombstones()->at(0).generation == 5);
+  CHECK(In(temp.ledger(), [](Tx& tx) { return tx.FindTombstone("uid-1"); })->reason == "DPU away");
+  CHECK_FALSE(In(temp.ledger(), [](Tx& tx) { return tx.FindTombstone("uid-2"); }).has_value());
   CHECK(In(temp.ledger(), [](Tx& tx) { return tx.GetValue("epoch"); }) == "3");
   REQUIRE_OK(temp->Transact([](Tx& tx) { return tx.PutValue("epoch", ""); }));
   CHECK_FALSE(In(temp.ledger(), [](Tx& tx) { return tx.GetValue("epoch"); }).has_value());

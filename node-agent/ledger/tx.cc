@@ -222,6 +222,15 @@ absl::Status SqliteTx::DeleteTombstone(const std::string& pod_key) {
   return query.Bind(pod_key).Run();
 }
 
+absl::StatusOr<std::optional<Tombstone>> SqliteTx::FindTombstone(const std::string& pod_key) {
+  HK_ASSIGN_OR_RETURN(Query query, db_.Prepare("SELECT pod_key, generation, reason, created_unix_ms FROM tombstone "
+                                               "WHERE pod_key = ?1"));
+  query.Bind(pod_key);
+  HK_ASSIGN_OR_RETURN(bool row, query.Step());
+  if (!row) return std::nullopt;
+  return Tombstone{query.Text(0), static_cast<uint64_t>(query.Number(1)), query.Text(2), query.Number(3)};
+}
+
 absl::StatusOr<uint64_t> SqliteTx::NextGeneration() {
   HK_ASSIGN_OR_RETURN(Query query, db_.Prepare("UPDATE counter SET number = number + 1 WHERE name = 'generation' "
                                                "RETURNING number"));

@@ -30,6 +30,7 @@ class SqliteTx : public Tx {
 
   absl::Status PutTombstone(const Tombstone& tombstone) override;
   absl::Status DeleteTombstone(const std::string& pod_key) override;
+  absl::StatusOr<std::optional<Tombstone>> FindTombstone(const std::string& pod_key) override;
 
   absl::StatusOr<uint64_t> NextGeneration() override;
   absl::Status PutValue(const std::string& name, const std::string& value) override;

@@ -1,0 +1,206 @@
+#include "node-agent/attach/testing/fake_kernel.h"
+
+#include <fmt/format.h>
+
+namespace heterok8s::attach {
+namespace {
+
+absl::Status Gone(const std::string& path) { return absl::NotFoundError(fmt::format("no namespace {}", path)); }
+
+}  // namespace
+
+void FakeKernel::AddNetns(const std::string& path) {
+  std::lock_guard lock(mutex_);
+  namespaces_.insert(path);
+}
+
+void FakeKernel::DestroyNetns(const std::string& path) {
+  std::lock_guard lock(mutex_);
+  namespaces_.erase(path);
+  std::erase_if(uplinks_, [&](const auto& entry) { return entry.second.netns_path == path; });
+  std::erase_if(links_, [&](const auto& entry) { return entry.second.netns_path == path; });
+  std::erase_if(foreign_, [&](const auto& entry) { return entry.first == path; });
+}
+
+bool FakeKernel::HasNetns(const std::string& path) const {
+  std::lock_guard lock(mutex_);
+  return namespaces_.contains(path);
+}
+
+void FakeKernel::AddForeignInterface(const std::string& netns_path, const std::string& ifname) {
+  std::lock_guard lock(mutex_);
+  foreign_.insert({netns_path, ifname});
+}
+
+std::vector<std::string> FakeKernel::Objects(const std::string& own_folder) const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::string> objects;
+  for (const auto& [tag, spec] : uplinks_) objects.push_back("uplink " + tag.ToAlias());
+  for (const auto& [tag, spec] : links_) objects.push_back("link " + tag.ToAlias());
+  for (const auto& [pod, spec] : host_ports_) objects.push_back("host ports of " + pod);
+  for (const auto& [pod, spec] : ports_) objects.push_back("ports of " + pod);
+  for (const std::string& path : namespaces_) {
+    if (path.starts_with(own_folder)) objects.push_back("namespace " + path);
+  }
+  return objects;
+}
+
+void Failures::FailNext(const std::string& call, absl::Status status) {
+  std::lock_guard lock(mutex_);
+  failures_[call] = std::move(status);
+}
+
+absl::Status Failures::Enter(const Process& process, const std::string& call) {
+  HK_RETURN_IF_ERROR(process.Alive());
+  std::lock_guard lock(mutex_);
+  auto failure = failures_.find(call);
+  if (failure == failures_.end()) return absl::OkStatus();
+  absl::Status status = failure->second;
+  failures_.erase(failure);
+  return status;
+}
+
+absl::Status FakePodNet::PrepareRoot() { return Enter(process_, "PrepareRoot"); }
+
+absl::StatusOr<podnet::Uplink> FakePodNet::EnsureUplink(const podnet::UplinkSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "EnsureUplink"));
+  std::lock_guard lock(kernel_.mutex_);
+  if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
+  if (kernel_.foreign_.contains({spec.netns_path, spec.ifname})) {
+    return absl::AlreadyExistsError(fmt::format("{} has an interface {} that is not ours", spec.netns_path, spec.ifname));
+  }
+  kernel_.uplinks_[spec.owner] = spec;
+  return podnet::Uplink{.mac = "02:00:00:00:00:01",
+                        .root_ifname = pu::InterfaceName(spec.owner, 'u'),
+                        .root_mac = "02:00:00:00:00:02"};
+}
+
+absl::Status FakePodNet::CheckUplink(const podnet::UplinkSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "CheckUplink"));
+  std::lock_guard lock(kernel_.mutex_);
+  if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
+  auto uplink = kernel_.uplinks_.find(spec.owner);
+  if (uplink == kernel_.uplinks_.end()) return absl::FailedPreconditionError("there is no uplink");
+  if (uplink->second.addresses != spec.addresses) return absl::FailedPreconditionError("the uplink has other addresses");
+  return absl::OkStatus();
+}
+
+absl::Status FakePodNet::RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) {
+  HK_RETURN_IF_ERROR(Enter(process_, "RemoveUplink"));
+  std::lock_guard lock(kernel_.mutex_);
+  kernel_.uplinks_.erase(owner);
+  return absl::OkStatus();
+}
+
+absl::Status FakePodNet::EnsureLink(const podnet::LinkSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "EnsureLink"));
+  std::lock_guard lock(kernel_.mutex_);
+  if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
+  kernel_.links_[spec.owner] = spec;
+  return absl::OkStatus();
+}
+
+absl::Status FakePodNet::CheckLink(const podnet::LinkSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "CheckLink"));
+  std::lock_guard lock(kernel_.mutex_);
+  if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
+  auto link = kernel_.links_.find(spec.owner);
+  if (link == kernel_.links_.end()) return absl::FailedPreconditionError("there is no link");
+  if (link->second.addresses != spec.addresses) return absl::FailedPreconditionError("the link has other addresses");
+  return absl::OkStatus();
+}
+
+absl::Status FakePodNet::RemoveLink(const podnet::LinkSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "RemoveLink"));
+  std::lock_guard lock(kernel_.mutex_);
+  kernel_.links_.erase(spec.owner);
+  return absl::OkStatus();
+}
+
+absl::Status FakePodNet::SetPort(const podnet::LinkSpec& spec, Protocol protocol, uint16_t port, bool present) {
+  return Enter(process_, "SetPort");
+}
+
+absl::Status FakePodNet::EnsureHostPorts(const podnet::HostPortSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "EnsureHostPorts"));
+  std::lock_guard lock(kernel_.mutex_);
+  for (const auto& [pod, other] : kernel_.host_ports_) {
+    if (pod == spec.pod_key) continue;
+    for (const podnet::HostPort& theirs : other.ports) {
+      for (const podnet::HostPort& ours : spec.ports) {
+        if (theirs.protocol == ours.protocol && theirs.host_port == ours.host_port) {
+          return absl::AlreadyExistsError(fmt::format("host port {} belongs to {}", ours.host_port, pod));
+        }
+      }
+    }
+  }
+  kernel_.host_ports_[spec.pod_key] = spec;
+  return absl::OkStatus();
+}
+
+absl::Status FakePodNet::RemoveHostPorts(const std::string& pod_key) {
+  HK_RETURN_IF_ERROR(Enter(process_, "RemoveHostPorts"));
+  std::lock_guard lock(kernel_.mutex_);
+  kernel_.host_ports_.erase(pod_key);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<pu::OwnerTag>> FakePodNet::ListUplinks() {
+  HK_RETURN_IF_ERROR(Enter(process_, "ListUplinks"));
+  std::lock_guard lock(kernel_.mutex_);
+  std::vector<pu::OwnerTag> tags;
+  for (const auto& [tag, spec] : kernel_.uplinks_) tags.push_back(tag);
+  return tags;
+}
+
+absl::Status FakePorts::AddPod(const ports::PodPorts& pod) {
+  HK_RETURN_IF_ERROR(Enter(process_, "AddPod"));
+  std::lock_guard lock(kernel_.mutex_);
+  if (!kernel_.namespaces_.contains(pod.netns_path)) return Gone(pod.netns_path);
+  kernel_.ports_[pod.pod_key] = pod;
+  return absl::OkStatus();
+}
+
+absl::Status FakePorts::RemovePod(const std::string& pod_key) {
+  HK_RETURN_IF_ERROR(Enter(process_, "RemovePod"));
+  std::lock_guard lock(kernel_.mutex_);
+  kernel_.ports_.erase(pod_key);
+  return absl::OkStatus();
+}
+
+std::vector<std::string> FakePorts::ListPods() const {
+  std::lock_guard lock(kernel_.mutex_);
+  std::vector<std::string> pods;
+  for (const auto& [pod, spec] : kernel_.ports_) pods.push_back(pod);
+  return pods;
+}
+
+absl::StatusOr<sys::NetnsRef> FakeNamespaces::Open(const std::string& path) {
+  HK_RETURN_IF_ERROR(Enter(process_, "Open"));
+  if (!kernel_.HasNetns(path)) return Gone(path);
+  return sys::NetnsRef::Current();
+}
+
+absl::StatusOr<sys::NetnsRef> FakeNamespaces::Ensure(const std::string& path) {
+  HK_RETURN_IF_ERROR(Enter(process_, "Ensure"));
+  kernel_.AddNetns(path);
+  return sys::NetnsRef::Current();
+}
+
+absl::Status FakeNamespaces::Delete(const std::string& path) {
+  HK_RETURN_IF_ERROR(Enter(process_, "Delete"));
+  kernel_.DestroyNetns(path);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> FakeNamespaces::List(const std::string& folder) {
+  HK_RETURN_IF_ERROR(Enter(process_, "List"));
+  std::lock_guard lock(kernel_.mutex_);
+  std::vector<std::string> paths;
+  for (const std::string& path : kernel_.namespaces_) {
+    if (path.starts_with(folder + "/")) paths.push_back(path);
+  }
+  return paths;
+}
+
+}  // namespace heterok8s::attach
