@@ -17,6 +17,7 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr milliseconds kStopTime{10000};
+constexpr milliseconds kLookForDpu{200};
 constexpr milliseconds kCleanTime{30000};
 // All containers that ended in one round together: their last lines come before the news of their end.
 constexpr milliseconds kDrainTime{1000};
@@ -110,7 +111,9 @@ void DpuLink::Loop() {
         changed_.notify_all();
       }
     }
-    changed_.wait_until(lock, begun + options_.interval, [this] { return stop_ || poll_soon_; });
+    // A DPU that is on its way is met soon: at the start of a Node both PUs come up together.
+    auto pause = here_ ? options_.interval : std::min(options_.interval, kLookForDpu);
+    changed_.wait_until(lock, begun + pause, [this] { return stop_ || poll_soon_; });
     poll_soon_ = false;
     if (stop_) return;
   }
