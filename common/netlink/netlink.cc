@@ -87,7 +87,9 @@ std::string_view KindOf(const Change& change) {
 absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<IpAddress>& addresses,
                                 std::chrono::milliseconds timeout) {
   // The kernel announces addresses and routes, but a subscription costs more than asking once, which is the usual case.
-  constexpr auto kPause = std::chrono::microseconds(200);
+  // Asking takes locks that the work queue waits for, so the pauses grow.
+  constexpr auto kLongestPause = std::chrono::microseconds(20000);
+  auto pause = std::chrono::microseconds(200);
   auto deadline = std::chrono::steady_clock::now() + timeout;
   while (true) {
     HK_ASSIGN_OR_RETURN(std::vector<Route> routes, netlink.Routes(kTableLocal, link));
@@ -101,7 +103,8 @@ absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<Ip
       return absl::DeadlineExceededError(
           fmt::format("{} of link {} has no local route after {} ms", missing->ToString(), link, timeout.count()));
     }
-    std::this_thread::sleep_for(kPause);
+    std::this_thread::sleep_for(pause);
+    pause = std::min(pause * 2, kLongestPause);
   }
 }
 

@@ -160,9 +160,9 @@ class Netlink {
 };
 
 // Waits until the kernel takes packets for `addresses` of `link`. Linux gives an IPv6 address its local route from a work
-// queue, even without DAD, so on a busy machine it answers for a new address some milliseconds after it was added.
-// kDeadlineExceeded names the address that is missing after `timeout`.
+// queue that needs RTNL, even without DAD: usually some milliseconds after it was added, seconds when hundreds of
+// interfaces come and go at once. kDeadlineExceeded names the address that is missing after `timeout`.
 absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<IpAddress>& addresses,
-                                std::chrono::milliseconds timeout = std::chrono::milliseconds(2000));
+                                std::chrono::milliseconds timeout = std::chrono::milliseconds(15000));
 
 }  // namespace heterok8s::netlink
