@@ -129,7 +129,7 @@ bool Live(const Life& life, const std::string& point, bool crash, Then then) {
 TEST_CASE("an error or a crash at any fault point leaves nothing after the calls are repeated or the Pod is removed") {
   std::set<std::string> never_passed;
   for (const std::string& point : Points()) {
-    if (point.ends_with(".start.after-undo") || point == "host.add.after-delegate") continue;  // below; delegate_test
+    if (point.ends_with(".start.after-undo") || point == "host.add.after-delegate") continue;  // below; delegate_test.cc
     bool passed = false;
     for (const Life& life : Lives()) {
       for (bool crash : {false, true}) {
@@ -157,6 +157,24 @@ TEST_CASE("restarts at any moment of a Pod's life change nothing") {
     }
     CHECK(node.Leftovers() == Nothing());
   }
+}
+
+TEST_CASE("a start that ends half-way is finished by the next") {
+  bool on_host = GENERATE(true, false);
+  TwoEngines node;
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+  cni::Result result = *node.host().Add(add);
+  {
+    std::string point = on_host ? "host.start.after-undo" : "dpu.start.after-undo";
+    fault::ScopedAction armed(point, [] { return absl::InternalError("fault"); });
+    CHECK_FALSE((on_host ? node.host().Start() : node.dpu().Start()).ok());
+  }
+  on_host ? node.CrashHost() : node.CrashDpu();
+  REQUIRE_OK(kResync.run(node));
+
+  CHECK_OK(node.host().Check(node.Check(add, result)));
+  CHECK_OK(node.host().Del(node.Del(add)));
+  CHECK(node.Leftovers() == Nothing());
 }
 
 TEST_CASE("a Pod of which one side died in the middle works after the next ADD") {

@@ -99,6 +99,7 @@ TEST_CASE("an unknown annotation value is refused with key, value and what is al
   absl::Status offload = DecidePlacement(WithAnnotations({{kOffloadAnnotation, "yes"}})).status();
   CHECK(cni::CodeOf(offload) == cni::kInvalidConfig);
   CHECK_THAT(offload, Says("annotation heteropod.io/offload: 'yes' is not known; allowed: dpu"));
+  CHECK_OK(DecidePlacement(WithAnnotations({{kOffloadAnnotation, "yes"}, {kPlacementAnnotation, "host"}})));
   CHECK_THAT(DecidePlacement(WithAnnotations({{kPlacementAnnotation, "both"}})).status(), Says("split, host"));
 }
 

@@ -16,8 +16,10 @@ absl::StatusOr<Placement> DecidePlacement(const cni::NetworkConfig& config) {
   const auto& annotations = config.pod_annotations;
   Placement placement;
 
+  // heterocri's verdict stands, also about a value that only it is asked to judge: it says why in its reason.
+  const bool judged = annotations.contains(kPlacementAnnotation);
   auto offload = annotations.find(kOffloadAnnotation);
-  if (offload != annotations.end()) {
+  if (!judged && offload != annotations.end()) {
     if (offload->second != "dpu") return Unknown(kOffloadAnnotation, offload->second, "dpu");
     placement = {true, fmt::format("annotation {}=dpu", kOffloadAnnotation)};
   } else {

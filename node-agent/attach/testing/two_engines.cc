@@ -145,6 +145,7 @@ nlohmann::json TwoEngines::Config(const Annotations& annotations) const {
 cni::Request TwoEngines::Request(cni::Command command, const std::string& container, const std::string& uid,
                                  nlohmann::json config) {
   std::map<std::string, std::string> environment = {{"CNI_COMMAND", std::string(Name(command))}};
+  if (!cni_path.empty()) environment["CNI_PATH"] = cni_path;
   if (!container.empty()) {
     environment["CNI_CONTAINERID"] = container;
     environment["CNI_NETNS"] = "/run/netns/" + container;

@@ -105,6 +105,7 @@ class TwoEngines {
   pu::FakeBackend host_fake_backend{fabric, pu::Side::kHost, "demo"}, dpu_fake_backend{fabric, pu::Side::kDpu, "demo"};
   FakePeer to_dpu{host_process, dpu_process}, to_host{dpu_process, host_process};
   std::string subnet = "10.88.0.0/24";
+  std::string cni_path;  // of HostAdd, for delegated IPAM
   nlohmann::json extra_config = nlohmann::json::object();  // merged into the network configuration of HostAdd
 
  private:

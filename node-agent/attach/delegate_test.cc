@@ -1,0 +1,127 @@
+// Addresses from an IPAM plugin of somebody else.
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "common/fault/fault.h"
+#include "common/testing/matchers.h"
+#include "node-agent/attach/testing/two_engines.h"
+
+namespace heterok8s::attach {
+namespace {
+
+using heterok8s::testing::Says;
+using Nothing = std::vector<std::string>;
+
+// A plugin that keeps one file for each container it has given an address to, and answers as the test wants.
+class Plugin {
+ public:
+  Plugin() {
+    char folder[] = "/tmp/hkattachXXXXXX";
+    REQUIRE(mkdtemp(folder) != nullptr);
+    folder_ = folder;
+    std::filesystem::create_directory(folder_ + "/leases");
+    Write("/hk-test-ipam", R"(#!/bin/sh
+here=$(dirname "$0")
+cat > /dev/null
+case $CNI_COMMAND in
+ADD)
+  if [ -e "$here/broken" ]; then echo '{"cniVersion":"1.1.0","code":142,"msg":"out of order"}'; exit 1; fi
+  touch "$here/leases/$CNI_CONTAINERID"
+  echo '{"cniVersion":"1.1.0","ips":[{"address":"10.99.0.5/24"}]}' ;;
+DEL) rm -f "$here/leases/$CNI_CONTAINERID" ;;
+esac
+)");
+    std::filesystem::permissions(folder_ + "/hk-test-ipam", std::filesystem::perms::owner_all);
+  }
+  ~Plugin() { std::filesystem::remove_all(folder_); }
+
+  void Break() { Write("/broken", ""); }
+  bool HasLease(const std::string& container) const { return std::filesystem::exists(folder_ + "/leases/" + container); }
+  void Use(TwoEngines& node) const {
+    node.cni_path = folder_;
+    node.extra_config = {{"ipam", {{"type", "hk-test-ipam"}}}};
+  }
+
+ private:
+  void Write(const std::string& name, const std::string& text) { std::ofstream(folder_ + name) << text; }
+  std::string folder_;
+};
+
+TEST_CASE("a delegated address is the Pod's on both PUs, and goes back to its plugin") {
+  Plugin plugin;
+  TwoEngines node;
+  plugin.Use(node);
+  const Annotations& annotations = GENERATE(kOrdinary, kSplit);
+  cni::Request add = node.HostAdd("c1", "uid-1", annotations);
+
+  absl::StatusOr<cni::Result> result = node.host().Add(add);
+  REQUIRE_OK(result);
+  CHECK(result->ips.at(0).address.address.ToString() == "10.99.0.5");
+  CHECK(plugin.HasLease("c1"));
+  CHECK(node.host().inspect().FindPod("uid-1")->addresses.at(0).ToString() == "10.99.0.5");
+
+  CHECK_OK(node.host().Del(node.Del(add)));
+  CHECK_FALSE(plugin.HasLease("c1"));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("GC gives a delegated address back without the call that took it") {
+  Plugin plugin;
+  TwoEngines node;
+  plugin.Use(node);
+  REQUIRE_OK(node.host().Add(node.HostAdd("c1", "uid-1", kOrdinary)));
+
+  CHECK_OK(node.host().Gc(node.Gc({})));
+  CHECK_FALSE(plugin.HasLease("c1"));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("the plugin's own error is the ADD's, and nothing is left") {
+  Plugin plugin;
+  plugin.Break();
+  TwoEngines node;
+  plugin.Use(node);
+
+  absl::Status failed = node.host().Add(node.HostAdd("c1", "uid-1", kSplit)).status();
+  CHECK(cni::CodeOf(failed) == 142);
+  CHECK_THAT(failed, Says("out of order"));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("with the DPU away a delegated address goes back only when the DPU has let go of it") {
+  Plugin plugin;
+  TwoEngines node;
+  plugin.Use(node);
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+  REQUIRE_OK(node.host().Add(add));
+  node.SetConnected(false);
+
+  CHECK_OK(node.host().Del(node.Del(add)));
+  CHECK(plugin.HasLease("c1"));
+  node.CrashHost();
+  node.SetConnected(true);
+  node.ResyncBoth();
+  CHECK_FALSE(plugin.HasLease("c1"));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("a crash right after the plugin answered gives its address back at the next start") {
+  Plugin plugin;
+  TwoEngines node;
+  plugin.Use(node);
+  fault::ScopedAction armed("host.add.after-delegate", [&] {
+    node.host_process.dead = true;
+    return absl::InternalError("fault");
+  });
+
+  CHECK_FALSE(node.host().Add(node.HostAdd("c1", "uid-1", kSplit)).ok());
+  CHECK(plugin.HasLease("c1"));
+  node.CrashHost();
+  node.ResyncBoth();
+  CHECK_FALSE(plugin.HasLease("c1"));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+}  // namespace
+}  // namespace heterok8s::attach
