@@ -17,9 +17,7 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& socket) {
   return grpc::CreateChannel(GrpcTarget(socket), grpc::InsecureChannelCredentials());
 }
 
-void SetDeadline(grpc::ClientContext& context) {
-  context.set_deadline(std::chrono::system_clock::now() + kDeadline);
-}
+void SetDeadline(grpc::ClientContext& context) { context.set_deadline(std::chrono::system_clock::now() + kDeadline); }
 
 // An answer stays as it is; silence becomes "WHAT does not answer on SOCKET".
 absl::Status Explain(const grpc::Status& status, const std::string& what, const std::string& socket) {
@@ -27,8 +25,9 @@ absl::Status Explain(const grpc::Status& status, const std::string& what, const 
                                 status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED)) {
     return rpc::FromGrpc(status);
   }
-  return WithHint(absl::UnavailableError(fmt::format("{} does not answer on '{}'", what, socket)),
-                  "check that it runs, or say where it listens (--lab NAME, --host-socket, --dpu-socket, --cri-socket)");
+  return WithHint(
+      absl::UnavailableError(fmt::format("{} does not answer on '{}'", what, socket)),
+      "check that it runs, or say where it listens (--lab NAME, --host-socket, --dpu-socket, --cri-socket)");
 }
 
 }  // namespace

@@ -26,15 +26,16 @@ std::string Time(std::chrono::system_clock::time_point at) {
 }
 
 nlohmann::json ToJson(const tls::PkiEntry& entry) {
-  nlohmann::json json = {{"name", entry.name},
-                         {"path", entry.path},
-                         {"identity", entry.info.identity ? nlohmann::json(entry.info.identity->Uri()) : nlohmann::json()},
-                         {"serial", entry.info.serial},
-                         {"notBefore", Time(entry.info.not_before)},
-                         {"notAfter", Time(entry.info.not_after)},
-                         {"fingerprintSha256", entry.info.fingerprint},
-                         {"hasKey", entry.has_key},
-                         {"ok", entry.check.ok()}};
+  nlohmann::json json = {
+      {"name", entry.name},
+      {"path", entry.path},
+      {"identity", entry.info.identity ? nlohmann::json(entry.info.identity->Uri()) : nlohmann::json()},
+      {"serial", entry.info.serial},
+      {"notBefore", Time(entry.info.not_before)},
+      {"notAfter", Time(entry.info.not_after)},
+      {"fingerprintSha256", entry.info.fingerprint},
+      {"hasKey", entry.has_key},
+      {"ok", entry.check.ok()}};
   if (!entry.check.ok()) json["problem"] = Message(entry.check);
   return json;
 }
@@ -60,8 +61,12 @@ absl::StatusOr<int> Show(Context& context, const PkiFlags& flags) {
   for (const tls::PkiEntry& entry : *entries) {
     all_ok = all_ok && entry.check.ok();
     json.push_back(ToJson(entry));
-    table.Row({entry.name, entry.info.identity ? entry.info.identity->Uri() : "-", Time(entry.info.not_after),
-               {entry.info.serial.substr(0, 16), Style::kDim}, entry.has_key ? "yes" : "no", State(entry)});
+    table.Row({entry.name,
+               entry.info.identity ? entry.info.identity->Uri() : "-",
+               Time(entry.info.not_after),
+               {entry.info.serial.substr(0, 16), Style::kDim},
+               entry.has_key ? "yes" : "no",
+               State(entry)});
   }
   if (context.output.json()) {
     context.output.Print(json);
@@ -102,7 +107,8 @@ void RegisterPki(CLI::App& app, Context& context) {
   };
   CLI::App* init = add("init", "A new certificate authority and certificates for host, dpu and cri", Init);
   init->add_option("--node", flags->node, "Name of the Node")->required();
-  CLI::App* rotate = add("rotate", "New keys and certificates of the same authority; running daemons load them", Rotate);
+  CLI::App* rotate =
+      add("rotate", "New keys and certificates of the same authority; running daemons load them", Rotate);
   for (CLI::App* sub : {init, rotate}) {
     sub->add_option("--days", flags->days, "How long the certificates are valid (365)")->check(CLI::Range(1, 3650));
   }

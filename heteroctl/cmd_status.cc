@@ -52,7 +52,9 @@ Table Figures(const std::vector<std::pair<std::string, Reply>>& replies) {
   row("other PU", Peer);
   row("version", figure([](const v1::StatusReply& r) { return r.version(); }));
   row("instance", figure([](const v1::StatusReply& r) { return r.instance(); }));
-  row("up for", figure([](const v1::StatusReply& r) { return HumanAge(std::chrono::milliseconds(NowMs() - r.started_unix_ms())); }));
+  row("up for", figure([](const v1::StatusReply& r) {
+        return HumanAge(std::chrono::milliseconds(NowMs() - r.started_unix_ms()));
+      }));
   row("epoch", figure([](const v1::StatusReply& r) { return std::to_string(r.epoch()); }));
   row("attachments", figure([](const v1::StatusReply& r) { return std::to_string(r.attachments()); }));
   row("split Pods", figure([](const v1::StatusReply& r) { return std::to_string(r.split_pods()); }));
@@ -67,7 +69,9 @@ Table Mechanisms(const v1::StatusReply& reply) {
   Table table({"MECHANISM", "ACTIVE", "DETAIL"});
   for (const v1::Feature& feature : reply.features()) {
     const bool absent = feature.active() == "none" || feature.active() == "not connected";
-    table.Row({feature.name(), {feature.active(), absent ? Style::kWarning : Style::kPlain}, {feature.detail(), Style::kDim}});
+    table.Row({feature.name(),
+               {feature.active(), absent ? Style::kWarning : Style::kPlain},
+               {feature.detail(), Style::kDim}});
   }
   return table;
 }
@@ -106,7 +110,8 @@ absl::StatusOr<int> Status(Context& context) {
 }  // namespace
 
 void RegisterStatus(CLI::App& app, Context& context) {
-  CLI::App* sub = app.add_subcommand("status", "How the two heterods of this Node are; exit code 1 when one is not well");
+  CLI::App* sub =
+      app.add_subcommand("status", "How the two heterods of this Node are; exit code 1 when one is not well");
   sub->callback([&context] { context.action = [&context] { return Status(context); }; });
 }
 

@@ -12,7 +12,8 @@
 namespace heterok8s::ctl {
 namespace {
 
-// What the three daemons say about one Pod; absent where a daemon was not asked or does not know it.
+// What the three daemons say about one Pod; absent where a daemon was not asked or does not know it. A Pod on the
+// Node's own network never comes to CNI: only heterocri knows it.
 struct Answers {
   std::optional<v1::WhyReply> host, dpu;
   std::optional<v1::PlacementsReply> placements;
@@ -22,6 +23,16 @@ struct Answers {
 std::string Since(int64_t unix_ms) {
   if (unix_ms <= 0) return "-";
   return fmt::format("{:%Y-%m-%d %H:%M:%S}Z", fmt::gmtime(static_cast<std::time_t>(unix_ms / 1000)));
+}
+
+// The containers of the Pod that `pod` (a UID, or namespace/name `named`) is; empty when there is none.
+v1::PlacementsReply OfPod(const v1::PlacementsReply& all, const std::string& pod, const std::string& named) {
+  v1::PlacementsReply mine;
+  for (const v1::Placement& p : all.placements()) {
+    if (p.pod_uid() == pod || fmt::format("{}/{}", p.pod_namespace(), p.pod_name()) == named)
+      *mine.add_placements() = p;
+  }
+  return mine;
 }
 
 absl::StatusOr<Answers> Ask(const Endpoints& endpoints, const std::string& pod) {
@@ -50,9 +61,11 @@ absl::StatusOr<Answers> Ask(const Endpoints& endpoints, const std::string& pod) 
   };
   ask("heterod on the host", endpoints.host_admin, answers.host);
   if (!endpoints.dpu_admin.empty()) ask("heterod on the DPU", endpoints.dpu_admin, answers.dpu);
-  if (!answers.host && !answers.dpu) return *not_found;
-  const std::string uid = answers.host ? answers.host->pod_key() : answers.dpu->pod_key();
+  const bool known = answers.host || answers.dpu;
+  const std::string uid = answers.host ? answers.host->pod_key() : known ? answers.dpu->pod_key() : "";
   absl::StatusOr<v1::PlacementsReply> placements = Placements(endpoints.cri, uid);
+  if (placements.ok() && !known) *placements = OfPod(*placements, pod, named);
+  if (!known && (!placements.ok() || placements->placements_size() == 0)) return *not_found;
   if (placements.ok()) {
     answers.placements = *std::move(placements);
   } else if (placements.status().code() != absl::StatusCode::kUnimplemented) {
@@ -97,9 +110,16 @@ nlohmann::json ToJson(const Answers& answers) {
 }
 
 Table Pod(const Answers& answers) {
-  const v1::WhyReply& pod = answers.host ? *answers.host : *answers.dpu;
   Table table({"", ""});
   const auto row = [&](const char* name, Cell cell) { table.Row({{name, Style::kDim}, std::move(cell)}); };
+  if (!answers.host && !answers.dpu) {
+    const v1::Placement& any = answers.placements->placements(0);
+    row("Pod", {fmt::format("{}/{}", any.pod_namespace(), any.pod_name()), Style::kStrong});
+    row("UID", any.pod_uid());
+    row("network", "heterod has no attachment of it: the Node's own network (hostNetwork), or its attachment is gone");
+    return table;
+  }
+  const v1::WhyReply& pod = answers.host ? *answers.host : *answers.dpu;
   row("Pod", {fmt::format("{}/{}", pod.pod_namespace(), pod.pod_name()), Style::kStrong});
   row("UID", pod.pod_key());
   row("placed", pod.mode() == "ordinary" ? "all on the host" : "split over host and DPU");
@@ -134,7 +154,9 @@ absl::StatusOr<int> Why(Context& context, const std::string& pod) {
   if (answers->placements) {
     Table containers({"CONTAINER", "RUNS ON", "BECAUSE", "ID"});
     for (const v1::Placement& p : answers->placements->placements()) {
-      containers.Row({p.container(), {p.pu(), p.pu() == "dpu" ? Style::kGood : Style::kPlain}, p.reason(),
+      containers.Row({p.container(),
+                      {p.pu(), p.pu() == "dpu" ? Style::kGood : Style::kPlain},
+                      p.reason(),
                       {p.container_id().substr(0, 13), Style::kDim}});
     }
     out.Line("");
@@ -142,7 +164,9 @@ absl::StatusOr<int> Why(Context& context, const std::string& pod) {
   }
   Table ports({"PORT", "OWNER", "SINCE"});
   for (const auto& [key, port] : JoinPorts(*answers)) {
-    ports.Row({port.port(), {port.owner(), port.owner() == "dpu" ? Style::kGood : Style::kPlain}, Since(port.since_unix_ms())});
+    ports.Row({port.port(),
+               {port.owner(), port.owner() == "dpu" ? Style::kGood : Style::kPlain},
+               Since(port.since_unix_ms())});
   }
   if (!ports.empty()) {
     out.Line("");
@@ -156,7 +180,8 @@ absl::StatusOr<int> Why(Context& context, const std::string& pod) {
 }  // namespace
 
 void RegisterWhy(CLI::App& app, Context& context) {
-  CLI::App* sub = app.add_subcommand("why", "Where a Pod's containers run and why, who owns its ports, what was refused");
+  CLI::App* sub =
+      app.add_subcommand("why", "Where a Pod's containers run and why, who owns its ports, what was refused");
   auto pod = std::make_shared<std::string>();
   sub->add_option("POD", *pod, "NAME, NAMESPACE/NAME or UID")->required();
   sub->callback([=, &context] { context.action = [=, &context] { return Why(context, *pod); }; });

@@ -40,8 +40,11 @@ absl::StatusOr<Endpoints> ReadLab(const std::string& name, const std::string& la
 }  // namespace
 
 absl::StatusOr<Endpoints> FindEndpoints(const EndpointFlags& flags, const std::string& lab_run_dir) {
-  Endpoints found{.host_admin = "/run/heterok8s/admin.sock", .dpu_admin = "", .cri = "/run/heterok8s/cri.sock",
-                  .pod_root = "/var/lib/heterok8s/pods", .cgroup_parent = ""};
+  Endpoints found{.host_admin = "/run/heterok8s/admin.sock",
+                  .dpu_admin = "",
+                  .cri = "/run/heterok8s/cri.sock",
+                  .pod_root = "/var/lib/heterok8s/pods",
+                  .cgroup_parent = ""};
   if (const std::string lab = FirstOf(flags.lab, "HETEROK8S_LAB", ""); !lab.empty()) {
     HK_ASSIGN_OR_RETURN(found, ReadLab(lab, lab_run_dir));
   }

@@ -1,4 +1,6 @@
 // The command line of HeteroK8s. Each subcommand lives in a file of its own; this one only collects them.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 
 #include "heteroctl/cmd_pki.h"
@@ -17,14 +19,15 @@ int Main(int argc, char** argv) {
   std::string format = "text";
 
   CLI::App app("One Pod over host and DPU: run, look, explain, repair.", "heteroctl");
-  app.require_subcommand(1);
-  app.fallthrough();  // the program's own flags may follow the subcommand
+  app.require_subcommand(0, 1);  // none is our own error below; CLI11's would hide that a name is misspelt
+  app.fallthrough();             // the program's own flags may follow the subcommand
   app.option_defaults()->always_capture_default(false);
   app.add_option("-o,--output", format, "text or json")->check(CLI::IsMember({"text", "json"}));
   app.add_option("--lab", context.endpoint_flags.lab, "Use the running lab of this name (HETEROK8S_LAB)");
   app.add_option("--host-socket", context.endpoint_flags.host_socket, "heterod on the host (HETEROK8S_HOST_SOCKET)");
   app.add_option("--dpu-socket", context.endpoint_flags.dpu_socket, "heterod on the DPU (HETEROK8S_DPU_SOCKET)");
-  app.add_option("--cri-socket", context.endpoint_flags.cri_socket, "heterocri, or any CRI runtime (HETEROK8S_CRI_SOCKET)");
+  app.add_option("--cri-socket", context.endpoint_flags.cri_socket,
+                 "heterocri, or any CRI runtime (HETEROK8S_CRI_SOCKET)");
   RegisterRun(app, context);
   RegisterPs(app, context);
   RegisterLogs(app, context);
@@ -42,6 +45,10 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (format == "json") context.output.format = Format::kJson;
+  if (!context.action) {
+    fmt::print(stderr, "{}", app.help());
+    return 2;
+  }
 
   absl::StatusOr<int> code = context.action();
   if (!code.ok()) {

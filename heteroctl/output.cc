@@ -15,12 +15,18 @@ constexpr char kHintPayload[] = "heterok8s.io/hint";
 
 const char* Code(Style style) {
   switch (style) {
-    case Style::kGood: return "\033[32m";
-    case Style::kWarning: return "\033[33m";
-    case Style::kBad: return "\033[31m";
-    case Style::kDim: return "\033[2m";
-    case Style::kStrong: return "\033[1m";
-    case Style::kPlain: break;
+    case Style::kGood:
+      return "\033[32m";
+    case Style::kWarning:
+      return "\033[33m";
+    case Style::kBad:
+      return "\033[31m";
+    case Style::kDim:
+      return "\033[2m";
+    case Style::kStrong:
+      return "\033[1m";
+    case Style::kPlain:
+      break;
   }
   return "";
 }
@@ -66,7 +72,8 @@ std::string Table::Render(bool colour) const {
     text += '\n';
   }
   for (const auto& row : rows_) {
-    for (size_t i = 0; i < row.size() && i < widths.size(); ++i) append(i, row[i].text, row[i].style, i + 1 == row.size());
+    for (size_t i = 0; i < row.size() && i < widths.size(); ++i)
+      append(i, row[i].text, row[i].style, i + 1 == row.size());
     text += '\n';
   }
   return text;

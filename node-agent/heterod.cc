@@ -79,7 +79,7 @@ struct Heterod::Parts {
   std::unique_ptr<ipam::Ipam> ipam;
   std::unique_ptr<attach::Namespaces> namespaces;
   peer::Lease lease;
-  peer::PortSync sync;                  // before ports, whose thread reports to it
+  peer::PortSync sync;  // before ports, whose thread reports to it
   std::unique_ptr<ports::Ports> ports;
   std::unique_ptr<peer::SyncedPorts> synced_ports;
   std::unique_ptr<podnet::PodNet> podnet;
@@ -87,10 +87,10 @@ struct Heterod::Parts {
   std::unique_ptr<peer::GrpcPeerClient> client;
   std::unique_ptr<attach::HostEngine> host_engine;  // one of the two
   std::unique_ptr<attach::DpuEngine> dpu_engine;
-  std::unique_ptr<cri::Relay> cri_relay;            // DPU
+  std::unique_ptr<cri::Relay> cri_relay;  // DPU
   std::unique_ptr<cri::DpuRuntimeService> dpu_runtime;
   std::unique_ptr<peer::PeerServer> peer_server;
-  std::unique_ptr<peer::PortDialer> port_dialer;    // host
+  std::unique_ptr<peer::PortDialer> port_dialer;  // host
   std::unique_ptr<metrics::HttpServer> http;
   std::unique_ptr<admin::AdminServer> admin_server;
   std::unique_ptr<cni_server::Server> cni;
@@ -120,14 +120,15 @@ absl::Status Heterod::Parts::OpenState() {
 }
 
 absl::Status Heterod::Parts::OpenKernel() {
-  HK_ASSIGN_OR_RETURN(ports, ports::NewBpfPorts({.instance = config.instance, .bpffs = config.run_dir + "/bpf", .cgroup2 = ""},
-                                                [this](const ports::PortChange& change) { sync.LocalChange(change); }));
+  HK_ASSIGN_OR_RETURN(ports,
+                      ports::NewBpfPorts({.instance = config.instance, .bpffs = config.run_dir + "/bpf", .cgroup2 = ""},
+                                         [this](const ports::PortChange& change) { sync.LocalChange(change); }));
   synced_ports = std::make_unique<peer::SyncedPorts>(*ports, sync);
   HK_ASSIGN_OR_RETURN(podnet, podnet::NewKernelPodNet({.instance = config.instance}));
   HK_RETURN_IF_ERROR(podnet->PrepareRoot());
-  HK_ASSIGN_OR_RETURN(backend, pu::NewNetnsBackend({.side = config.role,
-                                                    .instance = config.instance,
-                                                    .peer_netns = config.peer_netns}));
+  HK_ASSIGN_OR_RETURN(
+      backend,
+      pu::NewNetnsBackend({.side = config.role, .instance = config.instance, .peer_netns = config.peer_netns}));
   return absl::OkStatus();
 }
 
@@ -158,8 +159,7 @@ absl::Status Heterod::Parts::BuildEngine() {
     lease.SetWatcher(host_engine.get());
   } else {
     dpu_engine = std::make_unique<attach::DpuEngine>(
-        attach::DpuOptions{
-            .instance = config.instance, .boot_id = boot_id, .netns_folder = config.run_dir + "/netns"},
+        attach::DpuOptions{.instance = config.instance, .boot_id = boot_id, .netns_folder = config.run_dir + "/netns"},
         attach::DpuDeps{*ledger, *podnet, *synced_ports, *backend, *client, *namespaces});
     lease.SetWatcher(dpu_engine.get());
   }
@@ -179,7 +179,8 @@ absl::Status Heterod::Parts::ServePeer() {
                                                                    .volume_root = config.state_dir + "/volumes",
                                                                    .authorize = authorize}));
     parts.extra_services.push_back([this](grpc::ServerBuilder& builder) { cri_relay->Register(builder); });
-    parts.extra_services.push_back([this](grpc::ServerBuilder& builder) { builder.RegisterService(dpu_runtime.get()); });
+    parts.extra_services.push_back(
+        [this](grpc::ServerBuilder& builder) { builder.RegisterService(dpu_runtime.get()); });
   }
   HK_ASSIGN_OR_RETURN(peer_server, peer::PeerServer::Start({.listen = config.listen,
                                                             .files = TlsFiles(config),
@@ -202,6 +203,7 @@ admin::AdminParts Heterod::Parts::ForAdmin() {
           .epoch = epoch,
           .started_unix_ms = started_unix_ms,
           .metrics_address = http ? WithPort(config.metrics_listen, http->port()) : "",
+          .certificate = config.tls.certificate,
           .inspect = &inspect(),
           .peer = client.get(),
           .ports = ports.get(),

@@ -3,7 +3,8 @@
 // Purpose: the only place that knows every part. Start() builds them for the role in config, serves the other PU, makes
 // ledger and kernel agree, and only then accepts CNI calls. The destructor stops serving and leaves every Pod running.
 // Threading: Start and the destructor on one thread; in between everything runs on the parts' own threads.
-// Errors: what is wrong with config, certificates, folders, kernel; Pods that cannot be reconciled are logged by attach.
+// Errors: what is wrong with config, certificates, folders, kernel; Pods that cannot be reconciled are logged by
+// attach.
 //
 //   HK_ASSIGN_OR_RETURN(std::unique_ptr<Heterod> heterod, Heterod::Start(config));
 //   WaitForSignal();
@@ -21,7 +22,7 @@ class Heterod {
   static absl::StatusOr<std::unique_ptr<Heterod>> Start(const config::HeterodConfig& config);
   ~Heterod();
 
-  int peer_port() const;     // where the other PU reaches us, for a config that said 0
+  int peer_port() const;  // where the other PU reaches us, for a config that said 0
   int metrics_port() const;
 
  private:

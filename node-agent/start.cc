@@ -33,9 +33,9 @@ constexpr int kKept[] = {
     CAP_SYS_RESOURCE,      // locked memory of BPF maps where the kernel still counts it so
     CAP_DAC_OVERRIDE,      // namespace files, logs and volumes of other users
     CAP_DAC_READ_SEARCH,
-    CAP_CHOWN,             // volumes on the DPU keep their owners
+    CAP_CHOWN,  // volumes on the DPU keep their owners
     CAP_FOWNER,
-    CAP_KILL,              // an IPAM plugin that runs past its deadline
+    CAP_KILL,  // an IPAM plugin that runs past its deadline
 };
 
 constexpr char kEpochName[] = "epoch";

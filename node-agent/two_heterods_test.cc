@@ -64,7 +64,8 @@ class Node {
       ip -n {0}-h addr add 192.0.2.1/24 dev node0; ip -n {0}-d addr add 192.0.2.2/24 dev node0
       ip -n {0}-h route add default via 192.0.2.2
       ip -n {0}-d route add 10.88.0.0/16 via 192.0.2.1
-      touch {1}/dpu.netns; mount --bind /run/netns/{0}-d {1}/dpu.netns)", id_, dir_));
+      touch {1}/dpu.netns; mount --bind /run/netns/{0}-d {1}/dpu.netns)",
+                     id_, dir_));
     WriteConfig("host", "192.0.2.1", "192.0.2.2", fmt::format("pu: {{peer_netns: {}/dpu.netns}}", dir_));
     WriteConfig("dpu", "192.0.2.2", "192.0.2.1", fmt::format("cri: {{pod_log_root: {}/logs}}", dir_));
     fs::create_directories(dir_ + "/logs");
@@ -83,7 +84,8 @@ class Node {
       umount2((dir_ + "/" + role + "/run/bpf").c_str(), MNT_DETACH);
     }
     umount2((dir_ + "/dpu.netns").c_str(), MNT_DETACH);
-    (void)sys::Run({.argv = {"sh", "-c", fmt::format("for n in /run/netns/{}-*; do ip netns del ${{n##*/}}; done", id_)}});
+    (void)sys::Run(
+        {.argv = {"sh", "-c", fmt::format("for n in /run/netns/{}-*; do ip netns del ${{n##*/}}; done", id_)}});
     fs::remove_all(dir_);
   }
 
@@ -130,8 +132,9 @@ class Node {
            Metric(role, "heterod_port_stream_connected") == "1";
   }
   std::string Metric(const std::string& role, const std::string& name) {
-    absl::StatusOr<sys::RunResult> result = sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-{}", id_, role[0]),
-                                                               "curl", "-s", "-m", "2", "http://127.0.0.1:9464/metrics"}});
+    absl::StatusOr<sys::RunResult> result =
+        sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-{}", id_, role[0]), "curl", "-s", "-m", "2",
+                           "http://127.0.0.1:9464/metrics"}});
     if (!result.ok()) return "";
     const std::string line = "\n" + name + " ";
     const size_t at = result->stdout_text.find(line);
@@ -147,19 +150,22 @@ class Node {
 
   // A CNI call on the host; the answer of the plugin.
   json Cni(const std::string& command, const std::string& pod, bool split) {
-    json config = {{"cniVersion", "1.0.0"},
-                   {"name", "heterok8s"},
-                   {"type", "heterok8s-cni"},
-                   {"socket", dir_ + "/host/run/cni.sock"},
-                   {"queueDir", dir_ + "/host/state/cni-queue"},
-                   {"ipam", {{"type", "heterok8s"}, {"ranges", {{{{"subnet", "10.88.0.0/16"}}}, {{{"subnet", "fd00:88::/64"}}}}}}}};
+    json config = {
+        {"cniVersion", "1.0.0"},
+        {"name", "heterok8s"},
+        {"type", "heterok8s-cni"},
+        {"socket", dir_ + "/host/run/cni.sock"},
+        {"queueDir", dir_ + "/host/state/cni-queue"},
+        {"ipam",
+         {{"type", "heterok8s"}, {"ranges", {{{{"subnet", "10.88.0.0/16"}}}, {{{"subnet", "fd00:88::/64"}}}}}}}};
     if (split) config["runtimeConfig"] = {{"io.kubernetes.cri.pod-annotations", {{"heteropod.io/offload", "dpu"}}}};
     absl::StatusOr<sys::RunResult> result =
         sys::Run({.argv = {bin_ + "/cni/heterok8s-cni"},
-                  .env = std::vector<std::string>{
-                      "CNI_COMMAND=" + command, "CNI_CONTAINERID=" + id_ + pod, "CNI_IFNAME=eth0",
-                      fmt::format("CNI_NETNS=/run/netns/{}-{}", id_, pod), "CNI_PATH=/usr/lib/cni",
-                      fmt::format("CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=uid-{0}", pod)},
+                  .env =
+                      std::vector<std::string>{
+                          "CNI_COMMAND=" + command, "CNI_CONTAINERID=" + id_ + pod, "CNI_IFNAME=eth0",
+                          fmt::format("CNI_NETNS=/run/netns/{}-{}", id_, pod), "CNI_PATH=/usr/lib/cni",
+                          fmt::format("CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=uid-{0}", pod)},
                   .stdin_text = config.dump()});
     REQUIRE_OK(result);
     INFO(command << " " << result->stdout_text);
@@ -168,7 +174,8 @@ class Node {
   }
 
   bool Pings(const std::string& address) {
-    return sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-d", id_), "ping", "-c1", "-W2", address}})->exit_code == 0;
+    return sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-d", id_), "ping", "-c1", "-W2", address}})
+               ->exit_code == 0;
   }
 
   // pod-d of the only split Pod.
@@ -198,7 +205,8 @@ peer: {{address: "{3}:7443"}}
 tls: {{ca: {1}/pki/ca.crt, cert: {1}/pki/{0}.crt, key: {1}/pki/{0}.key}}
 lease: {{interval_ms: 200, duration_ms: 2000}}
 {4}
-)", role, dir_, own, other, more, id_);
+)",
+                                         role, dir_, own, other, more, id_);
     REQUIRE_OK(sys::WriteFileAtomic(fmt::format("{}/{}.yaml", dir_, role), text, 0600));
   }
 
@@ -268,7 +276,8 @@ TEST_CASE("ordinary and split Pods come, answer, and go without a trace", "[netn
   CHECK(node.PodD().empty());
 }
 
-TEST_CASE("a port of one half is refused to the other, reachable by localhost, and known after a restart of both", "[netns]") {
+TEST_CASE("a port of one half is refused to the other, reachable by localhost, and known after a restart of both",
+          "[netns]") {
   Node node;
   node.Up();
   const std::string pod_h = node.NewPod("web");

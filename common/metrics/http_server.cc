@@ -8,9 +8,8 @@ namespace heterok8s::metrics {
 namespace {
 
 void Answer(mg_connection* connection, int code, const char* reason, const char* type, const std::string& body) {
-  mg_printf(connection,
-            "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", code, reason, type,
-            body.size());
+  mg_printf(connection, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", code,
+            reason, type, body.size());
   mg_write(connection, body.data(), body.size());
 }
 
@@ -62,8 +61,9 @@ HttpServer::~HttpServer() = default;
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options) {
   auto self = std::unique_ptr<HttpServer>(new HttpServer);
   try {
-    self->server_ = std::make_unique<CivetServer>(std::vector<std::string>{
-        "listening_ports", options.listen, "num_threads", "2", "request_timeout_ms", "5000", "keep_alive_timeout_ms", "1"});
+    self->server_ = std::make_unique<CivetServer>(std::vector<std::string>{"listening_ports", options.listen,
+                                                                           "num_threads", "2", "request_timeout_ms",
+                                                                           "5000", "keep_alive_timeout_ms", "1"});
   } catch (const CivetException& error) {
     return absl::UnavailableError(fmt::format("metrics: cannot listen on {}: {}", options.listen, error.what()));
   }

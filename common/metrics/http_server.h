@@ -3,8 +3,8 @@
 // Purpose: a small HTTP server for Prometheus and for people's probes. /metrics is the text format of all collectables;
 // /healthz answers 200 while the process can answer; /readyz answers 200, or 503 with the reason.
 // Threading: requests are served on two threads of its own; collectables and `ready` are called there.
-// Ownership: collectables are held weakly, as Prometheus's own exposer does. Errors: kUnavailable when the address cannot
-// be listened on.
+// Ownership: collectables are held weakly, as Prometheus's own exposer does. Errors: kUnavailable when the address
+// cannot be listened on.
 //
 //   auto registry = std::make_shared<prometheus::Registry>();
 //   HK_ASSIGN_OR_RETURN(auto server, HttpServer::Start({.listen = "127.0.0.1:0", .collectables = {registry},

@@ -10,8 +10,8 @@ namespace heterok8s::metrics {
 ProcessFigures ReadProcessFigures() {
   ProcessFigures figures;
   std::error_code error;
-  for (auto it = std::filesystem::directory_iterator("/proc/self/fd", error); it != std::filesystem::directory_iterator();
-       it.increment(error)) {
+  for (auto it = std::filesystem::directory_iterator("/proc/self/fd", error);
+       it != std::filesystem::directory_iterator(); it.increment(error)) {
     ++figures.open_files;
   }
   if (figures.open_files > 0) --figures.open_files;  // the one that listed them

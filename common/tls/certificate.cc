@@ -86,7 +86,8 @@ absl::Status AddExtension(X509* certificate, X509* issuer, int nid, const std::s
 }
 
 // Subject, key, serial and dates; issuer and signature are the caller's.
-absl::StatusOr<Certificate> NewCertificate(EVP_PKEY* key, const std::string& common_name, std::chrono::seconds lifetime) {
+absl::StatusOr<Certificate> NewCertificate(EVP_PKEY* key, const std::string& common_name,
+                                           std::chrono::seconds lifetime) {
   unsigned char serial[16];
   if (RAND_bytes(serial, sizeof(serial)) != 1) return OpensslError("random serial");
   serial[0] &= 0x7f;  // positive
@@ -104,7 +105,8 @@ absl::StatusOr<Certificate> NewCertificate(EVP_PKEY* key, const std::string& com
     return OpensslError(fmt::format("certificate subject '{}'", common_name));
   }
   using std::chrono::duration_cast;
-  X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -static_cast<long>(duration_cast<std::chrono::seconds>(kBackdate).count()));
+  X509_gmtime_adj(X509_getm_notBefore(certificate.get()),
+                  -static_cast<long>(duration_cast<std::chrono::seconds>(kBackdate).count()));
   X509_gmtime_adj(X509_getm_notAfter(certificate.get()), static_cast<long>(lifetime.count()));
   return certificate;
 }
@@ -195,7 +197,8 @@ absl::StatusOr<KeyPair> MakeLeaf(const KeyPair& ca, const Identity& identity, st
 absl::StatusOr<CertificateInfo> ParseCertificate(const std::string& pem) {
   HK_ASSIGN_OR_RETURN(Certificate certificate, LoadCertificate(pem));
   X509* x509 = certificate.get();
-  CertificateInfo info{.subject = NameText(X509_get_subject_name(x509)), .issuer = NameText(X509_get_issuer_name(x509))};
+  CertificateInfo info{.subject = NameText(X509_get_subject_name(x509)),
+                       .issuer = NameText(X509_get_issuer_name(x509))};
   const ASN1_INTEGER* serial = X509_get0_serialNumber(x509);
   info.serial = Hex(ASN1_STRING_get0_data(serial), ASN1_STRING_length(serial));
   info.not_before = ToTime(X509_get0_notBefore(x509));
@@ -260,9 +263,9 @@ absl::Status CheckSignedBy(const std::string& certificate_pem, const std::string
   if (X509_verify_cert(context.get()) == 1) return absl::OkStatus();
   const char* reason = X509_verify_cert_error_string(X509_STORE_CTX_get_error(context.get()));
   ERR_clear_error();
-  return absl::FailedPreconditionError(
-      fmt::format("certificate of {} issued by {}: {}", NameText(X509_get_subject_name(certificate.get())),
-                  NameText(X509_get_issuer_name(certificate.get())), reason));
+  return absl::FailedPreconditionError(fmt::format("certificate of {} issued by {}: {}",
+                                                   NameText(X509_get_subject_name(certificate.get())),
+                                                   NameText(X509_get_issuer_name(certificate.get())), reason));
 }
 
 }  // namespace heterok8s::tls

@@ -34,7 +34,8 @@ struct TempPki {
 // Tells the caller who it is.
 class WhoAmI final : public v1::Peer::Service {
  public:
-  grpc::Status Heartbeat(grpc::ServerContext* context, const v1::HeartbeatRequest*, v1::HeartbeatReply* reply) override {
+  grpc::Status Heartbeat(grpc::ServerContext* context, const v1::HeartbeatRequest*,
+                         v1::HeartbeatReply* reply) override {
     if (grpc::Status s = RequirePeer(*context, "demo", {Role::kHost}); !s.ok()) return s;
     reply->set_boot_id(PeerIdentity(*context)->Uri());
     return grpc::Status::OK;
@@ -113,8 +114,8 @@ TEST_CASE("another role is refused with who it is and who may") {
 TEST_CASE("another Node of the same CA is refused") {
   TempPki pki;
   TestServer server(pki.For("dpu"));
-  const KeyPair other = *MakeLeaf(*ReadKeyPair(PkiPaths(pki.dir, "ca")), {.node = "other", .role = Role::kHost},
-                                  std::chrono::hours(1));
+  const KeyPair other =
+      *MakeLeaf(*ReadKeyPair(PkiPaths(pki.dir, "ca")), {.node = "other", .role = Role::kHost}, std::chrono::hours(1));
   REQUIRE_OK(WriteKeyPair(other, PkiPaths(pki.dir, "other")));
 
   const Answer answer = Call(server.port, pki.For("other"));
@@ -161,8 +162,8 @@ TEST_CASE("files that cannot work are refused before anything listens, without s
   mismatched.key = pki.dir + "/host.key";
   Files foreign = other.For("dpu");
   foreign.ca = pki.dir + "/ca.crt";
-  const KeyPair expired = *MakeLeaf(*ReadKeyPair(PkiPaths(pki.dir, "ca")), {.node = "demo", .role = Role::kDpu},
-                                    std::chrono::seconds(-10));
+  const KeyPair expired =
+      *MakeLeaf(*ReadKeyPair(PkiPaths(pki.dir, "ca")), {.node = "demo", .role = Role::kDpu}, std::chrono::seconds(-10));
   REQUIRE_OK(WriteKeyPair(expired, PkiPaths(pki.dir, "expired")));
 
   CHECK_THAT(ServerCredentials(mismatched).status(), Says("does not belong"));

@@ -12,9 +12,12 @@ constexpr size_t kMaxNodeName = 253;  // RFC 1123 subdomain
 
 std::string_view Name(Role role) {
   switch (role) {
-    case Role::kHost: return "host";
-    case Role::kDpu: return "dpu";
-    case Role::kCri: return "cri";
+    case Role::kHost:
+      return "host";
+    case Role::kDpu:
+      return "dpu";
+    case Role::kCri:
+      return "cri";
   }
   return "";
 }

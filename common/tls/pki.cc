@@ -24,7 +24,8 @@ absl::StatusOr<KeyPair> ReadCa(const std::string& dir) {
   return ca;
 }
 
-absl::Status WriteLeaf(const std::string& dir, const KeyPair& ca, const Identity& identity, std::chrono::seconds lifetime) {
+absl::Status WriteLeaf(const std::string& dir, const KeyPair& ca, const Identity& identity,
+                       std::chrono::seconds lifetime) {
   HK_ASSIGN_OR_RETURN(KeyPair leaf, MakeLeaf(ca, identity, lifetime));
   return WriteKeyPair(leaf, PkiPaths(dir, std::string(Name(identity.role))));
 }

@@ -20,7 +20,7 @@ inline constexpr std::chrono::hours kLeafLifetime{24 * 365};
 inline constexpr std::chrono::hours kCaLifetime{24 * 3650};
 
 struct PkiOptions {
-  std::string dir;   // made when missing, 0700
+  std::string dir;  // made when missing, 0700
   std::string node;
   std::chrono::seconds leaf_lifetime = kLeafLifetime;
   std::chrono::seconds ca_lifetime = kCaLifetime;

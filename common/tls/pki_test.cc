@@ -25,7 +25,7 @@ struct TempDir {
 };
 
 mode_t ModeOf(const std::string& path) {
-  struct stat info{};
+  struct stat info {};
   stat(path.c_str(), &info);
   return info.st_mode & 0777;
 }
@@ -106,7 +106,8 @@ TEST_CASE("a Node name that is no DNS name is refused") {
 
   CHECK_THAT(InitPki({.dir = temp.path, .node = "Demo"}), Says("'Demo'"));
   CHECK_THAT(InitPki({.dir = temp.path, .node = "a/dpu"}), HasCode(absl::StatusCode::kInvalidArgument));
-  CHECK_THAT(InitPki({.dir = temp.path, .node = "a,URI:heterok8s://b/host"}), HasCode(absl::StatusCode::kInvalidArgument));
+  CHECK_THAT(InitPki({.dir = temp.path, .node = "a,URI:heterok8s://b/host"}),
+             HasCode(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_CASE("an identity's URI is read back and nothing else is") {

@@ -30,11 +30,13 @@ void AddFeatures(v1::StatusReply* reply, const ports::KernelFeatures& kernel, co
                          parts.backend.shared_kernel ? ", both PUs on one kernel" : ""));
   AddFeature(reply, "port ownership", kernel.ring_buffer ? "cgroup BPF, events by ring buffer" : "none",
              kernel.cgroup2.empty() ? "" : "attached to " + kernel.cgroup2);
-  AddFeature(reply, "bind of the other PU's port", kernel.bind_retval ? "refused with EADDRINUSE" : "refused with EPERM",
+  AddFeature(reply, "bind of the other PU's port",
+             kernel.bind_retval ? "refused with EADDRINUSE" : "refused with EPERM",
              kernel.bind_retval ? "" : "kernel before 5.18");
   AddFeature(reply, "direct calls", kernel.sk_lookup ? "sk_lookup, cgroup connect and sendmsg" : "none",
              kernel.sk_lookup ? "" : "kernel before 5.9");
-  AddFeature(reply, "names that programs see", kernel.name_hooks ? "localhost, by getpeername and getsockname hooks" : "link addresses",
+  AddFeature(reply, "names that programs see",
+             kernel.name_hooks ? "localhost, by getpeername and getsockname hooks" : "link addresses",
              kernel.name_hooks ? "" : "kernel before 5.8");
   AddFeature(reply, "listeners on localhost", kernel.sockops_listen ? "sockops" : "scan only", "");
   const peer::PortSync::Counters counters = parts.port_sync->counters();

@@ -1,8 +1,8 @@
 // heteroctl's view of this heterod: gRPC Admin on a Unix socket that only root can open.
 //
 // Purpose: answers Status, Why and ListPods from what attach, ports and peer know. Reads only, changes nothing.
-// Threading: served on gRPC's threads. Ownership: borrows everything in AdminParts. Errors: Start: kUnavailable when the
-// socket cannot be made. Calls: kNotFound names the Pods there are.
+// Threading: served on gRPC's threads. Ownership: borrows everything in AdminParts. Errors: Start: kUnavailable when
+// the socket cannot be made. Calls: kNotFound names the Pods there are.
 //
 //   HK_ASSIGN_OR_RETURN(auto admin, AdminServer::Start("/run/heterok8s/admin.sock", parts));
 #pragma once
@@ -27,6 +27,7 @@ struct AdminParts {
   uint64_t epoch = 0;
   int64_t started_unix_ms = 0;
   std::string metrics_address;
+  std::string certificate;  // path of our own, for the metric that tells when it ends
   attach::Inspect* inspect = nullptr;
   attach::PeerClient* peer = nullptr;
   ports::Ports* ports = nullptr;

@@ -3,6 +3,8 @@
 #include <map>
 
 #include "common/metrics/process.h"
+#include "common/sys/file.h"
+#include "common/tls/certificate.h"
 #include "node-agent/podnet/link.h"
 
 namespace heterok8s::admin {
@@ -23,7 +25,8 @@ void ReadPeer(const AdminParts& parts, metrics::Samples& samples) {
   const peer::PortSync::Counters stream = parts.port_sync->counters();
   samples.Counter("heterod_port_messages_total", "Port messages by direction", stream.sent, {{"direction", "sent"}});
   samples.Counter("heterod_port_messages_total", "", stream.received, {{"direction", "received"}});
-  samples.Counter("heterod_port_conflicts_total", "Ports that both PUs claimed", stream.conflicts_won, {{"here", "won"}});
+  samples.Counter("heterod_port_conflicts_total", "Ports that both PUs claimed", stream.conflicts_won,
+                  {{"here", "won"}});
   samples.Counter("heterod_port_conflicts_total", "", stream.conflicts_lost, {{"here", "lost"}});
   samples.Counter("heterod_port_failures_total", "Port changes the kernel did not take at once", stream.failures);
 }
@@ -57,10 +60,12 @@ void ReadPorts(const AdminParts& parts, metrics::Samples& samples) {
   samples.Gauge("heterod_ports", "Ports of split Pods by owner", host ? local : remote, {{"owner", "host"}});
   samples.Gauge("heterod_ports", "", host ? remote : local, {{"owner", "dpu"}});
   const ports::Ports::Counters counters = parts.ports->counters();
-  samples.Counter("heterod_port_changes_total", "Ports by what became of them", counters.opened, {{"change", "opened"}});
+  samples.Counter("heterod_port_changes_total", "Ports by what became of them", counters.opened,
+                  {{"change", "opened"}});
   samples.Counter("heterod_port_changes_total", "", counters.closed, {{"change", "closed"}});
   samples.Counter("heterod_refused_binds_total", "bind() of a port that the other PU owns", counters.refused_binds);
-  samples.Counter("heterod_direct_connects_total", "Calls carried to the other PU at the socket", counters.direct_connects);
+  samples.Counter("heterod_direct_connects_total", "Calls carried to the other PU at the socket",
+                  counters.direct_connects);
   samples.Counter("heterod_lost_port_events_total", "Events that found the ring full", counters.lost_events);
 }
 
@@ -69,9 +74,16 @@ void ReadSelf(const AdminParts& parts, metrics::Samples& samples) {
     samples.Gauge("heterod_attachments", "Rows of the ledger", summary->attachments);
     samples.Gauge("heterod_split_pods", "Of them, halves of split Pods", summary->split_pods);
     samples.Gauge("heterod_tombstones", "Halves that the other PU must still remove", summary->tombstones);
-    samples.Gauge("heterod_addresses_used", "Addresses with an owner, quarantined ones included", summary->addresses_used);
+    samples.Gauge("heterod_addresses_used", "Addresses with an owner, quarantined ones included",
+                  summary->addresses_used);
     samples.Gauge("heterod_reservations", "Addresses held for DPU sandboxes", summary->reservations);
     samples.Gauge("heterod_ready", "1 when reconciled", summary->not_ready_reason.empty() ? 1 : 0);
+  }
+  if (absl::StatusOr<std::string> pem = sys::ReadFile(parts.certificate, 1u << 20); pem.ok()) {
+    if (absl::StatusOr<tls::CertificateInfo> info = tls::ParseCertificate(*pem); info.ok()) {
+      samples.Gauge("heterod_certificate_not_after_seconds", "Unix time when our certificate on disk ends",
+                    static_cast<double>(std::chrono::system_clock::to_time_t(info->not_after)));
+    }
   }
   const metrics::ProcessFigures process = metrics::ReadProcessFigures();
   samples.Gauge("process_open_fds", "Open descriptors", process.open_files);

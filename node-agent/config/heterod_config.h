@@ -38,11 +38,11 @@ struct HeterodConfig {
   std::string peer_address;  // "address:port"
   TlsConfig tls;
   LeaseConfig lease;
-  std::string pu_backend;    // "netns"
-  std::string peer_netns;    // host role with the netns back end
+  std::string pu_backend;  // "netns"
+  std::string peer_netns;  // host role with the netns back end
   podnet::PortRange host_ephemeral{32768, 47103}, dpu_ephemeral{47104, 60999};
   IpPrefix link_range;
-  int mtu = 0;               // bytes; 0: that of the device of the default route
+  int mtu = 0;  // bytes; 0: that of the device of the default route
   std::string metrics_listen;
   OnDpuDown on_dpu_down = OnDpuDown::kFail;
   std::string cri_socket;    // DPU role

@@ -59,7 +59,7 @@ on_dpu_down: host
 cri: {socket: /c.sock, pod_log_root: /logs}
 log: {level: debug}
 )",
-                                                           "heterod.yaml");
+                                                            "heterod.yaml");
 
   REQUIRE_OK(config);
   CHECK(config->role == pu::Side::kDpu);

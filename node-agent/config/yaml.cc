@@ -74,19 +74,8 @@ int64_t Section::Int(const std::string& key, int64_t otherwise, int64_t least, i
   return value;
 }
 
-bool Section::Bool(const std::string& key, bool otherwise) {
-  std::optional<YAML::Node> node = Find(key);
-  if (!node) return otherwise;
-  bool value = false;
-  if (!node->IsScalar() || !YAML::convert<bool>::decode(*node, value)) {
-    Fail(key, "is neither true nor false");
-    return otherwise;
-  }
-  return value;
-}
-
-std::pair<int64_t, int64_t> Section::Range(const std::string& key, std::pair<int64_t, int64_t> otherwise,
-                                           int64_t least, int64_t most) {
+std::pair<int64_t, int64_t> Section::Range(const std::string& key, std::pair<int64_t, int64_t> otherwise, int64_t least,
+                                           int64_t most) {
   std::optional<YAML::Node> node = Find(key);
   if (!node) return otherwise;
   std::pair<int64_t, int64_t> value;

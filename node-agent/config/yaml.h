@@ -34,7 +34,6 @@ class Section {
   std::string String(const std::string& key, const std::string& otherwise);
   std::string String(const std::string& key, Required);  // empty text is missing, too
   int64_t Int(const std::string& key, int64_t otherwise, int64_t least, int64_t most);
-  bool Bool(const std::string& key, bool otherwise);
   // A list of exactly two numbers.
   std::pair<int64_t, int64_t> Range(const std::string& key, std::pair<int64_t, int64_t> otherwise, int64_t least,
                                     int64_t most);

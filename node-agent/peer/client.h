@@ -26,13 +26,13 @@
 namespace heterok8s::peer {
 
 struct ClientOptions {
-  std::string address;      // of the other heterod, "192.0.2.2:7443"
+  std::string address;  // of the other heterod, "192.0.2.2:7443"
   tls::Files files;
-  tls::Identity server;     // whom we expect there
+  tls::Identity server;  // whom we expect there
   std::chrono::milliseconds heartbeat_interval{1000};
   std::chrono::milliseconds lease_duration{5000};
   std::chrono::milliseconds call_deadline{10000};
-  uint64_t epoch = 0;       // of this heterod
+  uint64_t epoch = 0;  // of this heterod
   std::string boot_id;
   std::function<absl::Status()> self_ready;  // what heartbeats say about this side
 };

@@ -12,7 +12,8 @@ void Set(v1::PortRange* message, const podnet::PortRange& range) {
 
 absl::StatusOr<podnet::PortRange> Range(const v1::PortRange& message, std::string_view field) {
   if (message.first() == 0 || message.first() > message.last() || message.last() > 65535) {
-    return absl::InvalidArgumentError(fmt::format("{}: {}-{} is no port range", field, message.first(), message.last()));
+    return absl::InvalidArgumentError(
+        fmt::format("{}: {}-{} is no port range", field, message.first(), message.last()));
   }
   return podnet::PortRange{static_cast<uint16_t>(message.first()), static_cast<uint16_t>(message.last())};
 }

@@ -76,7 +76,8 @@ struct Pair {
 
   Pair() {
     StartDpu(1, 0);
-    host_server = *PeerServer::Start({.listen = "127.0.0.1:0", .files = pki.For("host"), .node = "demo"}, {.host = &host});
+    host_server =
+        *PeerServer::Start({.listen = "127.0.0.1:0", .files = pki.For("host"), .node = "demo"}, {.host = &host});
     to_dpu = Client("host", {"demo", tls::Role::kDpu}, dpu_server->port(), host_lease);
     to_host = Client("dpu", {"demo", tls::Role::kHost}, host_server->port(), dpu_lease);
   }
@@ -153,8 +154,8 @@ TEST_CASE("Commit, Remove, Sync, Reserve and Release reach the other half") {
   CHECK(sync->pods.size() == 2);
   CHECK(pair.dpu.synced.epoch == 3);
   CHECK(pair.dpu.synced.newest_generation == 9);
-  absl::StatusOr<attach::ReserveReply> reserve =
-      pair.to_host->Reserve({.pod_key = "uid-1", .network = "podnet", .annotations = {{"a", "b"}}, .network_config = "{}"});
+  absl::StatusOr<attach::ReserveReply> reserve = pair.to_host->Reserve(
+      {.pod_key = "uid-1", .network = "podnet", .annotations = {{"a", "b"}}, .network_config = "{}"});
   REQUIRE_OK(reserve);
   CHECK(reserve->addresses[1].ToString() == "fd00:88::5/64");
   CHECK(reserve->mtu == 1400);
@@ -235,10 +236,9 @@ TEST_CASE("a half that has not reconciled says why in the heartbeat") {
 TEST_CASE("two servers do not share one address") {
   Pair pair;
 
-  const auto second = PeerServer::Start({.listen = "127.0.0.1:" + std::to_string(pair.dpu_server->port()),
-                                         .files = pair.pki.For("dpu"),
-                                         .node = "demo"},
-                                        {.dpu = &pair.dpu, .lease = &pair.dpu_lease, .ports = &pair.sync});
+  const auto second = PeerServer::Start(
+      {.listen = "127.0.0.1:" + std::to_string(pair.dpu_server->port()), .files = pair.pki.For("dpu"), .node = "demo"},
+      {.dpu = &pair.dpu, .lease = &pair.dpu_lease, .ports = &pair.sync});
 
   CHECK_THAT(second.status(), HasCode(absl::StatusCode::kUnavailable));
 }

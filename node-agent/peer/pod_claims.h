@@ -56,8 +56,8 @@ class PodClaims {
 
   const pu::Side self_;
   Claims local_, remote_;
-  std::set<ports::PortKey> lost_;         // of local_
-  std::map<SteeredPort, int> steering_;   // how many claims of the DPU make it so
+  std::set<ports::PortKey> lost_;        // of local_
+  std::map<SteeredPort, int> steering_;  // how many claims of the DPU make it so
   std::set<SteeredPort> changed_;
 };
 

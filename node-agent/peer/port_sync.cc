@@ -149,10 +149,17 @@ void PortSync::OnPodRemoved(const std::string& pod_key) {
 void PortSync::OnMessage(const v1::PortMessage& message) {
   Count(&Counters::received);
   switch (message.what_case()) {
-    case v1::PortMessage::kSnapshot: OnSnapshot(message.snapshot()); break;
-    case v1::PortMessage::kDelta: OnDelta(message.delta()); break;
-    case v1::PortMessage::kConflict: OnConflict(message.conflict()); break;
-    case v1::PortMessage::WHAT_NOT_SET: break;
+    case v1::PortMessage::kSnapshot:
+      OnSnapshot(message.snapshot());
+      break;
+    case v1::PortMessage::kDelta:
+      OnDelta(message.delta());
+      break;
+    case v1::PortMessage::kConflict:
+      OnConflict(message.conflict());
+      break;
+    case v1::PortMessage::WHAT_NOT_SET:
+      break;
   }
   to_acknowledge_ = std::max(to_acknowledge_, message.sequence());
 }
@@ -199,9 +206,8 @@ void PortSync::OnConflict(const v1::PortConflict& conflict) {
   if (it == pods_.end() || !key.ok() || !it->second.claims.Lose(*key)) return;
   unsteered_.insert(conflict.pod_key());
   Count(&Counters::conflicts_lost);
-  Remember(conflict.pod_key(),
-           fmt::format("{} of the {} lost against the {}: {}", key->ToString(), Name(self_), Name(Other(self_)),
-                       conflict.holder()));
+  Remember(conflict.pod_key(), fmt::format("{} of the {} lost against the {}: {}", key->ToString(), Name(self_),
+                                           Name(Other(self_)), conflict.holder()));
 }
 
 void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {

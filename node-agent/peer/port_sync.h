@@ -3,12 +3,12 @@
 //
 // Purpose: on a new connection a snapshot of each Pod, then each change as the kernel reports it; the other side's
 // claims go to ports::SetRemote, the DPU's ports (own ones on the DPU, remote ones on the host) to podnet::SetPort, and
-// only then is the message acknowledged. Two claims of one port: the lower epoch wins, the loser is told (PortConflict),
-// counted, shown by LastConflict(), and reported again when the winner lets go.
-// When the connection is lost, the last known state of the other side stays enforced.
-// Threading: thread-safe. One worker does everything in order; LocalChange() only enqueues, so it may be ports'
-// listener. Ownership: borrows what Start() gets; sessions are shared with the stream that made them.
-// Errors: what the kernel refuses is logged, counted and tried again; a missing link is waited for.
+// only then is the message acknowledged. Two claims of one port: the lower epoch wins, the loser is told
+// (PortConflict), counted, shown by LastConflict(), and reported again when the winner lets go. When the connection is
+// lost, the last known state of the other side stays enforced. Threading: thread-safe. One worker does everything in
+// order; LocalChange() only enqueues, so it may be ports' listener. Ownership: borrows what Start() gets; sessions are
+// shared with the stream that made them. Errors: what the kernel refuses is logged, counted and tried again; a missing
+// link is waited for.
 //
 //   PortSync sync(pu::Side::kHost, [&](std::chrono::nanoseconds ack) { histogram.Observe(ack); });
 //   auto ports = ports::NewBpfPorts(options, [&](const ports::PortChange& c) { sync.LocalChange(c); });
@@ -68,7 +68,9 @@ class PortSync {
   void Connected(std::shared_ptr<PortSession> session);
   void Received(const std::shared_ptr<PortSession>& session, v1::PortMessage message);
   void Disconnected(const std::shared_ptr<PortSession>& session);
-  void ObserveAck(std::chrono::nanoseconds latency) const { if (on_ack_) on_ack_(latency); }
+  void ObserveAck(std::chrono::nanoseconds latency) const {
+    if (on_ack_) on_ack_(latency);
+  }
 
   struct Counters {
     uint64_t sent = 0, received = 0, conflicts_won = 0, conflicts_lost = 0, failures = 0;
@@ -82,10 +84,10 @@ class PortSync {
   struct Pod {
     explicit Pod(pu::Side self) : claims(self) {}
     PodClaims claims;
-    bool expected = false;                // attach is adding it; what ports reports meanwhile counts
-    bool in_kernel = false;               // ports knows the Pod
-    std::set<SteeredPort> steered;        // as podnet has it
-    bool steered_known = false;           // false: podnet may hold what an earlier heterod left
+    bool expected = false;          // attach is adding it; what ports reports meanwhile counts
+    bool in_kernel = false;         // ports knows the Pod
+    std::set<SteeredPort> steered;  // as podnet has it
+    bool steered_known = false;     // false: podnet may hold what an earlier heterod left
   };
 
   void Post(std::function<void()> event);
@@ -120,10 +122,10 @@ class PortSync {
   std::map<std::string, Pod> pods_;
   std::set<std::string> unsteered_;  // Pods whose steering is not as their claims say
   std::shared_ptr<PortSession> session_;
-  uint64_t to_acknowledge_ = 0;      // of session_
+  uint64_t to_acknowledge_ = 0;  // of session_
 
   std::atomic<bool> connected_{false};
-  mutable std::mutex mutex_;         // the queue, and what other threads read
+  mutable std::mutex mutex_;  // the queue, and what other threads read
   std::condition_variable queued_;
   std::vector<std::function<void()>> queue_;
   bool stopped_ = false;

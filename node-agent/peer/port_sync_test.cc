@@ -20,7 +20,9 @@ using peer::testing::TempPki;
 
 struct NoDpu final : attach::DpuHalf {
   absl::Status Ready() const override { return absl::OkStatus(); }
-  absl::StatusOr<attach::PrepareReply> Prepare(const attach::PrepareRequest&) override { return attach::PrepareReply{}; }
+  absl::StatusOr<attach::PrepareReply> Prepare(const attach::PrepareRequest&) override {
+    return attach::PrepareReply{};
+  }
   absl::Status Commit(const attach::PodGeneration&) override { return absl::OkStatus(); }
   absl::Status Remove(const attach::PodGeneration&) override { return absl::OkStatus(); }
   absl::StatusOr<attach::SyncReply> Sync(const attach::SyncRequest&) override { return attach::SyncReply{}; }
@@ -75,17 +77,16 @@ struct Node {
 
   Node() {
     StartDpuServer();
-    client = *GrpcPeerClient::Create({.address = "127.0.0.1:" + std::to_string(port),
-                                      .files = pki.For("host"),
-                                      .server = {"demo", tls::Role::kDpu}},
-                                     host_lease);
+    client = *GrpcPeerClient::Create(
+        {.address = "127.0.0.1:" + std::to_string(port), .files = pki.For("host"), .server = {"demo", tls::Role::kDpu}},
+        host_lease);
     dialer = std::make_unique<PortDialer>(client->channel(), host.sync);
     REQUIRE(Eventually([&] { return host.sync.connected() && dpu.sync.connected(); }));
   }
   void StartDpuServer() {
-    server = *PeerServer::Start(
-        {.listen = "127.0.0.1:" + std::to_string(port), .files = pki.For("dpu"), .node = "demo"},
-        {.dpu = &half, .lease = &dpu_lease, .ports = &dpu.sync});
+    server =
+        *PeerServer::Start({.listen = "127.0.0.1:" + std::to_string(port), .files = pki.For("dpu"), .node = "demo"},
+                           {.dpu = &half, .lease = &dpu_lease, .ports = &dpu.sync});
     port = server->port();
   }
   ~Node() {

@@ -26,7 +26,7 @@ namespace heterok8s::peer {
 struct ServerOptions {
   std::string listen;  // "192.0.2.1:7443"; port 0: see port()
   tls::Files files;
-  std::string node;    // callers of other Nodes are refused
+  std::string node;  // callers of other Nodes are refused
   uint64_t epoch = 0;
   std::string boot_id;
 };

@@ -32,7 +32,8 @@ class SyncedPorts final : public ports::Ports {
   }
   std::vector<std::string> ListPods() const override { return below_.ListPods(); }
 
-  absl::Status SetRemote(const std::string& pod_key, const ports::PortKey& key, bool owned, uint64_t epoch_ns) override {
+  absl::Status SetRemote(const std::string& pod_key, const ports::PortKey& key, bool owned,
+                         uint64_t epoch_ns) override {
     return below_.SetRemote(pod_key, key, owned, epoch_ns);
   }
   absl::Status ReplaceRemote(const std::string& pod_key, const std::vector<ports::PortKey>& keys) override {

@@ -1,4 +1,5 @@
-// Fakes that behave, for the tests of the peer: a kernel's ports and steering sets in maps, a PKI in a temporary folder.
+// Fakes that behave, for the tests of the peer: a kernel's ports and steering sets in maps, a PKI in a temporary
+// folder.
 #pragma once
 
 #include <unistd.h>
@@ -81,7 +82,9 @@ class FakePorts final : public ports::Ports, public Watched {
     }
     listener({.pod_key = pod, .key = key, .opened = false, .epoch_ns = 0});
   }
-  bool HasRemote(const std::string& pod, const ports::PortKey& key) const { return remote_.contains({pod, key}); }  // in WaitUntil
+  bool HasRemote(const std::string& pod, const ports::PortKey& key) const {
+    return remote_.contains({pod, key});
+  }  // in WaitUntil
 
   ports::KernelFeatures features() const override { return {}; }
   absl::Status AddPod(const ports::PodPorts& pod) override {
