@@ -4,7 +4,7 @@ BAZEL := bazel
 TIER ?= all
 BENCH ?= all
 
-.PHONY: help setup build test demo bench check lab-up lab-down clean
+.PHONY: help setup build programs test demo bench check lab-up lab-down clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,10 +15,13 @@ setup: ## install what is missing (apt, Go)
 build: setup ## build every program
 	@tools/build
 
+programs: setup # without the tests: what the demo and a lab need
+	@tools/build //node-agent:heterod //node-agent/cri:heterocri //cni:heterok8s-cni //heteroctl
+
 test: build ## run all tests, cheapest first (TIER=unit|netns|lab|all)
 	@e2e/run $(TIER)
 
-demo: build ## run a split Pod on real containers and show it (POD=file.yaml for your own)
+demo: programs ## run a split Pod on real containers and show it (POD=file.yaml for your own)
 	@deploy/demo/run $(if $(POD),--pod $(POD))
 
 bench: build ## measure beside a baseline (BENCH=cni|ports|calls|all)
@@ -27,7 +30,7 @@ bench: build ## measure beside a baseline (BENCH=cni|ports|calls|all)
 check: setup ## formatting, lints, duplicate fault points, dead links
 	@tools/check
 
-lab-up: build ## make one heterogeneous computer on this machine
+lab-up: programs ## make one heterogeneous computer on this machine
 	@bazel-bin/heteroctl/heteroctl lab up
 
 lab-down: ## remove it
