@@ -75,7 +75,10 @@ struct KernelFeatures {      // probed at Create(); `status` shows them
   bool ring_buffer = false;  // >= 5.8
   bool sockops_listen = false;
   std::string cgroup2;  // where programs are attached
+  bool placeholders = false;  // none of the above: placeholder sockets and NAT
 };
+
+enum class Mechanism { kAuto, kBpf, kPlaceholder };  // kAuto: BPF, or placeholders where the kernel cannot
 
 class Ports {
  public:

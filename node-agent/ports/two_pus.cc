@@ -16,6 +16,7 @@
 
 #include "common/sys/process.h"
 #include "common/testing/matchers.h"
+#include "node-agent/ports/placeholder_mechanism.h"
 
 namespace heterok8s::ports {
 namespace {
@@ -155,7 +156,7 @@ PodPorts Pu::Pod() const {
 }
 
 absl::Status Pu::StartHeterod(std::function<void(const PortChange&)> tell) {
-  HK_ASSIGN_OR_RETURN(ports, NewBpfPorts(options(), std::move(tell)));
+  HK_ASSIGN_OR_RETURN(ports, NewPorts(mechanism, options(), std::move(tell)));
   return ports->AddPod(Pod());
 }
 
@@ -170,11 +171,12 @@ sys::UniqueFd Pu::Socket(int family, int type) const {
   return fd;
 }
 
-TwoPus::TwoPus(bool start)
+TwoPus::TwoPus(bool start, Mechanism mechanism)
     : host_(Unique(), pu::Side::kHost), dpu_(host_.name.substr(0, host_.name.size() - 1), pu::Side::kDpu) {
   Sh(fmt::format("ip link add xpu0 netns {} type veth peer name xpu0 netns {}", host_.name, dpu_.name));
   Wire(host_, true);
   Wire(dpu_, false);
+  host_.mechanism = dpu_.mechanism = mechanism;
   if (start) {
     Start(host_);
     Start(dpu_);

@@ -42,12 +42,13 @@ class Pu {
   const std::string name, pod_key;
   const pu::Side side;
   const sys::NetnsRef ns;
+  Mechanism mechanism = Mechanism::kBpf;
   std::unique_ptr<Ports> ports;
 };
 
 class TwoPus {
  public:
-  explicit TwoPus(bool start = true);
+  explicit TwoPus(bool start = true, Mechanism mechanism = Mechanism::kBpf);
 
   Pu& host() { return host_; }
   Pu& dpu() { return dpu_; }

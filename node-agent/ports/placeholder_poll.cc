@@ -1,0 +1,122 @@
+// From socket dumps to the listener.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "node-agent/ports/placeholder_ports.h"
+
+namespace heterok8s::ports {
+namespace {
+
+// Programs open their ports when they start, close together. A dump of all four kinds takes some 100 µs.
+constexpr int kBusyPollMs = 20, kIdlePollMs = 100;
+constexpr uint64_t kBusyNs = 5'000'000'000;
+constexpr uint64_t kRetryNs = 1'000'000'000;
+
+uint64_t MonotonicNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
+}  // namespace
+
+absl::Status PlaceholderPorts::Start() {
+  epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
+  wake_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  epoll_event event{.events = EPOLLIN, .data = {.fd = wake_.get()}};
+  if (!epoll_.valid() || !wake_.valid() || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
+    return ErrnoToStatus(errno, "make epoll and eventfd");
+  }
+  thread_ = std::thread([this] { Loop(); });
+  return absl::OkStatus();
+}
+
+PlaceholderPorts::~PlaceholderPorts() {
+  stopping_ = true;
+  Wake();
+  if (thread_.joinable()) thread_.join();
+}
+
+void PlaceholderPorts::Wake() {
+  uint64_t one = 1;
+  (void)!write(wake_.get(), &one, sizeof one);
+}
+
+void PlaceholderPorts::Loop() {
+  while (!stopping_) {
+    int timeout_ms;
+    {
+      std::lock_guard lock(mutex_);
+      timeout_ms = pods_.empty() ? -1 : MonotonicNs() < busy_until_ns_ ? kBusyPollMs : kIdlePollMs;
+    }
+    epoll_event event{};
+    (void)epoll_wait(epoll_.get(), &event, 1, timeout_ms);
+    uint64_t drained;
+    (void)!read(wake_.get(), &drained, sizeof drained);
+    std::vector<PortChange> changes;
+    {
+      std::lock_guard lock(mutex_);
+      PollAll();
+      changes.swap(changes_);
+    }
+    for (const PortChange& change : changes) listener_(change);
+  }
+}
+
+// With mutex_ held.
+void PlaceholderPorts::PollAll() {
+  uint64_t now = MonotonicNs();
+  bool retry = now >= retry_at_ns_;
+  if (retry) retry_at_ns_ = now + kRetryNs;
+  for (auto& [pod_key, pod] : pods_) {
+    if (pod.diag.gone_fd() >= 0) pod.diag.DrainGone();
+    absl::Status compared = CompareLocked(pod);
+    if (!compared.ok() && retry) spdlog::warn("ports of Pod '{}': {}", pod_key, Message(compared));
+    if (retry) HoldLocked(pod);
+  }
+}
+
+std::map<PortKey, uint32_t> PlaceholderPorts::OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const {
+  std::set<uint64_t> placeholders;
+  for (const auto& [key, placeholder] : pod.remote) {
+    if (placeholder.has_value()) placeholders.insert(placeholder->cookie);
+  }
+  std::map<PortKey, uint32_t> counts;
+  for (const DiagSocket& socket : sockets) {
+    if (!placeholders.contains(socket.cookie)) ++counts[socket.key];
+  }
+  return counts;
+}
+
+// Closings first: a port that moved from one address to another is never in two hands.
+absl::Status PlaceholderPorts::CompareLocked(Pod& pod) {
+  HK_ASSIGN_OR_RETURN(std::vector<DiagSocket> sockets, pod.diag.List());
+  std::map<PortKey, uint32_t> counts = OwnSockets(pod, sockets);
+  uint64_t now = MonotonicNs();
+  size_t before = changes_.size();
+  std::erase_if(pod.local, [&](const auto& entry) {
+    if (counts.contains(entry.first)) return false;
+    changes_.push_back({.pod_key = pod.ports.pod_key, .key = entry.first, .opened = false, .epoch_ns = now});
+    ++closed_;
+    return true;
+  });
+  for (const auto& [key, count] : counts) {
+    auto [claim, is_new] = pod.local.try_emplace(key, Claim{.since_ns = now, .sockets = count});
+    claim->second.sockets = count;
+    if (!is_new) continue;
+    changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = true, .epoch_ns = now});
+    ++opened_;
+  }
+  if (changes_.size() == before) return absl::OkStatus();
+  busy_until_ns_ = now + kBusyNs;
+  SettleLocked(pod);
+  return absl::OkStatus();
+}
+
+}  // namespace heterok8s::ports

@@ -1,0 +1,97 @@
+// Ports without BPF: ownership by socket dumps, the other PU's ports held by placeholder sockets, direct calls by NAT.
+//
+// Purpose: split Pods on a kernel that lacks a hook. docs/design/ports.md has what differs from BPF: opening and closing
+// is seen within the time between two dumps (20 ms while ports change, else 100 ms), refused binds are not told, calls
+// to ::1 of the other PU are refused.
+// Threading: thread-safe; one thread of its own dumps and calls the listener with no lock held.
+// Ownership: placeholders end with this object. The NAT table of each Pod stays, so calls go on without a heterod; the
+// next object's AddPod() takes the other PU's ports from it and holds them again.
+// Errors: kFailedPrecondition when podnet has not made the link yet; kUnimplemented without sock_diag or nft NAT.
+//
+//   HK_ASSIGN_OR_RETURN(std::unique_ptr<Ports> ports, NewPlaceholderPorts(options, listener));
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/sys/netns.h"
+#include "common/sys/unique_fd.h"
+#include "node-agent/ports/nat_table.h"
+#include "node-agent/ports/placeholder_diag.h"
+#include "node-agent/ports/placeholder_socket.h"
+#include "node-agent/ports/ports.h"
+
+namespace heterok8s::ports {
+
+// Pins of an earlier heterod that used BPF are removed, so that two mechanisms never work on one Pod.
+absl::StatusOr<std::unique_ptr<Ports>> NewPlaceholderPorts(Options options, Listener listener);
+
+class PlaceholderPorts : public Ports {
+ public:
+  explicit PlaceholderPorts(Listener listener) : listener_(std::move(listener)) {}
+  ~PlaceholderPorts() override;
+  absl::Status Start();
+
+  KernelFeatures features() const override { return {.placeholders = true}; }
+  absl::Status AddPod(const PodPorts& pod) override;
+  absl::Status RemovePod(const std::string& pod_key) override;
+  std::vector<std::string> ListPods() const override;
+  absl::Status SetRemote(const std::string& pod_key, const PortKey& key, bool owned, uint64_t epoch_ns) override;
+  absl::Status ReplaceRemote(const std::string& pod_key, const std::vector<PortKey>& keys) override;
+  std::vector<OwnedPort> Local(const std::string& pod_key) const override;
+  std::vector<PortKey> Remote(const std::string& pod_key) const override;
+  std::optional<Refusal> LastRefusal(const std::string&) const override { return std::nullopt; }
+  Counters counters() const override;
+
+ private:
+  using PortNumber = std::pair<Protocol, uint16_t>;
+  using Called = std::array<bool, kNatSetCount>;  // by which names a port is called over the link
+  struct Claim {
+    uint64_t since_ns = 0;
+    uint32_t sockets = 0;
+  };
+  struct Pod {
+    PodPorts ports;
+    sys::NetnsRef ns;
+    SocketDiag diag;
+    std::string link_ifname;
+    std::map<PortKey, Claim> local;  // what the listener was told
+    std::map<PortKey, std::optional<Placeholder>> remote;  // none: a socket of this side is in the way
+    std::set<PortKey> contested;     // the other PU's, but ours are older; theirs when ours close
+    std::map<PortNumber, Called> called;  // what the NAT sets hold
+  };
+
+  // All "Locked" ones need mutex_.
+  absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
+  absl::Status WireLocked(Pod& pod);
+  absl::Status RemoveLocked(const std::string& pod_key);
+  std::map<PortKey, uint32_t> OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const;
+  absl::Status CompareLocked(Pod& pod);
+  void HoldLocked(Pod& pod);
+  absl::Status CallLocked(Pod& pod, PortNumber number);
+  void SettleLocked(Pod& pod);
+
+  void Loop();
+  void PollAll();
+  void Wake();
+
+  const Listener listener_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::string, Pod> pods_;  // Local() dumps too
+  std::vector<PortChange> changes_;
+  uint64_t opened_ = 0, closed_ = 0;
+  uint64_t busy_until_ns_ = 0, retry_at_ns_ = 0;
+  std::atomic<bool> stopping_ = false;
+  sys::UniqueFd epoll_, wake_;
+  std::thread thread_;
+};
+
+}  // namespace heterok8s::ports
