@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 
+#include "common/netlink/delete_link.h"
 #include "common/netlink/libnl_netlink.h"
 #include "common/sys/file.h"
 #include "common/sys/netns.h"
@@ -187,7 +188,8 @@ absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_pa
   // Without an alias it is ours too: nobody else makes such names, and a call may have ended before it gave one.
   if (root_end && (root_end->alias.empty() || IsOurs(*root_end, owner.ToAlias()))) {
     // The Pod's end, the addresses, routes and neighbours go with it.
-    return root->Do(netlink::DeleteLink{root_end->index}, kAbsent);
+    HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> requester, netlink::OpenNetlink());
+    return netlink::DeleteLinkSoon(std::move(requester), *root, *root_end);
   }
   absl::StatusOr<sys::NetnsRef> pod = sys::NetnsRef::Open(netns_path);
   if (!pod.ok()) return absl::IsNotFound(pod.status()) ? absl::OkStatus() : pod.status();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "common/netlink/delete_link.h"
 #include "common/netlink/libnl_netlink.h"
 
 namespace heterok8s::pu {
@@ -175,7 +176,10 @@ absl::Status NetnsBackend::ReleaseLink(const OwnerTag& tag, const sys::NetnsRef*
   if (netns != nullptr) {
     HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> pod, netlink::OpenNetlinkIn(*netns));
     HK_ASSIGN_OR_RETURN(std::optional<Link> end, FindInPod(*pod, tag));
-    if (end) return pod->Do(netlink::DeleteLink{end->index}, kAbsent);
+    if (end) {
+      HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> requester, netlink::OpenNetlinkIn(*netns));
+      return netlink::DeleteLinkSoon(std::move(requester), *pod, *end);
+    }
   }
   std::vector<std::unique_ptr<Netlink>> roots;
   HK_ASSIGN_OR_RETURN(roots.emplace_back(), netlink::OpenNetlinkIn(root_));
