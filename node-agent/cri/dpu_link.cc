@@ -21,6 +21,8 @@ constexpr milliseconds kLookForDpu{200};
 constexpr milliseconds kCleanTime{30000};
 // All containers that ended in one round together: their last lines come before the news of their end.
 constexpr milliseconds kDrainTime{1000};
+constexpr milliseconds kShortestWait{100};    // for each of them, when the others used it up
+constexpr milliseconds kCallDrainTime{3000};  // on the thread of a StopContainer, which waits for one only
 
 std::string Annotation(const google::protobuf::Map<std::string, std::string>& annotations, const char* key) {
   auto found = annotations.find(key);
@@ -199,21 +201,24 @@ absl::Status DpuLink::Refresh(const std::string& container_id, Deadline deadline
   std::optional<SplitPod> pod = table_.FindPodOfTwin(listed.pod_sandbox_id());
   if (!pod) return absl::NotFoundError(fmt::format("container '{}' is in no twin of ours", container_id));
   HK_ASSIGN_OR_RETURN(DpuContainer container, ReadContainer(*pod, listed, deadline));
-  if (container.listed.state() == rt::CONTAINER_EXITED) FinishFiles(*pod, container, steady_clock::now() + kDrainTime);
+  if (container.listed.state() == rt::CONTAINER_EXITED) FinishFiles(*pod, &container, steady_clock::now() + kCallDrainTime);
   if (container.running()) mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), true);
   table_.PutContainer(std::move(container));
   return absl::OkStatus();
 }
 
-void DpuLink::FinishFiles(const SplitPod& pod, const DpuContainer& container, steady_clock::time_point until) {
+void DpuLink::FinishFiles(const SplitPod& pod, DpuContainer* container, steady_clock::time_point until) {
   auto left = [until] {
-    return std::max(std::chrono::duration_cast<milliseconds>(until - steady_clock::now()), milliseconds(50));
+    return std::max(std::chrono::duration_cast<milliseconds>(until - steady_clock::now()), kShortestWait);
   };
-  mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), false);
-  if (!mirror_.Drain(container.id(), left())) {
-    spdlog::warn("container {} has ended; the end of its log is still on its way", container.id());
+  // The message first: it is one call, and kubelet reads it only once.
+  bool message = BringTerminationLog(runtime_, *container, pod.metadata.uid(), In(left()));
+  mirror_.Ensure(container->id(), container->dpu_log, container->status.log_path(), false);
+  bool log = mirror_.Drain(container->id(), left());
+  container->unfinished = !message || !log;
+  if (container->unfinished) {
+    spdlog::warn("container {} has ended; {} is still on its way", container->id(), log ? "its message" : "the end of its log");
   }
-  BringTerminationLog(runtime_, container, pod.metadata.uid(), In(left()));
 }
 
 absl::Status DpuLink::Poll() {
@@ -253,12 +258,10 @@ absl::Status DpuLink::Poll() {
       }
       news = true;
       seen.push_back(*std::move(read));
-      DpuContainer& container = seen.back();
-      if (container.listed.state() == rt::CONTAINER_EXITED) {
-        FinishFiles(*pod, container, drain_until);
-      }
+      seen.back().unfinished = seen.back().listed.state() == rt::CONTAINER_EXITED;
     }
-    const DpuContainer& container = seen.back();
+    DpuContainer& container = seen.back();
+    if (container.unfinished) FinishFiles(*pod, &container, drain_until);
     if (container.listed.state() != rt::CONTAINER_CREATED) {
       mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), container.running());
     }

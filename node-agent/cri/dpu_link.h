@@ -75,7 +75,7 @@ class DpuLink {
  private:
   absl::StatusOr<DpuContainer> ReadContainer(const SplitPod& pod, const runtime::v1::Container& listed, Deadline deadline);
   // Of a container that has ended: its last lines and its message are on the host.
-  void FinishFiles(const SplitPod& pod, const DpuContainer& container, std::chrono::steady_clock::time_point until);
+  void FinishFiles(const SplitPod& pod, DpuContainer* container, std::chrono::steady_clock::time_point until);
   void FindTwins(const runtime::v1::ListPodSandboxResponse& sandboxes);
   void Loop();
   absl::Status Round();

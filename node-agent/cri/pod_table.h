@@ -38,6 +38,7 @@ struct DpuContainer {
   std::string twin_id;
   std::string dpu_log;                  // below the DPU's Pod log root
   uint64_t epoch = 0;
+  bool unfinished = false;              // ended, and its log or message is not all on the host yet
   bool lost = false;                    // shown as ended because the DPU was away for longer than the lease
 
   const std::string& id() const { return listed.id(); }

@@ -46,16 +46,17 @@ class Runtime final : public rt::RuntimeService::Service {
 
 struct Chain {
   explicit Chain(std::function<grpc::Status(const grpc::ServerContextBase&)> authorize = {})
-      : socket("/tmp/hk-relay-" + std::to_string(getpid()) + ".sock"), relay({.socket = socket, .authorize = authorize}) {
+      : socket("/tmp/hk-relay-" + std::to_string(getpid()) + ".sock") {
     grpc::ServerBuilder back;
     back.AddListeningPort("unix:" + socket, grpc::InsecureServerCredentials());
     back.SetMaxReceiveMessageSize(kMaxMessageBytes);
     back.RegisterService(&runtime);
     runtime_server = back.BuildAndStart();
+    relay = std::make_unique<Relay>(RelayOptions{.socket = socket, .authorize = std::move(authorize)});
     grpc::ServerBuilder front;
     int port = 0;
     front.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-    relay.Register(front);
+    relay->Register(front);
     relay_server = front.BuildAndStart();
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -71,7 +72,7 @@ struct Chain {
 
   std::string socket;
   Runtime runtime;
-  Relay relay;
+  std::unique_ptr<Relay> relay;
   std::unique_ptr<grpc::Server> runtime_server, relay_server;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<rt::RuntimeService::Stub> stub;

@@ -24,16 +24,16 @@ absl::Status Overwrite(const std::string& path, const std::string& data) {
 
 }  // namespace
 
-void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container,
+bool BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container,
                          const std::string& pod_uid, std::chrono::system_clock::time_point deadline) {
   auto found = container.listed.annotations().find(kTerminationLog);
-  if (found == container.listed.annotations().end()) return;
+  if (found == container.listed.annotations().end()) return true;
   size_t equals = found->second.find('=');
-  if (equals == std::string::npos) return;
+  if (equals == std::string::npos) return true;
   std::string inside = found->second.substr(0, equals), host_path = found->second.substr(equals + 1);
   if (host_path.find("/" + pod_uid + "/containers/") == std::string::npos || host_path.find("/..") != std::string::npos) {
     spdlog::warn("termination message of container {}: '{}' is no file of its Pod", container.id(), host_path);
-    return;
+    return true;
   }
   for (const auto& mount : container.status.mounts()) {
     if (mount.container_path() != inside) continue;
@@ -49,8 +49,9 @@ void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContai
     if (!got.ok() || !written.ok()) {
       spdlog::warn("termination message of container {}: {}{}", container.id(), got.error_message(), Message(written));
     }
-    return;
+    return got.error_code() != grpc::StatusCode::UNAVAILABLE && got.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED;
   }
+  return true;
 }
 
 }  // namespace heterok8s::cri

@@ -1,6 +1,6 @@
 // The termination message of a container on the DPU, brought to the host's file where kubelet reads it.
 //
-// Threading: blocks for one call. Errors: logged; kubelet then shows no message.
+// Threading: blocks for one call. Errors: logged.
 #pragma once
 
 #include <chrono>
@@ -11,7 +11,8 @@
 namespace heterok8s::cri {
 
 // The path of the host comes back with the container from the DPU, so it counts only inside the folder of this Pod.
-void BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container, const std::string& pod_uid,
+// False when the DPU did not answer and it should be tried again.
+bool BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container, const std::string& pod_uid,
                          std::chrono::system_clock::time_point deadline);
 
 }  // namespace heterok8s::cri
