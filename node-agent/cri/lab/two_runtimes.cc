@@ -22,6 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 namespace rt = runtime::v1;
 
+int labs_of_this_process = 0;  // a lab whose folder is kept does not stand in the way of the next
+
 void WaitFor(const std::string& what, const std::function<bool()>& there) {
   for (int i = 0; i < 1500; ++i) {
     if (there()) return;
@@ -160,7 +162,10 @@ ContainerdUnderTest::~ContainerdUnderTest() {
   process_.Terminate();
 }
 
-Lab::Lab() : folder_(fmt::format("/var/tmp/hk-cri-lab-{}", getpid())), cgroup_(fmt::format("/hk-cri-lab-{}", getpid())), images_(folder_ + "/images") {
+Lab::Lab()
+    : folder_(fmt::format("/var/tmp/hk-cri-lab-{}-{}", getpid(), ++labs_of_this_process)),
+      cgroup_(fmt::format("/hk-cri-lab-{}-{}", getpid(), labs_of_this_process)),
+      images_(folder_ + "/images") {
   fs::create_directories(folder_);
   fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
   fs::path script = fs::exists("node-agent/cri/lab/make_images") ? fs::path("node-agent/cri/lab/make_images")
