@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <strings.h>
 
 #include <algorithm>
 #include <cctype>
@@ -45,13 +46,25 @@ absl::StatusOr<Json> ParseObject(const std::string& text) {
   }
 }
 
+// Go writes a structure without JSON names under its fields' own ("HostPort", as containerd does) and reads names in any
+// case, so every plugin written in Go takes both. A name that is right already wins.
+Json InOurCase(const Json& object, std::initializer_list<const char*> names) {
+  Json renamed = object;
+  for (const auto& [key, value] : object.items()) {
+    for (const char* name : names) {
+      if (key != name && strcasecmp(key.c_str(), name) == 0 && !object.contains(name)) renamed[name] = value;
+    }
+  }
+  return renamed;
+}
+
 absl::Status ReadPortMappings(const Json& runtime, NetworkConfig& config) {
   const Json* list = nullptr;
   HK_RETURN_IF_ERROR(ReadArray(runtime, "portMappings", "runtimeConfig", list));
   for (size_t i = 0; list != nullptr && i < list->size(); ++i) {
     const std::string where = fmt::format("runtimeConfig.portMappings[{}]", i);
-    const Json& entry = (*list)[i];
-    if (!entry.is_object()) return WrongField(where, "must be an object");
+    if (!(*list)[i].is_object()) return WrongField(where, "must be an object");
+    const Json entry = InOurCase((*list)[i], {"hostPort", "containerPort", "protocol", "hostIP"});
     uint64_t host_port = 0, container_port = 0;
     std::string protocol = "tcp", host_ip;
     HK_RETURN_IF_ERROR(ReadUint(entry, "hostPort", where, 65535, host_port));
@@ -76,15 +89,16 @@ absl::Status ReadPortMappings(const Json& runtime, NetworkConfig& config) {
 }
 
 absl::Status ReadBandwidth(const Json& runtime, NetworkConfig& config) {
-  const Json* entry = nullptr;
-  HK_RETURN_IF_ERROR(ReadObject(runtime, "bandwidth", "runtimeConfig", entry));
-  if (entry == nullptr) return absl::OkStatus();
+  const Json* object = nullptr;
+  HK_RETURN_IF_ERROR(ReadObject(runtime, "bandwidth", "runtimeConfig", object));
+  if (object == nullptr) return absl::OkStatus();
+  const Json entry = InOurCase(*object, {"ingressRate", "ingressBurst", "egressRate", "egressBurst"});
   const std::string where = "runtimeConfig.bandwidth";
   BandwidthEntry bandwidth;
-  HK_RETURN_IF_ERROR(ReadUint(*entry, "ingressRate", where, INT64_MAX, bandwidth.ingress_rate));
-  HK_RETURN_IF_ERROR(ReadUint(*entry, "ingressBurst", where, INT64_MAX, bandwidth.ingress_burst));
-  HK_RETURN_IF_ERROR(ReadUint(*entry, "egressRate", where, INT64_MAX, bandwidth.egress_rate));
-  HK_RETURN_IF_ERROR(ReadUint(*entry, "egressBurst", where, INT64_MAX, bandwidth.egress_burst));
+  HK_RETURN_IF_ERROR(ReadUint(entry, "ingressRate", where, INT64_MAX, bandwidth.ingress_rate));
+  HK_RETURN_IF_ERROR(ReadUint(entry, "ingressBurst", where, INT64_MAX, bandwidth.ingress_burst));
+  HK_RETURN_IF_ERROR(ReadUint(entry, "egressRate", where, INT64_MAX, bandwidth.egress_rate));
+  HK_RETURN_IF_ERROR(ReadUint(entry, "egressBurst", where, INT64_MAX, bandwidth.egress_burst));
   if (bandwidth.ingress_rate == 0 && bandwidth.ingress_burst != 0) {
     return WrongField(where + ".ingressBurst", "is set, but ingressRate is not");
   }
@@ -115,12 +129,13 @@ absl::Status ReadMac(const Json& object, const std::string& prefix, NetworkConfi
 
 // The runtime's own names for DNS differ from those of a result (CONVENTIONS.md).
 absl::Status ReadRuntimeDns(const Json& runtime, NetworkConfig& config) {
-  const Json* dns = nullptr;
-  HK_RETURN_IF_ERROR(ReadObject(runtime, "dns", "runtimeConfig", dns));
-  if (dns == nullptr) return absl::OkStatus();
-  HK_RETURN_IF_ERROR(ReadStrings(*dns, "servers", "runtimeConfig.dns", config.dns.nameservers));
-  HK_RETURN_IF_ERROR(ReadStrings(*dns, "searches", "runtimeConfig.dns", config.dns.search));
-  return ReadStrings(*dns, "options", "runtimeConfig.dns", config.dns.options);
+  const Json* object = nullptr;
+  HK_RETURN_IF_ERROR(ReadObject(runtime, "dns", "runtimeConfig", object));
+  if (object == nullptr) return absl::OkStatus();
+  const Json dns = InOurCase(*object, {"servers", "searches", "options"});
+  HK_RETURN_IF_ERROR(ReadStrings(dns, "servers", "runtimeConfig.dns", config.dns.nameservers));
+  HK_RETURN_IF_ERROR(ReadStrings(dns, "searches", "runtimeConfig.dns", config.dns.search));
+  return ReadStrings(dns, "options", "runtimeConfig.dns", config.dns.options);
 }
 
 absl::Status ReadAnnotations(const Json& runtime, NetworkConfig& config) {

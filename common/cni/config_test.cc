@@ -49,6 +49,22 @@ TEST_CASE("a configuration is read with everything a runtime adds") {
   CHECK(config->pod_annotations.at("heteropod.io/offload") == "dpu");
 }
 
+TEST_CASE("what containerd writes is read, though its names begin with capitals") {
+  absl::StatusOr<NetworkConfig> config = ParseConfig(With(R"("runtimeConfig": {
+      "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "127.0.0.1"}],
+      "bandwidth": {"IngressRate": 1000, "IngressBurst": 4294967295, "EgressRate": 5, "EgressBurst": 6},
+      "dns": {"Servers": ["10.0.0.11"], "Searches": ["svc"], "Options": ["ndots:5"]}})"));
+
+  REQUIRE_OK(config);
+  REQUIRE(config->port_mappings.size() == 1);
+  CHECK(config->port_mappings[0].host_port == 8080);
+  CHECK(config->port_mappings[0].container_port == 80);
+  CHECK(config->port_mappings[0].host_ip->ToString() == "127.0.0.1");
+  CHECK(config->bandwidth->ingress_burst == 4294967295);
+  CHECK(config->bandwidth->egress_rate == 5);
+  CHECK(config->dns.nameservers == std::vector<std::string>{"10.0.0.11"});
+}
+
 TEST_CASE("a wrong field is refused by its full name") {
   struct Row {
     const char *fields, *says;
