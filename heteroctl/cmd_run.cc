@@ -3,6 +3,8 @@
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <set>
+#include <sstream>
 
 #include "common/sys/file.h"
 #include "heteroctl/cmd_pods.h"
@@ -33,6 +35,24 @@ absl::Status ApplyAnnotations(const std::vector<std::string>& pairs, manifest::P
     pod.annotations[pair.substr(0, equals)] = pair.substr(equals + 1);
   }
   return absl::OkStatus();
+}
+
+// heterocri sees containers one by one and cannot know that a name will never come; the manifest can.
+void WarnOfUnknownNames(const Context& context, const manifest::Pod& pod) {
+  auto said = pod.annotations.find("heteropod.io/offload-containers");
+  if (said == pod.annotations.end()) return;
+  std::set<std::string> known;
+  for (const auto* containers : {&pod.init_containers, &pod.containers}) {
+    for (const manifest::Container& container : *containers) known.insert(container.name);
+  }
+  std::istringstream names(said->second);
+  for (std::string name; std::getline(names, name, ',');) {
+    name.erase(0, name.find_first_not_of(" \t"));
+    name.erase(name.find_last_not_of(" \t") + 1);
+    if (!name.empty() && !known.contains(name)) {
+      context.output.Warn(fmt::format("annotation {}: the Pod has no container '{}'", said->first, name));
+    }
+  }
 }
 
 std::string PuOf(const v1::PlacementsReply& placements, const std::string& id, std::string& reason) {
@@ -73,10 +93,11 @@ void Show(const Context& context, const manifest::Pod& pod, const RunningPod& ru
 
 absl::StatusOr<int> Run(Context& context, const RunFlags& flags) {
   HK_ASSIGN_OR_RETURN(std::string text, ReadManifest(flags.file));
-  HK_ASSIGN_OR_RETURN(manifest::Manifest manifest, manifest::ParseManifest(text, flags.file));
+  HK_ASSIGN_OR_RETURN(manifest::Manifest manifest, manifest::ParseManifest(text, flags.file == "-" ? "standard input" : flags.file));
   for (const std::string& warning : manifest.warnings) context.output.Warn(warning);
   HK_RETURN_IF_ERROR(ApplyAnnotations(flags.annotations, manifest.pod));
   if (!flags.name.empty()) manifest.pod.name = flags.name;
+  WarnOfUnknownNames(context, manifest.pod);
 
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<CriClient> cri, CriClient::Connect(endpoints.cri));

@@ -24,6 +24,18 @@ std::string ReadName(Reader& reader, const std::string& key) {
   return name;
 }
 
+// YAML is made of printable characters; anything else in an error would reach a terminal as it is.
+absl::Status CheckText(const std::string& text, const std::string& source) {
+  int line = 1;
+  for (unsigned char c : text) {
+    line += c == '\n';
+    if ((c < 0x20 && c != '\n' && c != '\r' && c != '\t') || c == 0x7f || c == 0xc0 || c == 0xc1 || c >= 0xf5) {
+      return absl::InvalidArgumentError(fmt::format("{}: line {}: byte {:#04x} cannot be part of a text", source, line, c));
+    }
+  }
+  return absl::OkStatus();
+}
+
 SecurityContext ReadSecurity(Reader& reader) {
   SecurityContext security;
   if (reader.Has("runAsUser")) security.run_as_user = reader.Integer("runAsUser", 0, 0, INT32_MAX);
@@ -90,6 +102,9 @@ ContainerPort ReadPort(Reader& reader) {
   if (port.container_port == 0) reader.Fail("containerPort", "is required");
   port.host_port = static_cast<uint16_t>(reader.Integer("hostPort", 0, 0, 65535));
   port.host_ip = reader.Text("hostIP");
+  if (!port.host_ip.empty() && !IpAddress::Parse(port.host_ip).ok()) {
+    reader.Fail("hostIP", fmt::format("'{}' is not an IP address", port.host_ip));
+  }
   absl::StatusOr<Protocol> protocol = ParseProtocol(reader.Text("protocol", "TCP"));
   if (!protocol.ok()) reader.Fail("protocol", Message(protocol.status()));
   port.protocol = *protocol;
@@ -260,6 +275,7 @@ Manifest ReadDocuments(const std::vector<YAML::Node>& documents) {
 }  // namespace
 
 absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::string& source) {
+  HK_RETURN_IF_ERROR(CheckText(text, source));
   try {
     return ReadDocuments(YAML::LoadAll(text));
   } catch (const FieldError& error) {

@@ -11,7 +11,9 @@ Reader::Reader(YAML::Node node, std::string path, std::vector<std::string>& warn
   if (!node_.IsMap()) throw FieldError(fmt::format("{}: expected a mapping", path_.empty() ? "document" : path_));
 }
 
-std::string Reader::PathOf(const std::string& key) const { return path_.empty() ? key : path_ + "." + key; }
+std::string Reader::PathOf(const std::string& key) const {
+  return path_.empty() || key.empty() ? path_ + key : path_ + "." + key;
+}
 
 void Reader::Fail(const std::string& key, const std::string& message) const {
   throw FieldError(fmt::format("{}: {}", PathOf(key), message));
