@@ -18,7 +18,7 @@ build: setup ## build every program
 programs: setup # without the tests: what the demo and a lab need
 	@tools/build //node-agent:heterod //node-agent/cri:heterocri //cni:heterok8s-cni //heteroctl
 
-test: build ## run all tests, cheapest first (TIER=unit|netns|lab|all)
+test: build ## run all tests, cheapest first (TIER=unit|netns|lab|sanitize|all)
 	@e2e/run $(TIER)
 
 demo: programs ## run a split Pod on real containers and show it (POD=file.yaml for your own)
