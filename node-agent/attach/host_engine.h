@@ -126,7 +126,7 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
 
   // host_reconcile.cc
   absl::Status Restore(const Attachment& row);
-  absl::Status Heal(const Attachment& seen);
+  absl::Status Rejoin(const Attachment& seen, bool dpu_has_it);
   absl::Status ReleaseLostReservations(const std::vector<Attachment>& rows, const SyncReply& reply);
 
   absl::StatusOr<KeyedMutex::Guard> Lock(const std::string& pod_key);

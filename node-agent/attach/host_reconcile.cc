@@ -99,11 +99,8 @@ absl::Status HostEngine::Resync() {
   }
   for (const Attachment& row : rows) {
     if (row.mode != ledger::Mode::kSplit || row.state != ledger::State::kCommitted) continue;
-    // A commit that the DPU has seen already changes nothing there.
-    const bool has = GenerationIn(reply->pods, row.pod_key) == row.generation;
-    if (has) table_.SetPeerGeneration(row.pod_key, row.generation);
-    absl::Status healed = has ? CommitDpuHalf(row) : Heal(row);
-    failed.Add(Annotate(healed, fmt::format("join Pod {} again", row.pod_key)));
+    const bool dpu_has_it = GenerationIn(reply->pods, row.pod_key) == row.generation;
+    failed.Add(Annotate(Rejoin(row, dpu_has_it), fmt::format("join Pod {} again", row.pod_key)));
   }
   failed.Add(ReleaseLostReservations(rows, *reply));
   if (!failed.status().ok()) {
@@ -113,17 +110,21 @@ absl::Status HostEngine::Resync() {
   return failed.status();
 }
 
-// The DPU has lost its half of a committed Pod (its kernel or its sandbox was restarted): both halves are joined anew,
-// with the same generation.
-absl::Status HostEngine::Heal(const Attachment& seen) {
+// Of a committed Pod: sees to it that the DPU's half is committed too. One that the DPU has lost (its kernel or its
+// sandbox was restarted) is made anew, with the same generation.
+absl::Status HostEngine::Rejoin(const Attachment& seen, bool dpu_has_it) {
   HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(seen.pod_key));
   HK_ASSIGN_OR_RETURN(std::optional<Attachment> row, journal_.Find(seen.key));
   if (!row.has_value() || row->generation != seen.generation || row->state != ledger::State::kCommitted) {
     return absl::OkStatus();
   }
+  if (dpu_has_it) {
+    table_.SetPeerGeneration(row->pod_key, row->generation);
+    return CommitDpuHalf(*row);  // changes nothing when it is so already
+  }
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row->details));
   std::optional<sys::NetnsRef> ns = OpenIfThere(row->netns_path);
-  if (!ns.has_value()) return absl::OkStatus();
+  if (!ns.has_value()) return absl::OkStatus();  // its DEL is on its way
   HK_RETURN_IF_ERROR(backend_
                          .AcquireLink(TagOf(identity_, *row),
                                       {.mtu = details.mtu, .netns = &*ns, .ifname = row->key.ifname})

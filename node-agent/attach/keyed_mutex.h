@@ -9,67 +9,69 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "common/status/status.h"
 
 namespace heterok8s::attach {
 
 class KeyedMutex {
-  struct Entry {
-    std::timed_mutex mutex;
-    int users = 0;  // guarded by KeyedMutex::mutex_
-  };
-
  public:
   class Guard {
    public:
-    Guard(Guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)), key_(std::move(other.key_)), entry_(other.entry_) {}
+    Guard(Guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)), key_(std::move(other.key_)) {}
     Guard& operator=(Guard&&) = delete;
     ~Guard() {
-      if (owner_ == nullptr) return;
-      entry_->mutex.unlock();
-      owner_->Leave(key_);
+      if (owner_ != nullptr) owner_->Unlock(key_);
     }
 
    private:
     friend class KeyedMutex;
-    Guard(KeyedMutex* owner, std::string key, Entry* entry) : owner_(owner), key_(std::move(key)), entry_(entry) {}
+    Guard(KeyedMutex* owner, std::string key) : owner_(owner), key_(std::move(key)) {}
 
     KeyedMutex* owner_;
     std::string key_;
-    Entry* entry_;
   };
 
   absl::StatusOr<Guard> Lock(const std::string& key, std::chrono::milliseconds timeout) {
-    Entry* entry = nullptr;
-    {
-      std::lock_guard lock(mutex_);
-      std::unique_ptr<Entry>& slot = entries_[key];
-      if (slot == nullptr) slot = std::make_unique<Entry>();
-      entry = slot.get();
-      ++entry->users;
-    }
-    if (!entry->mutex.try_lock_for(timeout)) {
+    std::unique_lock lock(mutex_);
+    Entry& entry = entries_[key];  // stays where it is while there are users
+    ++entry.users;
+    if (!entry.freed.wait_for(lock, timeout, [&] { return !entry.held; })) {
       Leave(key);
       return absl::UnavailableError(
           fmt::format("another call for Pod {} is still running after {} ms", key, timeout.count()));
     }
-    return Guard(this, key, entry);
+    entry.held = true;
+    return Guard(this, key);
   }
 
  private:
-  void Leave(const std::string& key) {
+  struct Entry {
+    bool held = false;
+    int users = 0;  // the holder and those who wait
+    std::condition_variable freed;
+  };
+
+  void Unlock(const std::string& key) {
     std::lock_guard lock(mutex_);
-    auto it = entries_.find(key);
-    if (--it->second->users == 0) entries_.erase(it);
+    Entry& entry = entries_.find(key)->second;
+    entry.held = false;
+    entry.freed.notify_one();
+    Leave(key);
+  }
+
+  void Leave(const std::string& key) {  // with mutex_ held
+    auto entry = entries_.find(key);
+    if (--entry->second.users == 0) entries_.erase(entry);
   }
 
   std::mutex mutex_;
-  std::map<std::string, std::unique_ptr<Entry>> entries_;
+  std::map<std::string, Entry> entries_;  // guarded by mutex_
 };
 
 }  // namespace heterok8s::attach

@@ -46,7 +46,10 @@ class FakePeer final : public PeerClient {
     lose_.insert(call);
   }
   // Runs before each call, on its thread.
-  void SetHook(std::function<void(const std::string& call)> hook) { hook_ = std::move(hook); }
+  void SetHook(std::function<void(const std::string& call)> hook) {
+    std::lock_guard lock(mutex_);
+    hook_ = std::move(hook);
+  }
   int calls(const std::string& call) const {
     std::lock_guard lock(mutex_);
     auto it = calls_.find(call);
@@ -83,7 +86,12 @@ class FakePeer final : public PeerClient {
   template <typename Result, typename Handler, typename Fn>
   Result Call(const std::string& name, Handler* const* handler, Fn fn) {
     HK_RETURN_IF_ERROR(caller_.Alive());
-    if (hook_) hook_(name);
+    std::function<void(const std::string&)> hook;
+    {
+      std::lock_guard lock(mutex_);
+      hook = hook_;
+    }
+    if (hook) hook(name);
     std::shared_lock in_handler(handlers_);
     bool lose = false;
     {
@@ -104,9 +112,9 @@ class FakePeer final : public PeerClient {
   std::shared_mutex handlers_;
   DpuHalf* dpu_ = nullptr;    // both guarded by handlers_
   HostHalf* host_ = nullptr;
-  std::function<void(const std::string&)> hook_;
   mutable std::mutex mutex_;
-  bool down_ = false, lease_expired_ = false;  // these are guarded by mutex_
+  std::function<void(const std::string&)> hook_;  // these are guarded by mutex_
+  bool down_ = false, lease_expired_ = false;
   std::set<std::string> lose_;
   std::map<std::string, int> calls_;
 };
