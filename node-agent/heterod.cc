@@ -21,6 +21,7 @@
 #include "node-agent/peer/server.h"
 #include "node-agent/peer/synced_ports.h"
 #include "node-agent/podnet/podnet.h"
+#include "node-agent/ports/placeholder_mechanism.h"
 #include "node-agent/ports/ports.h"
 #include "node-agent/pu/netns_backend.h"
 #include "node-agent/start.h"
@@ -121,8 +122,9 @@ absl::Status Heterod::Parts::OpenState() {
 
 absl::Status Heterod::Parts::OpenKernel() {
   HK_ASSIGN_OR_RETURN(ports,
-                      ports::NewBpfPorts({.instance = config.instance, .bpffs = config.run_dir + "/bpf", .cgroup2 = ""},
-                                         [this](const ports::PortChange& change) { sync.LocalChange(change); }));
+                      ports::NewPorts(config.ports_mechanism,
+                                      {.instance = config.instance, .bpffs = config.run_dir + "/bpf", .cgroup2 = ""},
+                                      [this](const ports::PortChange& change) { sync.LocalChange(change); }));
   synced_ports = std::make_unique<peer::SyncedPorts>(*ports, sync);
   HK_ASSIGN_OR_RETURN(podnet, podnet::NewKernelPodNet({.instance = config.instance}));
   HK_RETURN_IF_ERROR(podnet->PrepareRoot());

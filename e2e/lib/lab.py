@@ -17,6 +17,10 @@ BIN = os.path.join(ROOT, "bazel-bin")
 HETEROCTL = os.path.join(BIN, "heteroctl", "heteroctl")
 
 
+# heterod's ports.mechanism: the whole suite can run without BPF.
+PORTS = os.environ.get("HETEROK8S_PORTS", "auto")
+
+
 class Failed(Exception):
     """A command that should have worked."""
 
@@ -51,7 +55,7 @@ class Lab:
 
     def __enter__(self):
         try:
-            run([HETEROCTL, "lab", "up", "--name", self.name], timeout=180)
+            run([HETEROCTL, "lab", "up", "--name", self.name, "--ports", PORTS], timeout=180)
             with open(f"/run/heterok8s-lab/{self.name}/env.json") as file:
                 self.env = json.load(file)
         except BaseException:

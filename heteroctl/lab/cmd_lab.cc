@@ -79,6 +79,8 @@ void RegisterUp(CLI::App& parent, Context& context) {
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
   sub->add_option("--on-dpu-down", options->config.on_dpu_down, "Split Pods while the DPU is away: fail or host")
       ->check(CLI::IsMember({"fail", "host"}));
+  sub->add_option("--ports", options->config.ports, "How port ownership works: auto, bpf or placeholder")
+      ->check(CLI::IsMember({"auto", "bpf", "placeholder"}));
   sub->add_option("--timeout", *seconds, "Seconds until everything must be ready")->check(CLI::PositiveNumber);
   sub->add_flag("--no-images", *no_images, "Import no images");
   sub->add_flag("--containerd-only", *only_containerd, "Without heterod and heterocri");

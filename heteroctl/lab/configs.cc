@@ -116,12 +116,13 @@ ephemeral: {{host: [32768, 47103], dpu: [47104, 60999]}}
 link_range: 169.254.64.0/18
 mtu: 0
 metrics: {{listen: "127.0.0.1:9464"}}
+ports: {{mechanism: {ports}}}
 log: {{level: {level}}}
 )",
                                  fmt::arg("role", Name(pu)), fmt::arg("instance", layout.name),
                                  fmt::arg("node", layout.name), fmt::arg("own", host ? kHostAddress : kDpuAddress),
                                  fmt::arg("other", host ? kDpuAddress : kHostAddress), fmt::arg("port", kAgentPort),
-                                 fmt::arg("level", options.log_level));
+                                 fmt::arg("level", options.log_level), fmt::arg("ports", options.ports));
   if (host) {
     text += fmt::format("pu: {{backend: netns, peer_netns: {}/dpu.netns}}\non_dpu_down: {}\n", kInsideFolder,
                         options.on_dpu_down);

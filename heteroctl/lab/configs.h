@@ -16,6 +16,7 @@ namespace heterok8s::lab {
 struct ConfigOptions {
   std::string log_level = "info";
   std::string on_dpu_down = "fail";  // heterod's on_dpu_down
+  std::string ports = "auto";        // heterod's ports.mechanism
   std::string snapshotter = "overlayfs";
   bool agents = true;  // false: only the two containerds
 };

@@ -24,10 +24,13 @@ void AddFeature(v1::StatusReply* reply, const std::string& name, const std::stri
   feature->set_detail(detail);
 }
 
-void AddFeatures(v1::StatusReply* reply, const ports::KernelFeatures& kernel, const AdminParts& parts) {
-  AddFeature(reply, "link between the PUs", parts.backend.backend,
-             fmt::format("up to {} bytes{}", parts.backend.max_mtu,
-                         parts.backend.shared_kernel ? ", both PUs on one kernel" : ""));
+void AddPortFeatures(v1::StatusReply* reply, const ports::KernelFeatures& kernel) {
+  if (kernel.placeholders) {
+    AddFeature(reply, "port ownership", "placeholder sockets", "no BPF; ports are seen within 20 to 100 ms");
+    AddFeature(reply, "bind of the other PU's port", "refused with EADDRINUSE", "who was refused is not known");
+    AddFeature(reply, "direct calls", "NAT", "::1 of the other PU cannot be called");
+    return;
+  }
   AddFeature(reply, "port ownership", kernel.ring_buffer ? "cgroup BPF, events by ring buffer" : "none",
              kernel.cgroup2.empty() ? "" : "attached to " + kernel.cgroup2);
   AddFeature(reply, "bind of the other PU's port",
@@ -39,6 +42,13 @@ void AddFeatures(v1::StatusReply* reply, const ports::KernelFeatures& kernel, co
              kernel.name_hooks ? "localhost, by getpeername and getsockname hooks" : "link addresses",
              kernel.name_hooks ? "" : "kernel before 5.8");
   AddFeature(reply, "listeners on localhost", kernel.sockops_listen ? "sockops" : "scan only", "");
+}
+
+void AddFeatures(v1::StatusReply* reply, const ports::KernelFeatures& kernel, const AdminParts& parts) {
+  AddFeature(reply, "link between the PUs", parts.backend.backend,
+             fmt::format("up to {} bytes{}", parts.backend.max_mtu,
+                         parts.backend.shared_kernel ? ", both PUs on one kernel" : ""));
+  AddPortFeatures(reply, kernel);
   const peer::PortSync::Counters counters = parts.port_sync->counters();
   AddFeature(reply, "port stream", parts.port_sync->connected() ? "connected" : "not connected",
              fmt::format("{} sent, {} received, {} conflicts", counters.sent, counters.received,

@@ -111,6 +111,11 @@ absl::StatusOr<HeterodConfig> ParseHeterodConfig(const std::string& text, const 
   }
   config.mtu = static_cast<int>(root.Int("mtu", 0, 0, 65535));
   if (config.mtu != 0 && config.mtu < 1280) root.Fail("mtu", "is less than the 1280 bytes that IPv6 needs");
+  Section ports = root.Child("ports");
+  const std::string mechanism = OneOf(ports, "mechanism", "auto", {"auto", "bpf", "placeholder"});
+  config.ports_mechanism = mechanism == "auto"  ? ports::Mechanism::kAuto
+                           : mechanism == "bpf" ? ports::Mechanism::kBpf
+                                                : ports::Mechanism::kPlaceholder;
   Section metrics = root.Child("metrics");
   config.metrics_listen = Endpoint(metrics, "listen", "127.0.0.1:9464");
   config.on_dpu_down =

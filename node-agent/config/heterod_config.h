@@ -14,6 +14,7 @@
 #include "common/status/status.h"
 #include "common/tls/identity.h"
 #include "node-agent/podnet/podnet.h"
+#include "node-agent/ports/ports.h"
 #include "node-agent/pu/backend.h"
 
 namespace heterok8s::config {
@@ -44,6 +45,7 @@ struct HeterodConfig {
   IpPrefix link_range;
   int mtu = 0;  // bytes; 0: that of the device of the default route
   std::string metrics_listen;
+  ports::Mechanism ports_mechanism = ports::Mechanism::kAuto;
   OnDpuDown on_dpu_down = OnDpuDown::kFail;
   std::string cri_socket;    // DPU role
   std::string pod_log_root;  // DPU role

@@ -35,6 +35,7 @@ TEST_CASE("what a file leaves out has its documented default") {
   CHECK(config->link_range.ToString() == "169.254.64.0/18");
   CHECK(config->metrics_listen == "127.0.0.1:9464");
   CHECK(config->on_dpu_down == OnDpuDown::kFail);
+  CHECK(config->ports_mechanism == ports::Mechanism::kAuto);
   CHECK(config->self().Uri() == "heterok8s://demo/host");
   CHECK(config->peer().DnsName() == "dpu.demo.heterok8s");
 }
@@ -56,6 +57,7 @@ link_range: 169.254.128.0/20
 mtu: 9000
 metrics: {listen: "127.0.0.1:0"}
 on_dpu_down: host
+ports: {mechanism: placeholder}
 cri: {socket: /c.sock, pod_log_root: /logs}
 log: {level: debug}
 )",

@@ -72,7 +72,8 @@ void FamilyRules(Script& script, const char* ip, const View& v, bool v4) {
                 v.peer_localhost, v.peer_pod, v.own_localhost);
     script.Rule("input", "iifname {} ip saddr {} snat ip to 127.0.0.1", link, v.peer_localhost);
   } else {
-    // TCP is refused by the placeholder, which does not listen. A UDP placeholder would swallow it.
+    // TCP is refused by the placeholder, which does not listen. A UDP placeholder would swallow it; this way the send
+    // fails with EPERM.
     script.Rule("refuse", "ip6 daddr ::1 {} @{} reject", kPort, kNatSets[kNatLocalhost6]);
   }
   if (v.pod.empty()) return;
