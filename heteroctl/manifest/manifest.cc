@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "heteroctl/manifest/documents.h"
 #include "heteroctl/manifest/quantity.h"
 #include "heteroctl/manifest/reader.h"
 
@@ -277,7 +278,7 @@ Manifest ReadDocuments(const std::vector<YAML::Node>& documents) {
 absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::string& source) {
   HK_RETURN_IF_ERROR(CheckText(text, source));
   try {
-    return ReadDocuments(YAML::LoadAll(text));
+    return ReadDocuments(LoadDocuments(text));
   } catch (const FieldError& error) {
     return absl::InvalidArgumentError(fmt::format("{}: {}", source, error.what()));
   } catch (const YAML::Exception& error) {
