@@ -88,8 +88,9 @@ Outcome WithoutHeterod(const Request& request, const std::string& text, const ab
     case Command::kDel: {
       absl::Status queued = Enqueue(request, text);
       if (queued.ok()) return {.stderr_text = fmt::format("{}; DEL is queued for its return\n", Message(why))};
-      return Failure(MakeError(kTryAgainLater, fmt::format("{}, and DEL could not be queued: {}", Message(why),
-                                                           Message(queued))), version);
+      return Failure(
+          MakeError(kTryAgainLater, fmt::format("{}, and DEL could not be queued: {}", Message(why), Message(queued))),
+          version);
     }
     case Command::kGc:
       return {.stderr_text = fmt::format("{}; nothing is collected until the next GC\n", Message(why))};

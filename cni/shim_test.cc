@@ -86,7 +86,8 @@ TEST_CASE("a heterod that accepts and says nothing costs the configured time, an
   REQUIRE(bind(mute.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
   REQUIRE(listen(mute.get(), 5) == 0);
   std::string config = fmt::format(
-      R"({{"cniVersion":"1.1.0","name":"n","type":"t","socket":"{0}/s","queueDir":"{0}/q","timeoutSeconds":1}})", folder);
+      R"({{"cniVersion":"1.1.0","name":"n","type":"t","socket":"{0}/s","queueDir":"{0}/q","timeoutSeconds":1}})",
+      folder);
   Environment environment = Add("/x");
 
   CHECK(Error(Call(environment, config))["code"] == kTryAgainLater);

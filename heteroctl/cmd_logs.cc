@@ -18,7 +18,8 @@ struct LogFlags {
 
 void Write(const Context& context, const LogLine& line, bool timestamps) {
   if (context.output.json()) {
-    nlohmann::json json = {{"time", line.time}, {"stream", line.stream}, {"text", line.text}, {"partial", line.partial}};
+    nlohmann::json json = {
+        {"time", line.time}, {"stream", line.stream}, {"text", line.text}, {"partial", line.partial}};
     fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     FILE* out = line.stream == "stderr" ? stderr : stdout;
@@ -40,7 +41,8 @@ absl::StatusOr<int> Logs(Context& context, const LogFlags& flags) {
                        auto now = cri->ContainerStatus(container.id());
                        return now.ok() && now->state() != runtime::v1::CONTAINER_EXITED;
                      }};
-  HK_RETURN_IF_ERROR(ReadLog(status.log_path(), options, [&](const LogLine& line) { Write(context, line, flags.timestamps); }));
+  HK_RETURN_IF_ERROR(
+      ReadLog(status.log_path(), options, [&](const LogLine& line) { Write(context, line, flags.timestamps); }));
   return 0;
 }
 

@@ -71,8 +71,14 @@ absl::StatusOr<int> Ps(Context& context) {
   if (context.output.json()) {
     nlohmann::json list = nlohmann::json::array();
     for (const Row& row : rows) {
-      list.push_back({{"pod", row.pod}, {"ip", row.ip}, {"container", row.container}, {"id", row.id}, {"pu", row.pu},
-                      {"state", row.state}, {"reason", row.reason}, {"created_unix_ns", row.created_at_ns}});
+      list.push_back({{"pod", row.pod},
+                      {"ip", row.ip},
+                      {"container", row.container},
+                      {"id", row.id},
+                      {"pu", row.pu},
+                      {"state", row.state},
+                      {"reason", row.reason},
+                      {"created_unix_ns", row.created_at_ns}});
     }
     context.output.Print(list);
     return 0;
@@ -82,7 +88,13 @@ absl::StatusOr<int> Ps(Context& context) {
   for (const Row& row : rows) {
     auto age = std::chrono::duration_cast<std::chrono::milliseconds>(now - std::chrono::nanoseconds(row.created_at_ns));
     Style style = row.state == "running" ? Style::kGood : row.state == "exited" ? Style::kWarning : Style::kDim;
-    table.Row({row.pod, row.ip, row.container, row.pu, {row.state, style}, HumanAge(age), {row.id.substr(0, 12), Style::kDim}});
+    table.Row({row.pod,
+               row.ip,
+               row.container,
+               row.pu,
+               {row.state, style},
+               HumanAge(age),
+               {row.id.substr(0, 12), Style::kDim}});
   }
   context.output.Print(table);
   return 0;

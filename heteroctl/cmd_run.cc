@@ -86,14 +86,18 @@ void Show(const Context& context, const manifest::Pod& pod, const RunningPod& ru
   for (const StartedContainer& started : running.containers) {
     std::string reason;
     std::string pu = PuOf(placements, started.id, reason);
-    table.Row({started.name, {pu, pu == "dpu" ? Style::kGood : Style::kPlain}, started.id.substr(0, 12), {reason, Style::kDim}});
+    table.Row({started.name,
+               {pu, pu == "dpu" ? Style::kGood : Style::kPlain},
+               started.id.substr(0, 12),
+               {reason, Style::kDim}});
   }
   context.output.Print(table);
 }
 
 absl::StatusOr<int> Run(Context& context, const RunFlags& flags) {
   HK_ASSIGN_OR_RETURN(std::string text, ReadManifest(flags.file));
-  HK_ASSIGN_OR_RETURN(manifest::Manifest manifest, manifest::ParseManifest(text, flags.file == "-" ? "standard input" : flags.file));
+  HK_ASSIGN_OR_RETURN(manifest::Manifest manifest,
+                      manifest::ParseManifest(text, flags.file == "-" ? "standard input" : flags.file));
   for (const std::string& warning : manifest.warnings) context.output.Warn(warning);
   HK_RETURN_IF_ERROR(ApplyAnnotations(flags.annotations, manifest.pod));
   if (!flags.name.empty()) manifest.pod.name = flags.name;

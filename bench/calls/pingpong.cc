@@ -1,7 +1,7 @@
 // pingpong: round trips and streams over one socket, for comparing paths.
 //
-//   pingpong serve tcp|udp ADDRESS            prints the port, answers one client after the other, ends when stdin closes
-//   pingpong rtt tcp|udp ADDRESS PORT COUNT   prints COUNT round-trip times of 16 bytes, nanoseconds, one a line
+//   pingpong serve tcp|udp ADDRESS            prints the port, answers one client after the other, ends when stdin
+//   closes pingpong rtt tcp|udp ADDRESS PORT COUNT   prints COUNT round-trip times of 16 bytes, nanoseconds, one a line
 //   pingpong stream ADDRESS PORT SECONDS      sends 64 KiB blocks over TCP; prints bytes a second
 #include <arpa/inet.h>
 #include <fmt/format.h>
@@ -91,7 +91,8 @@ int Serve(bool tcp, const std::string& text) {
   if (bind(fd, reinterpret_cast<sockaddr*>(&address.storage), address.length) != 0) Die("bind");
   if (tcp && listen(fd, 16) != 0) Die("listen");
   getsockname(fd, reinterpret_cast<sockaddr*>(&address.storage), &address.length);
-  fmt::print("{}\n", ntohs(reinterpret_cast<sockaddr_in*>(&address.storage)->sin_port));  // the port is at the same place in v6
+  fmt::print("{}\n",
+             ntohs(reinterpret_cast<sockaddr_in*>(&address.storage)->sin_port));  // the port is at the same place in v6
   std::fflush(stdout);
   char buffer[kPing];
   while (Wait(fd)) {
@@ -113,7 +114,8 @@ int Serve(bool tcp, const std::string& text) {
 int Connect(bool tcp, const std::string& text, int port) {
   Address address = Parse(text, port);
   int fd = MakeSocket(address, tcp);
-  if (connect(fd, reinterpret_cast<sockaddr*>(&address.storage), address.length) != 0) Die(fmt::format("connect {}:{}", text, port));
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address.storage), address.length) != 0)
+    Die(fmt::format("connect {}:{}", text, port));
   if (tcp) NoDelay(fd);
   return fd;
 }
@@ -154,8 +156,11 @@ int Stream(const std::string& text, int port, double seconds) {
 int main(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
   if (words.size() == 3 && words[0] == "serve") return Serve(words[1] == "tcp", words[2]);
-  if (words.size() == 5 && words[0] == "rtt") return Rtt(words[1] == "tcp", words[2], std::atoi(words[3].c_str()), std::atoi(words[4].c_str()));
-  if (words.size() == 4 && words[0] == "stream") return Stream(words[1], std::atoi(words[2].c_str()), std::atof(words[3].c_str()));
-  fmt::print(stderr, "usage: pingpong serve tcp|udp ADDRESS | rtt tcp|udp ADDRESS PORT COUNT | stream ADDRESS PORT SECONDS\n");
+  if (words.size() == 5 && words[0] == "rtt")
+    return Rtt(words[1] == "tcp", words[2], std::atoi(words[3].c_str()), std::atoi(words[4].c_str()));
+  if (words.size() == 4 && words[0] == "stream")
+    return Stream(words[1], std::atoi(words[2].c_str()), std::atof(words[3].c_str()));
+  fmt::print(stderr,
+             "usage: pingpong serve tcp|udp ADDRESS | rtt tcp|udp ADDRESS PORT COUNT | stream ADDRESS PORT SECONDS\n");
   return 2;
 }

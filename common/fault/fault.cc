@@ -45,7 +45,7 @@ bool ParseNumber(std::string_view text, unsigned& number) {
 }
 
 absl::StatusOr<std::function<absl::Status()>> ParseAction(std::string_view entry, std::string_view name,
-                                                           std::string_view text) {
+                                                          std::string_view text) {
   if (text == "kill") {
     return [] {
       kill(getpid(), SIGKILL);

@@ -53,7 +53,8 @@ class Point {
  public:
   explicit Point(const char* name);  // registers
   absl::Status Pass() {
-    if (!armed_.load(std::memory_order_relaxed)) [[likely]] return absl::OkStatus();
+    if (!armed_.load(std::memory_order_relaxed)) [[likely]]
+      return absl::OkStatus();
     return PassArmed();
   }
   const char* name() const { return name_; }

@@ -19,8 +19,8 @@ namespace heterok8s {
 enum class Family : uint8_t { kV4 = 4, kV6 = 6 };
 enum class Protocol : uint8_t { kTcp = 6, kUdp = 17, kSctp = 132 };  // IANA numbers
 
-std::string_view Name(Protocol protocol);                            // "tcp"
-absl::StatusOr<Protocol> ParseProtocol(std::string_view text);       // any case
+std::string_view Name(Protocol protocol);                       // "tcp"
+absl::StatusOr<Protocol> ParseProtocol(std::string_view text);  // any case
 
 struct IpAddress {
   Family family = Family::kV4;

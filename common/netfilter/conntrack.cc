@@ -21,7 +21,7 @@ constexpr uint16_t kConntrack = NFNL_SUBSYS_CTNETLINK << 8;
 constexpr uint32_t kFilterProtocol = 1u << 3, kFilterDestinationPort = 1u << 5;
 
 struct Flow {
-  std::string tuple;  // payload of CTA_TUPLE_ORIG, as the kernel sent it
+  std::string tuple;             // payload of CTA_TUPLE_ORIG, as the kernel sent it
   std::optional<uint16_t> zone;  // network order
   uint8_t protocol = 0;
   uint16_t port = 0;
@@ -96,8 +96,10 @@ absl::StatusOr<int> DeleteFlows(const FlowFilter& filter) {
       if (flow.zone) request.Put(CTA_ZONE, &*flow.zone, sizeof *flow.zone);
       absl::Status status = socket.Request(
           request.Bytes(), fmt::format("forget a {} connection to port {}", Name(filter.protocol), filter.port));
-      if (status.ok()) ++deleted;
-      else if (status.code() != absl::StatusCode::kNotFound) return status;  // not found: it ended by itself
+      if (status.ok())
+        ++deleted;
+      else if (status.code() != absl::StatusCode::kNotFound)
+        return status;  // not found: it ended by itself
     }
   }
   return deleted;

@@ -21,7 +21,8 @@ std::vector<std::string> Words(const std::string& line) {
 }
 
 std::string Join(const std::vector<std::string>& words, size_t from) {
-  return fmt::format("{}", fmt::join(words.begin() + static_cast<ptrdiff_t>(std::min(from, words.size())), words.end(), " "));
+  return fmt::format("{}",
+                     fmt::join(words.begin() + static_cast<ptrdiff_t>(std::min(from, words.size())), words.end(), " "));
 }
 
 // "tcp . 80 comment "x" : 10.0.0.1 . 8080"
@@ -70,13 +71,16 @@ absl::Status FakeNft::RunLine(const std::string& line, Tables& tables) {
   auto table = tables.find(name);
   if (kind == "table") {
     if (add) {
-      if (exclusive && table != tables.end()) return absl::AlreadyExistsError(fmt::format("nft: table {}: File exists", name));
+      if (exclusive && table != tables.end())
+        return absl::AlreadyExistsError(fmt::format("nft: table {}: File exists", name));
       tables.try_emplace(name);
       return absl::OkStatus();
     }
     if (table == tables.end()) return NoSuch("table " + name);
-    if (remove) tables.erase(table);
-    else table->second.rules.clear();
+    if (remove)
+      tables.erase(table);
+    else
+      table->second.rules.clear();
     return absl::OkStatus();
   }
   if (table == tables.end()) return NoSuch("table " + name);
@@ -115,7 +119,8 @@ absl::Status FakeNft::ElementLine(bool add, bool exclusive, const std::vector<st
   auto finish = [&]() -> absl::Status {
     NftElement element = ParseElement(one);
     one.clear();
-    auto same = std::find_if(elements.begin(), elements.end(), [&](const NftElement& e) { return e.key == element.key; });
+    auto same =
+        std::find_if(elements.begin(), elements.end(), [&](const NftElement& e) { return e.key == element.key; });
     if (!add) {
       if (same == elements.end()) return NoSuch("element " + fmt::format("{}", fmt::join(element.key, " . ")));
       elements.erase(same);

@@ -32,9 +32,9 @@ class FakeNft : public Nft {
 
  private:
   struct Table {
-    std::map<std::string, std::string> declared;           // set, map or chain name -> "map any4 { … }"
-    std::map<std::string, std::set<NftElement>> elements;  // of sets and maps
-    std::map<std::string, std::vector<std::string>> rules; // by chain
+    std::map<std::string, std::string> declared;            // set, map or chain name -> "map any4 { … }"
+    std::map<std::string, std::set<NftElement>> elements;   // of sets and maps
+    std::map<std::string, std::vector<std::string>> rules;  // by chain
     std::map<std::string, NftCounter> counters;
   };
   using Tables = std::map<std::string, Table>;

@@ -51,8 +51,9 @@ TEMPLATE_TEST_CASE("elements are read back as they were written, sorted", "[cont
   env.Use([](Nft& nft) {
     REQUIRE_OK(nft.Run(kTable));
 
-    REQUIRE_OK(nft.Run("add element inet t ports { udp . 53, tcp . 80 }\n"
-                       "add element inet t to { tcp . 81 comment \"pod\" : 10.0.0.1 . 8080 }\n"));
+    REQUIRE_OK(
+        nft.Run("add element inet t ports { udp . 53, tcp . 80 }\n"
+                "add element inet t to { tcp . 81 comment \"pod\" : 10.0.0.1 . 8080 }\n"));
 
     auto ports = nft.Elements("inet t", "ports");
     REQUIRE_OK(ports);
@@ -150,7 +151,8 @@ TEST_CASE("threads in different namespaces do not disturb each other") {
           HK_RETURN_IF_ERROR(nft->Run(kTable));
           HK_RETURN_IF_ERROR(nft->Run(fmt::format("add element inet t ports {{ tcp . {} }}\n", 100 * i + round + 1)));
           HK_ASSIGN_OR_RETURN(std::vector<NftElement> elements, nft->Elements("inet t", "ports"));
-          if (elements.size() != static_cast<size_t>(round + 1)) return absl::InternalError("another namespace's table");
+          if (elements.size() != static_cast<size_t>(round + 1))
+            return absl::InternalError("another namespace's table");
         }
         return absl::OkStatus();
       });

@@ -43,7 +43,7 @@ class Reaper {
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Item> queue_;  // by `due`, since the delay is always the same
+  std::deque<Item> queue_;                  // by `due`, since the delay is always the same
   std::thread thread_{[this] { Loop(); }};  // last: it uses all of the above
 };
 

@@ -106,7 +106,8 @@ TEMPLATE_TEST_CASE("where a veth's other end is can be used to put another one t
              HasCode(absl::StatusCode::kInvalidArgument));
 }
 
-TEMPLATE_TEST_CASE("a taken name is refused at either end, and nothing is made", "[netns][contract]", FakeEnv, KernelEnv) {
+TEMPLATE_TEST_CASE("a taken name is refused at either end, and nothing is made", "[netns][contract]", FakeEnv,
+                   KernelEnv) {
   Joined<TestType> env;
 
   CHECK_THAT(env.here().Do(AddVeth{.end = {.name = "a"}, .peer = {.name = "c"}}), HasCode(kAlreadyExists));
@@ -115,7 +116,8 @@ TEMPLATE_TEST_CASE("a taken name is refused at either end, and nothing is made",
   CHECK(env.here().Links()->size() == 2);
 }
 
-TEMPLATE_TEST_CASE("links are found by name and alternative name, or not found", "[netns][contract]", FakeEnv, KernelEnv) {
+TEMPLATE_TEST_CASE("links are found by name and alternative name, or not found", "[netns][contract]", FakeEnv,
+                   KernelEnv) {
   Joined<TestType> env;
   REQUIRE_OK(env.here().Do(AddAltName{env.a, "other"}));
 
@@ -131,8 +133,8 @@ TEMPLATE_TEST_CASE("links are found by name and alternative name, or not found",
 TEMPLATE_TEST_CASE("a link's settings change in one request", "[netns][contract]", FakeEnv, KernelEnv) {
   Joined<TestType> env;
 
-  REQUIRE_OK(env.here().Do(SetLink{.link = env.a, .name = "c", .mac = "02:00:00:00:00:0c", .alias = "x:y:z",
-                                   .mtu = 1300, .up = false}));
+  REQUIRE_OK(env.here().Do(
+      SetLink{.link = env.a, .name = "c", .mac = "02:00:00:00:00:0c", .alias = "x:y:z", .mtu = 1300, .up = false}));
 
   Link c = *env.here().FindLink("c");
   CHECK(c.index == env.a);
@@ -182,9 +184,10 @@ TEMPLATE_TEST_CASE("deleting one end deletes both, once", "[netns][contract]", F
 
 TEMPLATE_TEST_CASE("addresses are added, replaced, listed and deleted", "[netns][contract]", FakeEnv, KernelEnv) {
   Joined<TestType> env;
-  auto address = GENERATE(Address{.prefix = IpPrefix::Parse("10.0.0.5/32").value()},
-                          Address{.prefix = IpPrefix::Parse("10.0.0.5/32").value(), .scope = Scope::kLink},
-                          Address{.prefix = IpPrefix::Parse("fd00::5/128").value(), .no_dad = true, .no_prefix_route = true});
+  auto address =
+      GENERATE(Address{.prefix = IpPrefix::Parse("10.0.0.5/32").value()},
+               Address{.prefix = IpPrefix::Parse("10.0.0.5/32").value(), .scope = Scope::kLink},
+               Address{.prefix = IpPrefix::Parse("fd00::5/128").value(), .no_dad = true, .no_prefix_route = true});
   address.link = env.a;
 
   CHECK_OK(env.here().Do(AddAddress{address}));
@@ -200,7 +203,8 @@ TEMPLATE_TEST_CASE("addresses are added, replaced, listed and deleted", "[netns]
   CHECK_THAT(env.here().Do(AddAddress{address}), HasCode(kNotFound));
 }
 
-TEMPLATE_TEST_CASE("an address is answered for once its local route is there", "[netns][contract]", FakeEnv, KernelEnv) {
+TEMPLATE_TEST_CASE("an address is answered for once its local route is there", "[netns][contract]", FakeEnv,
+                   KernelEnv) {
   Joined<TestType> env;
   Batch batch;
   batch.Add(AddAddress{{.link = env.a, .prefix = Prefix("10.0.0.1/32")}});
@@ -218,15 +222,22 @@ TEMPLATE_TEST_CASE("routes read back as they were written", "[netns][contract]",
   addresses.Add(AddAddress{{.link = env.a, .prefix = Prefix("10.0.0.1/32")}});
   addresses.Add(AddAddress{{.link = env.a, .prefix = Prefix("fd00::1/128"), .no_dad = true, .no_prefix_route = true}});
   REQUIRE_OK(env.here().Apply(addresses));
-  auto route = GENERATE(
-      Route{.destination = *IpPrefix::Parse("10.0.0.5/32"), .scope = Scope::kLink},
-      Route{.destination = *IpPrefix::Parse("fd00::5/128")},
-      Route{.destination = *IpPrefix::Parse("0.0.0.0/0"), .via = *IpAddress::Parse("169.254.1.1"), .onlink = true,
-            .source = *IpAddress::Parse("10.0.0.1")},
-      Route{.destination = *IpPrefix::Parse("::/0"), .via = *IpAddress::Parse("fe80::1"), .onlink = true,
-            .source = *IpAddress::Parse("fd00::1")},
-      Route{.destination = *IpPrefix::Parse("10.1.0.0/16"), .scope = Scope::kLink, .table = 100, .metric = 7, .mtu = 1280},
-      Route{.destination = *IpPrefix::Parse("fd01::/64"), .table = 1000, .metric = 7, .mtu = 1280});
+  auto route = GENERATE(Route{.destination = *IpPrefix::Parse("10.0.0.5/32"), .scope = Scope::kLink},
+                        Route{.destination = *IpPrefix::Parse("fd00::5/128")},
+                        Route{.destination = *IpPrefix::Parse("0.0.0.0/0"),
+                              .via = *IpAddress::Parse("169.254.1.1"),
+                              .onlink = true,
+                              .source = *IpAddress::Parse("10.0.0.1")},
+                        Route{.destination = *IpPrefix::Parse("::/0"),
+                              .via = *IpAddress::Parse("fe80::1"),
+                              .onlink = true,
+                              .source = *IpAddress::Parse("fd00::1")},
+                        Route{.destination = *IpPrefix::Parse("10.1.0.0/16"),
+                              .scope = Scope::kLink,
+                              .table = 100,
+                              .metric = 7,
+                              .mtu = 1280},
+                        Route{.destination = *IpPrefix::Parse("fd01::/64"), .table = 1000, .metric = 7, .mtu = 1280});
   route.link = env.a;
 
   CHECK_OK(env.here().Do(AddRoute{route}));
@@ -259,7 +270,8 @@ TEMPLATE_TEST_CASE("a route of another link is replaced, not joined", "[netns][c
   CHECK_FALSE(Contains(env.here().Routes(kTableMain), route));
 }
 
-TEMPLATE_TEST_CASE("a route needs a link that is up, and a source that is ours", "[netns][contract]", FakeEnv, KernelEnv) {
+TEMPLATE_TEST_CASE("a route needs a link that is up, and a source that is ours", "[netns][contract]", FakeEnv,
+                   KernelEnv) {
   Joined<TestType> env;
   Route route{.destination = Prefix("10.0.0.5/32"), .link = env.a, .scope = Scope::kLink};
 
@@ -296,7 +308,8 @@ TEMPLATE_TEST_CASE("a link that goes down keeps its IPv4 addresses and nothing e
   CHECK(std::none_of(routes.begin(), routes.end(), [](const Route& r) { return r.protocol == kOurProtocol; }));
 }
 
-TEMPLATE_TEST_CASE("rules are added, listed and deleted, the kernel's own too", "[netns][contract]", FakeEnv, KernelEnv) {
+TEMPLATE_TEST_CASE("rules are added, listed and deleted, the kernel's own too", "[netns][contract]", FakeEnv,
+                   KernelEnv) {
   Joined<TestType> env;
   Family family = GENERATE(Family::kV4, Family::kV6);
   Rule marked{.family = family, .priority = 10, .table = 100, .fwmark = 0x10};
@@ -319,9 +332,10 @@ TEMPLATE_TEST_CASE("rules are added, listed and deleted, the kernel's own too", 
 
 TEMPLATE_TEST_CASE("neighbours are permanent, replaced, listed and deleted", "[netns][contract]", FakeEnv, KernelEnv) {
   Joined<TestType> env;
-  Neighbor neighbor{env.a, GENERATE(as<const char*>{}, "10.0.0.5", "fe80::1") == std::string("10.0.0.5") ? Ip("10.0.0.5")
-                                                                                                      : Ip("fe80::1"),
-                    "02:00:00:00:00:0b"};
+  Neighbor neighbor{
+      env.a,
+      GENERATE(as<const char*>{}, "10.0.0.5", "fe80::1") == std::string("10.0.0.5") ? Ip("10.0.0.5") : Ip("fe80::1"),
+      "02:00:00:00:00:0b"};
 
   CHECK_OK(env.here().Do(ReplaceNeighbor{neighbor}));
   CHECK(*env.here().Neighbors(env.a) == std::vector<Neighbor>{neighbor});

@@ -99,7 +99,8 @@ std::optional<Link> DecodeLink(nlmsghdr* message) {
   link.running = (header->ifi_flags & IFF_LOWER_UP) != 0;
   link.master = static_cast<int>(attributes.U32(IFLA_MASTER));
   link.peer_index = static_cast<int>(attributes.U32(IFLA_LINK));
-  if (attributes[IFLA_LINK_NETNSID] != nullptr) link.peer_netns_id = static_cast<int>(attributes.U32(IFLA_LINK_NETNSID));
+  if (attributes[IFLA_LINK_NETNSID] != nullptr)
+    link.peer_netns_id = static_cast<int>(attributes.U32(IFLA_LINK_NETNSID));
   if (attributes[IFLA_LINKINFO] != nullptr) {
     link.kind = Attributes(attributes[IFLA_LINKINFO]).Text(IFLA_INFO_KIND);
   }
@@ -183,7 +184,8 @@ std::optional<Tbf> DecodeTbf(nlmsghdr* message) {
   Tbf tbf{.rate_bytes = parameters.rate.rate, .limit_bytes = parameters.limit};
   if (options[TCA_TBF_RATE64] != nullptr) tbf.rate_bytes = nla_get_u64(options[TCA_TBF_RATE64]);
   constexpr double kSecondsPerTick = 64e-9;  // PSCHED_SHIFT is 6
-  tbf.burst_bytes = static_cast<uint32_t>(parameters.buffer * kSecondsPerTick * static_cast<double>(tbf.rate_bytes) + 0.5);
+  tbf.burst_bytes =
+      static_cast<uint32_t>(parameters.buffer * kSecondsPerTick * static_cast<double>(tbf.rate_bytes) + 0.5);
   return tbf;
 }
 

@@ -19,6 +19,6 @@ std::optional<Rule> DecodeRule(nlmsghdr* message);          // RTM_NEWRULE
 std::optional<Neighbor> DecodeNeighbor(nlmsghdr* message);  // RTM_NEWNEIGH, permanent ones
 // RTM_NEWQDISC. The kernel keeps the burst as a time, so it is read back rounded.
 std::optional<Tbf> DecodeTbf(nlmsghdr* message);
-std::optional<int> DecodeRedirect(nlmsghdr* message);       // RTM_NEWTFILTER: where to
+std::optional<int> DecodeRedirect(nlmsghdr* message);  // RTM_NEWTFILTER: where to
 
 }  // namespace heterok8s::netlink

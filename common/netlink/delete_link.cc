@@ -45,7 +45,8 @@ absl::Status DeleteLinkSoon(std::unique_ptr<Netlink> requester, Netlink& observe
     if (absl::IsNotFound(still.status()) || (still.ok() && still->index != link.index)) return absl::OkStatus();
     if (!still.ok()) return still.status();
     if (steady_clock::now() >= deadline) {
-      return absl::DeadlineExceededError(fmt::format("link '{}' is still there {} s after its deletion", link.name, kLimit.count()));
+      return absl::DeadlineExceededError(
+          fmt::format("link '{}' is still there {} s after its deletion", link.name, kLimit.count()));
     }
     pause = std::min(pause * 2, kLongestPause);
   }

@@ -53,7 +53,8 @@ void PutNoLinkLocal(nl_msg* message) {
 }  // namespace
 
 absl::Status EncodeLink(const AddVeth& change, std::vector<Request>& out) {
-  if (change.peer.netns_id) return absl::InvalidArgumentError("only the first end can be made in a namespace by its id");
+  if (change.peer.netns_id)
+    return absl::InvalidArgumentError("only the first end can be made in a namespace by its id");
   nl_msg* message = NewRequest(out, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, ifinfomsg{});
   HK_RETURN_IF_ERROR(PutVethEnd(message, change.end));
   if (change.end.netns_id) nla_put_s32(message, IFLA_TARGET_NETNSID, *change.end.netns_id);

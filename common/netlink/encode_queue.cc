@@ -53,8 +53,8 @@ absl::Status EncodeQueue(const DeleteRootQueue& change, std::vector<Request>& ou
 }
 
 absl::Status EncodeQueue(const AddRedirect& change, std::vector<Request>& out) {
-  nl_msg* queue = NewRequest(out, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL,
-                             Header(change.link, TC_H_INGRESS, kIngressHandle));
+  nl_msg* queue =
+      NewRequest(out, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, Header(change.link, TC_H_INGRESS, kIngressHandle));
   nla_put_string(queue, TCA_KIND, "ingress");
   out.back().exists_ok = true;  // a former call may have ended here
 

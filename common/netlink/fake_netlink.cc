@@ -62,7 +62,8 @@ struct FakeKernel::Netns {
   }
   // Linux keeps a device's IPv4 addresses when it goes down, and nothing else.
   void ForgetOnDown(int index) {
-    std::erase_if(addresses, [&](const Address& a) { return a.link == index && a.prefix.address.family == Family::kV6; });
+    std::erase_if(addresses,
+                  [&](const Address& a) { return a.link == index && a.prefix.address.family == Family::kV6; });
     std::erase_if(routes, [&](const Route& r) { return r.link == index; });
     std::erase_if(neighbors, [&](const Neighbor& n) { return n.link == index; });
   }
@@ -252,9 +253,8 @@ struct FakeNetlink::Visitor {
   int operator()(const ReplaceAddress& c) { return PutAddress(c.address, true); }
   int operator()(const DeleteAddress& c) {
     if (here.At(c.address.link) == nullptr) return ENODEV;
-    bool had = EraseFirst(here.addresses, [&](const Address& a) {
-      return a.link == c.address.link && a.prefix == c.address.prefix;
-    });
+    bool had = EraseFirst(here.addresses,
+                          [&](const Address& a) { return a.link == c.address.link && a.prefix == c.address.prefix; });
     return had ? 0 : EADDRNOTAVAIL;
   }
 

@@ -82,7 +82,8 @@ class LibnlNetlink : public Netlink {
   absl::StatusOr<bool> Receive(const std::string& what, const OnMessage& on_message, const OnError& on_error);
   // One request whose answer ends with an acknowledgement, a failure or the end of a dump.
   // With `error_number` a failure's errno is stored there, for whom the code is not exact enough.
-  absl::Status Query(Request request, const std::string& what, const OnMessage& on_message, int* error_number = nullptr);
+  absl::Status Query(Request request, const std::string& what, const OnMessage& on_message,
+                     int* error_number = nullptr);
   absl::Status Dump(const std::function<Request()>& make, const std::string& what, const std::function<void()>& restart,
                     const OnMessage& on_message);
   template <typename T, typename Decode, typename Keep>
@@ -183,10 +184,12 @@ template <typename T, typename Decode, typename Keep>
 absl::StatusOr<std::vector<T>> LibnlNetlink::DumpAll(const std::function<Request()>& make, const std::string& what,
                                                      Decode decode, Keep keep) {
   std::vector<T> all;
-  HK_RETURN_IF_ERROR(Dump(make, what, [&] { all.clear(); }, [&](nlmsghdr* message) {
-    std::optional<T> one = decode(message);
-    if (one && keep(*one)) all.push_back(*std::move(one));
-  }));
+  HK_RETURN_IF_ERROR(Dump(
+      make, what, [&] { all.clear(); },
+      [&](nlmsghdr* message) {
+        std::optional<T> one = decode(message);
+        if (one && keep(*one)) all.push_back(*std::move(one));
+      }));
   return all;
 }
 
@@ -233,10 +236,9 @@ absl::StatusOr<std::vector<Route>> LibnlNetlink::Routes(uint32_t table, int link
       if (link != 0) nla_put_u32(request.message.get(), RTA_OIF, link);
       return request;
     };
-    auto routes = DumpAll<Route>(make, fmt::format("list routes of table {}", table), DecodeRoute,
-                                 [&](const Route& route) {
-                                   return route.table == table && (link == 0 || route.link == link);
-                                 });
+    auto routes =
+        DumpAll<Route>(make, fmt::format("list routes of table {}", table), DecodeRoute,
+                       [&](const Route& route) { return route.table == table && (link == 0 || route.link == link); });
     // The kernel makes a table with its first route and says ENOENT before that.
     if (absl::IsNotFound(routes.status())) continue;
     if (!routes.ok()) return routes.status();
@@ -271,9 +273,9 @@ absl::StatusOr<Shaping> LibnlNetlink::ShapingOf(int link) {
   root.tcm_parent = TC_H_ROOT;
   int error = 0;
   // Without NLM_F_ECHO the kernel answers this question to listeners only.
-  absl::Status status =
-      Query(MakeRequest(RTM_GETQDISC, NLM_F_ECHO, root), fmt::format("read the queue of link {}", link),
-            [&](nlmsghdr* message) { shaping.root = DecodeTbf(message); }, &error);
+  absl::Status status = Query(
+      MakeRequest(RTM_GETQDISC, NLM_F_ECHO, root), fmt::format("read the queue of link {}", link),
+      [&](nlmsghdr* message) { shaping.root = DecodeTbf(message); }, &error);
   // ENOENT is a link without a queue of its own, ENODEV no link.
   if (!status.ok() && error != ENOENT) return status;
   auto make = [&] {
@@ -282,10 +284,11 @@ absl::StatusOr<Shaping> LibnlNetlink::ShapingOf(int link) {
     header.tcm_parent = 0xffff0000;
     return MakeRequest(RTM_GETTFILTER, 0, header);
   };
-  HK_RETURN_IF_ERROR(Dump(make, fmt::format("read the redirect of link {}", link), [&] { shaping.redirect.reset(); },
-                          [&](nlmsghdr* message) {
-                            if (auto to = DecodeRedirect(message)) shaping.redirect = to;
-                          }));
+  HK_RETURN_IF_ERROR(Dump(
+      make, fmt::format("read the redirect of link {}", link), [&] { shaping.redirect.reset(); },
+      [&](nlmsghdr* message) {
+        if (auto to = DecodeRedirect(message)) shaping.redirect = to;
+      }));
   return shaping;
 }
 
@@ -341,7 +344,8 @@ absl::Status LibnlNetlink::SendAndCollect(const std::vector<Pending>& requests, 
     return index + 1 == end;
   };
   for (bool last = false; !last;) {
-    HK_ASSIGN_OR_RETURN(last, Receive("apply changes", [](nlmsghdr*) {}, on_error));
+    HK_ASSIGN_OR_RETURN(last, Receive(
+                                  "apply changes", [](nlmsghdr*) {}, on_error));
   }
   return absl::OkStatus();
 }

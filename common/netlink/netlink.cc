@@ -76,10 +76,11 @@ std::string Describe(const Change& change) {
 }
 
 std::string_view KindOf(const Change& change) {
-  static constexpr std::string_view kNames[] = {
-      "AddVeth",    "AddIfb",       "DeleteLink",  "SetLink",   "AddAltName", "AddAddress",      "ReplaceAddress",
-      "DeleteAddress", "AddRoute",  "ReplaceRoute", "DeleteRoute", "AddRule",  "DeleteRule",      "ReplaceNeighbor",
-      "DeleteNeighbor", "ReplaceTbf", "DeleteRootQueue", "AddRedirect", "DeleteRedirect"};
+  static constexpr std::string_view kNames[] = {"AddVeth",         "AddIfb",          "DeleteLink",     "SetLink",
+                                                "AddAltName",      "AddAddress",      "ReplaceAddress", "DeleteAddress",
+                                                "AddRoute",        "ReplaceRoute",    "DeleteRoute",    "AddRule",
+                                                "DeleteRule",      "ReplaceNeighbor", "DeleteNeighbor", "ReplaceTbf",
+                                                "DeleteRootQueue", "AddRedirect",     "DeleteRedirect"};
   static_assert(std::size(kNames) == std::variant_size_v<Change>);
   return kNames[change.index()];
 }

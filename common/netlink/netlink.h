@@ -39,8 +39,8 @@ struct DeleteLink {  // of a veth: both ends
   int link = 0;
 };
 // Every member that is set is changed in one request, `inet4` and `no_link_local` in one before it. With `netns_fd` the
-// link moves there first (which takes it down and drops its addresses and routes), then `name` and `up` are applied to it
-// in its new home; `inet4` and `no_link_local` are refused then, because a link loses them when it moves.
+// link moves there first (which takes it down and drops its addresses and routes), then `name` and `up` are applied to
+// it in its new home; `inet4` and `no_link_local` are refused then, because a link loses them when it moves.
 struct SetLink {
   int link = 0;
   std::string by_name;  // instead of `link`, for one whose index is not known yet; excludes `name`
@@ -144,8 +144,8 @@ class Netlink {
   virtual absl::StatusOr<std::vector<Neighbor>> Neighbors(int link) = 0;
   virtual absl::StatusOr<Shaping> ShapingOf(int link) = 0;
 
-  // The end of a veth that came up first has no carrier then, and goes on dropping what it sends until the kernel's link
-  // watch has run, which a busy machine does late. This makes it run now. Without it the first packet may be lost.
+  // The end of a veth that came up first has no carrier then, and goes on dropping what it sends until the kernel's
+  // link watch has run, which a busy machine does late. This makes it run now. Without it the first packet may be lost.
   virtual absl::Status SyncCarrier(const std::string& name) = 0;
 
   // All changes in order, in one system call where they fit. Every change is attempted even when one before it
@@ -159,8 +159,8 @@ class Netlink {
   }
 };
 
-// Waits until the kernel takes packets for `addresses` of `link`. Linux gives an IPv6 address its local route from a work
-// queue that needs RTNL, even without DAD: usually some milliseconds after it was added, seconds when hundreds of
+// Waits until the kernel takes packets for `addresses` of `link`. Linux gives an IPv6 address its local route from a
+// work queue that needs RTNL, even without DAD: usually some milliseconds after it was added, seconds when hundreds of
 // interfaces come and go at once. kDeadlineExceeded names the address that is missing after `timeout`.
 absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<IpAddress>& addresses,
                                 std::chrono::milliseconds timeout = std::chrono::milliseconds(15000));

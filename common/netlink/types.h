@@ -37,16 +37,16 @@ struct Link {
   int index = 0;
   std::string name;
   std::vector<std::string> altnames;
-  std::string alias;  // ifalias: our owner tag
-  std::string kind;   // "veth", "ifb", ""; empty for lo and hardware
-  std::string mac;    // "02:00:00:00:00:01", lower case; empty where there is none
-  int mtu = 0;        // bytes
-  bool up = false;    // administratively
-  bool running = false;  // has carrier
-  int master = 0;     // ifindex, 0: none
-  int peer_index = 0; // of a veth's other end, in that end's namespace
+  std::string alias;                 // ifalias: our owner tag
+  std::string kind;                  // "veth", "ifb", ""; empty for lo and hardware
+  std::string mac;                   // "02:00:00:00:00:01", lower case; empty where there is none
+  int mtu = 0;                       // bytes
+  bool up = false;                   // administratively
+  bool running = false;              // has carrier
+  int master = 0;                    // ifindex, 0: none
+  int peer_index = 0;                // of a veth's other end, in that end's namespace
   std::optional<int> peer_netns_id;  // that namespace, by the number it has in this one; absent: this one
-  std::optional<Inet6Conf> inet6;  // absent: IPv6 is off on this kernel or link
+  std::optional<Inet6Conf> inet6;    // absent: IPv6 is off on this kernel or link
 };
 
 // One end of a veth pair that is to be made. An empty or zero member leaves the choice to the kernel.
@@ -54,7 +54,7 @@ struct VethEnd {
   std::string name;
   std::string mac;
   int mtu = 0;
-  int netns_fd = -1;  // namespace to make it in; -1: the one of the Netlink
+  int netns_fd = -1;            // namespace to make it in; -1: the one of the Netlink
   std::optional<int> netns_id;  // the same by Link::peer_netns_id; the kernel takes it for AddVeth::end only
 };
 
@@ -70,15 +70,15 @@ struct Address {
 enum class RouteType : uint8_t { kUnicast = 1, kLocal = 2, kBlackhole = 6, kUnreachable = 7 };  // RTN_*
 
 struct Route {
-  IpPrefix destination;          // 0.0.0.0/0 or ::/0: default
-  int link = 0;                  // ifindex; 0 only for blackhole and unreachable
+  IpPrefix destination;  // 0.0.0.0/0 or ::/0: default
+  int link = 0;          // ifindex; 0 only for blackhole and unreachable
   std::optional<IpAddress> via;
-  bool onlink = false;           // `via` needs no route of its own
+  bool onlink = false;              // `via` needs no route of its own
   std::optional<IpAddress> source;  // preferred source address
-  Scope scope = Scope::kGlobal;  // IPv4 only; kLink for a route without `via`
+  Scope scope = Scope::kGlobal;     // IPv4 only; kLink for a route without `via`
   uint32_t table = kTableMain;
-  uint32_t metric = 0;           // 0: the kernel's (v6 shows 1024, which is read back as 0)
-  int mtu = 0;                   // bytes, 0: that of the link
+  uint32_t metric = 0;  // 0: the kernel's (v6 shows 1024, which is read back as 0)
+  int mtu = 0;          // bytes, 0: that of the link
   RouteType type = RouteType::kUnicast;
   uint8_t protocol = kOurProtocol;
   auto operator<=>(const Route&) const = default;
@@ -86,7 +86,7 @@ struct Route {
 
 struct Rule {
   Family family = Family::kV4;
-  uint32_t priority = 0;           // "preference"
+  uint32_t priority = 0;  // "preference"
   uint32_t table = kTableMain;
   std::optional<uint32_t> fwmark;  // absent: every packet
   uint32_t fwmask = 0xffffffff;    // only meaningful with fwmark
@@ -104,7 +104,7 @@ struct Neighbor {
 
 // Token bucket filter as the root queue of a link: shapes what leaves through it.
 struct Tbf {
-  uint64_t rate_bytes = 0;   // per second
+  uint64_t rate_bytes = 0;  // per second
   uint32_t burst_bytes = 0;
   uint32_t limit_bytes = 0;  // queue length; packets beyond it are dropped
   auto operator<=>(const Tbf&) const = default;

@@ -62,13 +62,15 @@ absl::Status Annotate(const absl::Status& status, std::string_view context) {
   if (status.ok()) return status;
   absl::Status annotated(status.code(), fmt::format("{}: {}", context, Message(status)));
   // Payloads are how an outer edge finds its own error code again (a CNI code, for one).
-  status.ForEachPayload([&](absl::string_view type, const absl::Cord& payload) { annotated.SetPayload(type, payload); });
+  status.ForEachPayload(
+      [&](absl::string_view type, const absl::Cord& payload) { annotated.SetPayload(type, payload); });
   return annotated;
 }
 
 absl::Status ErrnoToStatus(int error_number, std::string_view context) {
   char text[128];
-  return absl::Status(CodeOf(error_number), fmt::format("{}: {}", context, strerror_r(error_number, text, sizeof text)));
+  return absl::Status(CodeOf(error_number),
+                      fmt::format("{}: {}", context, strerror_r(error_number, text, sizeof text)));
 }
 
 }  // namespace heterok8s

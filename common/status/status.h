@@ -40,8 +40,8 @@ std::string ToString(const absl::Status& status);
 #define HK_STATUS_CONCAT_INNER(a, b) a##b
 #define HK_STATUS_CONCAT(a, b) HK_STATUS_CONCAT_INNER(a, b)
 
-#define HK_RETURN_IF_ERROR(expr)                                    \
-  do {                                                              \
+#define HK_RETURN_IF_ERROR(expr)                                              \
+  do {                                                                        \
     if (::absl::Status hk_status = (expr); !hk_status.ok()) return hk_status; \
   } while (false)
 

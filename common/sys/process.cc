@@ -56,7 +56,8 @@ absl::Status Pump(const RunOptions& options, Pipe& in, Pipe& out, Pipe& err, Clo
     if (left <= 0) {
       return absl::DeadlineExceededError(fmt::format("no end within {} ms", options.deadline.count()));
     }
-    pollfd fds[3] = {{in.write_end.get(), POLLOUT, 0}, {out.read_end.get(), POLLIN, 0}, {err.read_end.get(), POLLIN, 0}};
+    pollfd fds[3] = {
+        {in.write_end.get(), POLLOUT, 0}, {out.read_end.get(), POLLIN, 0}, {err.read_end.get(), POLLIN, 0}};
     if (poll(fds, 3, static_cast<int>(left)) < 0 && errno != EINTR) return ErrnoToStatus(errno, "poll");
     if (fds[0].revents != 0) {
       ssize_t n = send(fds[0].fd, options.stdin_text.data() + fed, options.stdin_text.size() - fed, MSG_NOSIGNAL);

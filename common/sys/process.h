@@ -18,8 +18,8 @@
 namespace heterok8s::sys {
 
 struct RunOptions {
-  std::vector<std::string> argv;                 // argv[0] is looked up in PATH when it has no slash
-  std::optional<std::vector<std::string>> env;   // "KEY=value"; absent: this process's environment
+  std::vector<std::string> argv;                // argv[0] is looked up in PATH when it has no slash
+  std::optional<std::vector<std::string>> env;  // "KEY=value"; absent: this process's environment
   std::string stdin_text;
   std::chrono::milliseconds deadline{30000};
   size_t max_output_bytes = 4u << 20;

@@ -25,9 +25,7 @@ class HasCode : public Catch::MatcherBase<absl::Status> {
 class Says : public Catch::MatcherBase<absl::Status> {
  public:
   explicit Says(std::string part) : part_(std::move(part)) {}
-  bool match(const absl::Status& status) const override {
-    return Message(status).find(part_) != std::string::npos;
-  }
+  bool match(const absl::Status& status) const override { return Message(status).find(part_) != std::string::npos; }
   std::string describe() const override { return "says '" + part_ + "'"; }
 
  private:

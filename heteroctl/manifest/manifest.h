@@ -63,9 +63,9 @@ struct Volume {
   enum class Kind { kEmptyDir, kConfigMap, kHostPath };
   std::string name;
   Kind kind = Kind::kEmptyDir;
-  bool in_memory = false;                          // emptyDir.medium: Memory
-  std::string config_map;                          // name
-  std::map<std::string, std::string> items;        // key -> path; empty: every key under its own name
+  bool in_memory = false;                    // emptyDir.medium: Memory
+  std::string config_map;                    // name
+  std::map<std::string, std::string> items;  // key -> path; empty: every key under its own name
   int default_mode = 0644;
   std::string host_path;
 };

@@ -24,7 +24,8 @@ class CriClient {
   static absl::StatusOr<std::unique_ptr<CriClient>> Connect(const std::string& socket);
   virtual ~CriClient() = default;
 
-  virtual absl::StatusOr<runtime::v1::RunPodSandboxResponse> RunPodSandbox(const runtime::v1::RunPodSandboxRequest& request) = 0;
+  virtual absl::StatusOr<runtime::v1::RunPodSandboxResponse> RunPodSandbox(
+      const runtime::v1::RunPodSandboxRequest& request) = 0;
   virtual absl::Status StopPodSandbox(const std::string& id) = 0;
   virtual absl::Status RemovePodSandbox(const std::string& id) = 0;
   virtual absl::StatusOr<runtime::v1::PodSandboxStatus> PodSandboxStatus(const std::string& id) = 0;

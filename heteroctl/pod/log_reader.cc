@@ -79,7 +79,8 @@ LogLine ParseLogLine(std::string_view line) {
   return parsed;
 }
 
-absl::Status ReadLog(const std::string& path, const LogOptions& options, const std::function<void(const LogLine&)>& sink) {
+absl::Status ReadLog(const std::string& path, const LogOptions& options,
+                     const std::function<void(const LogLine&)>& sink) {
   sys::UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoToStatus(errno, fmt::format("open log '{}'", path));
   Follower follower(path);

@@ -27,7 +27,8 @@ struct LogOptions {
   bool follow = false;
   std::function<bool()> still_running;  // asked when following and nothing comes; false ends the call
 };
-absl::Status ReadLog(const std::string& path, const LogOptions& options, const std::function<void(const LogLine&)>& sink);
+absl::Status ReadLog(const std::string& path, const LogOptions& options,
+                     const std::function<void(const LogLine&)>& sink);
 
 // The last `count` lines' texts; empty when there is no file.
 std::vector<std::string> LastLines(const std::string& path, int count);

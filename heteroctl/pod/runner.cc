@@ -167,7 +167,8 @@ absl::StatusOr<FoundPod> FindPod(CriClient& cri, const std::string& reference) {
     const auto& metadata = sandbox.metadata();
     std::string full = metadata.namespace_() + "/" + metadata.name();
     bool by_name = reference == full || (reference == metadata.name() && metadata.namespace_() == "default");
-    bool by_id = reference.size() >= 6 && (metadata.uid().starts_with(reference) || sandbox.id().starts_with(reference));
+    bool by_id =
+        reference.size() >= 6 && (metadata.uid().starts_with(reference) || sandbox.id().starts_with(reference));
     if (by_name || by_id) matches.push_back(sandbox);
   }
   if (matches.empty()) {
@@ -192,8 +193,8 @@ absl::StatusOr<cri::Container> FindContainer(const FoundPod& pod, const std::str
     if (name.empty() || container.metadata().name() == name) return container;
     names.push_back(container.metadata().name());
   }
-  return absl::NotFoundError(fmt::format("Pod '{}' has no container '{}'; it has: {}", pod.sandbox.metadata().name(), name,
-                                         fmt::join(names, ", ")));
+  return absl::NotFoundError(fmt::format("Pod '{}' has no container '{}'; it has: {}", pod.sandbox.metadata().name(),
+                                         name, fmt::join(names, ", ")));
 }
 
 absl::Status RemovePod(CriClient& cri, const FoundPod& pod) {

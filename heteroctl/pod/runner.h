@@ -19,7 +19,7 @@
 namespace heterok8s::ctl {
 
 struct RunOptions {
-  std::string root;           // of all Pod folders; the same path for heteroctl and for the runtime on the host
+  std::string root;  // of all Pod folders; the same path for heteroctl and for the runtime on the host
   std::string cgroup_parent;
   bool keep_on_failure = false;
 };

@@ -45,7 +45,8 @@ std::string FieldValue(const manifest::Pod& pod, const std::string& field_path, 
   return pod.hostname;  // spec.nodeName: this machine, which the manifest reader already limited us to
 }
 
-void SetSecurity(const manifest::Pod& pod, const manifest::Container& container, cri::LinuxContainerSecurityContext& out) {
+void SetSecurity(const manifest::Pod& pod, const manifest::Container& container,
+                 cri::LinuxContainerSecurityContext& out) {
   const manifest::SecurityContext& mine = container.security;
   SetNamespaces(pod, *out.mutable_namespace_options());
   out.set_privileged(mine.privileged);
@@ -60,7 +61,8 @@ void SetSecurity(const manifest::Pod& pod, const manifest::Container& container,
 }
 
 void SetResources(const manifest::Resources& resources, cri::LinuxContainerResources& out) {
-  // As kubelet: a period of 100 ms, shares of 1024 per CPU (kubelet/cm/helpers_linux.go MilliCPUToQuota, MilliCPUToShares).
+  // As kubelet: a period of 100 ms, shares of 1024 per CPU (kubelet/cm/helpers_linux.go MilliCPUToQuota,
+  // MilliCPUToShares).
   if (resources.cpu_limit_milli > 0) {
     out.set_cpu_period(100000);
     out.set_cpu_quota(std::max<int64_t>(1000, resources.cpu_limit_milli * 100));
@@ -73,14 +75,15 @@ void SetResources(const manifest::Resources& resources, cri::LinuxContainerResou
 absl::Status AddMounts(const manifest::Pod& pod, const manifest::Container& container, const PodPlace& place,
                        cri::ContainerConfig& out) {
   for (const manifest::VolumeMount& mount : container.mounts) {
-    auto volume = std::find_if(pod.volumes.begin(), pod.volumes.end(), [&](const auto& v) { return v.name == mount.name; });
+    auto volume =
+        std::find_if(pod.volumes.begin(), pod.volumes.end(), [&](const auto& v) { return v.name == mount.name; });
     cri::Mount& added = *out.add_mounts();
     added.set_container_path(mount.mount_path);
     std::string path = VolumePath(place.folder, *volume);
     if (!mount.sub_path.empty()) {
       if (mount.sub_path.find("..") != std::string::npos || mount.sub_path.front() == '/') {
-        return absl::InvalidArgumentError(fmt::format("container '{}': subPath '{}' leaves volume '{}'", container.name,
-                                                      mount.sub_path, mount.name));
+        return absl::InvalidArgumentError(
+            fmt::format("container '{}': subPath '{}' leaves volume '{}'", container.name, mount.sub_path, mount.name));
       }
       path += "/" + mount.sub_path;
     }

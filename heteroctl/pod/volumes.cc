@@ -29,7 +29,8 @@ absl::Status WriteConfigMap(const manifest::Volume& volume, const std::map<std::
     if (!volume.items.empty() && item == volume.items.end()) continue;
     fs::path name = volume.items.empty() ? key : item->second;
     if (name.is_absolute() || *name.lexically_normal().begin() == "..") {
-      return absl::InvalidArgumentError(fmt::format("volume '{}': path '{}' leaves the volume", volume.name, name.string()));
+      return absl::InvalidArgumentError(
+          fmt::format("volume '{}': path '{}' leaves the volume", volume.name, name.string()));
     }
     fs::path target = fs::path(folder) / name.lexically_normal();
     HK_RETURN_IF_ERROR(MakeFolder(target.parent_path(), 0755));

@@ -1,7 +1,8 @@
 // A Pod's volumes as folders on the host, made before its sandbox and removed after it.
 //
-// Purpose: emptyDir and ConfigMap literals below <root>/<pod uid>/volumes, as a kubelet lays them out; logs beside them.
-// Threading: any thread, one Pod at a time. Errors: errno with the path; a path that leaves its volume is refused.
+// Purpose: emptyDir and ConfigMap literals below <root>/<pod uid>/volumes, as a kubelet lays them out; logs beside
+// them. Threading: any thread, one Pod at a time. Errors: errno with the path; a path that leaves its volume is
+// refused.
 //
 //   HK_RETURN_IF_ERROR(MakeVolumes(manifest, PodFolder(root, uid)));
 #pragma once

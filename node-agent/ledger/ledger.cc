@@ -137,7 +137,8 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path) {
   // A new file, and its log, exist for sure only when their folder is synced as well.
   HK_ASSIGN_OR_RETURN(sys::UniqueFd wal, OpenFile(path + "-wal", O_RDWR));
   HK_ASSIGN_OR_RETURN(sys::UniqueFd directory, OpenFile(folder.string(), O_RDONLY | O_DIRECTORY));
-  if (fdatasync(wal.get()) != 0 || fsync(directory.get()) != 0) return ErrnoToStatus(errno, fmt::format("sync {}", path));
+  if (fdatasync(wal.get()) != 0 || fsync(directory.get()) != 0)
+    return ErrnoToStatus(errno, fmt::format("sync {}", path));
   return std::make_unique<LedgerFile>(path, std::move(lock), std::move(writer), std::move(reader), std::move(wal));
 }
 

@@ -17,8 +17,7 @@ using Clock = std::chrono::steady_clock;
 // What an ADD writes: an address and the attachment.
 absl::Status Write(Tx& tx, const std::string& pod) {
   HK_RETURN_IF_ERROR(tx.NextGeneration().status());
-  HK_RETURN_IF_ERROR(
-      tx.ClaimNext("podnet", IpAddress::V4(0x0a000001), IpAddress::V4(0x0a00ffff), pod).status());
+  HK_RETURN_IF_ERROR(tx.ClaimNext("podnet", IpAddress::V4(0x0a000001), IpAddress::V4(0x0a00ffff), pod).status());
   return tx.PutAttachment({.key = {"podnet", pod, "eth0"}, .pod_key = pod, .details = std::string(600, 'x')});
 }
 

@@ -28,7 +28,8 @@ using StatementHandle = sys::CHandle<sqlite3_stmt, sqlite3_finalize>;
 class Query {
  public:
   Query(sqlite3* db, sqlite3_stmt* statement) : db_(db), statement_(statement) {}
-  Query(Query&& other) noexcept : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)), next_(other.next_) {}
+  Query(Query&& other) noexcept
+      : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)), next_(other.next_) {}
   ~Query() {
     if (statement_ != nullptr) {
       sqlite3_reset(statement_);

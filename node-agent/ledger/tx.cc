@@ -32,7 +32,7 @@ absl::StatusOr<Enum> ParseName(const std::string& text, const Enum (&all)[N]) {
 constexpr State kStates[] = {State::kPreparing, State::kCommitted, State::kDeleting};
 constexpr Mode kModes[] = {Mode::kOrdinary, Mode::kSplit, Mode::kTwin};
 
-#define HK_ATTACHMENT_COLUMNS                                                                          \
+#define HK_ATTACHMENT_COLUMNS                                                                              \
   "network, container_id, ifname, pod_key, pod_namespace, pod_name, netns_path, mode, state, generation, " \
   "details, created_unix_ms"
 
@@ -65,18 +65,24 @@ absl::StatusOr<std::vector<Attachment>> AllAttachments(Query query) {
 
 std::string_view Name(State state) {
   switch (state) {
-    case State::kPreparing: return "preparing";
-    case State::kCommitted: return "committed";
-    case State::kDeleting: return "deleting";
+    case State::kPreparing:
+      return "preparing";
+    case State::kCommitted:
+      return "committed";
+    case State::kDeleting:
+      return "deleting";
   }
   return "";
 }
 
 std::string_view Name(Mode mode) {
   switch (mode) {
-    case Mode::kOrdinary: return "ordinary";
-    case Mode::kSplit: return "split";
-    case Mode::kTwin: return "twin";
+    case Mode::kOrdinary:
+      return "ordinary";
+    case Mode::kSplit:
+      return "split";
+    case Mode::kTwin:
+      return "twin";
   }
   return "";
 }
@@ -108,8 +114,7 @@ absl::StatusOr<std::optional<Attachment>> SqliteTx::FindAttachment(const Attachm
 }
 
 absl::StatusOr<std::vector<Attachment>> SqliteTx::AttachmentsOfPod(const std::string& pod_key) {
-  HK_ASSIGN_OR_RETURN(Query query,
-                      db_.Prepare("SELECT " HK_ATTACHMENT_COLUMNS " FROM attachment WHERE pod_key = ?1"));
+  HK_ASSIGN_OR_RETURN(Query query, db_.Prepare("SELECT " HK_ATTACHMENT_COLUMNS " FROM attachment WHERE pod_key = ?1"));
   query.Bind(pod_key);
   return AllAttachments(std::move(query));
 }
@@ -127,8 +132,8 @@ absl::Status SqliteTx::ClaimAddress(const std::string& network, const IpAddress&
 }
 
 absl::StatusOr<std::vector<IpAddress>> SqliteTx::AddressesOf(const std::string& network, const std::string& owner) {
-  HK_ASSIGN_OR_RETURN(
-      Query query, db_.Prepare("SELECT address FROM address WHERE network = ?1 AND owner = ?2 ORDER BY address"));
+  HK_ASSIGN_OR_RETURN(Query query,
+                      db_.Prepare("SELECT address FROM address WHERE network = ?1 AND owner = ?2 ORDER BY address"));
   query.Bind(network).Bind(owner);
   std::vector<IpAddress> all;
   for (;;) {
@@ -149,7 +154,7 @@ absl::StatusOr<std::optional<std::string>> SqliteTx::HolderOf(const std::string&
 }
 
 absl::StatusOr<std::optional<IpAddress>> SqliteTx::FirstFree(const std::string& network, const IpAddress& from,
-                                                              const IpAddress& to, uint32_t stride) {
+                                                             const IpAddress& to, uint32_t stride) {
   std::string first = Encode(from), last = Encode(to);
   HK_ASSIGN_OR_RETURN(Query taken, db_.Prepare("SELECT address FROM address WHERE network = ?1 AND address >= ?2 "
                                                "AND address <= ?3 ORDER BY address"));
@@ -159,15 +164,15 @@ absl::StatusOr<std::optional<IpAddress>> SqliteTx::FirstFree(const std::string& 
     HK_ASSIGN_OR_RETURN(bool row, taken.Step());
     if (!row) return candidate;
     HK_ASSIGN_OR_RETURN(IpAddress address, Decode(taken.Text(0)));
-    if (address < candidate) continue;       // inside the block just passed
+    if (address < candidate) continue;  // inside the block just passed
     if (address > candidate) return candidate;
     candidate = candidate.Plus(stride);
     if (candidate > to || candidate < from) return std::nullopt;  // the end of the range, or of the address space
   }
 }
 
-absl::StatusOr<IpAddress> SqliteTx::ClaimNext(const std::string& network, const IpAddress& first,
-                                               const IpAddress& last, const std::string& owner, uint32_t stride) {
+absl::StatusOr<IpAddress> SqliteTx::ClaimNext(const std::string& network, const IpAddress& first, const IpAddress& last,
+                                              const std::string& owner, uint32_t stride) {
   std::string first_bytes = Encode(first), last_bytes = Encode(last);
   IpAddress start = first;
   {
@@ -193,10 +198,10 @@ absl::StatusOr<IpAddress> SqliteTx::ClaimNext(const std::string& network, const 
   HK_RETURN_IF_ERROR(ClaimAddress(network, *free, owner));
 
   std::string free_bytes = Encode(*free);
-  HK_ASSIGN_OR_RETURN(Query cursor, db_.Prepare("INSERT OR REPLACE INTO range_cursor (network, first, last, handed_out) "
-                                                "VALUES (?1, ?2, ?3, ?4)"));
-  HK_RETURN_IF_ERROR(
-      cursor.Bind(network).BindBlob(first_bytes).BindBlob(last_bytes).BindBlob(free_bytes).Run());
+  HK_ASSIGN_OR_RETURN(Query cursor,
+                      db_.Prepare("INSERT OR REPLACE INTO range_cursor (network, first, last, handed_out) "
+                                  "VALUES (?1, ?2, ?3, ?4)"));
+  HK_RETURN_IF_ERROR(cursor.Bind(network).BindBlob(first_bytes).BindBlob(last_bytes).BindBlob(free_bytes).Run());
   return *free;
 }
 

@@ -160,7 +160,8 @@ absl::StatusOr<HostPortChange> PlanHostPorts(const std::string& table, const Hos
     };
     for (const NftElement& element : is) {
       // Another Pod's element under a key of ours is a leftover: the key of a set is the Pod's own address.
-      bool same_key = std::any_of(should.begin(), should.end(), [&](const NftElement& e) { return e.key == element.key; });
+      bool same_key =
+          std::any_of(should.begin(), should.end(), [&](const NftElement& e) { return e.key == element.key; });
       if ((element.comment != spec.pod_key && !same_key) || has(should, element)) continue;
       change.script += fmt::format("delete element {} {} {{ {} }}\n", table, name, Key(element));
       if (is_map) change.affected.push_back(PortOf(element));

@@ -97,7 +97,8 @@ absl::Status Ensure(const std::string& table, const HostPortSpec& spec) {
 
 std::string HostPortTable(const std::string& instance) {
   std::string name = instance;
-  std::replace_if(name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '_');
   // Two instances that differ only in what an nft name cannot hold stay apart.
   if (name != instance) name += fmt::format("_{:08x}", Fnv1a(instance));
   return "inet heterok8s_" + name;

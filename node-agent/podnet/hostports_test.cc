@@ -70,9 +70,8 @@ struct Node {
   absl::Status TryInNode(const std::function<absl::Status()>& fn) { return sys::InNetns(node, fn); }
   void InNode(const std::function<absl::Status()>& fn) { REQUIRE_OK(TryInNode(fn)); }
   absl::Status Ensure(const Pod& pod, std::vector<HostPort> ports) {
-    return TryInNode([&] {
-      return EnsureHostPorts(kInstance, {.pod_key = pod.key, .ports = ports, .addresses = pod.addresses});
-    });
+    return TryInNode(
+        [&] { return EnsureHostPorts(kInstance, {.pod_key = pod.key, .ports = ports, .addresses = pod.addresses}); });
   }
   absl::Status Remove(const Pod& pod) {
     return TryInNode([&] { return RemoveHostPorts(kInstance, pod.key); });
@@ -129,8 +128,10 @@ TEST_CASE("a host port on one address is not served on the others") {
   n.AddPods();
   UniqueFd server = Listen(n.a.ns, Protocol::kTcp, At("0.0.0.0", 8080));
 
-  REQUIRE_OK(n.Ensure(n.a, {{.host_ip = IpAddress::Parse("192.0.2.2").value(), .host_port = 80, .container_port = 8080}}));
-  REQUIRE_OK(n.Ensure(n.b, {{.host_ip = IpAddress::Parse("127.0.0.1").value(), .host_port = 80, .container_port = 9090}}));
+  REQUIRE_OK(
+      n.Ensure(n.a, {{.host_ip = IpAddress::Parse("192.0.2.2").value(), .host_port = 80, .container_port = 8080}}));
+  REQUIRE_OK(
+      n.Ensure(n.b, {{.host_ip = IpAddress::Parse("127.0.0.1").value(), .host_port = 80, .container_port = 9090}}));
 
   CHECK(Calls(server, n.outside, At("192.0.2.2", 80)) == "192.0.2.9");
   CHECK(Connect(n.outside, At("192.0.2.1", 80), nullptr) == ECONNREFUSED);
@@ -157,7 +158,8 @@ TEST_CASE("a port that is taken is refused with the name of the Pod that has it"
 TEST_CASE("a UDP caller that never stops follows the port to its next Pod") {
   Node n;
   n.AddPods();
-  UniqueFd in_a = Listen(n.a.ns, Protocol::kUdp, At("0.0.0.0", 5353)), in_b = Listen(n.b.ns, Protocol::kUdp, At("0.0.0.0", 53));
+  UniqueFd in_a = Listen(n.a.ns, Protocol::kUdp, At("0.0.0.0", 5353)),
+           in_b = Listen(n.b.ns, Protocol::kUdp, At("0.0.0.0", 53));
   UniqueFd client = ConnectUdp(n.outside, At("192.0.2.1", 53));
   // Before there is any Pod: the Node's own "nobody here" is remembered by connection tracking.
   REQUIRE(Send(client, "0"));
@@ -212,7 +214,8 @@ TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet 
 TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
   Node n;
   NetnsRef dpu = MakeNetns("dpu"), pod = MakeNetns("s");
-  // The DPU's root namespace, by hand: it knows the Pod, the outside and the Node, and would route answers past the Node.
+  // The DPU's root namespace, by hand: it knows the Pod, the outside and the Node, and would route answers past the
+  // Node.
   SplitPodTopology::Sh(dpu, fmt::format(R"(set -e
     sysctl -qw net.ipv4.ip_forward=1
     ip link add node0 type veth peer name dpu0 netns {0}

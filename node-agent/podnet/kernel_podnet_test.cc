@@ -80,9 +80,8 @@ TEST_CASE("host ports lead to an uplink and go with it", "[netns]") {
   REQUIRE_OK(world.podnet->PrepareRoot());
   UplinkSpec pod = world.pods[0];
   REQUIRE_OK(world.podnet->EnsureUplink(pod));
-  HostPortSpec spec{.pod_key = pod.owner.pod_key,
-                    .ports = {{.host_port = 8080, .container_port = 80}},
-                    .addresses = pod.addresses};
+  HostPortSpec spec{
+      .pod_key = pod.owner.pod_key, .ports = {{.host_port = 8080, .container_port = 80}}, .addresses = pod.addresses};
 
   CHECK_OK(world.podnet->EnsureHostPorts(spec));
   spec.pod_key = "another";

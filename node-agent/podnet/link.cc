@@ -26,9 +26,8 @@ constexpr char kLinkName[] = "xpu0";
 absl::StatusOr<netlink::Link> FindOurs(Netlink& netlink, const LinkSpec& spec) {
   HK_ASSIGN_OR_RETURN(netlink::Link link, netlink.FindLink(spec.ifname));
   if (link.alias != spec.owner.ToAlias()) {
-    return absl::AlreadyExistsError(
-        fmt::format("interface '{}' is there but not ours: alias '{}', wanted '{}'", spec.ifname, link.alias,
-                    spec.owner.ToAlias()));
+    return absl::AlreadyExistsError(fmt::format("interface '{}' is there but not ours: alias '{}', wanted '{}'",
+                                                spec.ifname, link.alias, spec.owner.ToAlias()));
   }
   return link;
 }
@@ -39,8 +38,8 @@ void SetUp(const LinkSpec& spec, const netlink::Link& link, netlink::Batch& batc
   if (link.mac != spec.mac) set.mac = spec.mac;
   if (link.mtu != spec.mtu) set.mtu = spec.mtu;
   batch.Add(set);
-  bool named = link.name == kLinkName ||
-               std::find(link.altnames.begin(), link.altnames.end(), kLinkName) != link.altnames.end();
+  bool named =
+      link.name == kLinkName || std::find(link.altnames.begin(), link.altnames.end(), kLinkName) != link.altnames.end();
   if (!named) batch.Add(netlink::AddAltName{link.index, kLinkName});
 }
 
@@ -123,8 +122,8 @@ absl::Status RemoveLink(const LinkSpec& spec) {
 absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));
   absl::Status set = netfilter::SetPortElement(ns, {kPodTableName, kPortSet}, protocol, port, present);
-  return Annotate(set, fmt::format("{} port {} {} of {}", present ? "steer" : "release", Name(protocol), port,
-                                   spec.owner.pod_key));
+  return Annotate(
+      set, fmt::format("{} port {} {} of {}", present ? "steer" : "release", Name(protocol), port, spec.owner.pod_key));
 }
 
 absl::Status ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports) {

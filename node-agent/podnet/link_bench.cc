@@ -22,7 +22,8 @@ TEST_CASE("time of wiring and of a port") {
       ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
     }
     std::sort(ms.begin(), ms.end());
-    fmt::print("{:28} p50 {:6.2f} ms  p99 {:6.2f} ms  n {}\n", what, ms[ms.size() / 2], ms[ms.size() * 99 / 100], rounds);
+    fmt::print("{:28} p50 {:6.2f} ms  p99 {:6.2f} ms  n {}\n", what, ms[ms.size() / 2], ms[ms.size() * 99 / 100],
+               rounds);
   };
   std::vector<std::unique_ptr<SplitPodTopology>> pods;
   for (int i = 0; i < 20; ++i) pods.push_back(std::make_unique<SplitPodTopology>());
@@ -36,8 +37,10 @@ TEST_CASE("time of wiring and of a port") {
   measure("CheckLink, pod-d", 20, [&] { REQUIRE_OK(CheckLink(pods[0]->DpuSpec())); });
   for (int n = 0; n < 1000; ++n) REQUIRE_OK(SetPort(pods[0]->DpuSpec(), Protocol::kTcp, 1000 + n, true));
   uint16_t port = 3000;
-  measure("SetPort, opened, 1000 owned", 200, [&] { REQUIRE_OK(SetPort(pods[0]->DpuSpec(), Protocol::kTcp, port++, true)); });
-  measure("SetPort, closed, 1000 owned", 200, [&] { REQUIRE_OK(SetPort(pods[0]->DpuSpec(), Protocol::kTcp, --port, false)); });
+  measure("SetPort, opened, 1000 owned", 200,
+          [&] { REQUIRE_OK(SetPort(pods[0]->DpuSpec(), Protocol::kTcp, port++, true)); });
+  measure("SetPort, closed, 1000 owned", 200,
+          [&] { REQUIRE_OK(SetPort(pods[0]->DpuSpec(), Protocol::kTcp, --port, false)); });
 }
 
 }  // namespace

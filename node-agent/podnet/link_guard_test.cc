@@ -1,4 +1,5 @@
-// What a split Pod's namespaces refuse, ICMP, and the life of the wiring itself. The picture is in split_pod_topology.h.
+// What a split Pod's namespaces refuse, ICMP, and the life of the wiring itself. The picture is in
+// split_pod_topology.h.
 #include <fmt/format.h>
 
 #include <catch2/catch.hpp>
@@ -28,9 +29,7 @@ struct Wired : SplitPodTopology {
   }
 };
 
-bool CarriesUdp(const std::string& packet) {
-  return (packet[0] >> 4) == 4 ? packet[9] == 17 : packet[6] == 17;
-}
+bool CarriesUdp(const std::string& packet) { return (packet[0] >> 4) == 4 ? packet[9] == 17 : packet[6] == 17; }
 
 TEST_CASE("a source that cannot be is dropped and counted") {
   Wired pod;

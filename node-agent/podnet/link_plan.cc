@@ -16,9 +16,7 @@ using netlink::Scope;
 
 constexpr Family kFamilies[] = {Family::kV4, Family::kV6};
 
-IpAddress OfFamily(Family family, const IpAddress& v4) {
-  return family == Family::kV4 ? v4 : LinkAddresses::ToV6(v4);
-}
+IpAddress OfFamily(Family family, const IpAddress& v4) { return family == Family::kV4 ? v4 : LinkAddresses::ToV6(v4); }
 
 IpAddress Gateway(Family family) { return *IpAddress::Parse(family == Family::kV4 ? kGatewayV4 : kGatewayV6); }
 
@@ -108,15 +106,16 @@ class Planner {
   }
 
   void Rules(Family family) {
-    plan_.rules.push_back(
-        {.family = family, .priority = 10, .table = kOtherSideTable, .fwmark = kOtherSideMark});
+    plan_.rules.push_back({.family = family, .priority = 10, .table = kOtherSideTable, .fwmark = kOtherSideMark});
     plan_.rules.push_back({.family = family, .priority = 100, .table = netlink::kTableLocal});
     plan_.absent_rules.push_back({.family = family, .priority = 0, .table = netlink::kTableLocal});
   }
 
   void Sysctls() {
     bool host = spec_.side == pu::Side::kHost;
-    auto set = [&](std::string name, std::string value) { plan_.sysctls.emplace_back(std::move(name), std::move(value)); };
+    auto set = [&](std::string name, std::string value) {
+      plan_.sysctls.emplace_back(std::move(name), std::move(value));
+    };
     // The kernel takes the larger of `all` and the device's. A packet from the link may carry our own Pod IP.
     set("net/ipv4/conf/all/rp_filter", "0");
     const PortRange& range = host ? spec_.host_ephemeral : spec_.dpu_ephemeral;

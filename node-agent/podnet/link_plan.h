@@ -18,7 +18,7 @@ namespace heterok8s::podnet {
 struct LinkPlan {
   std::vector<netlink::Address> addresses;  // on the link, in the order programs see them: the Pod's first
   std::vector<netlink::Neighbor> neighbors;
-  std::vector<netlink::Route> routes;       // tables main and kOtherSideTable
+  std::vector<netlink::Route> routes;  // tables main and kOtherSideTable
   std::vector<netlink::Rule> rules;
   std::vector<netlink::Rule> absent_rules;  // the kernel's own that must go
   std::vector<std::pair<std::string, std::string>> sysctls;

@@ -72,8 +72,7 @@ const char kFromDpuPort[] = "meta l4proto . th sport @dpu_ports";
 void DeclareCommon(Script& script) {
   script.Declare(fmt::format("table {}", kPodTable));
   script.Declare(fmt::format("set {} {} {{ type inet_proto . inet_service; }}", kPodTable, kPortSet));
-  for (const char* counter :
-       {kCountMartian, kCountSpoofed, kCountLinkAddress, kCountForeignPort, kCountForeignReset}) {
+  for (const char* counter : {kCountMartian, kCountSpoofed, kCountLinkAddress, kCountForeignPort, kCountForeignReset}) {
     script.Declare(fmt::format("counter {} {}", kPodTable, counter));
   }
   // Before connection tracking, so that what is refused leaves no trace there and direct calls cost nothing.

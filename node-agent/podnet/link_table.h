@@ -26,11 +26,11 @@ inline constexpr uint32_t kOtherSideMark = 0x10;
 inline constexpr uint32_t kOtherSideTable = 100;
 
 // Named counters of the table, both sides (a side that never counts one shows zero).
-inline constexpr char kCountMartian[] = "martian";            // 127.0.0.0/8 from a real device
-inline constexpr char kCountSpoofed[] = "spoofed";            // a source that this device cannot have
-inline constexpr char kCountLinkAddress[] = "link_address";   // a link address on any other device
-inline constexpr char kCountForeignPort[] = "foreign_port";   // for a port of the other side; dropped, no RST
-inline constexpr char kCountForeignReset[] = "foreign_reset"; // an RST or port unreachable this side must not send
+inline constexpr char kCountMartian[] = "martian";             // 127.0.0.0/8 from a real device
+inline constexpr char kCountSpoofed[] = "spoofed";             // a source that this device cannot have
+inline constexpr char kCountLinkAddress[] = "link_address";    // a link address on any other device
+inline constexpr char kCountForeignPort[] = "foreign_port";    // for a port of the other side; dropped, no RST
+inline constexpr char kCountForeignReset[] = "foreign_reset";  // an RST or port unreachable this side must not send
 
 std::string LinkTableScript(const LinkSpec& spec, bool has_socket_match);
 std::string RemoveLinkTableScript();

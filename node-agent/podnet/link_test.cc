@@ -41,8 +41,8 @@ struct Addresses {
   const char *pod, *net, *far, *any, *host_localhost, *dpu_localhost;
 };
 constexpr Addresses kV4{"10.88.0.5", "10.88.0.1", "10.99.0.2", "0.0.0.0", "169.254.64.4", "169.254.64.5"};
-constexpr Addresses kV6{"fd00:88::5", "fd00:88::1", "fd00:99::2", "::", "fd68:6b38:7338::a9fe:4004",
-                        "fd68:6b38:7338::a9fe:4005"};
+constexpr Addresses kV6{
+    "fd00:88::5", "fd00:88::1", "fd00:99::2", "::", "fd68:6b38:7338::a9fe:4004", "fd68:6b38:7338::a9fe:4005"};
 
 void TalksTcp(const UniqueFd& listener, const sys::NetnsRef& from, const Endpoint& to, const char* as) {
   INFO("to " << to.ToString());

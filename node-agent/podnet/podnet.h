@@ -24,7 +24,7 @@
 
 namespace heterok8s::podnet {
 
-struct Bandwidth {  // the CNI capability's meaning: ingress is towards the Pod
+struct Bandwidth {                                         // the CNI capability's meaning: ingress is towards the Pod
   uint64_t ingress_rate_bits = 0, ingress_burst_bits = 0;  // bits per second, bits; 0: no limit
   uint64_t egress_rate_bits = 0, egress_burst_bits = 0;
   auto operator<=>(const Bandwidth&) const = default;
@@ -71,7 +71,7 @@ struct LinkSpec {
   LinkAddresses link;
   PortRange host_ephemeral, dpu_ephemeral;  // net.ipv4.ip_local_port_range of each side; disjoint
   int mtu = 1500;
-  std::string mac, peer_mac;         // pu::LinkMac of the two sides
+  std::string mac, peer_mac;  // pu::LinkMac of the two sides
 };
 
 struct HostPort {

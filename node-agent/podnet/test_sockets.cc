@@ -190,12 +190,14 @@ void SendForged(const sys::NetnsRef& ns, const std::string& ifname, const std::s
   auto bytes = [](const IpAddress& a) { return std::string(reinterpret_cast<const char*>(a.bytes.data()), a.size()); };
   auto checksum = [](const std::string& data) {
     uint32_t sum = 0;
-    for (size_t i = 0; i < data.size(); i += 2) sum += static_cast<uint8_t>(data[i]) << 8 | static_cast<uint8_t>(data[i + 1]);
+    for (size_t i = 0; i < data.size(); i += 2)
+      sum += static_cast<uint8_t>(data[i]) << 8 | static_cast<uint8_t>(data[i + 1]);
     while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
     return std::string{static_cast<char>(~sum >> 8), static_cast<char>(~sum)};
   };
   std::string udp("\x03\xe8\x07\xd0\0\x0c\0\0fake", 12);
-  std::string pseudo = bytes(source) + bytes(destination) + (v4 ? std::string("\0\x11\0\x0c", 4) : std::string("\0\0\0\x0c\0\0\0\x11", 8));
+  std::string pseudo = bytes(source) + bytes(destination) +
+                       (v4 ? std::string("\0\x11\0\x0c", 4) : std::string("\0\0\0\x0c\0\0\0\x11", 8));
   udp.replace(6, 2, checksum(pseudo + udp));
   std::string header;
   if (v4) {
@@ -204,7 +206,8 @@ void SendForged(const sys::NetnsRef& ns, const std::string& ifname, const std::s
   } else {
     header = std::string("\x60\0\0\0\0\x0c\x11\x40", 8) + bytes(source) + bytes(destination);
   }
-  std::string frame = to_mac + std::string("\2\0\0\0\0\1", 6) + (v4 ? std::string("\x08\0", 2) : "\x86\xdd") + header + udp;
+  std::string frame =
+      to_mac + std::string("\2\0\0\0\0\1", 6) + (v4 ? std::string("\x08\0", 2) : "\x86\xdd") + header + udp;
   REQUIRE_OK(sys::InNetns(ns, [&]() -> absl::Status {
     sys::UniqueFd fd(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
     sockaddr_ll address{};

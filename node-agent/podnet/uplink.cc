@@ -43,9 +43,9 @@ bool IsOurs(const Link& link, const std::string& alias) { return link.alias == a
 absl::StatusOr<Pair> CreatePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod, const UplinkSpec& spec,
                                 const UplinkPlan& plan) {
   Batch batch;
-  batch.Add(netlink::AddVeth{
-      .end = {.name = plan.root_name, .mac = plan.root_mac, .mtu = spec.mtu},
-      .peer = {.name = spec.ifname, .mac = plan.pod_mac, .mtu = spec.mtu, .netns_fd = pod.fd()}});
+  batch.Add(
+      netlink::AddVeth{.end = {.name = plan.root_name, .mac = plan.root_mac, .mtu = spec.mtu},
+                       .peer = {.name = spec.ifname, .mac = plan.pod_mac, .mtu = spec.mtu, .netns_fd = pod.fd()}});
   batch.Add(SetLink{.by_name = plan.root_name, .alias = plan.alias});
   HK_RETURN_IF_ERROR(root.Apply(batch));
   Pair pair{.fresh = true};
@@ -87,7 +87,8 @@ SetLink Settings(const Link& link, const UplinkPlan& plan, const std::string& ma
 // IPv6 settings that no link message carries. In the namespace of the calling thread.
 absl::Status SetInet6Sysctls(const Link& link, bool wanted, int accepts_ra_from) {
   if (!link.inet6) {
-    if (wanted) return absl::FailedPreconditionError(fmt::format("IPv6 is off, '{}' cannot have an address", link.name));
+    if (wanted)
+      return absl::FailedPreconditionError(fmt::format("IPv6 is off, '{}' cannot have an address", link.name));
     return absl::OkStatus();
   }
   if (wanted && link.inet6->disabled) {

@@ -91,7 +91,8 @@ double Throughput(const sys::NetnsRef& from, const sys::NetnsRef& to, const IpAd
   REQUIRE_OK(sys::InNetns(to, [&]() -> absl::Status {
     listener.reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     socklen_t length = sizeof target;
-    bool ok = bind(listener.get(), reinterpret_cast<sockaddr*>(&target), length) == 0 && listen(listener.get(), 1) == 0 &&
+    bool ok = bind(listener.get(), reinterpret_cast<sockaddr*>(&target), length) == 0 &&
+              listen(listener.get(), 1) == 0 &&
               getsockname(listener.get(), reinterpret_cast<sockaddr*>(&target), &length) == 0;
     return ok ? absl::OkStatus() : ErrnoToStatus(errno, "listen");
   }));
@@ -124,10 +125,15 @@ double Throughput(const sys::NetnsRef& from, const sys::NetnsRef& to, const IpAd
 
 TEST_CASE("bandwidth that is enforced", "[netns][bench]") {
   auto path = [](const std::string& name) { return fmt::format("/run/netns/hkbw{}-{}", getpid(), name); };
-  sys::NetnsRef root = *sys::CreateNetns(path("root")), a = *sys::CreateNetns(path("a")), b = *sys::CreateNetns(path("b"));
-  UplinkSpec first{.owner = {"bench", "a", "eth0"}, .netns_path = path("a"), .ifname = "eth0",
+  sys::NetnsRef root = *sys::CreateNetns(path("root")), a = *sys::CreateNetns(path("a")),
+                b = *sys::CreateNetns(path("b"));
+  UplinkSpec first{.owner = {"bench", "a", "eth0"},
+                   .netns_path = path("a"),
+                   .ifname = "eth0",
                    .addresses = {*IpAddress::Parse("10.88.0.2")}};
-  UplinkSpec second{.owner = {"bench", "b", "eth0"}, .netns_path = path("b"), .ifname = "eth0",
+  UplinkSpec second{.owner = {"bench", "b", "eth0"},
+                    .netns_path = path("b"),
+                    .ifname = "eth0",
                     .addresses = {*IpAddress::Parse("10.88.0.3")}};
   auto ensure = [&] {
     return sys::InNetns(root, [&]() -> absl::Status {

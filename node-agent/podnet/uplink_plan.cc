@@ -57,7 +57,8 @@ std::vector<netlink::Address> UplinkPlan::PodAddresses(int pod_link) const {
 std::vector<netlink::Route> UplinkPlan::PodRoutes(int pod_link) const {
   std::vector<netlink::Route> result;
   for (Family family : {Family::kV4, Family::kV6}) {
-    auto source = std::find_if(addresses.begin(), addresses.end(), [&](const IpAddress& a) { return a.family == family; });
+    auto source =
+        std::find_if(addresses.begin(), addresses.end(), [&](const IpAddress& a) { return a.family == family; });
     if (source == addresses.end()) continue;
     result.push_back({.destination = Everything(family),
                       .link = pod_link,

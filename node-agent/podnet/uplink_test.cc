@@ -82,7 +82,9 @@ class Netns {
 struct World {
   Netns root{"root"}, a{"a"}, b{"b"};
 
-  World() { CHECK_OK(root.In([] { return EnableForwarding(); })); }
+  World() {
+    CHECK_OK(root.In([] { return EnableForwarding(); }));
+  }
 
   UplinkSpec Spec(const Netns& pod, int number) const {
     return {.owner = {"test", fmt::format("pod-{}", number), "eth0"},
@@ -147,7 +149,9 @@ TEST_CASE("a Pod may have one family only", "[netns]") {
 TEST_CASE("removing an uplink leaves nothing, and may be repeated", "[netns]") {
   World world;
   UplinkSpec a = world.Spec(world.a, 5);
-  a.bandwidth = Bandwidth{.ingress_rate_bits = 8000000, .ingress_burst_bits = 800000, .egress_rate_bits = 8000000,
+  a.bandwidth = Bandwidth{.ingress_rate_bits = 8000000,
+                          .ingress_burst_bits = 800000,
+                          .egress_rate_bits = 8000000,
                           .egress_burst_bits = 800000};
   REQUIRE_OK(world.Ensure(a));
   REQUIRE(world.root.Links().size() == 3);
@@ -163,7 +167,8 @@ TEST_CASE("removing an uplink leaves nothing, and may be repeated", "[netns]") {
   }
 
   CHECK(world.root.Links().size() == 1);
-  CHECK(world.root.Exit({"sh", "-c", "ip route show table all | grep 10.88; ip -6 route show table all | grep fd00:88"}) == 1);
+  CHECK(world.root.Exit(
+            {"sh", "-c", "ip route show table all | grep 10.88; ip -6 route show table all | grep fd00:88"}) == 1);
   CHECK(world.List().empty());
   CHECK_OK(world.Remove(a));
 }
@@ -200,7 +205,9 @@ struct Ids {
 TEST_CASE("every damage is named by Check and repaired by Ensure", "[netns]") {
   World world;
   UplinkSpec a = world.Spec(world.a, 5), b = world.Spec(world.b, 6);
-  a.bandwidth = Bandwidth{.ingress_rate_bits = 80000000, .ingress_burst_bits = 8000000, .egress_rate_bits = 80000000,
+  a.bandwidth = Bandwidth{.ingress_rate_bits = 80000000,
+                          .ingress_burst_bits = 8000000,
+                          .egress_rate_bits = 80000000,
                           .egress_burst_bits = 8000000};
   REQUIRE_OK(world.Ensure(a));
   REQUIRE_OK(world.Ensure(b));
@@ -219,23 +226,37 @@ TEST_CASE("every damage is named by Check and repaired by Ensure", "[netns]") {
   };
   Case c = GENERATE(values<Case>({
       {"'eth0' is missing in the Pod", true, [](const Ids& i) { return netlink::DeleteLink{i.pod}; }},
-      {"'eth0' is missing in the Pod", true, [](const Ids& i) { return netlink::SetLink{.link = i.pod, .name = "lost", .netns_fd = i.elsewhere}; }},
+      {"'eth0' is missing in the Pod", true,
+       [](const Ids& i) { return netlink::SetLink{.link = i.pod, .name = "lost", .netns_fd = i.elsewhere}; }},
       {"'eth0' has the owner ''", true, [](const Ids& i) { return netlink::SetLink{.link = i.pod, .alias = ""}; }},
       {"'eth0' is down", true, [](const Ids& i) { return netlink::SetLink{.link = i.pod, .up = false}; }},
-      {"'eth0' has the MAC 02:00:00:00:00:01", true, [](const Ids& i) { return netlink::SetLink{.link = i.pod, .mac = "02:00:00:00:00:01"}; }},
+      {"'eth0' has the MAC 02:00:00:00:00:01", true,
+       [](const Ids& i) { return netlink::SetLink{.link = i.pod, .mac = "02:00:00:00:00:01"}; }},
       {"'eth0' has the MTU 9000", true, [](const Ids& i) { return netlink::SetLink{.link = i.pod, .mtu = 9000}; }},
-      {"no address 10.88.0.5/32", true, [](const Ids& i) { return netlink::DeleteAddress{i.plan.PodAddresses(i.pod)[0]}; }},
-      {"no address fd00:88::5/128", true, [](const Ids& i) { return netlink::DeleteAddress{i.plan.PodAddresses(i.pod)[1]}; }},
-      {"no route to 0.0.0.0/0 via 169.254.1.1", true, [](const Ids& i) { return netlink::DeleteRoute{i.plan.PodRoutes(i.pod)[0]}; }},
-      {"no route to ::/0 via fe80::1", true, [](const Ids& i) { return netlink::DeleteRoute{i.plan.PodRoutes(i.pod)[1]}; }},
-      {"no permanent neighbour 169.254.1.1", true, [](const Ids& i) { return netlink::DeleteNeighbor{i.plan.PodNeighbors(i.pod)[0]}; }},
-      {"no permanent neighbour fe80::1", true, [](const Ids& i) { return netlink::DeleteNeighbor{i.plan.PodNeighbors(i.pod)[1]}; }},
+      {"no address 10.88.0.5/32", true,
+       [](const Ids& i) { return netlink::DeleteAddress{i.plan.PodAddresses(i.pod)[0]}; }},
+      {"no address fd00:88::5/128", true,
+       [](const Ids& i) { return netlink::DeleteAddress{i.plan.PodAddresses(i.pod)[1]}; }},
+      {"no route to 0.0.0.0/0 via 169.254.1.1", true,
+       [](const Ids& i) { return netlink::DeleteRoute{i.plan.PodRoutes(i.pod)[0]}; }},
+      {"no route to ::/0 via fe80::1", true,
+       [](const Ids& i) { return netlink::DeleteRoute{i.plan.PodRoutes(i.pod)[1]}; }},
+      {"no permanent neighbour 169.254.1.1", true,
+       [](const Ids& i) { return netlink::DeleteNeighbor{i.plan.PodNeighbors(i.pod)[0]}; }},
+      {"no permanent neighbour fe80::1", true,
+       [](const Ids& i) { return netlink::DeleteNeighbor{i.plan.PodNeighbors(i.pod)[1]}; }},
       {"is down", false, [](const Ids& i) { return netlink::SetLink{.link = i.root, .up = false}; }},
-      {"no route to 10.88.0.5/32", false, [](const Ids& i) { return netlink::DeleteRoute{i.plan.RootRoutes(i.root)[0]}; }},
-      {"no route to fd00:88::5/128", false, [](const Ids& i) { return netlink::DeleteRoute{i.plan.RootRoutes(i.root)[1]}; }},
-      {"no permanent neighbour 10.88.0.5", false, [](const Ids& i) { return netlink::DeleteNeighbor{i.plan.RootNeighbors(i.root)[0]}; }},
+      {"no route to 10.88.0.5/32", false,
+       [](const Ids& i) { return netlink::DeleteRoute{i.plan.RootRoutes(i.root)[0]}; }},
+      {"no route to fd00:88::5/128", false,
+       [](const Ids& i) { return netlink::DeleteRoute{i.plan.RootRoutes(i.root)[1]}; }},
+      {"no permanent neighbour 10.88.0.5", false,
+       [](const Ids& i) { return netlink::DeleteNeighbor{i.plan.RootNeighbors(i.root)[0]}; }},
       {"traffic to the Pod is not limited", false, [](const Ids& i) { return netlink::DeleteRootQueue{i.root}; }},
-      {"traffic to the Pod is limited to 5 bytes/s", false, [](const Ids& i) { return netlink::ReplaceTbf{i.root, {5, 2000, 2000}}; }},
+      {"traffic to the Pod is limited to 5 bytes/s", false,
+       [](const Ids& i) {
+         return netlink::ReplaceTbf{i.root, {5, 2000, 2000}};
+       }},
       {"traffic from the Pod does not go to", false, [](const Ids& i) { return netlink::DeleteRedirect{i.root}; }},
       {"ifb", false, [](const Ids& i) { return netlink::DeleteLink{i.ifb}; }},
       {"traffic from the Pod is not limited", false, [](const Ids& i) { return netlink::DeleteRootQueue{i.ifb}; }},
@@ -256,8 +277,8 @@ TEST_CASE("an uplink that was made half-way is completed", "[netns]") {
   UplinkPlan plan = *UplinkPlan::Of(a);
 
   SECTION("the pair exists, nothing is set") {
-    world.root.Change(netlink::AddVeth{.end = {.name = plan.root_name},
-                                       .peer = {.name = "eth0", .netns_fd = world.a.ref().fd()}});
+    world.root.Change(
+        netlink::AddVeth{.end = {.name = plan.root_name}, .peer = {.name = "eth0", .netns_fd = world.a.ref().fd()}});
   }
   SECTION("the root end belongs to an earlier sandbox of the Pod") {
     a.netns_path = world.b.path();

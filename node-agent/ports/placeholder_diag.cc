@@ -62,8 +62,7 @@ DiagSocket Parse(nlmsghdr* header, Protocol protocol) {
 absl::StatusOr<SocketDiag> SocketDiag::Open() {
   SocketDiag diag;
   diag.dump_.reset(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-  if (!diag.dump_.valid() ||
-      setsockopt(diag.dump_.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience) != 0) {
+  if (!diag.dump_.valid() || setsockopt(diag.dump_.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience) != 0) {
     return ErrnoToStatus(errno, "open NETLINK_SOCK_DIAG");
   }
   diag.gone_.reset(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG));
@@ -116,7 +115,8 @@ absl::Status SocketDiag::Dump(int family, Protocol protocol, std::vector<DiagSoc
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return ErrnoToStatus(errno, "list sockets");
     auto left = static_cast<unsigned>(got);
-    for (auto* header = reinterpret_cast<nlmsghdr*>(buffer); NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) {
+    for (auto* header = reinterpret_cast<nlmsghdr*>(buffer); NLMSG_OK(header, left);
+         header = NLMSG_NEXT(header, left)) {
       if (header->nlmsg_seq != sequence_) continue;  // of a dump that was given up
       if (header->nlmsg_type == NLMSG_DONE) return absl::OkStatus();
       if (header->nlmsg_type == NLMSG_ERROR) {

@@ -33,7 +33,8 @@ class WiredPod {
       ports_[side == pu::Side::kDpu] = *std::move(made);
     }
     started_ = true;
-    for (pu::Side side : {pu::Side::kHost, pu::Side::kDpu}) REQUIRE_OK(ports_[side == pu::Side::kDpu]->AddPod(Pod(side)));
+    for (pu::Side side : {pu::Side::kHost, pu::Side::kDpu})
+      REQUIRE_OK(ports_[side == pu::Side::kDpu]->AddPod(Pod(side)));
   }
   ~WiredPod() {
     started_ = false;
@@ -96,8 +97,10 @@ TEST_CASE("NAT beside podnet's table: calls between the halves, answers and rese
     struct Row {
       const char *bound, *to;
     };
-    for (Row row : {Row{"0.0.0.0", "127.0.0.1"}, {"127.0.0.1", "127.0.0.1"}, {"0.0.0.0", kPod}, {kPod, kPod}, {kPod6, kPod6}}) {
-      INFO((owner == pu::Side::kDpu ? "host calls DPU at " : "DPU calls host at ") << row.to << ", bound to " << row.bound);
+    for (Row row :
+         {Row{"0.0.0.0", "127.0.0.1"}, {"127.0.0.1", "127.0.0.1"}, {"0.0.0.0", kPod}, {kPod, kPod}, {kPod6, kPod6}}) {
+      INFO((owner == pu::Side::kDpu ? "host calls DPU at " : "DPU calls host at ")
+           << row.to << ", bound to " << row.bound);
       uint16_t port = 0;
       sys::UniqueFd server = pod.Serve(owner, Protocol::kTcp, row.bound, &port);
       sys::UniqueFd caller_fd;

@@ -115,9 +115,9 @@ absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
   std::lock_guard lock(mutex_);
   for (const auto& [key, pod] : pods_) {
     if (key != ports.pod_key && pod.ns.inode() == ns->inode()) {
-      return Annotate(absl::AlreadyExistsError(
-                          fmt::format("'{}' is the network namespace of Pod '{}'", ports.netns_path, key)),
-                      context);
+      return Annotate(
+          absl::AlreadyExistsError(fmt::format("'{}' is the network namespace of Pod '{}'", ports.netns_path, key)),
+          context);
     }
   }
   auto found = pods_.find(ports.pod_key);
@@ -167,7 +167,8 @@ absl::Status PlaceholderPorts::WireLocked(Pod& pod) {
   for (int set = 0; set < kNatSetCount; ++set) {
     HK_ASSIGN_OR_RETURN(std::vector<netfilter::NftElement> elements, nft->Elements(kNatTable, kNatSets[set]));
     for (const netfilter::NftElement& element : elements) {
-      if (element.key.size() != 2) return absl::InternalError(fmt::format("element of set {} is no port", kNatSets[set]));
+      if (element.key.size() != 2)
+        return absl::InternalError(fmt::format("element of set {} is no port", kNatSets[set]));
       HK_ASSIGN_OR_RETURN(Protocol protocol, ParseProtocol(element.key[0]));
       pod.called[{protocol, static_cast<uint16_t>(std::stoi(element.key[1]))}][set] = true;
     }
@@ -285,8 +286,8 @@ absl::Status PlaceholderPorts::CallLocked(Pod& pod, PortNumber number) {
   bool changed = present != wanted;
   for (int set = 0; set < kNatSetCount; ++set) {
     if (present[set] == wanted[set]) continue;
-    HK_RETURN_IF_ERROR(netfilter::SetPortElement(pod.ns, {kNatTableName, kNatSets[set]}, number.first, number.second,
-                                                 wanted[set]));
+    HK_RETURN_IF_ERROR(
+        netfilter::SetPortElement(pod.ns, {kNatTableName, kNatSets[set]}, number.first, number.second, wanted[set]));
     present[set] = wanted[set];
   }
   if (wanted == Called{}) pod.called.erase(number);
@@ -332,9 +333,8 @@ std::vector<OwnedPort> PlaceholderPorts::Local(const std::string& pod_key) const
   for (const auto& [key, count] : counts) {
     auto told = found->second.local.find(key);
     uint64_t since_ns = told == found->second.local.end() ? Now(CLOCK_MONOTONIC) : told->second.since_ns;
-    owned.push_back({.key = key,
-                     .since_unix_ms = (boot_ns + static_cast<int64_t>(since_ns)) / 1'000'000,
-                     .sockets = count});
+    owned.push_back(
+        {.key = key, .since_unix_ms = (boot_ns + static_cast<int64_t>(since_ns)) / 1'000'000, .sockets = count});
   }
   return owned;
 }

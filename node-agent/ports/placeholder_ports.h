@@ -1,12 +1,11 @@
 // Ports without BPF: ownership by socket dumps, the other PU's ports held by placeholder sockets, direct calls by NAT.
 //
-// Purpose: split Pods on a kernel that lacks a hook. docs/design/ports.md has what differs from BPF: opening and closing
-// is seen within the time between two dumps (20 ms while ports change, else 100 ms), refused binds are not told, calls
-// to ::1 of the other PU are refused.
-// Threading: thread-safe; one thread of its own dumps and calls the listener with no lock held.
-// Ownership: placeholders end with this object. The NAT table of each Pod stays, so calls go on without a heterod; the
-// next object's AddPod() takes the other PU's ports from it and holds them again.
-// Errors: kFailedPrecondition when podnet has not made the link yet; kUnimplemented without sock_diag or nft NAT.
+// Purpose: split Pods on a kernel that lacks a hook. docs/design/ports.md has what differs from BPF: opening and
+// closing is seen within the time between two dumps (20 ms while ports change, else 100 ms), refused binds are not
+// told, calls to ::1 of the other PU are refused. Threading: thread-safe; one thread of its own dumps and calls the
+// listener with no lock held. Ownership: placeholders end with this object. The NAT table of each Pod stays, so calls
+// go on without a heterod; the next object's AddPod() takes the other PU's ports from it and holds them again. Errors:
+// kFailedPrecondition when podnet has not made the link yet; kUnimplemented without sock_diag or nft NAT.
 //
 //   HK_ASSIGN_OR_RETURN(std::unique_ptr<Ports> ports, NewPlaceholderPorts(options, listener));
 #pragma once
@@ -63,10 +62,10 @@ class PlaceholderPorts : public Ports {
     sys::NetnsRef ns;
     SocketDiag diag;
     std::string link_ifname;
-    std::map<PortKey, Claim> local;  // what the listener was told
+    std::map<PortKey, Claim> local;                        // what the listener was told
     std::map<PortKey, std::optional<Placeholder>> remote;  // none: a socket of this side is in the way
-    std::set<PortKey> contested;     // the other PU's, but ours are older; theirs when ours close
-    std::map<PortNumber, Called> called;  // what the NAT sets hold
+    std::set<PortKey> contested;                           // the other PU's, but ours are older; theirs when ours close
+    std::map<PortNumber, Called> called;                   // what the NAT sets hold
   };
 
   // All "Locked" ones need mutex_.

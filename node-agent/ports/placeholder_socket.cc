@@ -36,7 +36,9 @@ Name ToName(const PortKey& key) {
   return name;
 }
 
-bool SetInt(int fd, int level, int option, int value) { return setsockopt(fd, level, option, &value, sizeof value) == 0; }
+bool SetInt(int fd, int level, int option, int value) {
+  return setsockopt(fd, level, option, &value, sizeof value) == 0;
+}
 
 bool Bind(int fd, const Name& name) {
   return bind(fd, reinterpret_cast<const sockaddr*>(&name.storage), name.length) == 0;
@@ -60,11 +62,13 @@ absl::StatusOr<Placeholder> HoldPort(const PortKey& key) {
   if (!held.fd.valid()) return ErrnoToStatus(errno, what);
   int fd = held.fd.get();
   // The address may come later than the claim on it.
-  bool ready = v4 ? SetInt(fd, IPPROTO_IP, IP_FREEBIND, 1)
-                  : SetInt(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1) &&
-                        SetInt(fd, IPPROTO_IPV6, IPV6_V6ONLY, key.dual_stack ? 0 : 1);
+  bool ready =
+      v4 ? SetInt(fd, IPPROTO_IP, IP_FREEBIND, 1)
+         : SetInt(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1) && SetInt(fd, IPPROTO_IPV6, IPV6_V6ONLY, key.dual_stack ? 0 : 1);
   const char lo[] = "lo";
-  if (!tcp) ready = ready && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof lo) == 0 && SetInt(fd, SOL_SOCKET, SO_RCVBUF, 1);
+  if (!tcp)
+    ready = ready && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof lo) == 0 &&
+            SetInt(fd, SOL_SOCKET, SO_RCVBUF, 1);
   if (!ready) return ErrnoToStatus(errno, what);
   Name name = ToName(key);
   if (!Bind(fd, name)) {

@@ -152,12 +152,18 @@ TEST_CASE("placeholders: bind is refused where the other PU owns an overlapping 
     bool refused;
   };
   const Row rows[] = {
-      {"0.0.0.0", false, "0.0.0.0", false, true},    {"0.0.0.0", false, "127.0.0.1", false, true},
-      {"0.0.0.0", false, "::", false, false},        {"0.0.0.0", false, "::", true, true},
-      {"0.0.0.0", false, "::1", false, false},       {"127.0.0.1", false, "127.0.0.1", false, true},
-      {"127.0.0.1", false, "10.200.0.5", false, false}, {"127.0.0.1", false, "0.0.0.0", false, true},
-      {"::", false, "0.0.0.0", false, false},        {"::", true, "10.200.0.5", false, true},
-      {"::", true, "fd00:200::5", false, true},      {"::1", false, "fd00:200::5", false, false},
+      {"0.0.0.0", false, "0.0.0.0", false, true},
+      {"0.0.0.0", false, "127.0.0.1", false, true},
+      {"0.0.0.0", false, "::", false, false},
+      {"0.0.0.0", false, "::", true, true},
+      {"0.0.0.0", false, "::1", false, false},
+      {"127.0.0.1", false, "127.0.0.1", false, true},
+      {"127.0.0.1", false, "10.200.0.5", false, false},
+      {"127.0.0.1", false, "0.0.0.0", false, true},
+      {"::", false, "0.0.0.0", false, false},
+      {"::", true, "10.200.0.5", false, true},
+      {"::", true, "fd00:200::5", false, true},
+      {"::1", false, "fd00:200::5", false, false},
       {"::1", false, "::", true, true},
   };
   uint16_t port = 7000;

@@ -74,7 +74,7 @@ struct KernelFeatures {      // probed at Create(); `status` shows them
   bool name_hooks = false;   // getpeername/getsockname, >= 5.8
   bool ring_buffer = false;  // >= 5.8
   bool sockops_listen = false;
-  std::string cgroup2;  // where programs are attached
+  std::string cgroup2;        // where programs are attached
   bool placeholders = false;  // none of the above: placeholder sockets and NAT
 };
 

@@ -19,7 +19,8 @@ namespace heterok8s::pu {
 
 enum class Side { kHost, kDpu };
 
-// Which Pod a kernel object belongs to. Its text form is the object's ifalias: "heterok8s:<instance>:<pod key>:<ifname>".
+// Which Pod a kernel object belongs to. Its text form is the object's ifalias: "heterok8s:<instance>:<pod
+// key>:<ifname>".
 struct OwnerTag {
   std::string instance;  // which heterok8s installation on this kernel; several labs share one
   std::string pod_key;   // Pod UID, or the container id where the runtime gives no UID
@@ -48,8 +49,8 @@ struct LinkRequest {
 };
 
 struct Capabilities {
-  std::string backend;     // for people only
-  int max_mtu = 0;         // bytes
+  std::string backend;  // for people only
+  int max_mtu = 0;      // bytes
   bool shared_kernel = false;
 };
 

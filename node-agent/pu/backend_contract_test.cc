@@ -56,8 +56,9 @@ struct KernelEnv : Env {
 
   KernelEnv() {
     REQUIRE_OK(sys::InNetns(host_root, [&]() -> absl::Status {
-      HK_ASSIGN_OR_RETURN(host_backend, NewNetnsBackend({.side = Side::kHost, .instance = "test",
-                                                         .peer_netns = namespaces.PathOf("dpu")}));
+      HK_ASSIGN_OR_RETURN(
+          host_backend,
+          NewNetnsBackend({.side = Side::kHost, .instance = "test", .peer_netns = namespaces.PathOf("dpu")}));
       return absl::OkStatus();
     }));
     REQUIRE_OK(sys::InNetns(dpu_root, [&]() -> absl::Status {
@@ -119,7 +120,9 @@ TEMPLATE_TEST_CASE("either side's release removes the link for both", "[netns][c
   REQUIRE_OK(env.host().AcquireLink(env.tag, env.HostRequest()));
 
   SECTION("before it is accepted, by the host") { CHECK_OK(env.host().ReleaseLink(env.tag, &env.pod_h)); }
-  SECTION("before it is accepted, by the host, which lost the Pod") { CHECK_OK(env.host().ReleaseLink(env.tag, nullptr)); }
+  SECTION("before it is accepted, by the host, which lost the Pod") {
+    CHECK_OK(env.host().ReleaseLink(env.tag, nullptr));
+  }
   SECTION("before it is accepted, by the DPU") { CHECK_OK(env.dpu().ReleaseLink(env.tag, nullptr)); }
   SECTION("after it is accepted") {
     REQUIRE_OK(env.dpu().AcceptLink(env.tag, env.DpuRequest()));

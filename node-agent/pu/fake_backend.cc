@@ -5,7 +5,9 @@
 namespace heterok8s::pu {
 namespace {
 
-std::string NameOr(const std::string& name, const OwnerTag& tag) { return name.empty() ? InterfaceName(tag, 'x') : name; }
+std::string NameOr(const std::string& name, const OwnerTag& tag) {
+  return name.empty() ? InterfaceName(tag, 'x') : name;
+}
 
 uint64_t PlaceOf(const sys::NetnsRef* netns) { return netns != nullptr ? netns->inode() : 0; }
 

@@ -32,7 +32,8 @@ bool HasAltName(const Link& link, const std::string& name) {
 
 class NetnsBackend : public Backend {
  public:
-  NetnsBackend(NetnsBackendOptions options, sys::NetnsRef root) : options_(std::move(options)), root_(std::move(root)) {}
+  NetnsBackend(NetnsBackendOptions options, sys::NetnsRef root)
+      : options_(std::move(options)), root_(std::move(root)) {}
 
   Capabilities caps() const override { return {.backend = "netns", .max_mtu = kMaxMtu, .shared_kernel = true}; }
   absl::StatusOr<LinkEnd> AcquireLink(const OwnerTag& tag, const LinkRequest& request) override;
@@ -166,8 +167,8 @@ absl::StatusOr<LinkEnd> NetnsBackend::AcceptLink(const OwnerTag& tag, const Link
   }
   // A link that comes while we have one replaces it: the host has made the Pod anew.
   if (end) HK_RETURN_IF_ERROR(pod->Do(netlink::DeleteLink{end->index}, kAbsent));
-  HK_RETURN_IF_ERROR(root->Do(
-      SetLink{.link = arrived->index, .name = name, .mtu = request.mtu, .netns_fd = request.netns->fd()}));
+  HK_RETURN_IF_ERROR(
+      root->Do(SetLink{.link = arrived->index, .name = name, .mtu = request.mtu, .netns_fd = request.netns->fd()}));
   return LinkEnd{.ifname = name, .mac = arrived->mac, .mtu = request.mtu};
 }
 

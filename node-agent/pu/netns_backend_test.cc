@@ -102,8 +102,9 @@ TEST_CASE("the link is born in pod-d when the Pod's uplink is there", "[netns]")
     CHECK(World::CountVeths(world.pod_d) == 1);
   }
   SECTION("unless pod-d has one of an earlier sandbox, which is replaced") {
-    REQUIRE_OK(World::Open(world.pod_h)->Do(netlink::SetLink{
-        .link = World::Open(world.pod_h)->FindLink("eth0")->index, .netns_fd = world.host_root.fd()}));
+    REQUIRE_OK(World::Open(world.pod_h)
+                   ->Do(netlink::SetLink{.link = World::Open(world.pod_h)->FindLink("eth0")->index,
+                                         .netns_fd = world.host_root.fd()}));
     REQUIRE_OK(world.host->AcquireLink(world.tag, world.at_host));
     REQUIRE_OK(world.dpu->AcceptLink(world.tag, world.at_dpu));
     CHECK(World::Open(world.pod_d)->FindLink("xpu0")->peer_index == World::Open(world.pod_h)->FindLink("eth0")->index);
@@ -153,7 +154,8 @@ TEST_CASE("a link that was made half-way is completed or removed", "[netns]") {
 TEST_CASE("the Pod's uplink has the same tag and survives the release of the link", "[netns]") {
   World world;
   auto pod = World::Open(world.pod_d);
-  REQUIRE_OK(pod->Do(netlink::AddVeth{.end = {.name = "eth0"}, .peer = {.name = "hku0", .netns_fd = world.dpu_root.fd()}}));
+  REQUIRE_OK(
+      pod->Do(netlink::AddVeth{.end = {.name = "eth0"}, .peer = {.name = "hku0", .netns_fd = world.dpu_root.fd()}}));
   REQUIRE_OK(pod->Do(netlink::SetLink{.by_name = "eth0", .alias = world.tag.ToAlias()}));
 
   CHECK_OK(world.dpu->ReleaseLink(world.tag, &world.pod_d));
@@ -166,8 +168,9 @@ TEST_CASE("a link that comes anew replaces the one that pod-d has", "[netns]") {
   REQUIRE_OK(world.host->AcquireLink(world.tag, world.at_host));
   REQUIRE_OK(world.dpu->AcceptLink(world.tag, world.at_dpu));
   // The host forgets its end without a word, as after a sandbox that was made again under the same Pod UID.
-  REQUIRE_OK(World::Open(world.pod_h)->Do(netlink::SetLink{.link = World::Open(world.pod_h)->FindLink("eth0")->index,
-                                                           .netns_fd = world.host_root.fd()}));
+  REQUIRE_OK(World::Open(world.pod_h)
+                 ->Do(netlink::SetLink{.link = World::Open(world.pod_h)->FindLink("eth0")->index,
+                                       .netns_fd = world.host_root.fd()}));
 
   REQUIRE_OK(world.host->AcquireLink(world.tag, world.at_host));
   REQUIRE_OK(world.dpu->AcceptLink(world.tag, world.at_dpu));

@@ -39,8 +39,8 @@ absl::StatusOr<OwnerTag> OwnerTag::FromAlias(const std::string& alias) {
   // A Pod key may hold colons; an instance and an interface name may not.
   size_t instance_end = alias.find(':', kPrefix.size());
   size_t ifname_begin = alias.rfind(':');
-  if (alias.size() > kMaxAlias || alias.compare(0, kPrefix.size(), kPrefix) != 0 ||
-      instance_end == std::string::npos || ifname_begin <= instance_end) {
+  if (alias.size() > kMaxAlias || alias.compare(0, kPrefix.size(), kPrefix) != 0 || instance_end == std::string::npos ||
+      ifname_begin <= instance_end) {
     return absl::InvalidArgumentError(fmt::format("'{}' is not an owner tag", alias));
   }
   OwnerTag tag{.instance = alias.substr(kPrefix.size(), instance_end - kPrefix.size()),

@@ -11,7 +11,8 @@ namespace {
 using testing::HasCode;
 
 TEST_CASE("an owner tag survives its text form") {
-  auto tag = GENERATE(OwnerTag{"demo", "6f1c0f6e-5b0e-4b71-9d3c-0f9c5d1f3a11", "eth0"}, OwnerTag{"a", "ns/pod:1", "net1"});
+  auto tag =
+      GENERATE(OwnerTag{"demo", "6f1c0f6e-5b0e-4b71-9d3c-0f9c5d1f3a11", "eth0"}, OwnerTag{"a", "ns/pod:1", "net1"});
 
   auto back = OwnerTag::FromAlias(tag.ToAlias());
 
