@@ -31,7 +31,8 @@ absl::Status CheckText(const std::string& text, const std::string& source) {
   for (unsigned char c : text) {
     line += c == '\n';
     if ((c < 0x20 && c != '\n' && c != '\r' && c != '\t') || c == 0x7f || c == 0xc0 || c == 0xc1 || c >= 0xf5) {
-      return absl::InvalidArgumentError(fmt::format("{}: line {}: byte {:#04x} cannot be part of a text", source, line, c));
+      return absl::InvalidArgumentError(
+          fmt::format("{}: line {}: byte {:#04x} cannot be part of a text", source, line, c));
     }
   }
   return absl::OkStatus();
@@ -90,8 +91,8 @@ EnvVar ReadEnv(Reader& reader) {
   static const std::set<std::string> kFields = {"metadata.name", "metadata.namespace", "metadata.uid", "status.podIP",
                                                 "spec.nodeName"};
   if (!variable.field_path.empty() && !kFields.contains(variable.field_path)) {
-    reader.Fail("valueFrom.fieldRef.fieldPath", fmt::format("'{}' is not supported; use one of {}", variable.field_path,
-                                                            fmt::join(kFields, ", ")));
+    reader.Fail("valueFrom.fieldRef.fieldPath",
+                fmt::format("'{}' is not supported; use one of {}", variable.field_path, fmt::join(kFields, ", ")));
   }
   return variable;
 }
@@ -152,7 +153,8 @@ Volume ReadVolume(Reader& reader) {
   reader.Object("emptyDir", [&](Reader& r) {
     ++kinds;
     std::string medium = r.Text("medium");
-    if (!medium.empty() && medium != "Memory") r.Fail("medium", fmt::format("'{}': use Memory or leave it out", medium));
+    if (!medium.empty() && medium != "Memory")
+      r.Fail("medium", fmt::format("'{}': use Memory or leave it out", medium));
     volume.in_memory = medium == "Memory";
     r.Ignore({"sizeLimit"});
   });
@@ -201,11 +203,33 @@ Pod ReadPod(Reader& reader) {
     pod.hostname = r.Text("hostname", pod.name);
     pod.termination_grace_seconds = r.Integer("terminationGracePeriodSeconds", 30, 0, 86400);
     r.Object("securityContext", [&](Reader& s) { pod.security = ReadSecurity(s); });
-    r.Ignore({"restartPolicy", "nodeName", "nodeSelector", "affinity", "tolerations", "serviceAccountName",
-              "serviceAccount", "automountServiceAccountToken", "dnsPolicy", "dnsConfig", "hostAliases", "subdomain",
-              "priorityClassName", "priority", "schedulerName", "enableServiceLinks", "imagePullSecrets",
-              "runtimeClassName", "topologySpreadConstraints", "activeDeadlineSeconds", "readinessGates",
-              "preemptionPolicy", "overhead", "setHostnameAsFQDN", "os", "hostUsers", "resources"});
+    r.Ignore({"restartPolicy",
+              "nodeName",
+              "nodeSelector",
+              "affinity",
+              "tolerations",
+              "serviceAccountName",
+              "serviceAccount",
+              "automountServiceAccountToken",
+              "dnsPolicy",
+              "dnsConfig",
+              "hostAliases",
+              "subdomain",
+              "priorityClassName",
+              "priority",
+              "schedulerName",
+              "enableServiceLinks",
+              "imagePullSecrets",
+              "runtimeClassName",
+              "topologySpreadConstraints",
+              "activeDeadlineSeconds",
+              "readinessGates",
+              "preemptionPolicy",
+              "overhead",
+              "setHostnameAsFQDN",
+              "os",
+              "hostUsers",
+              "resources"});
     if (r.Has("ephemeralContainers")) r.Fail("ephemeralContainers", "cannot be part of a new Pod");
     if (pod.containers.empty()) r.Fail("containers", "needs at least one container");
   });
@@ -218,23 +242,28 @@ void CheckReferences(const Manifest& manifest) {
   const Pod& pod = manifest.pod;
   std::set<std::string> volumes, names;
   for (const Volume& volume : pod.volumes) {
-    if (!volumes.insert(volume.name).second) throw FieldError(fmt::format("spec.volumes: '{}' is there twice", volume.name));
+    if (!volumes.insert(volume.name).second)
+      throw FieldError(fmt::format("spec.volumes: '{}' is there twice", volume.name));
     if (volume.kind != Volume::Kind::kConfigMap) continue;
     auto found = manifest.config_maps.find(volume.config_map);
     if (found == manifest.config_maps.end()) {
-      throw FieldError(fmt::format("spec.volumes '{}': no ConfigMap '{}' in this file", volume.name, volume.config_map));
+      throw FieldError(
+          fmt::format("spec.volumes '{}': no ConfigMap '{}' in this file", volume.name, volume.config_map));
     }
     for (const auto& [key, path] : volume.items) {
       if (!found->second.contains(key)) {
-        throw FieldError(fmt::format("spec.volumes '{}': ConfigMap '{}' has no key '{}'", volume.name, volume.config_map, key));
+        throw FieldError(
+            fmt::format("spec.volumes '{}': ConfigMap '{}' has no key '{}'", volume.name, volume.config_map, key));
       }
     }
   }
   auto check = [&](const Container& container) {
-    if (!names.insert(container.name).second) throw FieldError(fmt::format("container '{}' is there twice", container.name));
+    if (!names.insert(container.name).second)
+      throw FieldError(fmt::format("container '{}' is there twice", container.name));
     for (const VolumeMount& mount : container.mounts) {
       if (!volumes.contains(mount.name)) {
-        throw FieldError(fmt::format("container '{}': volumeMounts '{}' is no volume of this Pod", container.name, mount.name));
+        throw FieldError(
+            fmt::format("container '{}': volumeMounts '{}' is no volume of this Pod", container.name, mount.name));
       }
     }
   };
