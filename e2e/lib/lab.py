@@ -8,6 +8,7 @@ Every lab has a name of its own, so tests can run at the same time. A failing co
 """
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,10 @@ HETEROCTL = os.path.join(BIN, "heteroctl", "heteroctl")
 
 # heterod's ports.mechanism: the whole suite can run without BPF.
 PORTS = os.environ.get("HETEROK8S_PORTS", "auto")
+
+
+# `timeout` ends a test that is late by SIGTERM: its lab must go down all the same.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class Failed(Exception):
