@@ -136,7 +136,7 @@ TEST_CASE("damaged manifests never crash the reader") {
 TEST_CASE("text that is no YAML document is refused, not read forever") {
   const auto manifest = ParseManifest(",\nkind: Pod\n", "comma.yaml");
 
-  CHECK_THAT(manifest, testing::HasCode(absl::StatusCode::kInvalidArgument));
+  CHECK_THAT(manifest.status(), testing::HasCode(absl::StatusCode::kInvalidArgument));
 }
 
 }  // namespace
