@@ -53,9 +53,11 @@ def splits(lab):
 
     before = links()
     with cases.case("has an uplink on the DPU, until DEL"):
-        assert call("ADD", "split-1")[0] == 0
+        added = call("ADD", "split-1")
+        assert added[0] == 0, added
         assert links() - before, "no new link in the DPU's root namespace"
-        assert call("DEL", "split-1")[0] == 0
+        deleted = call("DEL", "split-1")
+        assert deleted[0] == 0, deleted
         wait_for("the uplink is gone", lambda: links() == before)
     lab.place("host", "ip", "netns", "del", call.name)
     return cases.finish() == 0
