@@ -31,6 +31,7 @@ check: setup ## formatting, lints, duplicate fault points, dead links
 	@tools/check
 
 lab-up: programs ## make one heterogeneous computer on this machine
+	@deploy/images/build
 	@bazel-bin/heteroctl/heteroctl lab up
 
 lab-down: ## remove it
