@@ -142,7 +142,7 @@ absl::StatusOr<int> Why(Context& context, const std::string& pod) {
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
   absl::StatusOr<Answers> answers = Ask(endpoints, pod);
   if (absl::IsNotFound(answers.status())) {
-    return WithHint(answers.status(), "name it NAMESPACE/NAME or by its UID; `heteroctl ps -a` lists Pods");
+    return WithHint(answers.status(), "name it NAMESPACE/NAME or by its UID; `heteroctl ps` lists Pods");
   }
   HK_RETURN_IF_ERROR(answers.status());
   const Output& out = context.output;

@@ -1,7 +1,7 @@
 // heterod's configuration file.
 //
 // Purpose: one read of heterod.yaml into values that are right: every key is known, every value has its type and range,
-// addresses parse, what one role needs is there. docs/operations/configuration.md explains each key.
+// addresses parse, what one role needs is there. docs/operations.md explains each key.
 // Threading: values. Errors: kInvalidArgument names file, key and what is wrong with it.
 //
 //   HK_ASSIGN_OR_RETURN(HeterodConfig config, LoadHeterodConfig("/etc/heterok8s/heterod.yaml"));
