@@ -46,8 +46,8 @@ absl::StatusOr<Json> ParseObject(const std::string& text) {
   }
 }
 
-// Go writes a structure without JSON names under its fields' own ("HostPort", as containerd does) and reads names in any
-// case, so every plugin written in Go takes both. A name that is right already wins.
+// Go writes a structure without JSON names under its fields' own ("HostPort", as containerd does) and reads names in
+// any case, so every plugin written in Go takes both. A name that is right already wins.
 Json InOurCase(const Json& object, std::initializer_list<const char*> names) {
   Json renamed = object;
   for (const auto& [key, value] : object.items()) {

@@ -23,8 +23,9 @@ const std::vector<std::string> kSeeds = {
 };
 
 std::string Mutate(std::string text, std::mt19937& random) {
-  static const std::vector<std::string> kTokens = {"null", "-1", "1e999", "[", "{", "]", "}", "\"", "\\u0000", "\\ud800",
-                                                   "18446744073709551616", ":", ",", "\xff", "[[[[[[[[[[", "0.5"};
+  static const std::vector<std::string> kTokens = {
+      "null", "-1", "1e999", "[",          "{",  "]", "}", "\"", "\\u0000", "\\ud800", "18446744073709551616",
+      ":",    ",",  "\xff",  "[[[[[[[[[[", "0.5"};
   for (int n = 1 + random() % 6; n > 0; --n) {
     size_t at = text.empty() ? 0 : random() % text.size();
     switch (random() % 5) {

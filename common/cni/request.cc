@@ -124,7 +124,8 @@ absl::StatusOr<std::map<std::string, std::string>> ParseArgs(const std::string& 
   const bool ignored = forgiving || ignore == "1" || ignore == "true";
   for (const auto& [key, value] : args) {
     if (ignored || IsKnownArg(key)) continue;
-    return MakeError(kInvalidEnvironment, fmt::format("CNI_ARGS: unknown key '{}' (and IgnoreUnknown is not set)", key));
+    return MakeError(kInvalidEnvironment,
+                     fmt::format("CNI_ARGS: unknown key '{}' (and IgnoreUnknown is not set)", key));
   }
   return args;
 }

@@ -73,10 +73,11 @@ TEST_CASE("a version we do not speak, or that has no such verb, is incompatible"
 }
 
 TEST_CASE("CNI_ARGS carries the Pod and what it asks for") {
-  absl::StatusOr<Request> request = ParseRequest(
-      Changed(Env("ADD"), "CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web;K8S_POD_NAMESPACE=default;K8S_POD_UID=u;X=a=b;"
-                                      "IP=10.88.0.9;MAC=02:00:00:00:00:01"),
-      Config("1.0.0"));
+  absl::StatusOr<Request> request =
+      ParseRequest(Changed(Env("ADD"), "CNI_ARGS",
+                           "IgnoreUnknown=1;K8S_POD_NAME=web;K8S_POD_NAMESPACE=default;K8S_POD_UID=u;X=a=b;"
+                           "IP=10.88.0.9;MAC=02:00:00:00:00:01"),
+                   Config("1.0.0"));
 
   REQUIRE_OK(request);
   CHECK(request->pod_name() == "web");

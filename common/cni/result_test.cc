@@ -13,8 +13,9 @@ Result Sample() {
   Result result;
   result.interfaces = {{.name = "veth1", .mac = "02:00:00:00:00:01", .mtu = 1500},
                        {.name = "eth0", .sandbox = "/run/netns/x", .mtu = 1500, .pci_id = "0000:01:00.1"}};
-  result.ips = {{.address = *IpPrefix::Parse("10.88.0.5/32"), .gateway = *IpAddress::Parse("169.254.1.1"), .interface = 1},
-                {.address = *IpPrefix::Parse("fd00:88::5/128"), .interface = 1}};
+  result.ips = {
+      {.address = *IpPrefix::Parse("10.88.0.5/32"), .gateway = *IpAddress::Parse("169.254.1.1"), .interface = 1},
+      {.address = *IpPrefix::Parse("fd00:88::5/128"), .interface = 1}};
   result.routes = {{.dst = *IpPrefix::Parse("0.0.0.0/0"), .gw = *IpAddress::Parse("169.254.1.1"), .mtu = 1400}};
   result.dns.nameservers = {"10.0.0.10"};
   return result;

@@ -38,7 +38,7 @@ enum ErrorCode : int {
   kNotAvailableLimited = 51,
   kInternal = 999,
   // 100 and above are ours.
-  kDpuUnavailable = 100,     // the lease has expired; a split Pod cannot be made
+  kDpuUnavailable = 100,  // the lease has expired; a split Pod cannot be made
   kAddressExhausted = 101,
   kHostPortTaken = 102,
   kInterfaceExists = 103,
@@ -53,8 +53,8 @@ std::string ErrorJson(const absl::Status& status, const std::string& cni_version
 
 inline constexpr const char* kSupportedVersions[] = {"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 inline constexpr const char* kLatestVersion = "1.1.0";
-// Shorter than the runtimes' own limits (containerd and kubelet: 2 to 4 minutes), so that a slow agent becomes our error
-// text instead of a silent kill.
+// Shorter than the runtimes' own limits (containerd and kubelet: 2 to 4 minutes), so that a slow agent becomes our
+// error text instead of a silent kill.
 inline constexpr int kDefaultTimeoutSeconds = 60;
 bool IsSupported(const std::string& version);
 // <0, 0, >0 as strcmp; unparsable sorts lowest.
@@ -114,10 +114,10 @@ struct NetworkConfig {
   nlohmann::json raw;   // the whole document, unknown keys included
   nlohmann::json ipam;  // "ipam", null when absent
   bool ip_masq = false;
-  int mtu = 0;          // bytes; 0: derived from the links
-  std::string socket;   // heterod's CNI socket
+  int mtu = 0;                                           // bytes; 0: derived from the links
+  std::string socket;                                    // heterod's CNI socket
   std::string queue_dir;                                 // where the shim leaves a DEL while heterod is away
-  std::chrono::seconds timeout{kDefaultTimeoutSeconds};   // "timeoutSeconds": the shim's wait for heterod
+  std::chrono::seconds timeout{kDefaultTimeoutSeconds};  // "timeoutSeconds": the shim's wait for heterod
   Dns dns;
   // runtimeConfig
   std::vector<PortMapping> port_mappings;
@@ -126,8 +126,8 @@ struct NetworkConfig {
   std::string requested_mac;
   std::map<std::string, std::string> pod_annotations;  // io.kubernetes.cri.pod-annotations
   std::optional<Result> prev_result;
-  std::vector<AttachmentRef> valid_attachments;        // GC; sorted, each once
-  bool has_valid_attachments = false;                  // false: the runtime named no list, so nothing is known stale
+  std::vector<AttachmentRef> valid_attachments;  // GC; sorted, each once
+  bool has_valid_attachments = false;            // false: the runtime named no list, so nothing is known stale
 };
 
 struct Request {
@@ -150,7 +150,8 @@ struct Request {
 // Everything that can be wrong with a call before anybody looks at the kernel, in the order of the reference library:
 // environment (4), JSON (6), name (7), version (1), CNI_ARGS (4), fields (7). DEL is parsed forgivingly: only the
 // document, its name and its version can fail it.
-absl::StatusOr<Request> ParseRequest(const std::map<std::string, std::string>& environment, const std::string& stdin_text);
+absl::StatusOr<Request> ParseRequest(const std::map<std::string, std::string>& environment,
+                                     const std::string& stdin_text);
 absl::StatusOr<NetworkConfig> ParseConfig(const std::string& text);
 absl::StatusOr<Result> ParseResult(const nlohmann::json& json);  // any supported version
 nlohmann::json ToJson(const Result& result, const std::string& cni_version);

@@ -1,4 +1,5 @@
-// What heterok8s-cni and heterod say to each other over the Unix socket, and the files in which a DEL waits for heterod.
+// What heterok8s-cni and heterod say to each other over the Unix socket, and the files in which a DEL waits for
+// heterod.
 //
 // Frame: a length, 4 bytes, little-endian, at most kMaxFrameBytes; then that many bytes of JSON in UTF-8.
 // One call per connection: the shim sends one frame, heterod answers with one frame and closes.

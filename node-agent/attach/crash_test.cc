@@ -30,12 +30,10 @@ Step HostAddStep(const Annotations& annotations) {
             return OkIfThere(node.host().Add(node.HostAdd("c1", "uid-1", annotations, 8080)).status());
           }};
 }
-const Step kHostDel = {"host DEL", [](TwoEngines& node) {
-                         return node.host().Del(node.Del(node.HostAdd("c1", "uid-1", kOrdinary)));
-                       }};
-const Step kTwinAdd = {"twin ADD", [](TwoEngines& node) {
-                         return OkIfThere(node.dpu().Add(node.TwinAdd("t1", "uid-1")).status());
-                       }};
+const Step kHostDel = {
+    "host DEL", [](TwoEngines& node) { return node.host().Del(node.Del(node.HostAdd("c1", "uid-1", kOrdinary))); }};
+const Step kTwinAdd = {
+    "twin ADD", [](TwoEngines& node) { return OkIfThere(node.dpu().Add(node.TwinAdd("t1", "uid-1")).status()); }};
 const Step kTwinDel = {"twin DEL",
                        [](TwoEngines& node) { return node.dpu().Del(node.Del(node.TwinAdd("t1", "uid-1"))); }};
 const Step kResync = {"resync", [](TwoEngines& node) {
@@ -129,7 +127,8 @@ bool Live(const Life& life, const std::string& point, bool crash, Then then) {
 TEST_CASE("an error or a crash at any fault point leaves nothing after the calls are repeated or the Pod is removed") {
   std::set<std::string> never_passed;
   for (const std::string& point : Points()) {
-    if (point.ends_with(".start.after-undo") || point == "host.add.after-delegate") continue;  // below; delegate_test.cc
+    if (point.ends_with(".start.after-undo") || point == "host.add.after-delegate")
+      continue;  // below; delegate_test.cc
     bool passed = false;
     for (const Life& life : Lives()) {
       for (bool crash : {false, true}) {
@@ -178,14 +177,18 @@ TEST_CASE("a start that ends half-way is finished by the next") {
 }
 
 TEST_CASE("a Pod of which one side died in the middle works after the next ADD") {
-  std::string point = GENERATE(as<std::string>(), "host.add.after-prepare", "dpu.prepare.after-link", "dpu.commit.before-ledger");
+  std::string point =
+      GENERATE(as<std::string>(), "host.add.after-prepare", "dpu.prepare.after-link", "dpu.commit.before-ledger");
   INFO(point);
   TwoEngines node;
   {
-    fault::ScopedAction armed(point, [&]() -> absl::Status {
-      (point.starts_with("host.") ? node.host_process : node.dpu_process).dead = true;
-      return absl::InternalError("fault");
-    }, 1);
+    fault::ScopedAction armed(
+        point,
+        [&]() -> absl::Status {
+          (point.starts_with("host.") ? node.host_process : node.dpu_process).dead = true;
+          return absl::InternalError("fault");
+        },
+        1);
     CHECK_FALSE(node.host().Add(node.HostAdd("c1", "uid-1", kSplit)).ok());
   }
   if (node.host_process.dead) node.CrashHost();

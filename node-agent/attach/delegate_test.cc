@@ -37,7 +37,9 @@ esac
   ~Plugin() { std::filesystem::remove_all(folder_); }
 
   void Break() { Write("/broken", ""); }
-  bool HasLease(const std::string& container) const { return std::filesystem::exists(folder_ + "/leases/" + container); }
+  bool HasLease(const std::string& container) const {
+    return std::filesystem::exists(folder_ + "/leases/" + container);
+  }
   void Use(TwoEngines& node) const {
     node.cni_path = folder_;
     node.extra_config = {{"ipam", {{"type", "hk-test-ipam"}}}};

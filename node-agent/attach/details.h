@@ -30,18 +30,18 @@ struct Join {
 };
 
 struct Details {
-  std::string owner;               // of the Pod's addresses in the ledger and of its host ports: see OwnerOf
+  std::string owner;  // of the Pod's addresses in the ledger and of its host ports: see OwnerOf
   std::string placement_reason;
   std::vector<IpAddress> addresses;
   std::vector<cni::ResultIp> ips;  // as IPAM gave them; without `interface`
   std::vector<cni::Route> routes;
   cni::Dns dns;
-  int mtu = 0;                     // bytes
-  std::string mac;                 // asked for by the runtime, else empty
+  int mtu = 0;      // bytes
+  std::string mac;  // asked for by the runtime, else empty
   std::optional<podnet::Bandwidth> bandwidth;
   std::vector<podnet::HostPort> host_ports;
-  std::optional<Join> join;        // of a split Pod; of a twin once the host has prepared it
-  std::string own_netns;           // DPU: the namespace that this heterod made and must remove
+  std::optional<Join> join;  // of a split Pod; of a twin once the host has prepared it
+  std::string own_netns;     // DPU: the namespace that this heterod made and must remove
   // Delegated IPAM: what the plugin was called with, for the DEL that may come from GC or after a crash.
   std::string delegated_stdin;
   std::map<std::string, std::string> delegated_environment;

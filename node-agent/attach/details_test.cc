@@ -24,7 +24,8 @@ TEST_CASE("details come back from their text as they were") {
   d.mtu = 1400;
   d.mac = "02:00:00:00:00:01";
   d.bandwidth = podnet::Bandwidth{1, 2, 3, 4};
-  d.host_ports = {{.protocol = Protocol::kUdp, .host_ip = *IpAddress::Parse("127.0.0.1"), .host_port = 53, .container_port = 5353}};
+  d.host_ports = {
+      {.protocol = Protocol::kUdp, .host_ip = *IpAddress::Parse("127.0.0.1"), .host_port = 53, .container_port = 5353}};
   d.join = Join{.generation = 7,
                 .committed = true,
                 .addresses = LinkBlock(*IpAddress::Parse("169.254.64.4")),
@@ -47,7 +48,8 @@ TEST_CASE("details come back from their text as they were") {
 }
 
 TEST_CASE("a row's text that is not ours is refused, not thrown") {
-  for (const char* text : {"", "[]", "{}", R"({"owner":1,"reason":"","mtu":0})", R"({"owner":"a","reason":"","mtu":0,"addresses":["x"]})"}) {
+  for (const char* text : {"", "[]", "{}", R"({"owner":1,"reason":"","mtu":0})",
+                           R"({"owner":"a","reason":"","mtu":0,"addresses":["x"]})"}) {
     INFO(text);
     CHECK_THAT(Details::Parse(text).status(), HasCode(absl::StatusCode::kDataLoss));
   }
@@ -82,10 +84,14 @@ TEST_CASE("the router's verdict wins over the Pod's wish") {
   const Case cases[] = {
       {.annotations = {}, .split = false, .reason = "no annotation heteropod.io/offload"},
       {.annotations = {{kOffloadAnnotation, "dpu"}}, .split = true, .reason = "annotation heteropod.io/offload=dpu"},
-      {.annotations = {{kOffloadAnnotation, "dpu"}, {kPlacementAnnotation, "host"}, {kPlacementReasonAnnotation, "hostNetwork"}},
+      {.annotations = {{kOffloadAnnotation, "dpu"},
+                       {kPlacementAnnotation, "host"},
+                       {kPlacementReasonAnnotation, "hostNetwork"}},
        .split = false,
        .reason = "hostNetwork"},
-      {.annotations = {{kPlacementAnnotation, "split"}}, .split = true, .reason = "annotation heteropod.io/placement=split"},
+      {.annotations = {{kPlacementAnnotation, "split"}},
+       .split = true,
+       .reason = "annotation heteropod.io/placement=split"},
   };
   for (const Case& c : cases) {
     absl::StatusOr<Placement> placement = DecidePlacement(WithAnnotations(c.annotations));

@@ -40,10 +40,10 @@ absl::Status DpuEngine::Check(const cni::Request& request) {
   HK_RETURN_IF_ERROR(WithCode(Ready(), absl::StatusCode::kUnavailable, cni::kTryAgainLater));
   HK_ASSIGN_OR_RETURN(std::optional<Attachment> row, journal_.Find(KeyOf(request)));
   if (!row.has_value() || row->state != ledger::State::kCommitted) {
-    return cni::MakeError(cni::kUnknownContainer,
-                          fmt::format("{}: {}", Describe(request),
-                                      row.has_value() ? fmt::format("its attachment is {}", Name(row->state))
-                                                      : "it has no attachment"));
+    return cni::MakeError(
+        cni::kUnknownContainer,
+        fmt::format("{}: {}", Describe(request),
+                    row.has_value() ? fmt::format("its attachment is {}", Name(row->state)) : "it has no attachment"));
   }
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row->details));
   HK_RETURN_IF_ERROR(CheckPrevResult(request, details));
@@ -76,7 +76,8 @@ absl::Status DpuEngine::RemoveTwinIfStale(const Attachment& seen) {
 
 absl::Status DpuEngine::Status(const cni::Request& request) {
   HK_RETURN_IF_ERROR(WithCode(Ready(), absl::StatusCode::kUnavailable, cni::kNotAvailable));
-  absl::Status writable = journal_.Write([](ledger::Tx& tx) { return tx.PutValue("status", "asked"); }, Durability::kOrdered);
+  absl::Status writable =
+      journal_.Write([](ledger::Tx& tx) { return tx.PutValue("status", "asked"); }, Durability::kOrdered);
   if (!writable.ok()) return cni::MakeError(cni::kNotAvailable, Message(writable));
   LeaseState lease = peer_.lease();
   if (lease.valid) return absl::OkStatus();

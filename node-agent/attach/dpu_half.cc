@@ -60,8 +60,8 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
   if (half.has_value() && half->generation > request.generation) {
     return Stale(request.pod_key, request.generation, fmt::format("generation {} is here", half->generation));
   }
-  const bool repeated = half.has_value() && half->generation == request.generation &&
-                        half->state != ledger::State::kDeleting;
+  const bool repeated =
+      half.has_value() && half->generation == request.generation && half->state != ledger::State::kDeleting;
   if (half.has_value() && !repeated) HK_RETURN_IF_ERROR(UndoHalf(*half, Link::kKeep));
 
   Details details;
@@ -85,8 +85,7 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
   if (!uplink.ok()) return Annotate(uplink.status(), fmt::format("Pod {}", row.pod_key));
   std::move(undo).Cancel();
   table_.SetPeerGeneration(row.pod_key, row.generation);
-  return PrepareReply{
-      .netns_path = row.netns_path, .uplink_mac = uplink->mac, .twin = row.mode == ledger::Mode::kTwin};
+  return PrepareReply{.netns_path = row.netns_path, .uplink_mac = uplink->mac, .twin = row.mode == ledger::Mode::kTwin};
 }
 
 // The row of the Pod's sandbox on this PU, or a new one with a namespace of our own.
@@ -104,8 +103,8 @@ absl::StatusOr<Attachment> DpuEngine::RowForHalf(const PrepareRequest& request, 
     std::sort(here.begin(), here.end());
     std::sort(there.begin(), there.end());
     if (here != there) {
-      return absl::FailedPreconditionError(fmt::format("the Pod's DPU sandbox {} has other addresses than the host's",
-                                                       row.key.container_id));
+      return absl::FailedPreconditionError(
+          fmt::format("the Pod's DPU sandbox {} has other addresses than the host's", row.key.container_id));
     }
     return std::move(row);
   }
@@ -126,10 +125,8 @@ absl::StatusOr<podnet::Uplink> DpuEngine::WireHalf(const Attachment& row, const 
       details.own_netns.empty() ? namespaces_.Open(row.netns_path) : namespaces_.Ensure(row.netns_path);
   if (!ns.ok()) return ns.status();
   HK_FAULT_POINT("dpu.prepare.after-netns");
-  HK_RETURN_IF_ERROR(backend_
-                         .AcceptLink(TagOf(identity_, row),
-                                     {.mtu = details.mtu, .netns = &*ns, .ifname = kDpuLinkName})
-                         .status());
+  HK_RETURN_IF_ERROR(
+      backend_.AcceptLink(TagOf(identity_, row), {.mtu = details.mtu, .netns = &*ns, .ifname = kDpuLinkName}).status());
   HK_FAULT_POINT("dpu.prepare.after-link");
   HK_ASSIGN_OR_RETURN(podnet::Uplink uplink, podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)));
   HK_FAULT_POINT("dpu.prepare.after-uplink");

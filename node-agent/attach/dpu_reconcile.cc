@@ -30,8 +30,8 @@ absl::Status DpuEngine::Start() {
     if (rebooted || unfinished) {
       absl::Status undone = UndoAtStart(row);
       if (!undone.ok()) {
-        spdlog::warn("container {}: undo its attachment: {}; leaving the rest to DEL, GC and Sync", row.key.container_id,
-                     Message(undone));
+        spdlog::warn("container {}: undo its attachment: {}; leaving the rest to DEL, GC and Sync",
+                     row.key.container_id, Message(undone));
       }
     } else {
       live.push_back(row);
@@ -49,7 +49,8 @@ absl::Status DpuEngine::Start() {
                    Message(restored));
       continue;
     }
-    spdlog::warn("Pod {}: {}; forgetting its DPU half, the host will have it made again", row.pod_key, Message(restored));
+    spdlog::warn("Pod {}: {}; forgetting its DPU half, the host will have it made again", row.pod_key,
+                 Message(restored));
     if (absl::Status undone = UndoHalf(row); !undone.ok()) {
       spdlog::warn("Pod {}: undo its half: {}; leaving it to Sync", row.pod_key, Message(undone));
     }
@@ -67,7 +68,8 @@ absl::Status DpuEngine::Restore(const Attachment& row) {
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row.details));
   if (!OpenIfThere(row.netns_path).has_value()) {
     // A twin's sandbox ended while we were away and its DEL is on its way; a half cannot be without its namespace.
-    return IsHalf(row) ? absl::NotFoundError(fmt::format("its namespace {} is gone", row.netns_path)) : absl::OkStatus();
+    return IsHalf(row) ? absl::NotFoundError(fmt::format("its namespace {} is gone", row.netns_path))
+                       : absl::OkStatus();
   }
   return IsHalf(row) ? WireHalf(row, details).status()
                      : podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)).status();
@@ -97,7 +99,8 @@ absl::StatusOr<SyncReply> DpuEngine::Sync(const SyncRequest& request) {
     HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(seen.pod_key));
     HK_ASSIGN_OR_RETURN(std::optional<Attachment> half, FindHalf(seen.pod_key));
     if (!half.has_value() || half->generation != seen.generation) continue;
-    spdlog::info("Pod {} generation {} is not the host's any more: removing its DPU half", seen.pod_key, seen.generation);
+    spdlog::info("Pod {} generation {} is not the host's any more: removing its DPU half", seen.pod_key,
+                 seen.generation);
     HK_RETURN_IF_ERROR(Annotate(UndoHalf(*half), fmt::format("sync: Pod {}", seen.pod_key)));
   }
   HK_FAULT_POINT("dpu.sync.after-removal");

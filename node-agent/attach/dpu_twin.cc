@@ -18,7 +18,8 @@ absl::Status CheckTwin(const cni::Request& request) {
   if (!placement.split) {
     return cni::MakeError(cni::kInvalidConfig,
                           fmt::format("the DPU's runtime runs only the DPU halves of split Pods, and this one is not "
-                                      "split: {}", placement.reason));
+                                      "split: {}",
+                                      placement.reason));
   }
   if (request.pod_uid().empty()) {
     return cni::MakeError(cni::kInvalidEnvironment,
@@ -83,9 +84,10 @@ absl::Status DpuEngine::ClearForTwin(const Attachment& wanted) {
   HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, journal_.OfPod(wanted.pod_key));
   for (const Attachment& row : rows) {
     if (row.key.network != wanted.key.network || row.key.ifname != wanted.key.ifname) {
-      return cni::MakeError(cni::kInvalidConfig, fmt::format("the Pod's DPU half has interface {} of network {} already; "
-                                                             "a second one is not supported",
-                                                             row.key.ifname, row.key.network));
+      return cni::MakeError(cni::kInvalidConfig,
+                            fmt::format("the Pod's DPU half has interface {} of network {} already; "
+                                        "a second one is not supported",
+                                        row.key.ifname, row.key.network));
     }
     if (row.mode == ledger::Mode::kSplit) {
       // Made for the host while no sandbox was here. The host is told by the reservation and joins this one instead.
@@ -95,8 +97,9 @@ absl::Status DpuEngine::ClearForTwin(const Attachment& wanted) {
     if (row.key == wanted.key && row.state == ledger::State::kCommitted && row.netns_path == wanted.netns_path) {
       HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row.details));
       if (podnet_.CheckUplink(UplinkSpecOf(identity_, row, details)).ok()) {
-        return cni::MakeError(cni::kInterfaceExists, fmt::format("container {} has interface {} of network {} already",
-                                                                 row.key.container_id, row.key.ifname, row.key.network));
+        return cni::MakeError(cni::kInterfaceExists,
+                              fmt::format("container {} has interface {} of network {} already", row.key.container_id,
+                                          row.key.ifname, row.key.network));
       }
     }
     HK_RETURN_IF_ERROR(RemoveTwin(row, Addresses::kKeep));
@@ -152,7 +155,8 @@ absl::Status DpuEngine::RemoveTwin(Attachment row, Addresses addresses) {
   HK_FAULT_POINT("dpu.del.after-unwire");
   absl::Status released;
   if (addresses == Addresses::kRelease) {
-    released = peer_.lease().valid ? peer_.Release(row.pod_key) : absl::UnavailableError("the host's lease has expired");
+    released =
+        peer_.lease().valid ? peer_.Release(row.pod_key) : absl::UnavailableError("the host's lease has expired");
   }
   HK_FAULT_POINT("dpu.del.after-release");
   return journal_.Write([&](ledger::Tx& tx) -> absl::Status {

@@ -27,8 +27,8 @@ TEST_CASE("an ordinary Pod gets its result and leaves nothing") {
   CHECK(result->ips[0].interface == 1);
   CHECK_FALSE(result->routes.empty());
   CHECK(node.to_dpu.calls("Prepare") == 0);
-  CHECK(node.host_kernel.Objects("") == std::vector<std::string>{"uplink heterok8s:demo:uid-1:eth0",
-                                                                 "host ports of uid-1", "namespace /run/netns/c1"});
+  CHECK(node.host_kernel.Objects("") ==
+        std::vector<std::string>{"uplink heterok8s:demo:uid-1:eth0", "host ports of uid-1", "namespace /run/netns/c1"});
   CHECK_OK(node.host().Del(node.Del(add)));
   CHECK(node.Leftovers() == Nothing());
 }
@@ -273,7 +273,8 @@ TEST_CASE("local failures at any step undo the whole ADD") {
   TwoEngines node;
   const absl::Status failure = absl::ResourceExhaustedError("no buffer space");
   bool split = GENERATE(false, true);
-  std::string call = GENERATE(as<std::string>(), "EnsureUplink", "EnsureLink", "EnsureHostPorts", "AddPod", "AcquireLink");
+  std::string call =
+      GENERATE(as<std::string>(), "EnsureUplink", "EnsureLink", "EnsureHostPorts", "AddPod", "AcquireLink");
   bool reached = split ? call != "EnsureUplink" : call == "EnsureUplink" || call == "EnsureHostPorts";
   if (!reached) return;
   INFO(call);

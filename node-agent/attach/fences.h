@@ -49,7 +49,7 @@ class Fences {
     Clock::time_point raised;
   };
   mutable std::mutex mutex_;
-  std::map<std::string, Fence> fences_;        // both guarded by mutex_
+  std::map<std::string, Fence> fences_;  // both guarded by mutex_
   Clock::time_point swept_ = Clock::now();
 };
 

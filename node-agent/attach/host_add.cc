@@ -16,11 +16,11 @@ absl::Status SomethingInTheWay() { return absl::AbortedError("another attachment
 
 absl::Status NoLease(const LeaseState& lease) {
   std::string why = lease.last_error.empty() ? "" : ": " + lease.last_error;
-  return cni::MakeError(cni::kDpuUnavailable,
-                        lease.age.has_value()
-                            ? fmt::format("the DPU's heterod at {} has not answered for {} ms{}", lease.address,
-                                          lease.age->count(), why)
-                            : fmt::format("the DPU's heterod at {} has never answered{}", lease.address, why));
+  return cni::MakeError(
+      cni::kDpuUnavailable,
+      lease.age.has_value()
+          ? fmt::format("the DPU's heterod at {} has not answered for {} ms{}", lease.address, lease.age->count(), why)
+          : fmt::format("the DPU's heterod at {} has never answered{}", lease.address, why));
 }
 
 }  // namespace
@@ -99,8 +99,8 @@ absl::Status HostEngine::Admit(Job& job) {
 absl::Status HostEngine::RemoveEarlierHalf(const ledger::Tombstone& tombstone) {
   absl::Status removed = peer_.Remove({.pod_key = tombstone.pod_key, .generation = tombstone.generation});
   if (!removed.ok()) {
-    return cni::MakeError(cni::kDpuUnavailable,
-                          fmt::format("remove the DPU half of generation {} first: {}", tombstone.generation, Message(removed)));
+    return cni::MakeError(cni::kDpuUnavailable, fmt::format("remove the DPU half of generation {} first: {}",
+                                                            tombstone.generation, Message(removed)));
   }
   return SettleLocked(tombstone);
 }
@@ -182,10 +182,11 @@ absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
   }
   job.row.state = ledger::State::kCommitted;
   HK_RETURN_IF_ERROR(journal_.Put(job.row, Durability::kSynced));
-  return ResultOf(job.details,
-                  {{.name = uplink->root_ifname, .mac = uplink->root_mac, .mtu = job.details.mtu},
-                   {.name = job.row.key.ifname, .mac = uplink->mac, .sandbox = job.row.netns_path, .mtu = job.details.mtu}},
-                  1);
+  return ResultOf(
+      job.details,
+      {{.name = uplink->root_ifname, .mac = uplink->root_mac, .mtu = job.details.mtu},
+       {.name = job.row.key.ifname, .mac = uplink->mac, .sandbox = job.row.netns_path, .mtu = job.details.mtu}},
+      1);
 }
 
 absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
@@ -212,7 +213,8 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
   if (!prepared.ok()) return prepared.status();
   HK_FAULT_POINT("host.add.after-prepare");
 
-  // Either commit may fail alone: then everything is undone; or a crash leaves one of them, and Resync or Start finds it.
+  // Either commit may fail alone: then everything is undone; or a crash leaves one of them, and Resync or Start finds
+  // it.
   std::future<absl::Status> dpu_committed = std::async(std::launch::async, [&] { return CommitDpuHalf(job.row); });
   Attachment committed = job.row;
   committed.state = ledger::State::kCommitted;
@@ -222,12 +224,13 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
   job.row = committed;
   HK_RETURN_IF_ERROR(dpu);
   HK_FAULT_POINT("host.add.after-commit");
-  return ResultOf(
-      job.details,
-      {{.name = job.row.key.ifname, .mac = end->mac, .sandbox = job.row.netns_path, .mtu = job.details.mtu},
-       // The Pod's port on the DPU: a device of that kernel, so it has no sandbox here.
-       {.name = pu::InterfaceName(TagOf(identity_, job.row), 'u'), .mac = prepared->uplink_mac, .mtu = job.details.mtu}},
-      0);
+  return ResultOf(job.details,
+                  {{.name = job.row.key.ifname, .mac = end->mac, .sandbox = job.row.netns_path, .mtu = job.details.mtu},
+                   // The Pod's port on the DPU: a device of that kernel, so it has no sandbox here.
+                   {.name = pu::InterfaceName(TagOf(identity_, job.row), 'u'),
+                    .mac = prepared->uplink_mac,
+                    .mtu = job.details.mtu}},
+                  0);
 }
 
 // Everything of a split Pod on this PU but the link device and the row.

@@ -83,7 +83,8 @@ absl::Status HostEngine::Forget(const Attachment& row, const Details& details, c
     bool reserved = false;
     HK_ASSIGN_OR_RETURN(std::vector<Attachment> others, tx.AttachmentsOfPod(row.pod_key));
     for (const Attachment& other : others) {
-      reserved |= other.mode == ledger::Mode::kTwin && other.key.network == row.key.network && details.owner == row.pod_key;
+      reserved |=
+          other.mode == ledger::Mode::kTwin && other.key.network == row.key.network && details.owner == row.pod_key;
     }
     if (dpu.ok()) {
       if (!reserved && !delegated) HK_RETURN_IF_ERROR(ipam_.Release(tx, ipam_request, details.owner));
@@ -96,10 +97,8 @@ absl::Status HostEngine::Forget(const Attachment& row, const Details& details, c
       nlohmann::json call = {{"stdin", details.delegated_stdin}, {"environment", details.delegated_environment}};
       HK_RETURN_IF_ERROR(tx.PutValue(DeferredIpam(row.pod_key), call.dump()));
     }
-    return tx.PutTombstone({.pod_key = row.pod_key,
-                            .generation = row.generation,
-                            .reason = Message(dpu),
-                            .created_unix_ms = UnixMs()});
+    return tx.PutTombstone(
+        {.pod_key = row.pod_key, .generation = row.generation, .reason = Message(dpu), .created_unix_ms = UnixMs()});
   });
 }
 
@@ -159,10 +158,11 @@ absl::Status HostEngine::SettleLocked(const ledger::Tombstone& tombstone) {
   HK_ASSIGN_OR_RETURN(std::optional<std::string> deferred, journal_.Value(DeferredIpam(tombstone.pod_key)));
   if (deferred.has_value()) {
     nlohmann::json call = nlohmann::json::parse(*deferred, nullptr, /*allow_exceptions=*/false);
-    if (!call.is_object()) return absl::DataLossError(fmt::format("value {} is not JSON", DeferredIpam(tombstone.pod_key)));
-    HK_ASSIGN_OR_RETURN(cni::Request request,
-                        cni::ParseRequest(call.value("environment", std::map<std::string, std::string>()),
-                                          call.value("stdin", "")));
+    if (!call.is_object())
+      return absl::DataLossError(fmt::format("value {} is not JSON", DeferredIpam(tombstone.pod_key)));
+    HK_ASSIGN_OR_RETURN(
+        cni::Request request,
+        cni::ParseRequest(call.value("environment", std::map<std::string, std::string>()), call.value("stdin", "")));
     HK_RETURN_IF_ERROR(ipam_.Delegate(request, "DEL"));
   }
   HK_FAULT_POINT("host.settle.before-ledger");

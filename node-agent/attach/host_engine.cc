@@ -41,19 +41,17 @@ absl::Status HostEngine::Check(const cni::Request& request) {
   HK_RETURN_IF_ERROR(WithCode(Ready(), absl::StatusCode::kUnavailable, cni::kTryAgainLater));
   HK_ASSIGN_OR_RETURN(std::optional<Attachment> row, journal_.Find(KeyOf(request)));
   if (!row.has_value() || row->state != ledger::State::kCommitted) {
-    return cni::MakeError(cni::kUnknownContainer,
-                          fmt::format("{}: {}", Describe(request),
-                                      row.has_value() ? fmt::format("its attachment is {}", Name(row->state))
-                                                      : "it has no attachment"));
+    return cni::MakeError(
+        cni::kUnknownContainer,
+        fmt::format("{}: {}", Describe(request),
+                    row.has_value() ? fmt::format("its attachment is {}", Name(row->state)) : "it has no attachment"));
   }
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row->details));
   HK_RETURN_IF_ERROR(CheckPrevResult(request, details));
-  absl::Status leased = ipam_.is_delegated(request) ? ipam_.Delegate(request, "CHECK")
-                                                    : journal_.Write(
-                                                          [&](ledger::Tx& tx) {
-                                                            return ipam_.Check(tx, request, details.owner);
-                                                          },
-                                                          Durability::kOrdered);
+  absl::Status leased = ipam_.is_delegated(request)
+                            ? ipam_.Delegate(request, "CHECK")
+                            : journal_.Write([&](ledger::Tx& tx) { return ipam_.Check(tx, request, details.owner); },
+                                             Durability::kOrdered);
   HK_RETURN_IF_ERROR(leased);
   if (row->mode == ledger::Mode::kOrdinary) {
     return Annotate(podnet_.CheckUplink(UplinkSpecOf(identity_, *row, details)), Describe(request));
@@ -65,7 +63,8 @@ absl::Status HostEngine::Check(const cni::Request& request) {
     return absl::FailedPreconditionError(fmt::format("{}: its ports are not followed", Describe(request)));
   }
   if (LeaseState lease = peer_.lease(); !lease.valid) {
-    return cni::MakeError(cni::kDpuUnavailable, fmt::format("{}: the DPU's lease has expired: {}", Describe(request), lease.last_error));
+    return cni::MakeError(cni::kDpuUnavailable,
+                          fmt::format("{}: the DPU's lease has expired: {}", Describe(request), lease.last_error));
   }
   // Committing once more changes nothing, and fails exactly when the DPU does not have this generation.
   return Annotate(CommitDpuHalf(*row), Describe(request));
@@ -73,7 +72,8 @@ absl::Status HostEngine::Check(const cni::Request& request) {
 
 absl::Status HostEngine::Status(const cni::Request& request) {
   HK_RETURN_IF_ERROR(WithCode(Ready(), absl::StatusCode::kUnavailable, cni::kNotAvailable));
-  absl::Status writable = journal_.Write([](ledger::Tx& tx) { return tx.PutValue("status", "asked"); }, Durability::kOrdered);
+  absl::Status writable =
+      journal_.Write([](ledger::Tx& tx) { return tx.PutValue("status", "asked"); }, Durability::kOrdered);
   if (!writable.ok()) return cni::MakeError(cni::kNotAvailable, Message(writable));
   if (ipam_.is_delegated(request)) {
     HK_RETURN_IF_ERROR(ipam_.Delegate(request, "STATUS"));
@@ -119,7 +119,8 @@ absl::StatusOr<ReserveReply> HostEngine::Reserve(const ReserveRequest& request) 
     for (const cni::ResultIp& ip : lease.ips) reply.addresses.push_back(ip.address);
     reply.mtu = cni_request.config.mtu != 0 ? cni_request.config.mtu : options_.mtu;
     HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, tx.AttachmentsOfPod(request.pod_key));
-    for (const Attachment& row : rows) joined |= row.mode == ledger::Mode::kSplit && row.state == ledger::State::kCommitted;
+    for (const Attachment& row : rows)
+      joined |= row.mode == ledger::Mode::kSplit && row.state == ledger::State::kCommitted;
     Details details{.owner = request.pod_key, .placement_reason = "reserved for its DPU sandbox", .mtu = reply.mtu};
     SetLease(details, lease.ips, lease.routes, lease.dns, {});
     return tx.PutAttachment({.key = {request.network, "reserved:" + request.pod_key, ""},

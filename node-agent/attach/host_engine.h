@@ -49,9 +49,9 @@ struct HostOptions {
   uint64_t epoch = 0;    // of this heterod
   std::string boot_id;   // of this kernel: rows of an earlier boot have no kernel objects left
   podnet::PortRange host_ephemeral{32768, 47103}, dpu_ephemeral{47104, 60999};
-  IpPrefix link_range;   // a block of four addresses for each split Pod
-  int mtu = 1500;        // bytes; of Pods whose network does not say
-  bool unsplit_when_dpu_down = false;  // else ADD of a split Pod fails while the lease is expired
+  IpPrefix link_range;                             // a block of four addresses for each split Pod
+  int mtu = 1500;                                  // bytes; of Pods whose network does not say
+  bool unsplit_when_dpu_down = false;              // else ADD of a split Pod fails while the lease is expired
   std::chrono::milliseconds retry_interval{5000};  // of Resync
 };
 

@@ -59,7 +59,8 @@ absl::Status HostEngine::Start() {
   return absl::OkStatus();
 }
 
-// Makes a committed attachment's kernel objects again. Those of a split Pod without a word to the DPU: Resync does that.
+// Makes a committed attachment's kernel objects again. Those of a split Pod without a word to the DPU: Resync does
+// that.
 absl::Status HostEngine::Restore(const Attachment& row) {
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row.details));
   // Its sandbox ended while we were away; the DEL is on its way.
@@ -86,7 +87,8 @@ absl::Status HostEngine::Resync() {
   }
   absl::StatusOr<SyncReply> reply = peer_.Sync(request);
   if (!reply.ok()) {
-    spdlog::warn("sync with the DPU: {}; trying again in {} ms", Message(reply.status()), options_.retry_interval.count());
+    spdlog::warn("sync with the DPU: {}; trying again in {} ms", Message(reply.status()),
+                 options_.retry_interval.count());
     return reply.status();
   }
   HK_FAULT_POINT("host.resync.after-sync");
@@ -125,10 +127,9 @@ absl::Status HostEngine::Rejoin(const Attachment& seen, bool dpu_has_it) {
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row->details));
   std::optional<sys::NetnsRef> ns = OpenIfThere(row->netns_path);
   if (!ns.has_value()) return absl::OkStatus();  // its DEL is on its way
-  HK_RETURN_IF_ERROR(backend_
-                         .AcquireLink(TagOf(identity_, *row),
-                                      {.mtu = details.mtu, .netns = &*ns, .ifname = row->key.ifname})
-                         .status());
+  HK_RETURN_IF_ERROR(
+      backend_.AcquireLink(TagOf(identity_, *row), {.mtu = details.mtu, .netns = &*ns, .ifname = row->key.ifname})
+          .status());
   HK_RETURN_IF_ERROR(WireHostHalf(*row, details));
   HK_RETURN_IF_ERROR(PrepareDpuHalf(*row, details).status());
   HK_RETURN_IF_ERROR(CommitDpuHalf(*row));

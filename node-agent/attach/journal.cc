@@ -72,9 +72,8 @@ absl::StatusOr<std::optional<ledger::Tombstone>> Journal::TombstoneOf(const std:
 
 absl::StatusOr<uint32_t> Journal::AddressesUsed() {
   HK_ASSIGN_OR_RETURN(std::vector<ledger::AddressRow> rows, IoFailure(ledger_.ListAddresses()));
-  return static_cast<uint32_t>(std::count_if(rows.begin(), rows.end(), [](const ledger::AddressRow& row) {
-    return row.network != kLinkNetwork;
-  }));
+  return static_cast<uint32_t>(std::count_if(
+      rows.begin(), rows.end(), [](const ledger::AddressRow& row) { return row.network != kLinkNetwork; }));
 }
 
 absl::StatusOr<std::vector<std::string>> Journal::NetworksOf(const std::string& owner) {

@@ -58,9 +58,7 @@ TEST_CASE("ADD and DEL of one Pod at once end in one of the two, never in betwee
   for (int round = 0; round < 20; ++round) {
     cni::Request add = node.HostAdd("c1", "uid-1", annotations, 8080);
     std::vector<absl::Status> results(4);
-    InParallel(4, [&](int i) {
-      results[i] = i % 2 ? node.host().Del(node.Del(add)) : node.host().Add(add).status();
-    });
+    InParallel(4, [&](int i) { results[i] = i % 2 ? node.host().Del(node.Del(add)) : node.host().Add(add).status(); });
 
     CHECK_OK(results[1]);
     CHECK_OK(results[3]);

@@ -76,8 +76,8 @@ struct SyncReply {
 
 // The lease as this side sees it; see Peer.Heartbeat.
 struct LeaseState {
-  bool valid = false;       // the last good heartbeat is younger than lease.duration
-  bool peer_ready = false;  // and the other side has reconciled
+  bool valid = false;                            // the last good heartbeat is younger than lease.duration
+  bool peer_ready = false;                       // and the other side has reconciled
   std::optional<std::chrono::milliseconds> age;  // since the last good heartbeat; absent: never
   uint64_t peer_epoch = 0;                       // of the other heterod; 0: never seen
   std::string peer_boot_id;

@@ -38,7 +38,7 @@ class PodTable : public Inspect {
   const Identity identity_;
   Journal& journal_;
   mutable std::mutex mutex_;
-  std::map<std::string, podnet::LinkSpec> links_;           // these three are guarded by mutex_
+  std::map<std::string, podnet::LinkSpec> links_;  // these three are guarded by mutex_
   std::map<std::string, uint64_t> peer_generations_;
   std::string not_ready_reason_ = "starting: the ledger and the kernel are not reconciled yet";
 };

@@ -46,8 +46,8 @@ absl::Status CheckPrevResult(const cni::Request& request, const Details& details
   for (const IpAddress& address : details.addresses) {
     auto has = [&](const cni::ResultIp& ip) { return ip.address.address == address; };
     if (std::none_of(shown.ips.begin(), shown.ips.end(), has)) {
-      return cni::MakeError(cni::kInvalidConfig, fmt::format("prevResult does not show {}, which this attachment has",
-                                                             address.ToString()));
+      return cni::MakeError(cni::kInvalidConfig,
+                            fmt::format("prevResult does not show {}, which this attachment has", address.ToString()));
     }
   }
   return absl::OkStatus();
@@ -69,7 +69,8 @@ absl::StatusOr<Details> DetailsOf(const cni::Request& request, int default_mtu) 
   details.mtu = config.mtu != 0 ? config.mtu : default_mtu;
   // IPv6 needs 1280; below that the kernel would take the Pod's v6 addresses away without a word.
   if (details.mtu < 1280) {
-    return cni::MakeError(cni::kInvalidConfig, fmt::format("mtu {} is below 1280, the least that IPv6 allows", details.mtu));
+    return cni::MakeError(cni::kInvalidConfig,
+                          fmt::format("mtu {} is below 1280, the least that IPv6 allows", details.mtu));
   }
   details.mac = config.requested_mac;
   if (config.bandwidth.has_value()) {

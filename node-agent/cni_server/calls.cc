@@ -96,8 +96,8 @@ absl::Status Calls::Serve(const cni::WireRequest& wire, const Caller& caller) {
     return request.status();
   }
 
-  // Held until an ADD that nobody heard of is undone, so that its undoing cannot hit the caller's next try. Whoever waits
-  // longer than its own caller does is of no use to it.
+  // Held until an ADD that nobody heard of is undone, so that its undoing cannot hit the caller's next try. Whoever
+  // waits longer than its own caller does is of no use to it.
   absl::StatusOr<KeyedMutex::Lock> lock = attachments_.Acquire(LockName(*request), request->config.timeout);
   absl::StatusOr<std::string> text = lock.ok() ? CarryOut(*request, caller) : lock.status();
   const bool delivered = caller.deliver(
@@ -106,9 +106,9 @@ absl::Status Calls::Serve(const cni::WireRequest& wire, const Caller& caller) {
                                  .stdout_text = cni::ErrorJson(text.status(), request->config.cni_version) + "\n"});
 
   const auto duration = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - caller.arrived);
-  const std::string line = fmt::format("{}{} {} in {:.1f} ms: {}", caller.replayed ? "queued " : "",
-                                       cni::Name(request->command), Subject(*request), duration.count() / 1000.0,
-                                       text.ok() ? "ok" : Message(text.status()));
+  const std::string line =
+      fmt::format("{}{} {} in {:.1f} ms: {}", caller.replayed ? "queued " : "", cni::Name(request->command),
+                  Subject(*request), duration.count() / 1000.0, text.ok() ? "ok" : Message(text.status()));
   spdlog::log(text.ok() ? spdlog::level::info : spdlog::level::warn, line);
   if (request->command == cni::Command::kAdd && text.ok() && !delivered) {
     absl::Status undone = engine_.Del(*request);

@@ -4,7 +4,8 @@
 //
 //   Calls calls(engine, on_call);
 //   cni::WireReply reply = calls.Serve(wire_request, {.arrived = now, .is_caller_gone = [fd] { return IsGone(fd); },
-//                                                     .deliver = [fd](const cni::WireReply& r) { return Send(fd, r); }});
+//                                                     .deliver = [fd](const cni::WireReply& r) { return Send(fd, r);
+//                                                     }});
 #pragma once
 
 #include <functional>

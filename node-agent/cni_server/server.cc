@@ -154,12 +154,14 @@ class Server::Impl {
       spdlog::warn("CNI call not received: {}", Message(request.status()));
       return;
     }
-    auto status = calls_.Serve(*request, {.arrived = connection.arrived,
-                                          .is_gone = [fd] { return IsGone(fd); },
-                                          .deliver = [&](const cni::WireReply& reply) {
-                                            auto deadline = Clock::now() + options_.read_timeout;
-                                            return !IsGone(fd) && cni::WriteFrame(fd, cni::EncodeReply(reply), deadline).ok();
-                                          }});
+    auto status =
+        calls_.Serve(*request, {.arrived = connection.arrived,
+                                .is_gone = [fd] { return IsGone(fd); },
+                                .deliver =
+                                    [&](const cni::WireReply& reply) {
+                                      auto deadline = Clock::now() + options_.read_timeout;
+                                      return !IsGone(fd) && cni::WriteFrame(fd, cni::EncodeReply(reply), deadline).ok();
+                                    }});
     status.IgnoreError();  // the caller has it, and the log
   }
 

@@ -4,10 +4,10 @@
 // shape of the call's version; before that and meanwhile carry out the DELs that the shim queued while nobody listened
 // (common/cni/wire.h describes both).
 // Calls about one attachment run one after the other, in the order they are understood; others run in parallel on
-// `workers` threads. An ADD whose caller has gone is not begun, and is undone when its caller was gone before the answer
-// was out: nobody else would know of it.
-// Threading: Start and Stop from one thread; `on_call` is called from any worker. Ownership: borrows the engine.
-// Errors: Start says what is wrong with the socket or the queue folder; errors of calls go to their callers.
+// `workers` threads. An ADD whose caller has gone is not begun, and is undone when its caller was gone before the
+// answer was out: nobody else would know of it. Threading: Start and Stop from one thread; `on_call` is called from any
+// worker. Ownership: borrows the engine. Errors: Start says what is wrong with the socket or the queue folder; errors
+// of calls go to their callers.
 //
 //   Server server({.socket_path = "/run/heterok8s/cni.sock", .queue_dir = "/var/lib/heterok8s/cni-queue"}, engine);
 //   HK_RETURN_IF_ERROR(server.Start());   // replays the queue first, then accepts
@@ -26,9 +26,9 @@ namespace heterok8s::cni_server {
 // One finished call, for metrics.
 struct CallReport {
   cni::Command command = cni::Command::kVersion;
-  int code = 0;                        // 0, or the CNI error code
+  int code = 0;                          // 0, or the CNI error code
   std::chrono::microseconds duration{};  // from the call's arrival, waiting for a worker included
-  bool replayed = false;               // from the queue
+  bool replayed = false;                 // from the queue
 };
 
 struct Options {

@@ -43,10 +43,11 @@ struct Bench {
     server = std::make_unique<Server>(Options{.socket_path = folder + "/cni.sock",
                                               .queue_dir = folder + "/queue",
                                               .workers = workers,
-                                              .on_call = [this](const CallReport& report) {
-                                                std::lock_guard lock(mutex);
-                                                reports.push_back(report);
-                                              }},
+                                              .on_call =
+                                                  [this](const CallReport& report) {
+                                                    std::lock_guard lock(mutex);
+                                                    reports.push_back(report);
+                                                  }},
                                       engine);
     REQUIRE_OK(server->Start());
   }
@@ -54,8 +55,9 @@ struct Bench {
     return {{"CNI_COMMAND", command}, {"CNI_CONTAINERID", id}, {"CNI_NETNS", folder + "/gone"}, {"CNI_IFNAME", "eth0"}};
   }
   std::string Config(const std::string& fields = "") const {
-    return fmt::format(R"({{"cniVersion":"1.1.0","name":"n","type":"t","socket":"{0}/cni.sock","queueDir":"{0}/queue"{1}}})",
-                       folder, fields);
+    return fmt::format(
+        R"({{"cniVersion":"1.1.0","name":"n","type":"t","socket":"{0}/cni.sock","queueDir":"{0}/queue"{1}}})", folder,
+        fields);
   }
   cni::Outcome Call(const std::string& command, const std::string& id, const std::string& fields = "") const {
     return cni::HandleCall(Environment(command, id), [&]() -> absl::StatusOr<std::string> { return Config(fields); });
@@ -115,7 +117,8 @@ TEST_CASE("a chained ADD answers the former result and ours") {
   Bench bench;
   bench.Serve();
 
-  cni::Outcome add = bench.Call("ADD", "c1", R"(,"prevResult":{"interfaces":[{"name":"a"}],"ips":[{"address":"1.2.3.4/8"}]})");
+  cni::Outcome add =
+      bench.Call("ADD", "c1", R"(,"prevResult":{"interfaces":[{"name":"a"}],"ips":[{"address":"1.2.3.4/8"}]})");
 
   nlohmann::json json = nlohmann::json::parse(add.stdout_text);
   CHECK(json["interfaces"].size() == 2);

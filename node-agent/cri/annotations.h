@@ -6,8 +6,8 @@
 //   heteropod.io/fallback: host | fail            when the DPU cannot take them; without it, as in heterocri's config
 //   heteropod.io/volumes: cache=a,b;run=c         which containers use each emptyDir: one that only containers on the
 //                                                 DPU use is made there; CRI alone does not tell who will mount it
-// Written by heterocri, on sandboxes (heterod reads the first two) and on containers. What heterocri needs to know about
-// the host again after a restart is written on the host's sandbox: the DPU is not asked about paths of the host.
+// Written by heterocri, on sandboxes (heterod reads the first two) and on containers. What heterocri needs to know
+// about the host again after a restart is written on the host's sandbox: the DPU is not asked about paths of the host.
 #pragma once
 
 namespace heterok8s::cri {
@@ -22,9 +22,10 @@ inline constexpr const char* kPlacementReason = "heteropod.io/placement-reason";
 inline constexpr const char* kLogDirectory = "heteropod.io/log-directory";        // PodSandboxConfig.log_directory
 inline constexpr const char* kTwin = "heteropod.io/twin";                         // "true" on a sandbox of the DPU
 
-inline constexpr const char* kPu = "heteropod.io/pu";                    // on containers: "host" or "dpu"
-inline constexpr const char* kEpoch = "heteropod.io/epoch";              // on DPU containers: see DpuLink
-inline constexpr const char* kDpuVolumes = "heteropod.io/dpu-volumes";   // on DPU containers: emptyDirs made there, "a,b"
+inline constexpr const char* kPu = "heteropod.io/pu";        // on containers: "host" or "dpu"
+inline constexpr const char* kEpoch = "heteropod.io/epoch";  // on DPU containers: see DpuLink
+inline constexpr const char* kDpuVolumes =
+    "heteropod.io/dpu-volumes";  // on DPU containers: emptyDirs made there, "a,b"
 // On DPU containers: "/dev/termination-log=/var/lib/kubelet/…": the file that goes back to the host at the end.
 inline constexpr const char* kTerminationLog = "heteropod.io/termination-log";
 

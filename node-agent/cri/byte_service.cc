@@ -17,7 +17,9 @@ class ReactorCall final : public Call {
     context_ = context;
     server_context_ = context;
   }
-  ~ReactorCall() override { Finish(grpc::Status(grpc::StatusCode::INTERNAL, method_ + ": dropped without an answer"), {}); }
+  ~ReactorCall() override {
+    Finish(grpc::Status(grpc::StatusCode::INTERNAL, method_ + ": dropped without an answer"), {});
+  }
 
   void OnCancel(std::function<void()> cancel) override {
     {

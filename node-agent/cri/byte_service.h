@@ -28,7 +28,7 @@ class Call {
  public:
   virtual ~Call() = default;
 
-  const std::string& method() const { return method_; }               // "/runtime.v1.RuntimeService/Version"
+  const std::string& method() const { return method_; }  // "/runtime.v1.RuntimeService/Version"
   const grpc::ByteBuffer& request() const { return request_; }
   std::chrono::system_clock::time_point deadline() const { return deadline_; }
   const grpc::ServerContextBase& context() const { return *context_; }

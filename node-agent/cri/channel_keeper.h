@@ -17,7 +17,8 @@ namespace heterok8s::cri {
 
 class ChannelKeeper {
  public:
-  explicit ChannelKeeper(std::shared_ptr<grpc::Channel> channel) : channel_(std::move(channel)), thread_([this] { Loop(); }) {}
+  explicit ChannelKeeper(std::shared_ptr<grpc::Channel> channel)
+      : channel_(std::move(channel)), thread_([this] { Loop(); }) {}
   ~ChannelKeeper() {
     stop_ = true;
     thread_.join();

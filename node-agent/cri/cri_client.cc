@@ -12,7 +12,8 @@ absl::StatusOr<grpc::ByteBuffer> CriClient::CallBytes(const std::string& method,
   context.set_deadline(deadline);
   grpc::ByteBuffer response;
   std::promise<grpc::Status> done;
-  stub_.UnaryCall(&context, method, {}, &request, &response, [&done](grpc::Status status) { done.set_value(std::move(status)); });
+  stub_.UnaryCall(&context, method, {}, &request, &response,
+                  [&done](grpc::Status status) { done.set_value(std::move(status)); });
   grpc::Status status = done.get_future().get();
   if (!status.ok()) return FromGrpc(status);
   return response;

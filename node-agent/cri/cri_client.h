@@ -22,13 +22,15 @@ class CriClient {
  public:
   explicit CriClient(std::shared_ptr<grpc::Channel> channel) : stub_(std::move(channel)) {}
 
-  absl::StatusOr<grpc::ByteBuffer> CallBytes(const std::string& method, const grpc::ByteBuffer& request, Deadline deadline);
+  absl::StatusOr<grpc::ByteBuffer> CallBytes(const std::string& method, const grpc::ByteBuffer& request,
+                                             Deadline deadline);
 
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(const std::string& method, const Request& request, Deadline deadline) {
     HK_ASSIGN_OR_RETURN(grpc::ByteBuffer bytes, CallBytes(method, ToBuffer(request.SerializeAsString()), deadline));
     Response response;
-    if (!response.ParseFromString(BytesOf(bytes))) return absl::InternalError(method + ": the answer is no such message");
+    if (!response.ParseFromString(BytesOf(bytes)))
+      return absl::InternalError(method + ": the answer is no such message");
     return response;
   }
 

@@ -39,7 +39,8 @@ absl::StatusOr<sys::UniqueFd> LockState(const std::string& state_dir) {
 class Daemon::RouterService final : public v1::Router::Service {
  public:
   explicit RouterService(cri::Router& router) : router_(router) {}
-  grpc::Status Placements(grpc::ServerContext*, const v1::PlacementsRequest* request, v1::PlacementsReply* reply) override {
+  grpc::Status Placements(grpc::ServerContext*, const v1::PlacementsRequest* request,
+                          v1::PlacementsReply* reply) override {
     absl::StatusOr<v1::PlacementsReply> placements = router_.Placements(request->pod_uid());
     if (placements.ok()) *reply = *std::move(placements);
     return ToGrpc(placements.status());
@@ -55,7 +56,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> DpuChannel(const HeterocriConfig&
   if (!own.identity || own.identity->role != tls::Role::kCri) {
     return absl::FailedPreconditionError(fmt::format("'{}' is no certificate for the role 'cri'", config.certificate));
   }
-  HK_ASSIGN_OR_RETURN(auto credentials, tls::ClientCredentials({.ca = config.ca, .certificate = config.certificate, .key = config.key}));
+  HK_ASSIGN_OR_RETURN(auto credentials,
+                      tls::ClientCredentials({.ca = config.ca, .certificate = config.certificate, .key = config.key}));
   grpc::ChannelArguments arguments;
   tls::ExpectServer(arguments, {.node = own.identity->node, .role = tls::Role::kDpu});
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -105,7 +107,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const HeterocriConfig& con
 absl::Status Daemon::Rebuild(const std::function<bool()>& stopping) {
   absl::Status loaded = table_.Load();
   // Without it only what happened while the DPU was away is forgotten; refusing to start would end every Pod's care.
-  if (!loaded.ok() && loaded.code() != absl::StatusCode::kNotFound) spdlog::error("{}; starting without it", ToString(loaded));
+  if (!loaded.ok() && loaded.code() != absl::StatusCode::kNotFound)
+    spdlog::error("{}; starting without it", ToString(loaded));
   std::string last;
   while (true) {
     absl::Status host = router_->RebuildFromHost();
@@ -157,9 +160,10 @@ absl::Status Daemon::ServeMetrics() {
     }
     std::vector<SplitPod> pods = table_.Pods();
     for (const SplitPod& pod : pods) split += pod.verdict.split;
-    samples.Gauge("heterocri_pods", "Pods that asked for a split, by where they are", static_cast<double>(split), {{"placement", "split"}});
-    samples.Gauge("heterocri_pods", "Pods that asked for a split, by where they are", static_cast<double>(pods.size() - split),
-                  {{"placement", "host"}});
+    samples.Gauge("heterocri_pods", "Pods that asked for a split, by where they are", static_cast<double>(split),
+                  {{"placement", "split"}});
+    samples.Gauge("heterocri_pods", "Pods that asked for a split, by where they are",
+                  static_cast<double>(pods.size() - split), {{"placement", "host"}});
     samples.Gauge("heterocri_dpu_containers", "Containers on the DPU", static_cast<double>(containers.size()));
     samples.Gauge("heterocri_dpu_containers_running", "Containers that run on the DPU", static_cast<double>(running));
     samples.Gauge("heterocri_dpu_containers_lost", "Containers shown as DPULost", static_cast<double>(lost));
@@ -168,22 +172,26 @@ absl::Status Daemon::ServeMetrics() {
                   link_->LeaseAge().count() < 0 ? -1 : static_cast<double>(link_->LeaseAge().count()) / 1000);
     samples.Gauge("heterocri_dpu_epoch", "Rises when the DPU is lost", static_cast<double>(table_.epoch()));
     const RouterFigures& figures = router_->figures();
-    samples.Counter("heterocri_dpu_containers_created_total", "Containers made on the DPU", static_cast<double>(figures.containers_on_dpu));
-    samples.Counter("heterocri_fallbacks_total", "What should be on the DPU and went to the host", static_cast<double>(figures.pod_fallbacks),
-                    {{"what", "pod"}});
+    samples.Counter("heterocri_dpu_containers_created_total", "Containers made on the DPU",
+                    static_cast<double>(figures.containers_on_dpu));
+    samples.Counter("heterocri_fallbacks_total", "What should be on the DPU and went to the host",
+                    static_cast<double>(figures.pod_fallbacks), {{"what", "pod"}});
     samples.Counter("heterocri_fallbacks_total", "What should be on the DPU and went to the host",
                     static_cast<double>(figures.container_fallbacks), {{"what", "container"}});
     samples.Counter("heterocri_calls_total", "CRI calls", static_cast<double>(calls_));
-    samples.Counter("heterocri_unknown_methods_total", "Calls of methods that are not known", static_cast<double>(unknown_));
+    samples.Counter("heterocri_unknown_methods_total", "Calls of methods that are not known",
+                    static_cast<double>(unknown_));
     metrics::ProcessFigures process = metrics::ReadProcessFigures();
     samples.Gauge("heterocri_open_files", "Open descriptors", static_cast<double>(process.open_files));
     samples.Gauge("heterocri_resident_bytes", "Resident memory", static_cast<double>(process.resident_bytes));
   });
-  HK_ASSIGN_OR_RETURN(metrics_, metrics::HttpServer::Start({.listen = config_.metrics_listen,
-                                                            .collectables = {figures_},
-                                                            // Ready without the DPU: Pods run on the host then.
-                                                            .ready = [this] { return server_ ? absl::OkStatus()
-                                                                                             : absl::UnavailableError("state is being rebuilt"); }}));
+  HK_ASSIGN_OR_RETURN(
+      metrics_,
+      metrics::HttpServer::Start(
+          {.listen = config_.metrics_listen,
+           .collectables = {figures_},
+           // Ready without the DPU: Pods run on the host then.
+           .ready = [this] { return server_ ? absl::OkStatus() : absl::UnavailableError("state is being rebuilt"); }}));
   spdlog::info("metrics on port {}", metrics_->port());
   return absl::OkStatus();
 }

@@ -1,8 +1,8 @@
 // heterocri as an object: all its parts in the order of their lives, so that a test can run two in one process.
 //
 // Threading: Start once, Stop once. Ownership: owns everything. Errors: Start names what is missing; while the host's
-// runtime does not answer it waits, until `stopping` says otherwise: a CRI socket that lists half of the containers would
-// make kubelet start the other half again.
+// runtime does not answer it waits, until `stopping` says otherwise: a CRI socket that lists half of the containers
+// would make kubelet start the other half again.
 //
 //   HK_ASSIGN_OR_RETURN(auto daemon, Daemon::Start(config, dpu_channel, [] { return false; }));
 //   daemon->Stop();
@@ -26,7 +26,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> DpuChannel(const HeterocriConfig&
 
 class Daemon {
  public:
-  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const HeterocriConfig& config, std::shared_ptr<grpc::Channel> dpu,
+  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const HeterocriConfig& config,
+                                                       std::shared_ptr<grpc::Channel> dpu,
                                                        std::function<bool()> stopping);
   ~Daemon();
   // Calls in flight get a moment to end.

@@ -72,8 +72,9 @@ std::string DpuLink::LastError() const {
 
 absl::Status DpuLink::AwayError() const {
   auto age = LeaseAge();
-  return absl::UnavailableError(age.count() < 0 ? "the DPU is away: it has not answered yet"
-                                                : fmt::format("the DPU is away: no answer for {} s", age.count() / 1000));
+  return absl::UnavailableError(age.count() < 0
+                                    ? "the DPU is away: it has not answered yet"
+                                    : fmt::format("the DPU is away: no answer for {} s", age.count() / 1000));
 }
 
 milliseconds DpuLink::LeaseAge() const {
@@ -122,8 +123,8 @@ void DpuLink::Loop() {
 }
 
 absl::Status DpuLink::Round() {
-  HK_RETURN_IF_ERROR(Annotate(dpu_.Call<rt::VersionResponse>(kVersion, rt::VersionRequest(), In(options_.interval)).status(),
-                              "Version"));
+  HK_RETURN_IF_ERROR(Annotate(
+      dpu_.Call<rt::VersionResponse>(kVersion, rt::VersionRequest(), In(options_.interval)).status(), "Version"));
   bool here;
   {
     std::lock_guard lock(mutex_);
@@ -144,8 +145,8 @@ absl::Status DpuLink::Fence() {
     table_.RaiseEpoch(EpochOf(container));
     bool old = EpochOf(container) < epoch;
     if (old && container.state() != rt::CONTAINER_EXITED) {
-      spdlog::info("container '{}' ({}) is of epoch {}, it is now {}: stopped", container.metadata().name(), container.id(),
-                   epoch_text, epoch);
+      spdlog::info("container '{}' ({}) is of epoch {}, it is now {}: stopped", container.metadata().name(),
+                   container.id(), epoch_text, epoch);
       rt::StopContainerRequest stop;
       stop.set_container_id(container.id());
       HK_RETURN_IF_ERROR(dpu_.Call<rt::StopContainerResponse>(kStopContainer, stop, In(kStopTime)).status());
@@ -161,7 +162,8 @@ absl::Status DpuLink::FinishRemovals(const rt::ListContainersResponse& list, con
     rt::RemoveContainerRequest remove;  // also of one that runs
     remove.set_container_id(container.id());
     absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
-    if (!done.ok() && done.code() != absl::StatusCode::kNotFound) return Annotate(done, "RemoveContainer " + container.id());
+    if (!done.ok() && done.code() != absl::StatusCode::kNotFound)
+      return Annotate(done, "RemoveContainer " + container.id());
   }
   for (const std::string& id : removed) table_.EraseRemoved(id);
   return table_.Save();
@@ -180,7 +182,8 @@ absl::StatusOr<DpuContainer> DpuLink::ReadContainer(const SplitPod& pod, const r
   container.listed.set_state(container.status.state());
   container.epoch = EpochOf(listed);
   const std::string prefix = options_.pod_log_root + "/";
-  if (container.status.log_path().rfind(prefix, 0) == 0) container.dpu_log = container.status.log_path().substr(prefix.size());
+  if (container.status.log_path().rfind(prefix, 0) == 0)
+    container.dpu_log = container.status.log_path().substr(prefix.size());
   if (!CheckRelativePath(container.dpu_log).ok()) container.dpu_log.clear();
   container.status.set_log_path(HostLogPath(pod.log_directory, container.dpu_log));
   return container;
@@ -195,13 +198,15 @@ absl::Status DpuLink::Refresh(const std::string& container_id, Deadline deadline
     rt::ListContainersRequest request;
     request.mutable_filter()->set_id(container_id);
     HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, request, deadline));
-    if (list.containers_size() != 1) return absl::NotFoundError(fmt::format("container '{}' is not on the DPU", container_id));
+    if (list.containers_size() != 1)
+      return absl::NotFoundError(fmt::format("container '{}' is not on the DPU", container_id));
     listed = list.containers(0);
   }
   std::optional<SplitPod> pod = table_.FindPodOfTwin(listed.pod_sandbox_id());
   if (!pod) return absl::NotFoundError(fmt::format("container '{}' is in no twin of ours", container_id));
   HK_ASSIGN_OR_RETURN(DpuContainer container, ReadContainer(*pod, listed, deadline));
-  if (container.listed.state() == rt::CONTAINER_EXITED) FinishFiles(*pod, &container, steady_clock::now() + kCallDrainTime);
+  if (container.listed.state() == rt::CONTAINER_EXITED)
+    FinishFiles(*pod, &container, steady_clock::now() + kCallDrainTime);
   if (container.running()) mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), true);
   table_.PutContainer(std::move(container));
   return absl::OkStatus();
@@ -217,14 +222,15 @@ void DpuLink::FinishFiles(const SplitPod& pod, DpuContainer* container, steady_c
   bool log = mirror_.Drain(container->id(), left());
   container->unfinished = !message || !log;
   if (container->unfinished) {
-    spdlog::warn("container {} has ended; {} is still on its way", container->id(), log ? "its message" : "the end of its log");
+    spdlog::warn("container {} has ended; {} is still on its way", container->id(),
+                 log ? "its message" : "the end of its log");
   }
 }
 
 absl::Status DpuLink::Poll() {
   uint64_t version = table_.version();
-  HK_ASSIGN_OR_RETURN(auto sandboxes, dpu_.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(),
-                                                                            In(options_.duration / 2)));
+  HK_ASSIGN_OR_RETURN(auto sandboxes, dpu_.Call<rt::ListPodSandboxResponse>(
+                                          kListPodSandbox, rt::ListPodSandboxRequest(), In(options_.duration / 2)));
   HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
                                                                        In(options_.duration / 2)));
   // Before anything of them is read: kubelet has forgotten these.
@@ -335,15 +341,18 @@ void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
   }
 }
 
-absl::Status DpuLink::RemoveTwin(const std::string& twin_id, const rt::PodSandboxMetadata& metadata, Deadline deadline) {
+absl::Status DpuLink::RemoveTwin(const std::string& twin_id, const rt::PodSandboxMetadata& metadata,
+                                 Deadline deadline) {
   rt::StopPodSandboxRequest stop;
   stop.set_pod_sandbox_id(twin_id);
   absl::Status stopped = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, deadline).status();
-  if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound) return Annotate(stopped, "StopPodSandbox on the DPU");
+  if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound)
+    return Annotate(stopped, "StopPodSandbox on the DPU");
   rt::RemovePodSandboxRequest remove;
   remove.set_pod_sandbox_id(twin_id);
   absl::Status removed = dpu_.Call<rt::RemovePodSandboxResponse>(kRemovePodSandbox, remove, deadline).status();
-  if (!removed.ok() && removed.code() != absl::StatusCode::kNotFound) return Annotate(removed, "RemovePodSandbox on the DPU");
+  if (!removed.ok() && removed.code() != absl::StatusCode::kNotFound)
+    return Annotate(removed, "RemovePodSandbox on the DPU");
   for (const SplitPod& pod : table_.Pods()) {  // a newer attempt of the same Pod still needs the files
     if (pod.metadata.uid() == metadata.uid() && pod.twin_id != twin_id && pod.verdict.split) return absl::OkStatus();
   }
@@ -362,8 +371,8 @@ void DpuLink::Lose() {
   spdlog::error("the DPU is lost: no answer for {} ms; its containers count as ended, epoch {} begins",
                 options_.duration.count(), table_.epoch());
   if (absl::Status saved = table_.Save(); !saved.ok()) {
-    spdlog::error("epoch {} is not on disk: {}; after a restart survivors on the DPU would not be stopped", table_.epoch(),
-                  ToString(saved));
+    spdlog::error("epoch {} is not on disk: {}; after a restart survivors on the DPU would not be stopped",
+                  table_.epoch(), ToString(saved));
   }
 }
 

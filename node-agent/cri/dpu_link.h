@@ -40,8 +40,8 @@ inline bool IsAway(const absl::Status& status) {
 
 class DpuLink {
  public:
-  DpuLink(DpuLinkOptions options, CriClient& dpu, v1::DpuRuntime::StubInterface& runtime, PodTable& table, LogMirror& mirror,
-          Tasks& tasks);
+  DpuLink(DpuLinkOptions options, CriClient& dpu, v1::DpuRuntime::StubInterface& runtime, PodTable& table,
+          LogMirror& mirror, Tasks& tasks);
   ~DpuLink();
 
   void Start();
@@ -50,15 +50,15 @@ class DpuLink {
   void WaitUntilKnown();
   bool Valid() const;
   std::string LastError() const;
-  absl::Status AwayError() const;  // for people: "the DPU is away: no answer for 7 s"
+  absl::Status AwayError() const;              // for people: "the DPU is away: no answer for 7 s"
   std::chrono::milliseconds LeaseAge() const;  // since the last good answer; negative: never
 
   void PollSoon();
   // Reads one container's status into the table; for use after a call that changed it.
   absl::Status Refresh(const std::string& container_id, Deadline deadline);
 
-  // While it lives, a call is at work on the twin of this Pod and attempt: one without a host sandbox is on its way, not
-  // left over, and one that should be stopped is being stopped.
+  // While it lives, a call is at work on the twin of this Pod and attempt: one without a host sandbox is on its way,
+  // not left over, and one that should be stopped is being stopped.
   class AtWork {
    public:
     AtWork(DpuLink& link, const runtime::v1::PodSandboxMetadata& metadata);
@@ -70,10 +70,12 @@ class DpuLink {
   };
 
   // Stops and removes a twin, and with the last one of a Pod its files.
-  absl::Status RemoveTwin(const std::string& twin_id, const runtime::v1::PodSandboxMetadata& metadata, Deadline deadline);
+  absl::Status RemoveTwin(const std::string& twin_id, const runtime::v1::PodSandboxMetadata& metadata,
+                          Deadline deadline);
 
  private:
-  absl::StatusOr<DpuContainer> ReadContainer(const SplitPod& pod, const runtime::v1::Container& listed, Deadline deadline);
+  absl::StatusOr<DpuContainer> ReadContainer(const SplitPod& pod, const runtime::v1::Container& listed,
+                                             Deadline deadline);
   // Of a container that has ended: its last lines and its message are on the host.
   void FinishFiles(const SplitPod& pod, DpuContainer* container, std::chrono::steady_clock::time_point until);
   void FindTwins(const runtime::v1::ListPodSandboxResponse& sandboxes);

@@ -40,7 +40,8 @@ class DpuRuntimeService final : public v1::DpuRuntime::Service {
                          v1::PutVolumeReply* reply) override;
   grpc::Status MakeVolume(grpc::ServerContext* context, const v1::MakeVolumeRequest* request,
                           v1::PutVolumeReply* reply) override;
-  grpc::Status GetFile(grpc::ServerContext* context, const v1::GetFileRequest* request, v1::GetFileReply* reply) override;
+  grpc::Status GetFile(grpc::ServerContext* context, const v1::GetFileRequest* request,
+                       v1::GetFileReply* reply) override;
   grpc::Status RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,
                          v1::RemovePodReply* reply) override;
 

@@ -1,5 +1,5 @@
-// absl::Status and grpc::Status where the other end is a CRI client or runtime: code and text, no details. Details would
-// have to be a google.rpc.Status: grpc-go turns a call whose details it cannot parse into an INTERNAL error.
+// absl::Status and grpc::Status where the other end is a CRI client or runtime: code and text, no details. Details
+// would have to be a google.rpc.Status: grpc-go turns a call whose details it cannot parse into an INTERNAL error.
 //
 // Threading: pure.
 #pragma once

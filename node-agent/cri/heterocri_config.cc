@@ -56,7 +56,8 @@ absl::StatusOr<HeterocriConfig> ParseHeterocriConfig(const std::string& text, co
   config.lease_duration = std::chrono::milliseconds(lease.Int("duration_ms", 5000, 100, 600000));
   if (config.lease_duration < 2 * config.lease_interval) lease.Fail("duration_ms", "is less than twice interval_ms");
   config.rules.offload_containers = root.Strings("offload_containers", {});
-  config.rules.fallback = OneOf(root, "fallback", "host", {"host", "fail"}) == "host" ? Fallback::kHost : Fallback::kFail;
+  config.rules.fallback =
+      OneOf(root, "fallback", "host", {"host", "fail"}) == "host" ? Fallback::kHost : Fallback::kFail;
   config.metrics_listen = root.Child("metrics").String("listen", "127.0.0.1:0");
   Section log = root.Child("log");
   config.log_level = OneOf(log, "level", "info", {"debug", "info", "warn", "error"});

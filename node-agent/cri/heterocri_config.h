@@ -15,7 +15,7 @@
 namespace heterok8s::cri {
 
 struct HeterocriConfig {
-  std::string listen;       // Unix socket that we serve CRI on
+  std::string listen;  // Unix socket that we serve CRI on
   std::string state_dir;
   std::string host_socket;  // of the host's CRI runtime
   std::string dpu_address;  // "address:port" of the DPU's heterod

@@ -45,8 +45,8 @@ struct Kubelet {
     REQUIRE(Text(Ask(lab.cri(), &CriStub::RunPodSandbox, request, &response)) == "OK");
     return response.pod_sandbox_id();
   }
-  rt::CreateContainerRequest Request(const std::string& sandbox, const rt::PodSandboxConfig& pod, const std::string& name,
-                                     const std::string& script) {
+  rt::CreateContainerRequest Request(const std::string& sandbox, const rt::PodSandboxConfig& pod,
+                                     const std::string& name, const std::string& script) {
     rt::CreateContainerRequest request;
     request.set_pod_sandbox_id(sandbox);
     *request.mutable_sandbox_config() = pod;
@@ -351,7 +351,8 @@ TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fe
   (*next.mutable_annotations())[kOffload] = "dpu";
   std::string next_sandbox = kubelet.Run(next);
   kubelet.Create(kubelet.Request(next_sandbox, next, "side", kCount));
-  CHECK(kubelet.List(lab.host->cri())["side"].annotations().at(kPlacementReason).find("the DPU is away") != std::string::npos);
+  CHECK(kubelet.List(lab.host->cri())["side"].annotations().at(kPlacementReason).find("the DPU is away") !=
+        std::string::npos);
   kubelet.End(next_sandbox);
   rt::RunPodSandboxRequest strict;
   *strict.mutable_config() = lab.Pod("strict");

@@ -1,9 +1,9 @@
 // Logs of containers on the DPU, appended to the files on the host where kubelet looks for them.
 //
-// Purpose: one TailLog stream per container, resumed at the byte where the host's file ends. kubelet rotates by renaming
-// the host's file and calling ReopenContainerLog; a small position file per container then says which byte of the DPU's
-// log the new file begins with. It also holds the inode, so that a rotation that nobody told us about is seen.
-// Threading: thread-safe; bytes are written on gRPC's threads. Ownership: borrows `stub`, which must outlive it.
+// Purpose: one TailLog stream per container, resumed at the byte where the host's file ends. kubelet rotates by
+// renaming the host's file and calling ReopenContainerLog; a small position file per container then says which byte of
+// the DPU's log the new file begins with. It also holds the inode, so that a rotation that nobody told us about is
+// seen. Threading: thread-safe; bytes are written on gRPC's threads. Ownership: borrows `stub`, which must outlive it.
 // Destruction cancels all streams and waits for them. Errors: a log that cannot be written is reported to the daemon's
 // log and tried again at the next Ensure.
 //

@@ -48,7 +48,8 @@ struct Wire {
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 50);
-    stub = v1::DpuRuntime::NewStub(grpc::CreateCustomChannel("unix:" + folder + "/s", grpc::InsecureChannelCredentials(), arguments));
+    stub = v1::DpuRuntime::NewStub(
+        grpc::CreateCustomChannel("unix:" + folder + "/s", grpc::InsecureChannelCredentials(), arguments));
     mirror = std::make_unique<LogMirror>(*stub, folder + "/positions", [] {});
   }
   void Ensure(bool running) { mirror->Ensure("id", "pod/c/0.log", host(), running); }

@@ -30,7 +30,8 @@ constexpr Method kMethods[] = {
     {"/runtime.v1.RuntimeService/Attach", kHostOnly, "Attach for containers on the DPU is not supported yet"},
     // From the host half of the Pod every port is reached by localhost, those of the DPU too.
     {"/runtime.v1.RuntimeService/PortForward", kHost},
-    {"/runtime.v1.RuntimeService/ContainerStats", kHostOnly, "ContainerStats for containers on the DPU is not supported yet"},
+    {"/runtime.v1.RuntimeService/ContainerStats", kHostOnly,
+     "ContainerStats for containers on the DPU is not supported yet"},
     {"/runtime.v1.RuntimeService/ListContainerStats", kHost},
     {"/runtime.v1.RuntimeService/PodSandboxStats", kHost},
     {"/runtime.v1.RuntimeService/ListPodSandboxStats", kHost},
@@ -55,7 +56,8 @@ constexpr Method kMethods[] = {
 }  // namespace
 
 const Method* FindMethod(const std::string& path) {
-  const Method* found = std::find_if(std::begin(kMethods), std::end(kMethods), [&](const Method& m) { return m.path == path; });
+  const Method* found =
+      std::find_if(std::begin(kMethods), std::end(kMethods), [&](const Method& m) { return m.path == path; });
   return found == std::end(kMethods) ? nullptr : found;
 }
 

@@ -29,9 +29,8 @@ TEST_CASE("every method is there once, and what is refused says why") {
 TEST_CASE("the table has every published method") {
   const char* path = std::getenv("CRI_API_PROTO");
   const char* home = std::getenv("HOME");
-  std::string pattern = path ? path
-                             : std::string(home ? home : "/root") +
-                                   "/go/pkg/mod/k8s.io/cri-api@*/pkg/apis/runtime/v1/api.proto";
+  std::string pattern =
+      path ? path : std::string(home ? home : "/root") + "/go/pkg/mod/k8s.io/cri-api@*/pkg/apis/runtime/v1/api.proto";
   glob_t found = {};
   if (glob(pattern.c_str(), 0, nullptr, &found) != 0) {
     WARN("SKIPPED: no published api.proto on this machine (module k8s.io/cri-api, or set CRI_API_PROTO)");

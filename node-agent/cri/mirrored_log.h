@@ -27,7 +27,7 @@ class MirroredLog : public std::enable_shared_from_this<MirroredLog> {
   void Ensure(bool running);
   bool Drain(std::chrono::milliseconds wait);
   absl::StatusOr<uint64_t> Reopen();
-  void Cancel();                       // and waits for the stream's end
+  void Cancel();  // and waits for the stream's end
   void ForgetPosition();
 
   // Of the stream:
@@ -35,9 +35,9 @@ class MirroredLog : public std::enable_shared_from_this<MirroredLog> {
   void Ended(const grpc::Status& status, bool final_pass);
 
  private:
-  void StartStream(bool follow);       // mutex_ held
-  absl::Status OpenFile();             // mutex_ held
-  absl::Status SavePosition();         // mutex_ held
+  void StartStream(bool follow);  // mutex_ held
+  absl::Status OpenFile();        // mutex_ held
+  absl::Status SavePosition();    // mutex_ held
   uint64_t Offset() const { return static_cast<uint64_t>(base_ + size_); }
 
   v1::DpuRuntime::StubInterface& stub_;
@@ -47,11 +47,11 @@ class MirroredLog : public std::enable_shared_from_this<MirroredLog> {
   std::condition_variable changed_;
   sys::UniqueFd file_;
   uint64_t inode_ = 0;
-  int64_t base_ = 0;                   // of the file's first byte in the DPU's log; negative when that log is shorter
-  int64_t size_ = 0;                   // of the host's file
-  std::string last_failure_;           // said once
+  int64_t base_ = 0;          // of the file's first byte in the DPU's log; negative when that log is shorter
+  int64_t size_ = 0;          // of the host's file
+  std::string last_failure_;  // said once
   bool cancelled_ = false;
-  bool complete_ = false;              // read to its end after the container had ended
+  bool complete_ = false;                        // read to its end after the container had ended
   std::shared_ptr<grpc::ClientContext> stream_;  // null: no stream
 };
 

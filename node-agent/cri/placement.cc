@@ -36,7 +36,8 @@ const std::string* Find(const Annotations& annotations, const char* key) {
 // Names separated by commas; nothing when one is empty.
 std::optional<std::set<std::string>> Names(const std::string& text) {
   std::vector<std::string> parts = Split(text, ',');
-  if (std::any_of(parts.begin(), parts.end(), [](const std::string& part) { return part.empty(); })) return std::nullopt;
+  if (std::any_of(parts.begin(), parts.end(), [](const std::string& part) { return part.empty(); }))
+    return std::nullopt;
   return std::set<std::string>(parts.begin(), parts.end());
 }
 
@@ -66,7 +67,8 @@ std::string WhatItShares(const rt::LinuxSandboxSecurityContext& security) {
   const rt::NamespaceOption& namespaces = security.namespace_options();
   if (namespaces.network() == rt::NODE) return "hostNetwork: the Pod has no network of its own to split";
   if (namespaces.pid() == rt::NODE) return "hostPID: the Pod shares the host's processes";
-  if (namespaces.pid() == rt::POD) return "shareProcessNamespace: processes of two kernels cannot share one PID namespace";
+  if (namespaces.pid() == rt::POD)
+    return "shareProcessNamespace: processes of two kernels cannot share one PID namespace";
   if (namespaces.ipc() == rt::NODE) return "hostIPC: the Pod shares the host's IPC";
   if (namespaces.has_userns_options() && namespaces.userns_options().mode() == rt::POD) {
     return "hostUsers false: user namespaces are not split yet";
@@ -101,7 +103,8 @@ std::optional<std::string> EmptyDirOf(const std::string& host_path, const std::s
   std::optional<std::string> inside = InsidePod(host_path, pod_uid);
   if (!inside) return std::nullopt;
   for (std::string_view prefix : {"volumes/kubernetes.io~empty-dir/", "volume-subpaths/"}) {
-    if (StartsWith(*inside, prefix)) return inside->substr(prefix.size(), inside->find('/', prefix.size()) - prefix.size());
+    if (StartsWith(*inside, prefix))
+      return inside->substr(prefix.size(), inside->find('/', prefix.size()) - prefix.size());
   }
   // heteroctl's in-memory emptyDirs: /dev/shm/heterok8s-pods/<uid>/<volume>
   if (StartsWith(host_path, "/dev/shm/")) return inside->substr(0, inside->find('/'));
@@ -116,7 +119,8 @@ PodVerdict DecideByAnnotations(const Annotations& annotations, const PlacementRu
   verdict.fallback = rules.fallback;
   if (Trim(*offload) != "dpu") return BadValue(verdict, kOffload, *offload, "only 'dpu' is known");
   if (const std::string* fallback = Find(annotations, kFallback)) {
-    if (*fallback != "host" && *fallback != "fail") return BadValue(verdict, kFallback, *fallback, "'host' and 'fail' are known");
+    if (*fallback != "host" && *fallback != "fail")
+      return BadValue(verdict, kFallback, *fallback, "'host' and 'fail' are known");
     verdict.fallback = *fallback == "host" ? Fallback::kHost : Fallback::kFail;
   }
   if (const std::string* volumes = Find(annotations, kVolumes)) {
@@ -126,7 +130,8 @@ PodVerdict DecideByAnnotations(const Annotations& annotations, const PlacementRu
   }
   if (const std::string* names = Find(annotations, kOffloadContainers)) {
     auto parsed = Names(*names);
-    if (!parsed) return BadValue(verdict, kOffloadContainers, *names, "names of containers, separated by commas, are expected");
+    if (!parsed)
+      return BadValue(verdict, kOffloadContainers, *names, "names of containers, separated by commas, are expected");
     verdict.containers = *std::move(parsed);
     verdict.reason = fmt::format("annotation {}: {}", kOffloadContainers, fmt::join(verdict.containers, ","));
   } else {
@@ -187,7 +192,8 @@ ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_u
         return host(fmt::format("shared volume '{}' with {} on the host", *volume, user->second));
       }
       if (declared == pod.volumes.end()) {
-        return host(fmt::format("volume '{}' may be shared with the host: annotation {} does not say who uses it", *volume, kVolumes));
+        return host(fmt::format("volume '{}' may be shared with the host: annotation {} does not say who uses it",
+                                *volume, kVolumes));
       }
       if (!inside->ends_with("/" + *volume) && *inside != *volume) return host(what + ": a subPath of a volume");
       verdict.mounts.push_back({MountPlan::Kind::kDpuLocal, *volume});
@@ -199,7 +205,8 @@ ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_u
       small_volume |= StartsWith(*inside, std::string("volumes/kubernetes.io~") + kind);
     }
     if (small_volume && !mount.readonly()) return host(what + ": a volume that is written");
-    if (!small_volume && !termination && *inside != "etc-hosts") return host(fmt::format("{}: host path '{}'", what, mount.host_path()));
+    if (!small_volume && !termination && *inside != "etc-hosts")
+      return host(fmt::format("{}: host path '{}'", what, mount.host_path()));
     verdict.mounts.push_back({termination ? MountPlan::Kind::kTermination : MountPlan::Kind::kCopy, CopyName(*inside)});
   }
   return verdict;

@@ -29,8 +29,8 @@ struct PodVerdict {
   bool wanted = false;  // the Pod asks for a split; nothing else is set without it
   bool split = false;
   std::string reason;
-  std::set<std::string> containers;                        // that go to the DPU
-  std::map<std::string, std::set<std::string>> volumes;    // emptyDir -> containers that use it, as far as declared
+  std::set<std::string> containers;                      // that go to the DPU
+  std::map<std::string, std::set<std::string>> volumes;  // emptyDir -> containers that use it, as far as declared
   Fallback fallback = Fallback::kHost;
 };
 

@@ -86,8 +86,8 @@ rt::Mount Mount(const std::string& host, const std::string& container, bool read
 
 TEST_CASE("mounts decide whether a chosen container can move") {
   const std::string pod = std::string("/var/lib/kubelet/pods/") + kUid;
-  PodVerdict verdict = DecidePod(
-      Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a,b"}, {kVolumes, "run=a,b;cache=a,app"}}), kRules);
+  PodVerdict verdict =
+      DecidePod(Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a,b"}, {kVolumes, "run=a,b;cache=a,app"}}), kRules);
   struct Row {
     rt::Mount mount;
     bool dpu;
@@ -98,11 +98,16 @@ TEST_CASE("mounts decide whether a chosen container can move") {
            Row{Mount(pod + "/volumes/kubernetes.io~configmap/conf", "/etc/a", true), true, "", MountPlan::Kind::kCopy},
            Row{Mount(pod + "/volumes/kubernetes.io~projected/token", "/run/t", true), true, "", MountPlan::Kind::kCopy},
            Row{Mount(pod + "/etc-hosts", "/etc/hosts", false), true, "", MountPlan::Kind::kCopy},
-           Row{Mount(pod + "/containers/a/1234", "/dev/termination-log", false), true, "", MountPlan::Kind::kTermination},
-           Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/run", "/run/a", false), true, "", MountPlan::Kind::kDpuLocal},
-           Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/run", "/run/a", true), true, "", MountPlan::Kind::kDpuLocal},
-           Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/cache", "/c", false), false, "shared volume 'cache' with app"},
-           Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/used", "/c", false), false, "shared volume 'used' with nginx"},
+           Row{Mount(pod + "/containers/a/1234", "/dev/termination-log", false), true, "",
+               MountPlan::Kind::kTermination},
+           Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/run", "/run/a", false), true, "",
+               MountPlan::Kind::kDpuLocal},
+           Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/run", "/run/a", true), true, "",
+               MountPlan::Kind::kDpuLocal},
+           Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/cache", "/c", false), false,
+               "shared volume 'cache' with app"},
+           Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/used", "/c", false), false,
+               "shared volume 'used' with nginx"},
            Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/other", "/c", false), false, "does not say who uses it"},
            Row{Mount(pod + "/volumes/kubernetes.io~empty-dir/run/sub", "/c", false), false, "subPath"},
            Row{Mount(pod + "/volume-subpaths/conf/a/0", "/c", true), false, "subPath"},
@@ -169,7 +174,7 @@ TEST_CASE("the twin is the same Pod with the DPU's paths, and keeps what we do n
   *request.mutable_config()->add_mounts() = Mount("/x", "/y", true);
   rt::CreateContainerRequest dpu =
       ContainerOnDpu(request, {.pod_log_root = "/logs"},
-                   {.twin_id = "twin-id", .image = "img", .epoch = 3, .mount_paths = {"/dpu/x"}});
+                     {.twin_id = "twin-id", .image = "img", .epoch = 3, .mount_paths = {"/dpu/x"}});
   CHECK(dpu.pod_sandbox_id() == "twin-id");
   CHECK(dpu.config().mounts(0).host_path() == "/dpu/x");
   CHECK(HostLogPath(config.log_directory(), DpuLogPath(request)) == "/var/log/pods/x/a/0.log");

@@ -49,7 +49,8 @@ absl::Status PodTable::Load() {
   for (const state::Twin& twin : file.twins()) saved_twins_[twin.host_sandbox_id()] = twin.twin_id();
   for (const state::Container& saved : file.containers()) {
     DpuContainer container;
-    if (!container.listed.ParseFromString(saved.listed()) || !container.status.ParseFromString(saved.status())) continue;
+    if (!container.listed.ParseFromString(saved.listed()) || !container.status.ParseFromString(saved.status()))
+      continue;
     container.twin_id = saved.twin_id();
     container.dpu_log = saved.dpu_log();
     container.epoch = saved.epoch();

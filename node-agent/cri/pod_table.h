@@ -27,19 +27,19 @@ struct SplitPod {
   std::string sandbox_id;  // on the host
   runtime::v1::PodSandboxMetadata metadata;
   PodVerdict verdict;
-  std::string twin_id;     // empty: on the host only, or not known yet
+  std::string twin_id;        // empty: on the host only, or not known yet
   std::string log_directory;  // on the host
-  bool stopped = false;    // the twin must not run
+  bool stopped = false;       // the twin must not run
 };
 
 struct DpuContainer {
   runtime::v1::Container listed;        // pod_sandbox_id is the host sandbox's
   runtime::v1::ContainerStatus status;  // log_path is the host's
   std::string twin_id;
-  std::string dpu_log;                  // below the DPU's Pod log root
+  std::string dpu_log;  // below the DPU's Pod log root
   uint64_t epoch = 0;
-  bool unfinished = false;              // ended, and its log or message is not all on the host yet
-  bool lost = false;                    // shown as ended because the DPU was away for longer than the lease
+  bool unfinished = false;  // ended, and its log or message is not all on the host yet
+  bool lost = false;        // shown as ended because the DPU was away for longer than the lease
 
   const std::string& id() const { return listed.id(); }
   bool running() const { return listed.state() == runtime::v1::CONTAINER_RUNNING; }

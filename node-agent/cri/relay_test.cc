@@ -17,14 +17,17 @@ namespace rt = runtime::v1;
 
 class Runtime final : public rt::RuntimeService::Service {
  public:
-  grpc::Status Version(grpc::ServerContext* context, const rt::VersionRequest* request, rt::VersionResponse* response) override {
+  grpc::Status Version(grpc::ServerContext* context, const rt::VersionRequest* request,
+                       rt::VersionResponse* response) override {
     response->set_version(request->version());
     auto found = context->client_metadata().find("x-note");
-    if (found != context->client_metadata().end()) response->set_runtime_name({found->second.data(), found->second.size()});
+    if (found != context->client_metadata().end())
+      response->set_runtime_name({found->second.data(), found->second.size()});
     context->AddTrailingMetadata("x-answer", "yes");
     return grpc::Status::OK;
   }
-  grpc::Status StopContainer(grpc::ServerContext*, const rt::StopContainerRequest* request, rt::StopContainerResponse*) override {
+  grpc::Status StopContainer(grpc::ServerContext*, const rt::StopContainerRequest* request,
+                             rt::StopContainerResponse*) override {
     return {grpc::StatusCode::NOT_FOUND, "no container " + request->container_id(), "details"};
   }
   // Waits until its caller has gone.
@@ -60,7 +63,8 @@ struct Chain {
     relay_server = front.BuildAndStart();
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    channel = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(), arguments);
+    channel =
+        grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(), arguments);
     stub = rt::RuntimeService::NewStub(channel);
   }
   ~Chain() {

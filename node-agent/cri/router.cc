@@ -34,8 +34,8 @@ void Answer(Call& call, const absl::StatusOr<grpc::ByteBuffer>& response) {
 }
 
 absl::Status Router::RebuildFromHost() {
-  HK_ASSIGN_OR_RETURN(auto list, parts_.host.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(),
-                                                                              In(kHostList)));
+  HK_ASSIGN_OR_RETURN(auto list, parts_.host.Call<rt::ListPodSandboxResponse>(
+                                     kListPodSandbox, rt::ListPodSandboxRequest(), In(kHostList)));
   for (const rt::PodSandbox& sandbox : list.items()) {
     SplitPod pod;
     pod.verdict = DecideByAnnotations(sandbox.annotations(), options_.rules);
@@ -167,10 +167,10 @@ void Router::Status(const CallPtr& call) {
 }
 
 absl::StatusOr<v1::PlacementsReply> Router::Placements(const std::string& pod_uid) {
-  HK_ASSIGN_OR_RETURN(auto sandboxes, parts_.host.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(),
-                                                                                   In(kHostList)));
-  HK_ASSIGN_OR_RETURN(auto list, parts_.host.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
-                                                                              In(kHostList)));
+  HK_ASSIGN_OR_RETURN(auto sandboxes, parts_.host.Call<rt::ListPodSandboxResponse>(
+                                          kListPodSandbox, rt::ListPodSandboxRequest(), In(kHostList)));
+  HK_ASSIGN_OR_RETURN(auto list, parts_.host.Call<rt::ListContainersResponse>(
+                                     kListContainers, rt::ListContainersRequest(), In(kHostList)));
   std::map<std::string, const rt::PodSandbox*> pods;
   for (const rt::PodSandbox& sandbox : sandboxes.items()) pods[sandbox.id()] = &sandbox;
   v1::PlacementsReply reply;

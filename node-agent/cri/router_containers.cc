@@ -48,7 +48,8 @@ void Router::StartContainer(const CallPtr& call) {
   if (answered) return;
   if (!container) return ForwardToHost(call);
   if (container->lost) {
-    call->Fail(grpc::StatusCode::FAILED_PRECONDITION, fmt::format("container {} was lost with the DPU", container->id()));
+    call->Fail(grpc::StatusCode::FAILED_PRECONDITION,
+               fmt::format("container {} was lost with the DPU", container->id()));
     return;
   }
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStartContainer, call->request(), LimitOf(*call));
@@ -82,7 +83,8 @@ void Router::RemoveContainer(const CallPtr& call) {
     Answer(*call, parts_.table.Save());  // must survive us: the DPU still has it
     return;
   }
-  if (!container->lost && container->listed.state() == rt::CONTAINER_EXITED) parts_.mirror.Drain(container->id(), kDrainTime);
+  if (!container->lost && container->listed.state() == rt::CONTAINER_EXITED)
+    parts_.mirror.Drain(container->id(), kDrainTime);
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kRemoveContainer, call->request(), LimitOf(*call));
   if (response.status().code() == absl::StatusCode::kNotFound) response = ToBuffer("");
   if (response.ok()) {
@@ -114,7 +116,8 @@ void Router::ContainerStatus(const CallPtr& call) {
   }
   // Only the runtime has the verbose part; a person asks for it, kubelet's loop does not.
   bool started = parts_.tasks.Run([this, call, request, known]() mutable {
-    auto live = parts_.dpu.Call<rt::ContainerStatusResponse>(kContainerStatus, request, std::min(LimitOf(*call), In(kVerboseTime)));
+    auto live = parts_.dpu.Call<rt::ContainerStatusResponse>(kContainerStatus, request,
+                                                             std::min(LimitOf(*call), In(kVerboseTime)));
     if (live.ok()) *known.mutable_info() = live->info();
     call->Finish(grpc::Status::OK, ToBuffer(known.SerializeAsString()));
   });

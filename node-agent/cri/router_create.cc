@@ -28,7 +28,8 @@ void Router::CreateContainer(const CallPtr& call) {
   }
   Deadline deadline = LimitOf(*call);
   const rt::ContainerConfig& config = request.config();
-  std::string name = fmt::format("Pod {}/{}, container '{}'", pod->metadata.namespace_(), pod->metadata.name(), config.metadata().name());
+  std::string name = fmt::format("Pod {}/{}, container '{}'", pod->metadata.namespace_(), pod->metadata.name(),
+                                 config.metadata().name());
   std::optional<bool> target_on_dpu;
   const rt::NamespaceOption& namespaces = config.linux().security_context().namespace_options();
   if (namespaces.pid() == rt::TARGET) target_on_dpu = parts_.table.FindContainer(namespaces.target_id()).has_value();
@@ -50,7 +51,8 @@ void Router::CreateContainer(const CallPtr& call) {
       return;
     }
     if (pod->verdict.fallback == Fallback::kFail) {
-      Answer(*call, absl::Status(id.status().code(), fmt::format("on the DPU: {} (fallback is 'fail')", Message(id.status()))));
+      Answer(*call, absl::Status(id.status().code(),
+                                 fmt::format("on the DPU: {} (fallback is 'fail')", Message(id.status()))));
       return;
     }
     ++figures_.container_fallbacks;
@@ -89,7 +91,8 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
   HK_ASSIGN_OR_RETURN(auto response, parts_.dpu.Call<rt::CreateContainerResponse>(kCreateContainer, on_dpu, deadline));
 
   if (absl::Status read = parts_.link.Refresh(response.container_id(), In(kReadTime)); !read.ok()) {
-    spdlog::warn("container {} was made on the DPU; its status comes later: {}", response.container_id(), ToString(read));
+    spdlog::warn("container {} was made on the DPU; its status comes later: {}", response.container_id(),
+                 ToString(read));
     DpuContainer container;
     container.listed.set_id(response.container_id());
     container.listed.set_pod_sandbox_id(pod.sandbox_id);
@@ -113,7 +116,8 @@ absl::StatusOr<std::string> Router::DpuImage(const rt::CreateContainerRequest& r
     if (name.empty()) continue;
     rt::ImageStatusRequest ask;
     ask.mutable_image()->set_image(name);
-    HK_ASSIGN_OR_RETURN(auto status, parts_.dpu.Call<rt::ImageStatusResponse>(kImageStatus, ask, std::min(deadline, In(kReadTime))));
+    HK_ASSIGN_OR_RETURN(auto status,
+                        parts_.dpu.Call<rt::ImageStatusResponse>(kImageStatus, ask, std::min(deadline, In(kReadTime))));
     if (status.has_image()) return name;
     if (name.find("sha256:") != 0) to_pull = name;
   }
@@ -136,7 +140,8 @@ absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, cons
     v1::PutVolumeReply reply;
     if (plan.kind == MountPlan::Kind::kDpuLocal) {
       struct stat info = {};
-      if (stat(mount.host_path().c_str(), &info) != 0) return ErrnoToStatus(errno, fmt::format("{}: '{}'", what, mount.host_path()));
+      if (stat(mount.host_path().c_str(), &info) != 0)
+        return ErrnoToStatus(errno, fmt::format("{}: '{}'", what, mount.host_path()));
       v1::MakeVolumeRequest make;
       make.set_pod_uid(request.sandbox_config().metadata().uid());
       make.set_volume(plan.volume);
@@ -160,7 +165,8 @@ absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, cons
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::map<std::string, std::string>> Router::EmptyDirUsers(const SplitPod& pod, const rt::ContainerConfig& config,
+absl::StatusOr<std::map<std::string, std::string>> Router::EmptyDirUsers(const SplitPod& pod,
+                                                                         const rt::ContainerConfig& config,
                                                                          Deadline deadline) {
   std::map<std::string, std::string> users;
   bool any = false;
@@ -191,9 +197,9 @@ absl::Status Router::CheckDpuVolumes(const SplitPod& pod, const rt::ContainerCon
     for (const rt::Mount& mount : config.mounts()) {
       auto volume = EmptyDirOf(mount.host_path(), pod.metadata.uid());
       if (!volume || ("," + made->second + ",").find("," + *volume + ",") == std::string::npos) continue;
-      return absl::FailedPreconditionError(fmt::format("volume '{}' is on the DPU with {}, because annotation {} does not name '{}'",
-                                                       *volume, container.listed.metadata().name(), kVolumes,
-                                                       config.metadata().name()));
+      return absl::FailedPreconditionError(
+          fmt::format("volume '{}' is on the DPU with {}, because annotation {} does not name '{}'", *volume,
+                      container.listed.metadata().name(), kVolumes, config.metadata().name()));
     }
   }
   return absl::OkStatus();

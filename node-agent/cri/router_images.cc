@@ -44,7 +44,8 @@ void Router::PullImage(const CallPtr& call) {
     return;
   }
   Deadline deadline = LimitOf(*call);
-  auto on_dpu = std::async(std::launch::async, [&] { return parts_.dpu.CallBytes(kPullImage, call->request(), deadline); });
+  auto on_dpu =
+      std::async(std::launch::async, [&] { return parts_.dpu.CallBytes(kPullImage, call->request(), deadline); });
   absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kPullImage, call->request(), deadline);
   absl::StatusOr<grpc::ByteBuffer> dpu = on_dpu.get();
   if (host.ok() != dpu.ok()) {

@@ -12,7 +12,7 @@ namespace {
 
 namespace rt = runtime::v1;
 
-constexpr std::chrono::seconds kTwinTime{30};      // long enough for a loaded DPU; kubelet allows minutes
+constexpr std::chrono::seconds kTwinTime{30};  // long enough for a loaded DPU; kubelet allows minutes
 constexpr std::chrono::seconds kRollBackTime{20};
 
 std::string NameOf(const rt::PodSandboxMetadata& metadata) {
@@ -98,7 +98,8 @@ void Router::StopPodSandbox(const CallPtr& call) {
     if (!parts_.link.Valid()) return parts_.link.AwayError();
     rt::StopPodSandboxRequest stop;
     stop.set_pod_sandbox_id(pod->twin_id);
-    return parts_.dpu.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, std::min(deadline, In(kTwinTime))).status();
+    return parts_.dpu.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, std::min(deadline, In(kTwinTime)))
+        .status();
   });
   absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kStopPodSandbox, call->request(), deadline);
   absl::Status on_dpu = twin.get();
@@ -124,7 +125,8 @@ void Router::RemovePodSandbox(const CallPtr& call) {
   Deadline deadline = LimitOf(*call);
   if (!pod->twin_id.empty()) {
     absl::Status removed = parts_.link.AwayError();
-    if (parts_.link.Valid()) removed = parts_.link.RemoveTwin(pod->twin_id, pod->metadata, std::min(deadline, In(kTwinTime)));
+    if (parts_.link.Valid())
+      removed = parts_.link.RemoveTwin(pod->twin_id, pod->metadata, std::min(deadline, In(kTwinTime)));
     if (IsAway(removed)) {
       spdlog::warn("{}: the twin is removed when the DPU returns: {}", NameOf(pod->metadata), ToString(removed));
     } else if (!removed.ok()) {

@@ -31,7 +31,8 @@ bool BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContai
   size_t equals = found->second.find('=');
   if (equals == std::string::npos) return true;
   std::string inside = found->second.substr(0, equals), host_path = found->second.substr(equals + 1);
-  if (host_path.find("/" + pod_uid + "/containers/") == std::string::npos || host_path.find("/..") != std::string::npos) {
+  if (host_path.find("/" + pod_uid + "/containers/") == std::string::npos ||
+      host_path.find("/..") != std::string::npos) {
     spdlog::warn("termination message of container {}: '{}' is no file of its Pod", container.id(), host_path);
     return true;
   }

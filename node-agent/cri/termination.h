@@ -12,7 +12,7 @@ namespace heterok8s::cri {
 
 // The path of the host comes back with the container from the DPU, so it counts only inside the folder of this Pod.
 // False when the DPU did not answer and it should be tried again.
-bool BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container, const std::string& pod_uid,
-                         std::chrono::system_clock::time_point deadline);
+bool BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container,
+                         const std::string& pod_uid, std::chrono::system_clock::time_point deadline);
 
 }  // namespace heterok8s::cri

@@ -28,7 +28,7 @@ rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPat
 }
 
 rt::CreateContainerRequest ContainerOnDpu(const rt::CreateContainerRequest& request, const DpuPaths& paths,
-                                        const DpuContainerOptions& options) {
+                                          const DpuContainerOptions& options) {
   rt::CreateContainerRequest dpu = request;
   dpu.set_pod_sandbox_id(options.twin_id);
   *dpu.mutable_sandbox_config() = TwinConfig(request.sandbox_config(), paths);

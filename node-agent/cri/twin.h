@@ -28,14 +28,14 @@ runtime::v1::PodSandboxConfig TwinConfig(const runtime::v1::PodSandboxConfig& co
 struct DpuContainerOptions {
   std::string twin_id;
   std::string reason;
-  std::string image;                      // as the DPU's runtime knows it
+  std::string image;  // as the DPU's runtime knows it
   uint64_t epoch = 0;
-  std::vector<std::string> mount_paths;   // on the DPU, one per mount
+  std::vector<std::string> mount_paths;  // on the DPU, one per mount
   std::vector<std::string> dpu_volumes;
-  std::string termination_log;            // see kTerminationLog; empty: none
+  std::string termination_log;  // see kTerminationLog; empty: none
 };
 runtime::v1::CreateContainerRequest ContainerOnDpu(const runtime::v1::CreateContainerRequest& request,
-                                                 const DpuPaths& paths, const DpuContainerOptions& options);
+                                                   const DpuPaths& paths, const DpuContainerOptions& options);
 
 // Where the bytes of the DPU's log go: the same name below the Pod's log folder on the host; empty when there is none.
 std::string HostLogPath(const std::string& log_directory, const std::string& dpu_log);

@@ -23,7 +23,8 @@ class Reader {
     std::string path = relative.empty() ? root_ : root_ + "/" + relative;
     struct stat info = {};
     // kubelet's own mount source may be a link; inside, links are copied as links.
-    if ((relative.empty() ? stat : lstat)(path.c_str(), &info) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", path));
+    if ((relative.empty() ? stat : lstat)(path.c_str(), &info) != 0)
+      return ErrnoToStatus(errno, fmt::format("stat '{}'", path));
     if (volume_.entries_size() >= kMaxVolumeEntries) {
       return absl::ResourceExhaustedError(fmt::format("'{}' has more than {} entries", root_, kMaxVolumeEntries));
     }
@@ -44,7 +45,8 @@ class Reader {
       entry.set_data(fs::read_symlink(path, error).string());
       return error ? ErrnoToStatus(error.value(), fmt::format("read link '{}'", path)) : absl::OkStatus();
     }
-    if (!S_ISDIR(info.st_mode)) return absl::FailedPreconditionError(fmt::format("'{}' is neither file nor folder", path));
+    if (!S_ISDIR(info.st_mode))
+      return absl::FailedPreconditionError(fmt::format("'{}' is neither file nor folder", path));
     entry.set_kind(v1::VolumeEntry::FOLDER);
     return AddFolder(path, relative);
   }

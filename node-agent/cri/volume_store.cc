@@ -37,7 +37,8 @@ absl::Status CheckLink(const v1::VolumeEntry& entry) {
 
 absl::StatusOr<VolumeStore> VolumeStore::Open(const std::string& root) {
   HK_ASSIGN_OR_RETURN(ConfinedRoot confined, ConfinedRoot::Open(root));
-  // Part of each copy's name: nothing here is synced, so a copy from before a power cut may be broken and is not reused.
+  // Part of each copy's name: nothing here is synced, so a copy from before a power cut may be broken and is not
+  // reused.
   HK_ASSIGN_OR_RETURN(std::string boot_id, sys::ReadFile("/proc/sys/kernel/random/boot_id"));
   return VolumeStore(std::move(confined), std::move(boot_id));
 }
@@ -114,7 +115,8 @@ absl::StatusOr<std::string> VolumeStore::Get(const v1::GetFileRequest& request) 
   if (request.path().rfind(prefix, 0) != 0) {
     return absl::InvalidArgumentError(fmt::format("'{}' is no volume of Pod {}", request.path(), request.pod_uid()));
   }
-  HK_ASSIGN_OR_RETURN(sys::UniqueFd fd, root_.OpenFile(request.path().substr(root_.path().size() + 1), O_RDONLY | O_NONBLOCK));
+  HK_ASSIGN_OR_RETURN(sys::UniqueFd fd,
+                      root_.OpenFile(request.path().substr(root_.path().size() + 1), O_RDONLY | O_NONBLOCK));
   struct stat info = {};
   if (fstat(fd.get(), &info) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", request.path()));
   if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(fmt::format("'{}' is no file", request.path()));

@@ -23,16 +23,29 @@ TEST_CASE("the id of a request is found without parsing the request") {
 
 TEST_CASE("an absent id is empty, and other fields are skipped whatever their type") {
   CHECK(*FirstField("") == "");
-  CHECK(*FirstField(std::string("\x10\x07" "\x19" "12345678" "\x25" "1234" "\x0a\x02id", 20)) == "id");
+  CHECK(*FirstField(std::string("\x10\x07"
+                                "\x19"
+                                "12345678"
+                                "\x25"
+                                "1234"
+                                "\x0a\x02id",
+                                20)) == "id");
 }
 
 TEST_CASE("the last of several ids counts, as for protobuf") {
-  CHECK(*FirstField("\x0a\x01" "a" "\x0a\x01" "b") == "b");
+  CHECK(*FirstField("\x0a\x01"
+                    "a"
+                    "\x0a\x01"
+                    "b") == "b");
 }
 
 TEST_CASE("bytes that are no message are refused") {
-  for (std::string bytes : {std::string("\x0a"), std::string("\x0a\x05" "ab"), std::string("\x0b"), std::string(12, '\xff'),
-                            std::string("\x00\x00", 2), std::string("\x0d" "ab")}) {
+  for (std::string bytes : {std::string("\x0a"),
+                            std::string("\x0a\x05"
+                                        "ab"),
+                            std::string("\x0b"), std::string(12, '\xff'), std::string("\x00\x00", 2),
+                            std::string("\x0d"
+                                        "ab")}) {
     CHECK_THAT(FirstField(bytes).status(), HasCode(absl::StatusCode::kInvalidArgument));
   }
 }
@@ -52,9 +65,15 @@ TEST_CASE("whatever the bytes, the answer is protobuf's or a refusal") {
     for (int change = random() % 4; change >= 0; --change) {
       size_t at = random() % bytes.size();
       switch (random() % 3) {
-        case 0: bytes[at] = static_cast<char>(random()); break;
-        case 1: bytes.erase(at); break;
-        case 2: bytes.insert(at, 1, static_cast<char>(random())); break;
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes.erase(at);
+          break;
+        case 2:
+          bytes.insert(at, 1, static_cast<char>(random()));
+          break;
       }
       if (bytes.empty()) bytes = good;
     }

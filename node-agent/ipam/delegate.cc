@@ -51,7 +51,8 @@ absl::Status OwnError(const std::string& plugin, const sys::RunResult& run) {
     return cni::MakeError(static_cast<cni::ErrorCode>(json["code"].get<int>()), json["msg"].get<std::string>(),
                           details != json.end() && details->is_string() ? details->get<std::string>() : "");
   }
-  return cni::MakeError(cni::kInternal, fmt::format("IPAM plugin '{}' ended with {} and no CNI error", plugin, run.exit_code),
+  return cni::MakeError(cni::kInternal,
+                        fmt::format("IPAM plugin '{}' ended with {} and no CNI error", plugin, run.exit_code),
                         run.stderr_text.substr(0, 1000));
 }
 

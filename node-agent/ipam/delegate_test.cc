@@ -20,16 +20,22 @@ struct Plugin {
     REQUIRE(mkdtemp(name) != nullptr);
     folder = name;
     std::string script = fmt::format(
-        "#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID $TRACEPARENT\" >> {0}/calls\ncat > {0}/stdin\n{1}\n", folder, body);
+        "#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID $TRACEPARENT\" >> {0}/calls\ncat > {0}/stdin\n{1}\n", folder,
+        body);
     REQUIRE_OK(sys::WriteFileAtomic(folder + "/hk-test-ipam", script, 0755));
   }
   ~Plugin() { std::filesystem::remove_all(folder); }
 
   cni::Request Request() const {
-    absl::StatusOr<cni::Request> request = cni::ParseRequest(
-        {{"CNI_COMMAND", "ADD"}, {"CNI_CONTAINERID", "c1"}, {"CNI_NETNS", "/x"}, {"CNI_IFNAME", "eth0"},
-         {"CNI_PATH", "/nonexistent:" + folder}, {"TRACEPARENT", "00-7"}, {"PATH", "/usr/bin:/bin"}},
-        R"({"cniVersion":"1.0.0","name":"n","ipam":{"type":"hk-test-ipam"},"unknown":[1,  2]})");
+    absl::StatusOr<cni::Request> request =
+        cni::ParseRequest({{"CNI_COMMAND", "ADD"},
+                           {"CNI_CONTAINERID", "c1"},
+                           {"CNI_NETNS", "/x"},
+                           {"CNI_IFNAME", "eth0"},
+                           {"CNI_PATH", "/nonexistent:" + folder},
+                           {"TRACEPARENT", "00-7"},
+                           {"PATH", "/usr/bin:/bin"}},
+                          R"({"cniVersion":"1.0.0","name":"n","ipam":{"type":"hk-test-ipam"},"unknown":[1,  2]})");
     REQUIRE_OK(request);
     return *request;
   }

@@ -53,8 +53,8 @@ absl::StatusOr<std::vector<IpAddress>> Requested(const cni::Request& request, co
     auto holder = std::find_if(config.sets.begin(), config.sets.end(),
                                [&](const RangeSet& set) { return Holds(set, prefix.address); });
     if (holder == config.sets.end()) {
-      return cni::MakeError(cni::kInvalidConfig, fmt::format("requested address {} is in none of the ranges",
-                                                             prefix.address.ToString()));
+      return cni::MakeError(cni::kInvalidConfig,
+                            fmt::format("requested address {} is in none of the ranges", prefix.address.ToString()));
     }
     if (FindIn(*holder, addresses)) {
       return cni::MakeError(cni::kInvalidConfig,
@@ -137,9 +137,10 @@ class LedgerIpam : public Ipam {
       }
       if (!request.config.prev_result) continue;
       const std::vector<cni::ResultIp>& shown = request.config.prev_result->ips;
-      if (std::none_of(shown.begin(), shown.end(), [&](const cni::ResultIp& ip) { return ip.address.address == *address; })) {
-        return cni::MakeError(cni::kUnknownContainer,
-                              fmt::format("Pod '{}' holds {}, which prevResult does not show", pod_key, address->ToString()));
+      if (std::none_of(shown.begin(), shown.end(),
+                       [&](const cni::ResultIp& ip) { return ip.address.address == *address; })) {
+        return cni::MakeError(cni::kUnknownContainer, fmt::format("Pod '{}' holds {}, which prevResult does not show",
+                                                                  pod_key, address->ToString()));
       }
     }
     return absl::OkStatus();

@@ -38,8 +38,8 @@ class Ipam {
   virtual absl::Status Check(ledger::Tx& tx, const cni::Request& request, const std::string& pod_key) = 0;
   // True when the config names an IPAM plugin other than ours ("heterok8s" or "host-local").
   virtual bool is_delegated(const cni::Request& request) const = 0;
-  // Delegation; environment and stdin are the request's own, so is what the plugin answers when it fails. ADD rolls back
-  // by the plugin's DEL itself, when the plugin fails or its answer is unusable. May take kDelegateDeadline.
+  // Delegation; environment and stdin are the request's own, so is what the plugin answers when it fails. ADD rolls
+  // back by the plugin's DEL itself, when the plugin fails or its answer is unusable. May take kDelegateDeadline.
   virtual absl::StatusOr<Lease> DelegateAdd(const cni::Request& request) = 0;
   virtual absl::Status Delegate(const cni::Request& request, const std::string& command) = 0;  // DEL, CHECK, GC, STATUS
 };

@@ -42,8 +42,8 @@ absl::StatusOr<Range> ParseRange(const Json& json, const std::string& where) {
   absl::StatusOr<IpPrefix> subnet = IpPrefix::Parse(subnet_text);
   if (!subnet.ok()) return Wrong(where + ".subnet", Message(subnet.status()));
   if (*subnet != subnet->Masked()) {
-    return Wrong(where + ".subnet", fmt::format("{} has host bits set; did you mean {}?", subnet_text,
-                                                subnet->Masked().ToString()));
+    return Wrong(where + ".subnet",
+                 fmt::format("{} has host bits set; did you mean {}?", subnet_text, subnet->Masked().ToString()));
   }
   if (subnet->length + 2 > subnet->address.bits()) {
     return Wrong(where + ".subnet", fmt::format("{} is too small to allocate from", subnet_text));
@@ -94,9 +94,9 @@ absl::Status CheckOverlaps(const std::vector<RangeSet>& sets) {
     for (size_t j = 0; j < i; ++j) {
       if (all[i]->first.family == all[j]->first.family && all[i]->first <= all[j]->last &&
           all[j]->first <= all[i]->last) {
-        return Wrong("ipam.ranges", fmt::format("{} to {} and {} to {} overlap", all[j]->first.ToString(),
-                                                all[j]->last.ToString(), all[i]->first.ToString(),
-                                                all[i]->last.ToString()));
+        return Wrong("ipam.ranges",
+                     fmt::format("{} to {} and {} to {} overlap", all[j]->first.ToString(), all[j]->last.ToString(),
+                                 all[i]->first.ToString(), all[i]->last.ToString()));
       }
     }
   }

@@ -15,9 +15,9 @@
 namespace heterok8s::ipam {
 
 struct Range {
-  IpPrefix subnet;         // masked
-  IpAddress first, last;   // what may be handed out, inclusive, but for:
-  IpAddress gateway;       // never handed out; the subnet's first address unless the configuration says otherwise
+  IpPrefix subnet;        // masked
+  IpAddress first, last;  // what may be handed out, inclusive, but for:
+  IpAddress gateway;      // never handed out; the subnet's first address unless the configuration says otherwise
 
   bool Holds(const IpAddress& address) const;  // between first and last, and not the gateway
 };

@@ -15,9 +15,9 @@ namespace {
 using testing::Says;
 
 cni::Request RequestWith(const std::string& ipam, const std::string& fields = "") {
-  absl::StatusOr<cni::Request> request = cni::ParseRequest(
-      {{"CNI_COMMAND", "ADD"}, {"CNI_CONTAINERID", "c"}, {"CNI_NETNS", "/x"}, {"CNI_IFNAME", "eth0"}},
-      fmt::format(R"({{"cniVersion":"1.1.0","name":"podnet","ipam":{}{}}})", ipam, fields));
+  absl::StatusOr<cni::Request> request =
+      cni::ParseRequest({{"CNI_COMMAND", "ADD"}, {"CNI_CONTAINERID", "c"}, {"CNI_NETNS", "/x"}, {"CNI_IFNAME", "eth0"}},
+                        fmt::format(R"({{"cniVersion":"1.1.0","name":"podnet","ipam":{}{}}})", ipam, fields));
   REQUIRE_OK(request);
   return *request;
 }
@@ -53,8 +53,8 @@ struct Bench {
 
 TEST_CASE("a Pod gets one address of each range set, with full length and default routes") {
   Bench bench;
-  cni::Request request = RequestWith(
-      R"({"type":"heterok8s","ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"fd00:1::/64"}]]})");
+  cni::Request request =
+      RequestWith(R"({"type":"heterok8s","ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"fd00:1::/64"}]]})");
 
   absl::StatusOr<Lease> lease = bench.Allocate(request, "pod1");
 
@@ -94,16 +94,16 @@ TEST_CASE("every address of a range is handed out, but gateway, network and broa
   };
   for (const Row& row : {
            Row{.ipam = R"({"subnet":"10.1.0.0/29"})",
-               .all = {"10.1.0.2/32", "10.1.0.3/32", "10.1.0.4/32", "10.1.0.5/32", "10.1.0.6/32"}},
+          .all = {"10.1.0.2/32", "10.1.0.3/32", "10.1.0.4/32", "10.1.0.5/32", "10.1.0.6/32"}},
            Row{.ipam = R"({"subnet":"10.2.0.0/29","gateway":"10.2.0.4"})",
-               .all = {"10.2.0.1/32", "10.2.0.2/32", "10.2.0.3/32", "10.2.0.5/32", "10.2.0.6/32"}},
+           .all = {"10.2.0.1/32", "10.2.0.2/32", "10.2.0.3/32", "10.2.0.5/32", "10.2.0.6/32"}},
            Row{.ipam = R"({"subnet":"10.3.0.0/24","rangeStart":"10.3.0.254","rangeEnd":"10.3.0.255"})",
-               .all = {"10.3.0.254/32"}},
+           .all = {"10.3.0.254/32"}},
            Row{.ipam = R"({"subnet":"fd00::/126"})", .all = {"fd00::2/128", "fd00::3/128"}},
            Row{.ipam = R"({"subnet":"fd01::/120","gateway":"fd01::80","rangeStart":"fd01::7f","rangeEnd":"fd01::80"})",
-               .all = {"fd01::7f/128"}},
+           .all = {"fd01::7f/128"}},
            Row{.ipam = R"({"ranges":[[{"subnet":"10.4.0.0/30"},{"subnet":"10.5.0.0/30"}]]})",
-               .all = {"10.4.0.2/32", "10.5.0.2/32"}},
+           .all = {"10.4.0.2/32", "10.5.0.2/32"}},
        }) {
     INFO(row.ipam);
     cni::Request request = RequestWith(row.ipam);
@@ -124,7 +124,8 @@ TEST_CASE("a requested address is given when it is free and in a range") {
 
   CHECK(bench.Ips(asking(R"("10.1.0.77")"), "pod1") == "10.1.0.77/32 fd00:1::2/128");
   CHECK(bench.Ips(asking(R"("fd00:1::77/64","10.1.0.78/24")"), "pod2") == "10.1.0.78/32 fd00:1::77/128");
-  CHECK_THAT(bench.Ips(asking(R"("10.1.0.77")"), "pod3"), Catch::StartsWith("101: requested address 10.1.0.77 is taken"));
+  CHECK_THAT(bench.Ips(asking(R"("10.1.0.77")"), "pod3"),
+             Catch::StartsWith("101: requested address 10.1.0.77 is taken"));
   CHECK_THAT(bench.Ips(asking(R"("10.9.0.1")"), "pod3"), Catch::StartsWith("7: requested address 10.9.0.1"));
   CHECK_THAT(bench.Ips(asking(R"("10.1.0.1")"), "pod3"), Catch::StartsWith("7: "));  // the gateway
   CHECK_THAT(bench.Ips(asking(R"("10.1.0.8","10.1.0.9")"), "pod3"), Catch::Contains("one range set"));
@@ -171,7 +172,8 @@ TEST_CASE("a configuration that cannot work is refused by its key") {
            Row{.ipam = R"({"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"fd00::/64"}]]})", .says = "mixes"},
            Row{.ipam = R"({"ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"10.1.0.0/25"}]]})", .says = "overlap"},
            Row{.ipam = R"({"subnet":"10.1.0.0/24","rangeStart":"10.2.0.1"})", .says = "10.2.0.1 is not in 10.1.0.0/24"},
-           Row{.ipam = R"({"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9","rangeEnd":"10.1.0.8"})", .says = "comes after"},
+           Row{.ipam = R"({"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9","rangeEnd":"10.1.0.8"})",
+           .says = "comes after"},
            Row{.ipam = R"({"subnet":"10.1.0.0/24","routes":[{"dst":"x"}]})", .says = "routes[0].dst"},
            Row{.ipam = R"({"subnet":"10.1.0.0/24","resolvConf":"/nonexistent"})", .says = "resolvConf"},
        }) {
@@ -184,7 +186,8 @@ TEST_CASE("a configuration that cannot work is refused by its key") {
 }
 
 TEST_CASE("resolv.conf is read as the resolver reads it") {
-  cni::Dns dns = ParseResolvConf("# c\nnameserver 10.0.0.1\nnameserver ::1 # x\nsearch a\nsearch b c\noptions ndots:5\n");
+  cni::Dns dns =
+      ParseResolvConf("# c\nnameserver 10.0.0.1\nnameserver ::1 # x\nsearch a\nsearch b c\noptions ndots:5\n");
 
   CHECK(dns.nameservers == std::vector<std::string>{"10.0.0.1", "::1"});
   CHECK(dns.search == std::vector<std::string>{"b", "c"});

@@ -77,8 +77,8 @@ void FamilyRules(Script& script, const char* ip, const View& v, bool v4) {
     script.Rule("refuse", "ip6 daddr ::1 {} @{} reject", kPort, kNatSets[kNatLocalhost6]);
   }
   if (v.pod.empty()) return;
-  script.Rule("output", "{0} daddr {1} {2} @{3} dnat {0} to {4}", ip, v.pod, kPort,
-              kNatSets[v4 ? kNatPod : kNatPod6], v.peer_pod);
+  script.Rule("output", "{0} daddr {1} {2} @{3} dnat {0} to {4}", ip, v.pod, kPort, kNatSets[v4 ? kNatPod : kNatPod6],
+              v.peer_pod);
   script.Rule("postrouting", "{0} {1} saddr {2} snat {1} to {3}", to_peer, ip, v.pod, v.own_pod);
   script.Rule("prerouting", "iifname {0} {1} saddr {{ {2}, {3} }} {1} daddr {4} dnat {1} to {5}", link, ip,
               v.peer_localhost, v.peer_pod, v.own_pod, v.pod);

@@ -67,12 +67,12 @@ absl::StatusOr<podnet::Uplink> FakePodNet::EnsureUplink(const podnet::UplinkSpec
   std::lock_guard lock(kernel_.mutex_);
   if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
   if (kernel_.foreign_.contains({spec.netns_path, spec.ifname})) {
-    return absl::AlreadyExistsError(fmt::format("{} has an interface {} that is not ours", spec.netns_path, spec.ifname));
+    return absl::AlreadyExistsError(
+        fmt::format("{} has an interface {} that is not ours", spec.netns_path, spec.ifname));
   }
   kernel_.uplinks_[spec.owner] = spec;
-  return podnet::Uplink{.mac = "02:00:00:00:00:01",
-                        .root_ifname = pu::InterfaceName(spec.owner, 'u'),
-                        .root_mac = "02:00:00:00:00:02"};
+  return podnet::Uplink{
+      .mac = "02:00:00:00:00:01", .root_ifname = pu::InterfaceName(spec.owner, 'u'), .root_mac = "02:00:00:00:00:02"};
 }
 
 absl::Status FakePodNet::CheckUplink(const podnet::UplinkSpec& spec) {
@@ -81,7 +81,8 @@ absl::Status FakePodNet::CheckUplink(const podnet::UplinkSpec& spec) {
   if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
   auto uplink = kernel_.uplinks_.find(spec.owner);
   if (uplink == kernel_.uplinks_.end()) return absl::FailedPreconditionError("there is no uplink");
-  if (uplink->second.addresses != spec.addresses) return absl::FailedPreconditionError("the uplink has other addresses");
+  if (uplink->second.addresses != spec.addresses)
+    return absl::FailedPreconditionError("the uplink has other addresses");
   return absl::OkStatus();
 }
 

@@ -94,8 +94,12 @@ class FakePorts final : public ports::Ports, public Failures {
   absl::Status AddPod(const ports::PodPorts& pod) override;
   absl::Status RemovePod(const std::string& pod_key) override;
   std::vector<std::string> ListPods() const override;
-  absl::Status SetRemote(const std::string&, const ports::PortKey&, bool, uint64_t) override { return absl::OkStatus(); }
-  absl::Status ReplaceRemote(const std::string&, const std::vector<ports::PortKey>&) override { return absl::OkStatus(); }
+  absl::Status SetRemote(const std::string&, const ports::PortKey&, bool, uint64_t) override {
+    return absl::OkStatus();
+  }
+  absl::Status ReplaceRemote(const std::string&, const std::vector<ports::PortKey>&) override {
+    return absl::OkStatus();
+  }
   std::vector<ports::OwnedPort> Local(const std::string&) const override { return {}; }
   std::vector<ports::PortKey> Remote(const std::string&) const override { return {}; }
   std::optional<ports::Refusal> LastRefusal(const std::string&) const override { return std::nullopt; }

@@ -77,7 +77,10 @@ class FakePeer final : public PeerClient {
 
   LeaseState lease() const override {
     std::lock_guard lock(mutex_);
-    LeaseState state{.valid = !lease_expired_, .peer_ready = !lease_expired_, .age = std::chrono::milliseconds(7), .address = "fake:1"};
+    LeaseState state{.valid = !lease_expired_,
+                     .peer_ready = !lease_expired_,
+                     .age = std::chrono::milliseconds(7),
+                     .address = "fake:1"};
     if (lease_expired_) state.last_error = "no heartbeat";
     return state;
   }
@@ -110,7 +113,7 @@ class FakePeer final : public PeerClient {
   Process& caller_;
   Process& callee_;
   std::shared_mutex handlers_;
-  DpuHalf* dpu_ = nullptr;    // both guarded by handlers_
+  DpuHalf* dpu_ = nullptr;  // both guarded by handlers_
   HostHalf* host_ = nullptr;
   mutable std::mutex mutex_;
   std::function<void(const std::string&)> hook_;  // these are guarded by mutex_

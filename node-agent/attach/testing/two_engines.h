@@ -105,17 +105,19 @@ class TwoEngines {
   pu::FakeBackend host_fake_backend{fabric, pu::Side::kHost, "demo"}, dpu_fake_backend{fabric, pu::Side::kDpu, "demo"};
   FakePeer to_dpu{host_process, dpu_process}, to_host{dpu_process, host_process};
   std::string subnet = "10.88.0.0/24";
-  std::string cni_path;  // of HostAdd, for delegated IPAM
+  std::string cni_path;                                    // of HostAdd, for delegated IPAM
   nlohmann::json extra_config = nlohmann::json::object();  // merged into the network configuration of HostAdd
 
  private:
   void StartHost();
   void StartDpu();
-  cni::Request Request(cni::Command command, const std::string& container, const std::string& uid, nlohmann::json config);
+  cni::Request Request(cni::Command command, const std::string& container, const std::string& uid,
+                       nlohmann::json config);
   nlohmann::json Config(const Annotations& annotations) const;
 
   Options options_;
-  ProcessLedger host_process_ledger_{host_process, host_ledger.ledger()}, dpu_process_ledger_{dpu_process, dpu_ledger.ledger()};
+  ProcessLedger host_process_ledger_{host_process, host_ledger.ledger()},
+      dpu_process_ledger_{dpu_process, dpu_ledger.ledger()};
   ProcessBackend host_backend_{host_process, host_fake_backend}, dpu_backend_{dpu_process, dpu_fake_backend};
   std::unique_ptr<ipam::Ipam> ipam_ = ipam::NewIpam();
   std::unique_ptr<HostEngine> host_engine_;

@@ -46,7 +46,8 @@ void KillAllThatName(const std::string& folder) {
     if (name.find_first_not_of("0123456789") != std::string::npos || std::stoi(name) == getpid()) continue;
     std::ifstream file(entry.path() / "cmdline");
     std::string line((std::istreambuf_iterator<char>(file)), {});
-    if (line.find("containerd") != std::string::npos && line.find(folder) != std::string::npos) kill(std::stoi(name), SIGKILL);
+    if (line.find("containerd") != std::string::npos && line.find(folder) != std::string::npos)
+      kill(std::stoi(name), SIGKILL);
   }
 }
 
@@ -106,7 +107,11 @@ void Child::Terminate() {
 }
 
 ContainerdUnderTest::ContainerdUnderTest(std::string folder, std::string subnet, const std::string& images)
-    : folder_(std::move(folder)), socket_(folder_ + "/c.sock"), images_(images), channel_(UnixChannel(socket_)), keeper_(channel_) {
+    : folder_(std::move(folder)),
+      socket_(folder_ + "/c.sock"),
+      images_(images),
+      channel_(UnixChannel(socket_)),
+      keeper_(channel_) {
   fs::create_directories(folder_ + "/cni");
   std::ofstream(folder_ + "/cni/10.conflist") << fmt::format(
       R"({{"cniVersion":"0.4.0","name":"t","plugins":[{{"type":"ptp","ipam":{{"type":"host-local","dataDir":"{}/ipam","ranges":[[{{"subnet":"{}"}}]]}}}}]}})",
@@ -125,7 +130,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{0}/cni"
-)", folder_, socket_);
+)",
+                                                             folder_, socket_);
   stub_ = rt::RuntimeService::NewStub(channel_);
   Start();
   for (const char* image : {"pause", "busybox"}) {
@@ -134,7 +140,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 }
 
 void ContainerdUnderTest::Start() {
-  process_ = Child({"unshare", "-n", "containerd", "--config", folder_ + "/containerd.toml"}, folder_ + "/containerd.log");
+  process_ =
+      Child({"unshare", "-n", "containerd", "--config", folder_ + "/containerd.toml"}, folder_ + "/containerd.log");
   WaitFor("containerd answers", [&] {
     rt::StatusResponse response;
     if (!Ask(*stub_, &rt::RuntimeService::Stub::Status, rt::StatusRequest(), &response, 2).ok()) return false;
@@ -168,8 +175,9 @@ Lab::Lab()
       images_(folder_ + "/images") {
   fs::create_directories(folder_);
   fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
-  fs::path script = fs::exists("node-agent/cri/lab/make_images") ? fs::path("node-agent/cri/lab/make_images")
-                                                                 : own / "heterocri_lab_test.runfiles/heterok8s/node-agent/cri/lab/make_images";
+  fs::path script = fs::exists("node-agent/cri/lab/make_images")
+                        ? fs::path("node-agent/cri/lab/make_images")
+                        : own / "heterocri_lab_test.runfiles/heterok8s/node-agent/cri/lab/make_images";
   MustRun({"bash", script, images_});
   host = std::make_unique<ContainerdUnderTest>(folder_ + "/host", "10.231.1.0/24", images_);
   dpu = std::make_unique<ContainerdUnderTest>(folder_ + "/dpu", "10.231.2.0/24", images_);
@@ -186,7 +194,8 @@ dpu:
 lease: {{interval_ms: 200, duration_ms: 2000}}
 offload_containers: [side]
 metrics: {{listen: "127.0.0.1:0"}}
-)", folder_, host->socket(), port_, cgroup_);
+)",
+                                                            folder_, host->socket(), port_, cgroup_);
   StartHeterocri();
 }
 
@@ -210,11 +219,13 @@ void Lab::ServeDpu() {
   auto authorize = [](const grpc::ServerContextBase& context) {
     return tls::RequirePeer(context, "lab", {tls::Role::kCri, tls::Role::kHost});
   };
-  auto runtime = DpuRuntimeService::Open({.pod_log_root = folder_ + "/dpu/logs", .volume_root = folder_ + "/dpu/volumes", .authorize = authorize});
+  auto runtime = DpuRuntimeService::Open(
+      {.pod_log_root = folder_ + "/dpu/logs", .volume_root = folder_ + "/dpu/volumes", .authorize = authorize});
   REQUIRE_OK(runtime);
   dpu_runtime_ = *std::move(runtime);
   relay_ = std::make_unique<Relay>(RelayOptions{.socket = dpu->socket(), .authorize = authorize});
-  auto credentials = tls::ServerCredentials({.ca = folder_ + "/pki/ca.crt", .certificate = folder_ + "/pki/dpu.crt", .key = folder_ + "/pki/dpu.key"});
+  auto credentials = tls::ServerCredentials(
+      {.ca = folder_ + "/pki/ca.crt", .certificate = folder_ + "/pki/dpu.crt", .key = folder_ + "/pki/dpu.key"});
   REQUIRE_OK(credentials);
   grpc::ServerBuilder builder;
   builder.AddListeningPort(fmt::format("127.0.0.1:{}", port_), *credentials, &port_);

@@ -1,7 +1,8 @@
 // Two real containerds side by side, a DPU's heterod in small, and heterocri in front: for tests.
 //
 //   client ── heterocri (process) ──┬── containerd "host" (process, own network namespace)
-//                                   └── mutual TLS ── Relay + DpuRuntime (here) ── containerd "dpu" (process, own netns)
+//                                   └── mutual TLS ── Relay + DpuRuntime (here) ── containerd "dpu" (process, own
+//                                   netns)
 //
 // Everything lives below one folder with this process's id in its name, and goes with the object.
 // Threading: one thread. Errors: the constructor and the helpers fail the running test.
