@@ -1,0 +1,157 @@
+// The shared memory of one connection: what two processes see of each other. Version 1.
+//
+// A channel is `channel_bytes` of a sealed memfd (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), made by the agent and
+// mapped by both ends. From its start:
+//
+//   offset 0                 ChannelHeader          written once by the agent, before anyone else sees it
+//   offset 128 + s * 640     SideLines of side s    s = 0: the end that connected, s = 1: the end that accepted
+//   ring_offset[s]           ring_bytes of ring     bytes that side s sends
+//
+// Everything is little-endian and of fixed width; there are no pointers and no bit fields. A *line* is 128 bytes (two
+// 64-byte cache lines, because adjacent lines are fetched together) and is written by one side only. Counting is done
+// with cumulative 64-bit stream offsets that start at 0 when a direction moves to shared memory and never wrap.
+//
+// Sending n bytes as side s, with T the own tail, M = ring_size, B = ring_base (all remembered privately, never read
+// back):
+//   wait until T + n - other.receiver.head <= M; copy the bytes to ring[s][(T - B) mod M], in two pieces at the end of
+//   M; sender.tail = T + n with release; full fence; if other.wait.rx_sleep is odd and not the value last rung for:
+//   ring.
+// Receiving: tail = other.sender.tail with acquire; between the own head and tail there are bytes; read B and M after
+// tail;
+//   copy out; receiver.head = head + n with release; full fence; if other.wait.tx_sleep is odd and new: ring.
+// B and M may change only while the ring is empty (head == tail), and are stored before the tail that needs them. This
+// is how a ring shrinks to its first page on an idle connection and grows to ring_bytes in a burst.
+//
+// Sleeping (an eventcount with one writer per word): the sleeper adds 1 to its rx_sleep (or tx_sleep), making it odd;
+// full fence; looks again; only then sleeps on its bell; once awake adds 1 again. The other side, after publishing,
+// rings each odd value at most once. Bells are eventfds that travel by SCM_RIGHTS.
+//
+// Moving a direction from TCP to the ring: each side stores its armed_nonce, then armed_epoch; when the sender sees
+// both equal to the header's it stores switch_at = 1 + number of bytes it wrote to TCP, and from then on writes only to
+// its ring. The receiver reads TCP until it has read switch_at - 1 bytes, then the ring. Moving back: the sender stores
+// continue_at = 1 + tail and writes TCP again; the receiver reads the ring up to there, then TCP, for good.
+// A receiver that may not read the ring any longer asks for it by setting kFlagWantTcp and ringing.
+//
+// Who reads must take the other side for hostile: load every field once, check it, and treat what cannot be as a reset.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace heterok8s::heterosock::layout {
+
+inline constexpr uint64_t kChannelMagic = 0x31306b736f746568;  // "hetosk01"
+inline constexpr uint32_t kChannelVersion = 1;
+inline constexpr size_t kLineBytes = 128;
+inline constexpr size_t kMinRingBytes = 4096;         // one page: what an idle connection keeps
+inline constexpr size_t kFirstRingBytes = 128 << 10;  // the paper's local record
+inline constexpr size_t kDefaultRingBytes = 1 << 20;  // a ring of 128 KiB loses 40 % of the bandwidth of one of 1 MiB
+inline constexpr size_t kMaxRingBytes = 64 << 20;
+inline constexpr size_t kRingAlignment = 64 << 10;  // kernels with 64 KiB pages can map it too
+
+// Flags of WaitLine::flags.
+inline constexpr uint32_t kFlagFin = 1;      // this side called shutdown or close: the kernel's FIN is about to follow
+inline constexpr uint32_t kFlagWantTcp = 2;  // please move your direction back to TCP
+
+template <typename T>
+using Shared = std::atomic<T>;
+
+struct alignas(kLineBytes) ChannelHeader {
+  uint64_t magic;           // kChannelMagic
+  uint32_t version;         // kChannelVersion
+  uint32_t ring_bytes;      // of each ring: a power of two, kMinRingBytes to kMaxRingBytes
+  uint64_t ring_offset[2];  // multiples of kRingAlignment, from the start of the channel
+  uint64_t channel_id;      // the agent's number, for people
+  uint64_t epoch;           // of this pairing; never 0
+  uint64_t nonce;           // random; never 0
+};
+
+struct alignas(kLineBytes) SenderLine {
+  Shared<uint64_t> tail;       // bytes ever written to the ring
+  Shared<uint64_t> ring_base;  // stream offset that lies at byte 0 of the ring
+  Shared<uint32_t> ring_size;  // bytes of the ring in use: a power of two, kMinRingBytes to ring_bytes
+  uint32_t reserved;
+};
+
+struct alignas(kLineBytes) ReceiverLine {
+  Shared<uint64_t> head;  // bytes ever read from the other side's ring
+};
+
+struct alignas(kLineBytes) WaitLine {
+  Shared<uint32_t> rx_sleep;  // odd: asleep until the other side's tail moves
+  Shared<uint32_t> tx_sleep;  // odd: asleep until the other side's head moves
+  Shared<uint32_t> flags;
+  Shared<uint32_t> cpu;      // 1 + the CPU this side last ran on; 0 unknown. Numbers of different PUs do not compare.
+  Shared<uint64_t> rang_at;  // time stamp counter when this side last rang: the sleeper learns what waking costs
+};
+
+struct alignas(kLineBytes) ControlLine {
+  Shared<uint64_t> armed_epoch;
+  Shared<uint64_t> armed_nonce;
+  Shared<uint64_t> switch_at;    // 0: still TCP
+  Shared<uint64_t> continue_at;  // 0: not gone back
+};
+
+// For `heterosockctl status`; nothing depends on it.
+struct alignas(kLineBytes) CounterLine {
+  Shared<uint64_t> sends;
+  Shared<uint64_t> receives;
+  Shared<uint64_t> sleeps;
+  Shared<uint64_t> rings;
+  Shared<uint64_t> spins;     // waits that ended while spinning
+  Shared<uint64_t> tx_full;   // sends that found no room
+  Shared<uint64_t> tcp_sent;  // bytes written to TCP before the switch
+  Shared<uint64_t> tcp_received;
+  Shared<uint32_t> pid;     // as this side sees itself
+  Shared<uint32_t> fenced;  // why this side moved back to TCP (upgrade/reason.h); 0: it did not
+};
+
+struct SideLines {
+  SenderLine sender;
+  ReceiverLine receiver;
+  WaitLine wait;
+  ControlLine control;
+  CounterLine counters;
+};
+
+struct ChannelPage {
+  ChannelHeader header;
+  SideLines side[2];
+};
+
+static_assert(sizeof(Shared<uint64_t>) == 8 && Shared<uint64_t>::is_always_lock_free);
+static_assert(sizeof(Shared<uint32_t>) == 4 && Shared<uint32_t>::is_always_lock_free);
+static_assert(sizeof(ChannelHeader) == 128 && offsetof(ChannelHeader, ring_offset) == 16 &&
+              offsetof(ChannelHeader, epoch) == 40);
+static_assert(sizeof(SideLines) == 640 && offsetof(SideLines, wait) == 256 && offsetof(SideLines, control) == 384);
+static_assert(sizeof(SenderLine) == 128 && offsetof(SenderLine, ring_base) == 8 &&
+              offsetof(SenderLine, ring_size) == 16);
+static_assert(sizeof(WaitLine) == 128 && offsetof(WaitLine, flags) == 8 && offsetof(WaitLine, rang_at) == 16);
+static_assert(sizeof(CounterLine) == 128 && offsetof(CounterLine, pid) == 64);
+static_assert(sizeof(ChannelPage) == 1408 && sizeof(ChannelPage) <= 4096);
+
+// Where the agent puts things: the page, then the two rings on their own 64 KiB boundaries. Untouched pages of a memfd
+// cost nothing, so the distance is only address space.
+constexpr uint64_t RingOffset(int side, uint32_t ring_bytes) {
+  const uint64_t stride = ring_bytes < kRingAlignment ? kRingAlignment : ring_bytes;
+  return kRingAlignment + side * stride;
+}
+constexpr uint64_t ChannelBytes(uint32_t ring_bytes) { return RingOffset(2, ring_bytes); }
+
+// True when a header describes a channel that fits in `bytes`. The caller passes a private copy.
+constexpr bool ValidHeader(const ChannelHeader& header, uint64_t bytes) {
+  if (header.magic != kChannelMagic || header.version != kChannelVersion || header.epoch == 0 || header.nonce == 0)
+    return false;
+  const uint32_t ring = header.ring_bytes;
+  if (ring < kMinRingBytes || ring > kMaxRingBytes || (ring & (ring - 1)) != 0) return false;
+  for (const uint64_t offset : header.ring_offset) {
+    if (offset % kRingAlignment != 0 || offset < sizeof(ChannelPage) || offset > bytes || bytes - offset < ring)
+      return false;
+  }
+  const uint64_t low = header.ring_offset[0] < header.ring_offset[1] ? header.ring_offset[0] : header.ring_offset[1];
+  const uint64_t high = header.ring_offset[0] < header.ring_offset[1] ? header.ring_offset[1] : header.ring_offset[0];
+  return high - low >= ring;
+}
+
+}  // namespace heterok8s::heterosock::layout
