@@ -14,10 +14,8 @@ namespace {
 Paired GoodPaired() {
   Paired paired = Make<Paired>();
   paired.offer_id = 7;
+  paired.channel_id = paired.epoch = paired.nonce = 9;
   paired.memory_bytes = 1 << 18;
-  paired.descriptors[0] = static_cast<uint8_t>(Descriptor::kMemoryMine);
-  paired.descriptors[1] = static_cast<uint8_t>(Descriptor::kMemoryTheirs);
-  paired.descriptors[2] = static_cast<uint8_t>(Descriptor::kBellTheirs);
   return paired;
 }
 
@@ -41,10 +39,6 @@ TEST_CASE("a message of the wrong size, type or number of descriptors is none") 
   CHECK_FALSE(Parse(&offer, sizeof offer, 0, read));
   CHECK_FALSE(Parse(&offer, sizeof offer, 2, read));
   CHECK_FALSE(Parse(&offer, sizeof offer, 0, other));
-  offer.flags = kOfferHasBell;
-  CHECK(Parse(&offer, sizeof offer, 2, read));
-  offer.flags = 2;
-  CHECK_FALSE(Parse(&offer, sizeof offer, 1, read));
 }
 
 TEST_CASE("fields that are reserved must be zero") {
@@ -54,20 +48,18 @@ TEST_CASE("fields that are reserved must be zero") {
   fence.header.reserved = 1;
   CHECK_FALSE(Parse(&fence, sizeof fence, 0, read));
   fence = Make<Fence>();
-  fence.reserved2 = 1;
+  fence.reserved = 1;
   CHECK_FALSE(Parse(&fence, sizeof fence, 0, read));
 }
 
-TEST_CASE("PAIRED names each descriptor it brings, once") {
+TEST_CASE("PAIRED describes memory that does not wrap around") {
   Paired read;
   Paired paired = GoodPaired();
   CHECK(Parse(&paired, sizeof paired, 3, read));
-  CHECK_FALSE(Parse(&paired, sizeof paired, 4, read));
-
-  paired.descriptors[2] = static_cast<uint8_t>(Descriptor::kMemoryMine);
+  paired.memory_offset = ~uint64_t{0} - 4096;
   CHECK_FALSE(Parse(&paired, sizeof paired, 3, read));
   paired = GoodPaired();
-  paired.descriptors[5] = static_cast<uint8_t>(Descriptor::kArenaMine);
+  paired.side = 2;
   CHECK_FALSE(Parse(&paired, sizeof paired, 3, read));
 }
 
@@ -80,8 +72,8 @@ TEST_CASE("every reason has a text of its own") {
     ++named;
     texts.insert(text);
   }
-  CHECK(named == 30);
-  CHECK(texts.size() == 30);
+  CHECK(named > 30);
+  CHECK(texts.size() == static_cast<size_t>(named));
 }
 
 TEST_CASE("the parser survives seeded mutations") {

@@ -1,112 +1,129 @@
-// Why a connection is on TCP: one list for the wire, the trace, heterosockctl and the metrics.
+// Why a connection is on TCP: one list for the wire, shared memory, traces, heterosockctl and the metrics.
 //
-// Numbers are never reused. Usable without libstdc++. Threading: pure functions.
+// Numbers are never reused, only added. Usable without libstdc++. Threading: pure functions.
 //
-//   Trace("fd %d stays on TCP: %s", fd, ReasonText(Reason::kPeerNotCapable));
+//   Trace("fd %d stays on TCP: %s", fd, ReasonText(Reason::kNoPeer));
 #pragma once
 
 #include <cstdint>
 
 namespace heterok8s::heterosock::protocol {
 
-enum class Reason : uint16_t {
+enum class Reason : uint32_t {
   kNone = 0,
-  // Said by the agent, in REFUSED and DECLINED.
-  kVersion = 1,         // protocols do not overlap
-  kPeerNotCapable = 2,  // the other end made no offer in time
-  kPolicy = 3,          // the two ends may not share memory
-  kNoCredit = 4,        // the domain's share of memory or channels is used up
-  kTooManyOffers = 5,   // more unanswered offers than WELCOME allows
-  kNotTcp = 6,          // no established TCP socket over IPv4 or IPv6
-  kUnknownSocket = 7,   // the kernel's own record of the socket was not found
-  kAmbiguous = 8,       // several connections look like this one, and no token tells them apart
-  kImplausible = 9,     // the two ends' counters contradict each other
-  kLayoutVersion = 10,  // the ends' libraries write different shared memory
-  kOutOfMemory = 11,    // no memory or descriptors for a channel
+  // Said by the agent, in REFUSED, DECLINED and FENCE.
+  kPolicy = 1,     // these two may not share memory
+  kNoPeer = 2,     // the other end made no offer in time: not preloaded, or on another machine
+  kVersion = 3,    // the other end speaks no version of ours
+  kNotTcp = 4,     // not an established TCP socket over IPv4 or IPv6
+  kDuplicate = 5,  // this socket was offered before
+  kExhausted = 6,  // memory, descriptors or credits of the trust domain
+  kAgentError = 7,
+  kTooManyOffers = 8,  // more unanswered offers than WELCOME allows
+  kUnknownSocket = 9,  // the kernel's own record of the socket was not found
+  kAmbiguous = 10,     // several connections look like this one, and no token tells them apart
+  kImplausible = 11,   // what the kernel counted at the two ends contradicts itself
   kAgentStopping = 12,
-  kTooManyProcesses = 13,  // of this cgroup or user
-  kSelf = 14,              // both ends are the same open socket
-  kPeerWithdrew = 15,      // the other end closed while the channel was made
-  // Said by the agent in FENCE, by the library in RELEASE.
-  kClosed = 32,    // the connection ended
-  kOperator = 33,  // heterosockctl fence
-  kPolicyChanged = 34,
-  kPeerFenced = 35,
-  kArmTimeout = 36,  // the other end did not map the channel in time
-  // Said by the library in RELEASE: what a program did that shared memory cannot follow.
-  kExec = 64,
-  kScmRights = 65,
-  kStdio = 66,  // fdopen
-  kIoUring = 67,
-  kSplice = 68,
-  kOutOfBand = 69,
-  kPeerBroken = 70,  // the peer's memory held what no honest peer writes
-  kUlp = 71,         // kTLS and other protocols on top of the socket
-  kOther = 72,
+  kTooManyProcesses = 13,  // of this user or cgroup
+  kPeerWithdrew = 15,      // the other end went away while the channel was made
+  kOperator = 16,          // heterosockctl fence
+  kPolicyChanged = 17,
+  kClosed = 18,  // the connection ended
+  // Found by the library.
+  kNoAgent = 32,       // nobody answers at the agent's path
+  kShared = 33,        // more than one process holds the socket
+  kSocketOption = 34,  // an option that shared memory cannot honour
+  kOutOfBand = 35,
+  kByteCount = 36,  // bytes moved behind the library's back: the kernel counts others than it does
+  kPassed = 37,     // sent to another process (SCM_RIGHTS)
+  kExec = 38,       // inherited by a program that may not have the library
+  kStdio = 39,      // fdopen: libc reads and writes the descriptor itself
+  kIoUring = 40,
+  kSplice = 41,
+  kPeerAsked = 42,    // the other side asked for TCP
+  kAgentFence = 43,   // the agent asked for TCP
+  kPeerClosed = 44,   // the peer sent FIN: the kernel answers writes from here on
+  kCorrupt = 45,      // the other side wrote what cannot be
+  kDescriptors = 46,  // no room for hidden descriptors
+  kEpoll = 47,        // in an epoll set in a way that only the kernel can serve
+  kDisabled = 48,
+  kMemory = 49,  // the channel could not be mapped
 };
 
 constexpr const char* ReasonText(Reason reason) {
   switch (reason) {
     case Reason::kNone:
       return "none";
-    case Reason::kVersion:
-      return "protocol version";
-    case Reason::kPeerNotCapable:
-      return "peer not capable";
     case Reason::kPolicy:
-      return "policy";
-    case Reason::kNoCredit:
-      return "no credit";
-    case Reason::kTooManyOffers:
-      return "too many offers";
+      return "the policy does not allow this pair";
+    case Reason::kNoPeer:
+      return "the other end made no offer";
+    case Reason::kVersion:
+      return "the other end speaks another version";
     case Reason::kNotTcp:
-      return "not TCP";
+      return "not an established TCP socket";
+    case Reason::kDuplicate:
+      return "the socket was offered before";
+    case Reason::kExhausted:
+      return "the trust domain has no memory left";
+    case Reason::kAgentError:
+      return "the agent failed";
+    case Reason::kTooManyOffers:
+      return "too many offers without an answer";
     case Reason::kUnknownSocket:
-      return "unknown socket";
+      return "the kernel does not know the socket";
     case Reason::kAmbiguous:
-      return "ambiguous";
+      return "several connections look like this one";
     case Reason::kImplausible:
-      return "implausible";
-    case Reason::kLayoutVersion:
-      return "layout version";
-    case Reason::kOutOfMemory:
-      return "out of memory";
+      return "the two ends contradict each other";
     case Reason::kAgentStopping:
-      return "agent stopping";
+      return "the agent stops";
     case Reason::kTooManyProcesses:
       return "too many processes";
-    case Reason::kSelf:
-      return "connected to itself";
     case Reason::kPeerWithdrew:
-      return "peer withdrew";
+      return "the other end went away";
+    case Reason::kOperator:
+      return "an operator asked for TCP";
+    case Reason::kPolicyChanged:
+      return "the policy changed";
     case Reason::kClosed:
       return "closed";
-    case Reason::kOperator:
-      return "operator";
-    case Reason::kPolicyChanged:
-      return "policy changed";
-    case Reason::kPeerFenced:
-      return "peer fenced";
-    case Reason::kArmTimeout:
-      return "peer did not arm";
+    case Reason::kNoAgent:
+      return "no agent";
+    case Reason::kShared:
+      return "more than one process holds the socket";
+    case Reason::kSocketOption:
+      return "a socket option that only the kernel can honour";
+    case Reason::kOutOfBand:
+      return "out-of-band data";
+    case Reason::kByteCount:
+      return "bytes moved behind the library's back";
+    case Reason::kPassed:
+      return "the socket was passed to another process";
     case Reason::kExec:
-      return "exec";
-    case Reason::kScmRights:
-      return "SCM_RIGHTS";
+      return "a program without the library inherited the socket";
     case Reason::kStdio:
-      return "stdio";
+      return "fdopen";
     case Reason::kIoUring:
       return "io_uring";
     case Reason::kSplice:
       return "splice";
-    case Reason::kOutOfBand:
-      return "out-of-band data";
-    case Reason::kPeerBroken:
-      return "peer broke the format";
-    case Reason::kUlp:
-      return "protocol on top of TCP";
-    case Reason::kOther:
-      return "other";
+    case Reason::kPeerAsked:
+      return "the other end asked for TCP";
+    case Reason::kAgentFence:
+      return "the agent asked for TCP";
+    case Reason::kPeerClosed:
+      return "the other end closed its direction";
+    case Reason::kCorrupt:
+      return "the other end broke the protocol";
+    case Reason::kDescriptors:
+      return "no file descriptors left";
+    case Reason::kEpoll:
+      return "an epoll registration that only the kernel can serve";
+    case Reason::kDisabled:
+      return "switched off";
+    case Reason::kMemory:
+      return "the channel could not be mapped";
   }
   return "unknown";
 }
