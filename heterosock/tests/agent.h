@@ -1,0 +1,31 @@
+// A heterosockd of one test, in a folder of its own; gone with the object.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+namespace heterok8s::heterosock::behaviour {
+
+// `name` relative to the folder of this executable; "" when there is no such file.
+std::string BesideThisProgram(const std::string& name);
+
+class Agent {
+ public:
+  Agent() = default;
+  ~Agent();
+  Agent(const Agent&) = delete;
+  Agent& operator=(const Agent&) = delete;
+
+  // False when the program is not built or did not come up. Adds HETEROSOCK_AGENT=… to `environment`.
+  bool Start(std::vector<std::string>* environment);
+  void Kill();  // as a crash
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string folder_, path_;
+  pid_t pid_ = -1;
+};
+
+}  // namespace heterok8s::heterosock::behaviour

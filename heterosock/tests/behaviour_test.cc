@@ -1,0 +1,248 @@
+// behaviour_test [--list] [--only TEXT] [--library FILE] [--repeat N] [-v]: TCP under the library beside TCP on plain
+// libc.
+//
+// Every case is run on plain libc, then with the library in both ends, in one, and in the other, over IPv4 and IPv6,
+// from a fresh connection (cold: it may move to shared memory in the middle) and from one that has moved before (warm).
+// Prints one line per case and mode, and where the two differ what each end said. Exit 1 when anything differs.
+//
+// Linux may allow more than one outcome. One that plain libc shows in any of several runs is right.
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "heterosock/tests/agent.h"
+#include "heterosock/tests/case.h"
+#include "heterosock/tests/outcome.h"
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+constexpr int kPlainRuns = 5;  // how often plain libc is asked before a difference counts
+
+constexpr Mode kModes[] = {
+    {.name = "both, cold", .preload_server = true, .preload_client = true},
+    {.name = "both, warm", .warm = true, .preload_server = true, .preload_client = true},
+    {.name = "both, warm, v6", .family = 6, .warm = true, .preload_server = true, .preload_client = true},
+    {.name = "client only", .warm = true, .preload_client = true},
+    {.name = "server only", .warm = true, .preload_server = true},
+};
+
+struct Options {
+  std::string only;
+  int repeat = 1;
+  bool verbose = false;
+  Preload preload;
+  bool agent = false;
+};
+
+struct Totals {
+  std::mutex lock;
+  std::atomic<int> same{0}, different{0}, moved{0}, could_move{0};
+};
+
+Mode PlainOf(const Mode& mode) {
+  return {.name = mode.warm ? "plain, warm" : "plain", .family = mode.family, .warm = mode.warm};
+}
+
+void Print(const char* who, const Outcome& outcome) {
+  for (int role : {0, 1}) {
+    std::printf("    %s, %s:\n", who, role == 0 ? "server" : "client");
+    std::string line;
+    for (char c : outcome.said[role]) {
+      line += c;
+      if (c == '\n') {
+        std::printf("      %s", line.c_str());
+        line.clear();
+      }
+    }
+    if (!line.empty()) std::printf("      %s\n", line.c_str());
+  }
+  if (!outcome.output.empty()) std::printf("    output: %s\n", outcome.output.c_str());
+}
+
+// What Linux may do, found out as often as needed.
+class Linux {
+ public:
+  Linux(const Case& which, const Options& options) : which_(which), options_(options) {}
+
+  const Outcome& First(const Mode& plain) { return Ask(plain, 1)[0]; }
+
+  bool Allows(const Mode& plain, const Outcome& outcome) {
+    for (int runs = 1; runs <= kPlainRuns; ++runs) {
+      for (const Outcome& seen : Ask(plain, runs)) {
+        if (seen == outcome) return true;
+      }
+    }
+    return false;
+  }
+
+ private:
+  const std::vector<Outcome>& Ask(const Mode& plain, int runs) {
+    std::vector<Outcome>& seen = seen_[plain.family * 2 + plain.warm];
+    while (static_cast<int>(seen.size()) < runs) seen.push_back(RunOnce(which_.name, plain, options_.preload));
+    return seen;
+  }
+
+  const Case& which_;
+  const Options& options_;
+  std::map<int, std::vector<Outcome>> seen_;
+};
+
+bool Complained(const Outcome& outcome) {
+  for (const std::string& said : outcome.said) {
+    for (const char* word : {"cannot ", "nothing came", "did not come", "failed after", "sending failed", "HUNG",
+                             "did not start", "exec failed"}) {
+      if (said.find(word) != std::string::npos) return true;
+    }
+  }
+  return false;
+}
+
+// Whether plain libc does the same twice: a case that varies says less.
+bool PlainAgain(const Case& which, const Options& options, const Mode& mode) {
+  Outcome a = RunOnce(which.name, mode, options.preload), b = RunOnce(which.name, mode, options.preload);
+  if (a == b) return true;
+  if (options.verbose) Print("plain", a), Print("plain again", b);
+  return false;
+}
+
+void RunCase(const Case& which, const Options& options, Totals& totals) {
+  Linux plain(which, options);
+  auto line = [&](const char* verdict, const char* mode, const char* note) {
+    std::printf("%-5s %-34s %s%s\n", verdict, mode, which.name, note);
+  };
+  // A case must work where nothing is preloaded, else it compares one failure with another.
+  const Outcome& reference = plain.First({.name = "plain"});
+  if (Complained(reference)) {
+    std::lock_guard hold(totals.lock);
+    ++totals.different;
+    line("FAIL", "plain", ": the case itself is wrong");
+    Print("plain", reference);
+    return;
+  }
+  if (options.verbose) {
+    std::lock_guard hold(totals.lock);
+    Print("plain", reference);
+  }
+  if (options.preload.library.empty()) {
+    bool warm = PlainAgain(which, options, {.name = "plain"}),
+         cold = PlainAgain(which, options, {.name = "plain, warm", .warm = true});
+    std::lock_guard hold(totals.lock);
+    ++totals.same;
+    line("ok", "plain", warm && cold ? "" : " (varies)");
+    return;
+  }
+  for (const Mode& mode : kModes) {
+    Outcome outcome = RunOnce(which.name, mode, options.preload);
+    bool right = plain.Allows(PlainOf(mode), outcome);
+    bool both = mode.preload_server && mode.preload_client;
+    bool can_move = options.agent && both && mode.warm && !which.body.bare;
+    bool moved = outcome.moved[0] == 3 && outcome.moved[1] == 3;
+    bool stayed = can_move && !moved && !which.body.stays;
+    std::lock_guard hold(totals.lock);
+    if (can_move) ++totals.could_move;
+    if (can_move && moved) ++totals.moved;
+    ++(right && !stayed ? totals.same : totals.different);
+    line(right && !stayed ? "ok" : "FAIL", mode.name,
+         !right   ? ": differs from Linux"
+         : stayed ? ": stayed on TCP"
+         : moved  ? " (moved)"
+                  : "");
+    if (!right) {
+      Print("plain", plain.First(PlainOf(mode)));
+      Print(mode.name, outcome);
+    }
+    std::fflush(stdout);
+  }
+}
+
+int RunAll(Options options) {
+  Agent agent;
+  if (!options.preload.library.empty()) {
+    std::printf("# library %s\n", options.preload.library.c_str());
+    if (agent.Start(&options.preload.extra)) {
+      options.agent = true;
+      std::printf("# agent %s\n", agent.path().c_str());
+    } else {
+      std::printf("# no agent: everything stays on TCP\n");
+    }
+  } else {
+    std::printf("# no library: cases are run on plain libc alone\n");
+  }
+  std::vector<const Case*> wanted;
+  for (int i = 0; i < options.repeat; ++i) {
+    for (const Case* each : Cases()) {
+      if (std::string(each->name).find(options.only) != std::string::npos) wanted.push_back(each);
+    }
+  }
+  Totals totals;
+  std::atomic<size_t> next{0};
+  std::vector<std::thread> workers;
+  for (unsigned i = 0; i < 2 * std::max(2u, std::thread::hardware_concurrency()); ++i) {
+    workers.emplace_back([&] {
+      for (size_t at; (at = next.fetch_add(1)) < wanted.size();) RunCase(*wanted[at], options, totals);
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+  std::printf("# %zu cases: %d runs as Linux, %d not; %d of %d warm connections moved to shared memory\n",
+              wanted.size(), totals.same.load(), totals.different.load(), totals.moved.load(),
+              totals.could_move.load());
+  return totals.different || wanted.empty() ? 1 : 0;
+}
+
+int RunOneEnd(char** words) {  // server|client 4|6 warm|cold NAME
+  for (const Case* each : Cases()) {
+    if (std::strcmp(each->name, words[3]) != 0) continue;
+    End end(words[0][0] == 's' ? Role::kServer : Role::kClient, words[1][0] == '4' ? AF_INET : AF_INET6,
+            words[2][0] == 'w');
+    return RunEnd(*each, end);
+  }
+  return 3;
+}
+
+int RunOneStep(char** words) {  // STEP server|client 4|6 FD
+  End end(words[1][0] == 's' ? Role::kServer : Role::kClient, words[2][0] == '4' ? AF_INET : AF_INET6, false);
+  Step step = FindStep(words[0]);
+  if (!step) return 3;
+  step(end, std::atoi(words[3]));
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  if (argc == 6 && !std::strcmp(argv[1], "--end")) return RunOneEnd(argv + 2);
+  if (argc == 6 && !std::strcmp(argv[1], "--step")) return RunOneStep(argv + 2);
+  Options options;
+  options.preload.library = BesideThisProgram("../libheterosock.so");
+  for (int i = 1; i < argc; ++i) {
+    std::string word = argv[i];
+    if (word == "--list") {
+      for (const Case* each : Cases()) std::printf("%s\n", each->name);
+      return 0;
+    }
+    if (word == "-v")
+      options.verbose = true;
+    else if (word == "--only" && i + 1 < argc)
+      options.only = argv[++i];
+    else if (word == "--library" && i + 1 < argc)
+      options.preload.library = argv[++i];
+    else if (word == "--repeat" && i + 1 < argc)
+      options.repeat = std::atoi(argv[++i]);
+    else {
+      std::fprintf(stderr, "usage: behaviour_test [--list] [--only TEXT] [--library FILE] [--repeat N] [-v]\n");
+      return 2;
+    }
+  }
+  return RunAll(std::move(options));
+}
+
+}  // namespace
+}  // namespace heterok8s::heterosock::behaviour
+
+int main(int argc, char** argv) { return heterok8s::heterosock::behaviour::Main(argc, argv); }

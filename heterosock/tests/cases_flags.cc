@@ -1,0 +1,248 @@
+// The flags of recv and send.
+#include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "heterosock/tests/case.h"
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+// The server's end does `with` after the client has written `bytes` and they are readable.
+Body AfterBytes(const char* bytes, std::function<void(End&)> with) {
+  std::string text = bytes;
+  return {.client =
+              [text](End& e) {
+                e.SendAll(e.sock, text);
+                e.Meet();
+                e.Meet();
+              },
+          .server =
+              [text, with](End& e) {
+                e.Meet();
+                e.AwaitBytes(e.sock, static_cast<int>(text.size()));
+                with(e);
+                e.Meet();
+              }};
+}
+
+CASE{"flags: MSG_PEEK leaves the bytes", AfterBytes("abcdefgh", [](End& e) {
+       e.Recv(e.sock, 3, MSG_PEEK);
+       e.Recv(e.sock, 100, MSG_PEEK);
+       e.Recv(e.sock, 2);
+       e.Recv(e.sock, 100, MSG_PEEK | MSG_DONTWAIT);
+       e.Recv(e.sock, 100);
+       e.Recv(e.sock, 100, MSG_PEEK | MSG_DONTWAIT);
+     })};
+
+CASE{"flags: MSG_PEEK by recvmsg and recvfrom", AfterBytes("abcdefgh", [](End& e) {
+       char a[3], b[3];
+       iovec pieces[2] = {{a, 3}, {b, 3}};
+       msghdr message{};
+       message.msg_iov = pieces;
+       message.msg_iovlen = 2;
+       DO(recvmsg(e.sock, &message, MSG_PEEK));
+       e.Say("%.3s%.3s flags %#x", a, b, static_cast<unsigned>(message.msg_flags));
+       DO(recvfrom(e.sock, a, 3, MSG_PEEK, nullptr, nullptr));
+       e.Say("%.3s", a);
+       e.Recv(e.sock, 100);
+     })};
+
+CASE{"flags: MSG_PEEK sees what came after the last look",
+     {.client =
+          [](End& e) {
+            for (const char* part : {"one", "two", "three"}) {
+              e.SendAll(e.sock, part);
+              e.Meet();
+              e.Meet();
+            }
+          },
+      .server =
+          [](End& e) {
+            for (int there : {3, 6, 11}) {
+              e.Meet();
+              e.AwaitBytes(e.sock, there);
+              e.Recv(e.sock, 100, MSG_PEEK);
+              e.Meet();
+            }
+            e.Recv(e.sock, 100);
+          }}};
+
+CASE{"flags: MSG_PEEK waits for the first byte",
+     {.client =
+          [](End& e) {
+            Sleep(20);
+            e.SendAll(e.sock, "late");
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            e.Recv(e.sock, 4, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, 10);
+          }}};
+
+CASE{"flags: MSG_DONTWAIT with nothing there", AfterBytes("", [](End& e) {
+       e.Recv(e.sock, 10, MSG_DONTWAIT);
+       e.Recv(e.sock, 10, MSG_DONTWAIT | MSG_WAITALL);
+       e.Recv(e.sock, 10, MSG_DONTWAIT | MSG_PEEK);
+     })};
+
+CASE{"flags: MSG_WAITALL takes what is there when it may not wait",
+     AfterBytes("abc", [](End& e) { e.Recv(e.sock, 10, MSG_DONTWAIT | MSG_WAITALL); })};
+
+CASE{"flags: MSG_WAITALL collects several writes",
+     {.client =
+          [](End& e) {
+            for (int i = 0; i < 10; ++i) {
+              e.SendAll(e.sock, Pattern(1000, static_cast<uint32_t>(i)));
+              Sleep(1);
+            }
+            e.Drain(e.sock, 10);
+          },
+      .server = [](End& e) { e.Recv(e.sock, 10000, MSG_WAITALL); }}};
+
+CASE{"flags: MSG_WAITALL ends short at the end of the stream",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abc");
+            Sleep(10);
+            DO(close(e.sock));
+          },
+      .server =
+          [](End& e) {
+            e.Recv(e.sock, 10, MSG_WAITALL);
+            e.Recv(e.sock, 10, MSG_WAITALL);
+          }}};
+
+CASE{"flags: MSG_WAITALL larger than every buffer",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, Pattern(9 << 20));
+            e.Drain(e.sock, 10);
+          },
+      .server = [](End& e) { e.Recv(e.sock, 9 << 20, MSG_WAITALL); }}};
+
+CASE{"flags: MSG_WAITALL with SO_RCVTIMEO gives what came",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abc");
+            e.Meet();
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            timeval limit{0, 50'000};
+            DO(setsockopt(e.sock, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+            e.Meet();
+            e.AwaitBytes(e.sock, 3);
+            e.Recv(e.sock, 10, MSG_WAITALL);
+            e.Recv(e.sock, 10, MSG_WAITALL);
+            e.Meet();
+          }}};
+
+CASE{"flags: MSG_TRUNC throws bytes away", AfterBytes("abcdefgh", [](End& e) {
+       DO(recv(e.sock, nullptr, 3, MSG_TRUNC));
+       e.Recv(e.sock, 2);
+       DO(recv(e.sock, nullptr, 100, MSG_TRUNC | MSG_DONTWAIT));
+       e.Recv(e.sock, 2, MSG_DONTWAIT);
+     })};
+
+CASE{"flags: MSG_TRUNC with MSG_PEEK", AfterBytes("abcdefgh", [](End& e) {
+       DO(recv(e.sock, nullptr, 100, MSG_TRUNC | MSG_PEEK));
+       e.Recv(e.sock, 100);
+     })};
+
+CASE{"flags: nothing on the error queue", AfterBytes("abc", [](End& e) {
+       e.Recv(e.sock, 10, MSG_ERRQUEUE);
+       e.Recv(e.sock, 10, MSG_ERRQUEUE | MSG_DONTWAIT);
+       e.Recv(e.sock, 10);
+     })};
+
+CASE{"flags: flags that mean nothing to a stream", AfterBytes("abc", [](End& e) {
+       e.Recv(e.sock, 1, MSG_CMSG_CLOEXEC);
+       e.Recv(e.sock, 1, MSG_NOSIGNAL);
+       DO(send(e.sock, "x", 1, MSG_CONFIRM));
+       DO(send(e.sock, "x", 1, MSG_EOR));
+       DO(send(e.sock, "x", 1, MSG_DONTROUTE));
+       DO(send(e.sock, "x", 1, MSG_MORE));
+       DO(send(e.sock, "x", 1, MSG_ZEROCOPY));
+       e.Recv(e.sock, 10);
+     })};
+
+CASE{"flags: MSG_MORE and the write that ends it",
+     {.client =
+          [](End& e) {
+            DO(send(e.sock, "head ", 5, MSG_MORE));
+            DO(send(e.sock, "body ", 5, MSG_MORE));
+            DO(send(e.sock, "end", 3, 0));
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 13);
+            e.Recv(e.sock, 100);
+            e.Meet();
+          }}};
+
+CASE{"flags: one byte out of band",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            DO(send(e.sock, "abc", 3, 0));
+            DO(send(e.sock, "xyZ", 3, MSG_OOB));
+            DO(send(e.sock, "def", 3, 0));
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            e.Recv(e.sock, 1, MSG_OOB | MSG_DONTWAIT);
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLPRI);
+            pollfd one{e.sock, POLLIN | POLLPRI, 0};
+            DO(poll(&one, 1, 1000));
+            e.Say("%s", EventNames(static_cast<unsigned>(one.revents)).c_str());
+            DO(sockatmark(e.sock));
+            e.AwaitBytes(e.sock, 5);
+            e.Recv(e.sock, 100);
+            DO(sockatmark(e.sock));
+            int mark = -1;
+            DO(ioctl(e.sock, SIOCATMARK, &mark));
+            e.Say("mark %d", mark);
+            e.Recv(e.sock, 1, MSG_OOB);
+            e.Recv(e.sock, 1, MSG_OOB);
+            e.Await(e.sock, POLLIN);
+            e.Recv(e.sock, 100);
+          },
+      .stays = true}};
+
+CASE{"flags: out of band, inline",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            DO(send(e.sock, "abc", 3, 0));
+            DO(send(e.sock, "Z", 1, MSG_OOB));
+            DO(send(e.sock, "def", 3, 0));
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            int one = 1;
+            DO(setsockopt(e.sock, SOL_SOCKET, SO_OOBINLINE, &one, sizeof one));
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLPRI);
+            e.Recv(e.sock, 1, MSG_OOB);
+            e.Recv(e.sock, 100);
+            DO(sockatmark(e.sock));
+            e.AwaitBytes(e.sock, 4);
+            e.Recv(e.sock, 100);
+          },
+      .stays = true}};
+
+}  // namespace
+}  // namespace heterok8s::heterosock::behaviour

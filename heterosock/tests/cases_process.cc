@@ -1,0 +1,352 @@
+// fork, vfork, exec, posix_spawn, system: a connection that several processes have.
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "heterosock/tests/case.h"
+
+extern "C" pid_t _Fork();
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+void Child(End& e, const std::function<void()>& what, pid_t (*start)() = fork) {
+  pid_t child = start();
+  if (child == 0) {
+    what();
+    _exit(0);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  e.Say("child ended %d", status);
+}
+
+const auto kEcho = [](End& e) {
+  char buffer[5000];
+  ssize_t n;
+  size_t total = 0;
+  while ((n = read(e.sock, buffer, sizeof buffer)) > 0) {
+    e.SendAll(e.sock, {buffer, static_cast<size_t>(n)});
+    total += static_cast<size_t>(n);
+  }
+  e.Say("echoed %zu then %zd", total, n);
+  close(e.sock);
+};
+
+CASE{"process: the child reads on where the parent stopped",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "for the parent, for the child, parent again");
+            DO(shutdown(e.sock, SHUT_WR));
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 43);
+            e.Recv(e.sock, 16);
+            Child(e, [&e] { e.Recv(e.sock, 15); });
+            e.Recv(e.sock, 100);
+            e.Recv(e.sock, 100);
+          }}};
+
+CASE{"process: parent and child write in turn",
+     {.client = [](End& e) { e.Drain(e.sock, 5); },
+      .server =
+          [](End& e) {
+            for (int i = 0; i < 5; ++i) {
+              DO(write(e.sock, "parent ", 7));
+              Child(e, [&e] { DO(write(e.sock, "child ", 6)); });
+            }
+            DO(close(e.sock));
+          }}};
+
+CASE{"process: the child closes, the connection lives", {.client = kEcho, .server = [](End& e) {
+                                                           Child(e, [&e] { DO(close(e.sock)); });
+                                                           e.SendAll(e.sock, "abc");
+                                                           e.Recv(e.sock, 3, MSG_WAITALL);
+                                                           Child(e, [] {});
+                                                           e.SendAll(e.sock, "def");
+                                                           e.Recv(e.sock, 3, MSG_WAITALL);
+                                                           DO(close(e.sock));
+                                                         }}};
+
+CASE{"process: the parent closes, the child goes on, its end is the end",
+     {.client = kEcho, .server = [](End& e) {
+        pid_t child = fork();
+        if (child == 0) {
+          Sleep(10);
+          e.SendAll(e.sock, Pattern(100'000));
+          e.Say("%d", e.RecvAll(e.sock, 100'000) == Pattern(100'000));
+          _exit(0);
+        }
+        DO(close(e.sock));
+        waitpid(child, nullptr, 0);
+      }}};
+
+CASE{"process: shutdown by the child is for all",
+     {.client =
+          [](End& e) {
+            e.Drain(e.sock, 10);
+            DO(write(e.sock, "back", 4));
+          },
+      .server =
+          [](End& e) {
+            Child(e, [&e] { DO(shutdown(e.sock, SHUT_WR)); });
+            DO(send(e.sock, "x", 1, MSG_NOSIGNAL));
+            e.Recv(e.sock, 10);
+          }}};
+
+CASE{"process: unread bytes and an exit of only one process are no reset",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abcdef");
+            e.Meet();
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            e.AwaitBytes(e.sock, 6);
+            Child(e, [] {});
+            e.Recv(e.sock, 100);
+            DO(close(e.sock));
+          }}};
+
+CASE{"process: the child reads, the parent writes, at once", {.client = kEcho, .server = [](End& e) {
+                                                                pid_t child = fork();
+                                                                if (child == 0) {
+                                                                  e.Say("%d",
+                                                                        e.RecvAll(e.sock, 900'000) == Pattern(900'000));
+                                                                  _exit(0);
+                                                                }
+                                                                e.SendAll(e.sock, Pattern(900'000));
+                                                                waitpid(child, nullptr, 0);
+                                                                DO(close(e.sock));
+                                                              }}};
+
+CASE{"process: by _Fork, and by a child of a child", {.client = kEcho, .server = [](End& e) {
+                                                        Child(
+                                                            e, [&e] { e.SendAll(e.sock, "one "); }, _Fork);
+                                                        Child(e,
+                                                              [&e] { Child(e, [&e] { e.SendAll(e.sock, "two "); }); });
+                                                        e.Recv(e.sock, 8, MSG_WAITALL);
+                                                        DO(close(e.sock));
+                                                      }}};
+
+CASE{"process: forked before the connection, accepted by the child",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            for (int i = 0; i < 4; ++i) {
+              int fd = e.Connect();
+              e.SendAll(fd, Pattern(20'000));
+              e.Say("%d", e.RecvAll(fd, 20'000) == Pattern(20'000));
+              close(fd);
+            }
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            pid_t children[2];
+            for (pid_t& child : children) {
+              child = fork();
+              if (child != 0) continue;
+              while (true) {
+                int fd = e.Accept();
+                std::string bytes = e.RecvAll(fd, 20'000);
+                e.SendAll(fd, bytes);
+                close(fd);
+              }
+            }
+            e.Meet();
+            e.Meet();
+            for (pid_t child : children) {
+              kill(child, SIGKILL);
+              waitpid(child, nullptr, 0);
+            }
+          },
+      .bare = true}};
+
+CASE{"process: a server that forks for each connection",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            for (int i = 0; i < 5; ++i) {
+              int fd = e.Connect();
+              e.SendAll(fd, Pattern(9000));
+              shutdown(fd, SHUT_WR);
+              e.Drain(fd, 777);
+              close(fd);
+            }
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            for (int i = 0; i < 5; ++i) {
+              int fd = e.Accept();
+              pid_t child = fork();
+              if (child == 0) {
+                close(e.listener);
+                e.sock = fd;
+                kEcho(e);
+                _exit(0);
+              }
+              close(fd);
+              waitpid(child, nullptr, 0);
+            }
+          },
+      .bare = true}};
+
+CASE{"process: vfork and exec of cat on the connection",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "through cat");
+            DO(shutdown(e.sock, SHUT_WR));
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            int fd = e.sock;
+            pid_t child = vfork();
+            if (child == 0) {
+              dup2(fd, 0);
+              dup2(fd, 1);
+              execl("/bin/cat", "cat", nullptr);
+              _exit(1);
+            }
+            int status = -1;
+            DO(close(e.sock));
+            waitpid(child, &status, 0);
+            e.Say("cat ended %d", status);
+          }}};
+
+void Spawn(End& e, bool keep_environment) {
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_adddup2(&files, e.sock, 0);
+  posix_spawn_file_actions_adddup2(&files, e.sock, 1);
+  posix_spawn_file_actions_addclose(&files, e.sock);
+  char* argv[] = {const_cast<char*>("cat"), nullptr};
+  char* bare[] = {nullptr};
+  pid_t child = -1;
+  DO(posix_spawnp(&child, "cat", &files, nullptr, argv, keep_environment ? environ : bare));
+  posix_spawn_file_actions_destroy(&files);
+  DO(close(e.sock));
+  int status = -1;
+  waitpid(child, &status, 0);
+  e.Say("cat ended %d", status);
+}
+
+const auto kThroughCat = [](End& e) {
+  e.SendAll(e.sock, Pattern(150'000));
+  shutdown(e.sock, SHUT_WR);
+  e.Drain(e.sock, 1000);
+};
+
+CASE{"process: posix_spawn of cat on the connection",
+     {.client = kThroughCat, .server = [](End& e) { Spawn(e, true); }}};
+CASE{"process: posix_spawn of cat without the library",
+     {.client = kThroughCat, .server = [](End& e) { Spawn(e, false); }}};
+
+CASE{"process: system and popen write to the connection",
+     {.client = [](End& e) { e.Drain(e.sock, 10); },
+      .server =
+          [](End& e) {
+            int fd = fcntl(e.sock, F_DUPFD, 7);
+            DO(write(e.sock, "first ", 6));
+            std::string command = "printf 'by system ' >&" + std::to_string(fd);
+            if (fd > 9) e.Say("sh takes one digit");
+            DO(system(command.c_str()));
+            command = "printf 'by popen ' >&" + std::to_string(fd);
+            FILE* stream = popen(command.c_str(), "r");
+            DO(pclose(stream));
+            DO(write(e.sock, "last", 4));
+            DO(close(fd) == 0);
+            DO(close(e.sock));
+          }}};
+
+STEP("reads on") {
+  e.Recv(fd, 100, MSG_DONTWAIT);
+  e.Meet();
+  e.Say("%d", e.RecvAll(fd, 100'000) == Pattern(100'000));
+  e.SendAll(fd, "by the new image");
+  DO(shutdown(fd, SHUT_WR));
+  e.Recv(fd, 10);
+});
+
+void ExecInTheMiddle(End& e, bool clear) {
+  e.SendAll(e.sock, "by the old image, ");
+  e.AwaitBytes(e.sock, 9);
+  e.Recv(e.sock, 4);
+  Again(e, "reads on", e.sock, clear);
+}
+
+const auto kPeerOfExec = [](End& e) {
+  e.SendAll(e.sock, "for both.");
+  e.Meet();
+  e.SendAll(e.sock, Pattern(100'000));
+  e.Drain(e.sock, 10);
+};
+
+CASE{"process: exec keeps the connection",
+     {.client = kPeerOfExec, .server = [](End& e) { ExecInTheMiddle(e, false); }}};
+CASE{"process: exec of an image without the library keeps the connection",
+     {.client = kPeerOfExec, .server = [](End& e) { ExecInTheMiddle(e, true); }}};
+CASE{"process: both ends exec",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "for both.");
+            e.Meet();
+            e.SendAll(e.sock, Pattern(100'000));
+            Again(e, "drains", e.sock, false);
+          },
+      .server = [](End& e) { ExecInTheMiddle(e, false); }}};
+STEP("drains") { e.Drain(fd, 10); });
+
+CASE{"process: close-on-exec closes on exec",
+     {.client = [](End& e) { e.Drain(e.sock, 10); },
+      .server =
+          [](End& e) {
+            DO(fcntl(e.sock, F_SETFD, FD_CLOEXEC));
+            e.SendAll(e.sock, "bye");
+            Again(e, "is closed", e.sock, false);
+          }}};
+STEP("is closed") { DO(fcntl(fd, F_GETFD)); });
+
+CASE{"process: an exec that fails changes nothing", {.client = kEcho, .server = [](End& e) {
+                                                       char* argv[] = {const_cast<char*>("none"), nullptr};
+                                                       DO(execv("/nonexistent", argv));
+                                                       DO(execvp("/", argv));
+                                                       DO(execlp("/nonexistent", "none", nullptr));
+                                                       e.SendAll(e.sock, Pattern(9000));
+                                                       e.Say("%d", e.RecvAll(e.sock, 9000) == Pattern(9000));
+                                                       DO(close(e.sock));
+                                                     }}};
+
+CASE{"process: kill -9 of the child leaves the parent's connection", {.client = kEcho, .server = [](End& e) {
+                                                                        pid_t child = fork();
+                                                                        if (child == 0) {
+                                                                          e.SendAll(e.sock, "abc");
+                                                                          char b[3];
+                                                                          recv(e.sock, b, 3, MSG_WAITALL);
+                                                                          recv(e.sock, b, 1, 0);
+                                                                          _exit(0);
+                                                                        }
+                                                                        Sleep(20);
+                                                                        kill(child, SIGKILL);
+                                                                        waitpid(child, nullptr, 0);
+                                                                        e.SendAll(e.sock, Pattern(9000));
+                                                                        e.Say("%d",
+                                                                              e.RecvAll(e.sock, 9000) == Pattern(9000));
+                                                                        DO(close(e.sock));
+                                                                      }}};
+
+}  // namespace
+}  // namespace heterok8s::heterosock::behaviour

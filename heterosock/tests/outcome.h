@@ -1,0 +1,38 @@
+// Runs one case once, as two processes, and says what each end said and how it ended.
+//
+// Threading: RunOnce may be called from several threads. Every process of the case is gone when it returns.
+#pragma once
+
+#include <string>
+
+#include "heterosock/tests/case.h"
+
+namespace heterok8s::heterosock::behaviour {
+
+struct Mode {
+  const char* name;
+  int family = 4;
+  bool warm = false;            // the connection moves before the case begins
+  bool preload_server = false;  // the library is in this end
+  bool preload_client = false;
+  bool plain() const { return !preload_server && !preload_client; }
+};
+
+struct Outcome {
+  std::string said[2];     // by role: the lines of the end, and how its process ended
+  unsigned moved[2] = {};  // by role: see Stage::moved
+  std::string output;      // what the processes wrote to stdout and stderr, for people
+  bool operator==(const Outcome& other) const { return said[0] == other.said[0] && said[1] == other.said[1]; }
+  bool operator<(const Outcome& other) const {
+    return said[0] != other.said[0] ? said[0] < other.said[0] : said[1] < other.said[1];
+  }
+};
+
+struct Preload {
+  std::string library;             // path; "" when there is none
+  std::vector<std::string> extra;  // more environment of the hooked processes
+};
+
+Outcome RunOnce(const std::string& case_name, const Mode& mode, const Preload& preload);
+
+}  // namespace heterok8s::heterosock::behaviour
