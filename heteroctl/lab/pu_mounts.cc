@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 
+#include "common/sys/mount_root.h"
 #include "heteroctl/lab/cgroups.h"
 
 namespace heterok8s::lab {
@@ -66,7 +67,7 @@ absl::Status Bind(const BindSpec& bind) {
 
 absl::Status MountPu(const InitSpec& spec) {
   // Private first: until everything is in place nothing may travel to the machine's mount namespace.
-  HK_RETURN_IF_ERROR(Mount("none", "/", nullptr, MS_REC | MS_PRIVATE));
+  HK_RETURN_IF_ERROR(sys::MakeRootOfMountNamespace());
   HK_RETURN_IF_ERROR(MountSys());
   HK_RETURN_IF_ERROR(Mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC));
   HK_RETURN_IF_ERROR(Mount("overlay", "/etc", "overlay", 0,

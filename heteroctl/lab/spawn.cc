@@ -142,12 +142,8 @@ absl::StatusOr<int> Enter(const Layout& layout, Place place, const std::vector<s
   HK_ASSIGN_OR_RETURN(CgroupProcs files, CgroupProcsFiles(layout, place));
   HK_ASSIGN_OR_RETURN(std::vector<sys::UniqueFd> home, OpenAll(files.home));
   PuInit init;
-  sys::UniqueFd root;
   if (place != Place::kClient) {
     HK_ASSIGN_OR_RETURN(init, FindInit(layout, place));
-    const std::string path_of_root = fmt::format("/proc/{}/root", init.pid);
-    root = sys::UniqueFd(open(path_of_root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!root.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", path_of_root));
     const char* path = getenv("PATH");
     setenv("PATH", fmt::format("{}:{}", kInsideBin, path == nullptr ? "/usr/sbin:/usr/bin:/sbin:/bin" : path).c_str(),
            1);
@@ -166,8 +162,6 @@ absl::StatusOr<int> Enter(const Layout& layout, Place place, const std::vector<s
     if (!JoinAll(home)) Fail(report, "enter the cgroup");
     if (setns(netns.fd(), CLONE_NEWNET) != 0) Fail(report, "enter the network namespace");
     if (init.pidfd.valid() && setns(init.pidfd.get(), kPuNamespaces) != 0) Fail(report, "enter the PU's namespaces");
-    // setns(2) leads to the root of the mount namespace, which is not the PU's when the lab was made in a chroot.
-    if (root.valid() && (fchdir(root.get()) != 0 || chroot(".") != 0)) Fail(report, "enter the PU's root folder");
     if (init.pidfd.valid() && (folder[0] == '\0' || chdir(folder) != 0) && chdir("/") != 0) Fail(report, "go to '/'");
     const pid_t inner = fork();
     if (inner < 0) Fail(report, "fork");

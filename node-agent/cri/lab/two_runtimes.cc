@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "common/sys/file.h"
+#include "common/sys/mount_root.h"
 #include "common/sys/process.h"
 #include "common/testing/matchers.h"
 #include "common/tls/credentials.h"
@@ -21,6 +23,13 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace rt = runtime::v1;
+
+// The containers' mounts stay ours, and runc's exec finds a container also when the test runs in a chroot. Before main,
+// as both calls are for a process with one thread.
+const absl::Status own_mounts = [] {
+  if (unshare(CLONE_NEWNS) != 0) return ErrnoToStatus(errno, "make a mount namespace");
+  return sys::MakeRootOfMountNamespace();
+}();
 
 int labs_of_this_process = 0;  // a lab whose folder is kept does not stand in the way of the next
 
@@ -173,6 +182,7 @@ Lab::Lab()
     : folder_(fmt::format("/var/tmp/hk-cri-lab-{}-{}", getpid(), ++labs_of_this_process)),
       cgroup_(fmt::format("/hk-cri-lab-{}-{}", getpid(), labs_of_this_process)),
       images_(folder_ + "/images") {
+  REQUIRE_OK(own_mounts);
   fs::create_directories(folder_);
   fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
   fs::path script = fs::exists("node-agent/cri/lab/make_images")
