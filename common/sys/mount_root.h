@@ -14,7 +14,8 @@
 
 namespace heterok8s::sys {
 
-// Makes every mount of the namespace private. Changes nothing else where the process is not in a chroot.
+// Makes every mount of the namespace private, keeps the working directory. Changes nothing else where the process is
+// not in a chroot.
 absl::Status MakeRootOfMountNamespace();
 
 }  // namespace heterok8s::sys
