@@ -24,6 +24,9 @@ namespace {
 namespace fs = std::filesystem;
 namespace rt = runtime::v1;
 
+// Read before the next line makes the path of this program one of another mount namespace.
+const fs::path own_folder = fs::read_symlink("/proc/self/exe").parent_path();
+
 // The containers' mounts stay ours, and runc's exec finds a container also when the test runs in a chroot. Before main,
 // as both calls are for a process with one thread.
 const absl::Status own_mounts = [] {
@@ -184,7 +187,7 @@ Lab::Lab()
       images_(folder_ + "/images") {
   REQUIRE_OK(own_mounts);
   fs::create_directories(folder_);
-  fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
+  fs::path own = own_folder;
   fs::path script = fs::exists("node-agent/cri/lab/make_images")
                         ? fs::path("node-agent/cri/lab/make_images")
                         : own / "heterocri_lab_test.runfiles/heterok8s/node-agent/cri/lab/make_images";
@@ -251,7 +254,7 @@ void Lab::StopDpu() {
 }
 
 void Lab::StartHeterocri() {
-  fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
+  fs::path own = own_folder;
   heterocri_ = Child({own / "heterocri", "--config", folder_ + "/heterocri.yaml"}, folder_ + "/heterocri.log");
   channel_ = UnixChannel(folder_ + "/cri.sock");
   keeper_ = std::make_unique<ChannelKeeper>(channel_);
