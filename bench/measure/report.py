@@ -7,8 +7,9 @@ Each row stands beside a baseline measured in the same run, so that a noisy mach
     report.finish(path_or_none)
 
 JSON: {"suite","machine":{cpus,kernel,cpu},"command","rows":[{"what","unit","n","p50","p99",
-       "baseline":{"what","p50","p99"},"ratio","goal":{"op","value","of"},"met"}]}
-ratio is p50 over the baseline's p50; of says what the goal is about: ratio, p50 or p99.
+       "baseline":{"what","p50","p99"},"ratio","ratio_p99","goal":{"op","value","of"},"met"}]}
+ratio is p50 over the baseline's p50, ratio_p99 the same of the p99; of says what the goal is about: ratio, ratio_p99, p50
+or p99.
 """
 import json
 import os
@@ -45,12 +46,13 @@ class Report:
         self.data = {"suite": suite, "machine": machine(), "command": command, "rows": []}
 
     def row(self, what, unit, samples, baseline=None, goal=None):
-        """samples: numbers; baseline: (what, numbers) or None; goal: (op, value, "ratio"|"p50"|"p99") or None."""
+        """samples: numbers; baseline: (what, numbers) or None; goal: (op, value, "ratio"|"ratio_p99"|"p50"|"p99") or None."""
         row = {"what": what, "unit": unit, "n": len(samples), "p50": percentile(samples, 50), "p99": percentile(samples, 99)}
         if baseline:
             base_what, base = baseline
             row["baseline"] = {"what": base_what, "p50": percentile(base, 50), "p99": percentile(base, 99)}
             row["ratio"] = row["p50"] / row["baseline"]["p50"]
+            row["ratio_p99"] = row["p99"] / row["baseline"]["p99"]
         if goal:
             op, value, of = goal
             row["goal"] = {"op": op, "value": value, "of": of}

@@ -1,0 +1,177 @@
+// crowd CONNECTIONS SECONDS busy|idle: many TCP connections between two processes.
+//
+// All are made and each has carried a few KiB (so that a preloaded library has moved what it moves). Then for SECONDS
+// nothing happens (idle), or 16 bytes go back and forth on one after the other (busy). Prints
+//   memory BYTES    what both processes' private and shared memory grew by (PSS), and what the kernel says it holds
+//   kernel BYTES    for TCP buffers (/proc/net/sockstat)
+//   cpu PERCENT     of one CPU, both processes together, during SECONDS
+//   rate N          round trips a second (busy)
+//   moved N         connections on shared memory
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "bench/heterosock/wire.h"
+
+namespace heterok8s::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+long Pss(pid_t pid) {  // bytes
+  std::ifstream file("/proc/" + std::to_string(pid) + "/smaps_rollup");
+  std::string word;
+  long value = 0;
+  while (file >> word) {
+    if (word == "Pss:") file >> value;
+  }
+  return value * 1024;
+}
+
+long KernelTcp() {  // bytes
+  std::ifstream file("/proc/net/sockstat");
+  std::string word;
+  long pages = 0;
+  bool tcp = false;
+  while (file >> word) {
+    if (word == "TCP:") tcp = true;
+    if (tcp && word == "mem") {
+      file >> pages;
+      break;
+    }
+  }
+  return pages * getpagesize();
+}
+
+double Cpu(pid_t pid) {  // seconds so far
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string all((std::istreambuf_iterator<char>(file)), {});
+  all = all.substr(all.rfind(')') + 2);
+  long user = 0, system = 0;
+  std::sscanf(all.c_str(), "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %ld %ld", &user, &system);
+  return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+// Answers what comes on every connection.
+[[noreturn]] void Serve(int listener) {
+  int ep = epoll_create1(EPOLL_CLOEXEC);
+  epoll_event event{EPOLLIN, {.fd = listener}};
+  epoll_ctl(ep, EPOLL_CTL_ADD, listener, &event);
+  std::vector<epoll_event> events(256);
+  std::vector<char> bytes(8192);
+  while (true) {
+    int n = epoll_wait(ep, events.data(), static_cast<int>(events.size()), -1);
+    for (int i = 0; i < n; ++i) {
+      int fd = events[static_cast<size_t>(i)].data.fd;
+      if (fd == listener) {
+        int conn = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (conn < 0) Die("accept");
+        int one = 1;
+        setsockopt(conn, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        event = {EPOLLIN, {.fd = conn}};
+        epoll_ctl(ep, EPOLL_CTL_ADD, conn, &event);
+        continue;
+      }
+      ssize_t got = recv(fd, bytes.data(), bytes.size(), 0);
+      if (got > 0) {
+        send(fd, bytes.data(), static_cast<size_t>(got), MSG_NOSIGNAL);
+      } else if (got == 0 || errno != EAGAIN) {
+        close(fd);
+      }
+    }
+  }
+}
+
+void Exchange(int fd, std::vector<char>& bytes, size_t size) {
+  if (send(fd, bytes.data(), size, MSG_NOSIGNAL) != static_cast<ssize_t>(size)) Die("send");
+  for (size_t have = 0; have < size;) {
+    ssize_t n = recv(fd, bytes.data() + have, size - have, 0);
+    if (n <= 0) Die("recv");
+    have += static_cast<size_t>(n);
+  }
+}
+
+int Main(int argc, char** argv) {
+  if (argc != 4) {
+    std::fprintf(stderr, "usage: crowd CONNECTIONS SECONDS busy|idle\n");
+    return 2;
+  }
+  size_t count = static_cast<size_t>(std::atoi(argv[1]));
+  double seconds = std::atof(argv[2]);
+  bool busy = !std::strcmp(argv[3], "busy");
+  rlimit files{count + 4096, count + 4096};
+  rlimit most{};
+  getrlimit(RLIMIT_NOFILE, &most);
+  files.rlim_max = std::max(files.rlim_max, most.rlim_max);
+  if (setrlimit(RLIMIT_NOFILE, &files) != 0) Die("setrlimit");
+
+  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(listener, 1024) != 0) Die("listen");
+  getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length);
+  pid_t server = fork();
+  if (server == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    Serve(listener);
+  }
+  close(listener);
+
+  std::vector<char> bytes(4096, 'x');
+  long before = Pss(getpid()) + Pss(server), kernel_before = KernelTcp();
+  std::vector<int> fds(count);
+  for (int& fd : fds) {
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (connect(fd, reinterpret_cast<sockaddr*>(&address), length) != 0) Die("connect");
+    int one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    Exchange(fd, bytes, bytes.size());
+  }
+  for (int round = 0; round < 4; ++round) {
+    for (int fd : fds) Exchange(fd, bytes, bytes.size());
+  }
+  sleep(1);  // what is still being arranged in the background
+
+  size_t moved = 0, round_trips = 0;
+  for (int fd : fds) moved += Moved(fd);
+  double cpu = Cpu(getpid()) + Cpu(server);
+  Clock::time_point start = Clock::now();
+  std::chrono::duration<double> took{0};
+  for (size_t i = 0; busy && took.count() < seconds; i = (i + 7919) % count, ++round_trips) {
+    Exchange(fds[i], bytes, 16);
+    took = Clock::now() - start;
+  }
+  if (!busy) {
+    usleep(static_cast<useconds_t>(seconds * 1e6));
+    took = Clock::now() - start;
+  }
+  cpu = (Cpu(getpid()) + Cpu(server) - cpu) / took.count() * 100;
+  std::printf("memory %ld\nkernel %ld\ncpu %.2f\nrate %.0f\nmoved %zu\n", Pss(getpid()) + Pss(server) - before,
+              std::max(0L, KernelTcp() - kernel_before), cpu, static_cast<double>(round_trips) / took.count(), moved);
+  kill(server, SIGKILL);
+  waitpid(server, nullptr, 0);
+  return 0;
+}
+
+}  // namespace
+}  // namespace heterok8s::bench
+
+int main(int argc, char** argv) { return heterok8s::bench::Main(argc, argv); }

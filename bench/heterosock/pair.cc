@@ -1,0 +1,207 @@
+// pair: two processes and one wire, for comparing wires (wire.h). CPUs: numbers, -1 for wherever.
+//
+//   pair latency WIRE SIZE COUNT CPU CPU [PAUSE_US]   half of each round trip of SIZE bytes, ns, one a line. With a
+//   pause
+//                                                     before each, the other side has gone to sleep.
+//   pair stream WIRE BLOCK SECONDS CPU CPU            bytes a second, one line for each tenth of the time
+//   pair connections SECONDS CPU CPU                  connections a second over TCP: connect, 16 bytes and back, close
+//   pair calls COUNT                                  ns of one write to /dev/null, of one poll of it, and of one recv
+//                                                     on a silent socket: the cost of hooks; a line for each 1,000
+//
+// The last line is "moved 1" when the connection was on shared memory at the end.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "bench/heterosock/wire.h"
+
+namespace heterok8s::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Runs `other` as a child process that goes when this one does.
+pid_t Beside(const std::function<void()>& other) {
+  pid_t child = fork();
+  if (child < 0) Die("fork");
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    other();
+    _exit(0);
+  }
+  return child;
+}
+
+void Reap(pid_t child) {
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+}
+
+int Latency(const std::string& name, size_t size, int count, int here, int there, int pause_us) {
+  std::unique_ptr<Wire> wire = MakeWire(name);
+  pid_t child = Beside([&] {
+    Pin(there);
+    wire->Open(1);
+    Settle(*wire, 1);
+    std::vector<char> bytes(size);
+    while (true) {
+      wire->Receive(bytes.data(), size);
+      wire->Send(bytes.data(), size);
+    }
+  });
+  Pin(here);
+  wire->Open(0);
+  Settle(*wire, 0);
+  std::vector<char> bytes(size, 'x');
+  std::vector<long> times;
+  times.reserve(static_cast<size_t>(count));
+  const int warm = pause_us ? 5 : count / 10 + 10;
+  for (int i = 0; i < count + warm; ++i) {
+    if (pause_us) usleep(static_cast<useconds_t>(pause_us));
+    Clock::time_point start = Clock::now();
+    wire->Send(bytes.data(), size);
+    wire->Receive(bytes.data(), size);
+    if (i >= warm) times.push_back((Clock::now() - start) / std::chrono::nanoseconds(2));
+  }
+  for (long time : times) std::printf("%ld\n", time);
+  std::printf("moved %d\n", Moved(wire->Descriptor()));
+  Reap(child);
+  return 0;
+}
+
+int Stream(const std::string& name, size_t block, double seconds, int here, int there) {
+  std::unique_ptr<Wire> wire = MakeWire(name);
+  pid_t child = Beside([&] {
+    Pin(there);
+    wire->Open(1);
+    Settle(*wire, 1);
+    std::vector<char> bytes(block);
+    while (wire->ReceiveSome(bytes.data(), block) > 0) {
+    }
+  });
+  Pin(here);
+  wire->Open(0);
+  Settle(*wire, 0);
+  std::vector<char> bytes(block, 'x');
+  for (int part = 0; part < 11; ++part) {
+    size_t sent = 0;
+    Clock::time_point start = Clock::now();
+    std::chrono::duration<double> took{0};
+    while (took.count() < seconds / 10) {
+      wire->Send(bytes.data(), block);
+      sent += block;
+      took = Clock::now() - start;
+    }
+    if (part > 0) std::printf("%.0f\n", static_cast<double>(sent) / took.count());  // the first fills the buffers
+  }
+  std::printf("moved %d\n", Moved(wire->Descriptor()));
+  Reap(child);
+  return 0;
+}
+
+int Connections(double seconds, int here, int there) {
+  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(listener, 64) != 0) Die("listen");
+  getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length);
+  char bytes[16] = {};
+  pid_t child = Beside([&] {
+    Pin(there);
+    while (true) {
+      int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+      if (fd < 0) Die("accept");
+      if (recv(fd, bytes, sizeof bytes, MSG_WAITALL) == static_cast<ssize_t>(sizeof bytes))
+        send(fd, bytes, sizeof bytes, MSG_NOSIGNAL);
+      recv(fd, bytes, 1, 0);  // the client closes first, so that TIME_WAIT is its own
+      close(fd);
+    }
+  });
+  Pin(here);
+  for (int part = 0; part < 11; ++part) {
+    int made = 0;
+    Clock::time_point start = Clock::now();
+    std::chrono::duration<double> took{0};
+    while (took.count() < seconds / 10) {
+      int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+      if (connect(fd, reinterpret_cast<sockaddr*>(&address), length) != 0) Die("connect");
+      // A reset at the end leaves no TIME_WAIT, of which a run would make more than there are ports.
+      linger now{1, 0};
+      setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+      if (send(fd, bytes, sizeof bytes, MSG_NOSIGNAL) < 0 ||
+          recv(fd, bytes, sizeof bytes, MSG_WAITALL) != static_cast<ssize_t>(sizeof bytes))
+        Die("exchange");
+      close(fd);
+      ++made;
+      took = Clock::now() - start;
+    }
+    if (part > 0) std::printf("%.0f\n", made / took.count());
+  }
+  std::printf("moved 0\n");
+  Reap(child);
+  return 0;
+}
+
+int Calls(int count) {
+  constexpr int kBatch = 1000;
+  int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  std::unique_ptr<Wire> wire = MakeWire("tcp");
+  pid_t child = Beside([&] {
+    wire->Open(1);
+    pause();
+  });
+  wire->Open(0);
+  pollfd one{null, POLLOUT, 0};
+  char byte = 0;
+  const std::function<void()> calls[] = {
+      [&] { (void)!write(null, &byte, 1); },
+      [&] { poll(&one, 1, 0); },
+      [&] { recv(wire->Descriptor(), &byte, 1, MSG_DONTWAIT); },
+  };
+  for (int i = 0; i < count / kBatch; ++i) {
+    for (const auto& call : calls) {
+      Clock::time_point start = Clock::now();
+      for (int k = 0; k < kBatch; ++k) call();
+      std::printf("%.2f ", std::chrono::duration<double, std::nano>(Clock::now() - start).count() / kBatch);
+    }
+    std::printf("\n");
+  }
+  Reap(child);
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  auto number = [&](size_t i) { return std::atoi(words[i].c_str()); };
+  size_t n = words.size();
+  if ((n == 6 || n == 7) && words[0] == "latency")
+    return Latency(words[1], static_cast<size_t>(number(2)), number(3), number(4), number(5), n == 7 ? number(6) : 0);
+  if (n == 6 && words[0] == "stream")
+    return Stream(words[1], static_cast<size_t>(number(2)), std::atof(words[3].c_str()), number(4), number(5));
+  if (n == 4 && words[0] == "connections") return Connections(std::atof(words[1].c_str()), number(2), number(3));
+  if (n == 2 && words[0] == "calls") return Calls(number(1));
+  std::fprintf(stderr,
+               "usage: pair latency WIRE SIZE COUNT CPU CPU [PAUSE_US] | stream WIRE BLOCK SECONDS CPU CPU | "
+               "connections SECONDS CPU CPU | calls COUNT\n");
+  return 2;
+}
+
+}  // namespace
+}  // namespace heterok8s::bench
+
+int main(int argc, char** argv) { return heterok8s::bench::Main(argc, argv); }

@@ -1,0 +1,217 @@
+#include "bench/heterosock/wire.h"
+
+#include <arpa/inet.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace heterok8s::bench {
+namespace {
+
+class SocketWire : public Wire {
+ public:
+  explicit SocketWire(bool spin) : spin_(spin) {}
+  ~SocketWire() override { close(fd_); }
+
+  void Send(const char* bytes, size_t size) override {
+    while (size > 0) {
+      ssize_t n = send(fd_, bytes, size, MSG_NOSIGNAL);
+      if (n < 0 && (errno == EINTR || (spin_ && errno == EAGAIN))) continue;
+      if (n < 0 && (errno == EPIPE || errno == ECONNRESET)) _exit(0);  // the other side has measured enough
+      if (n < 0) Die("send");
+      bytes += n;
+      size -= static_cast<size_t>(n);
+    }
+  }
+
+  size_t ReceiveSome(char* bytes, size_t size) override {
+    while (true) {
+      ssize_t n = recv(fd_, bytes, size, 0);
+      if (n >= 0) return static_cast<size_t>(n);
+      if (errno == ECONNRESET) return 0;
+      if (errno != EINTR && !(spin_ && errno == EAGAIN)) Die("recv");
+    }
+  }
+
+  int Descriptor() const override { return fd_; }
+
+ protected:
+  int fd_ = -1;
+  bool spin_;
+};
+
+class TcpWire : public SocketWire {
+ public:
+  explicit TcpWire(bool spin) : SocketWire(spin) {
+    listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    address_.sin_family = AF_INET;
+    address_.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address_;
+    if (bind(listener_, reinterpret_cast<sockaddr*>(&address_), length) != 0 || listen(listener_, 1) != 0)
+      Die("listen");
+    getsockname(listener_, reinterpret_cast<sockaddr*>(&address_), &length);
+  }
+
+  void Open(int side) override {
+    if (side == 0) {
+      fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+      if (connect(fd_, reinterpret_cast<sockaddr*>(&address_), sizeof address_) != 0) Die("connect");
+    } else {
+      fd_ = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+      if (fd_ < 0) Die("accept");
+    }
+    close(listener_);
+    int one = 1;
+    setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (spin_) fcntl(fd_, F_SETFL, O_NONBLOCK);
+  }
+
+ private:
+  int listener_;
+  sockaddr_in address_{};
+};
+
+class UnixWire : public SocketWire {
+ public:
+  UnixWire() : SocketWire(false) {
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, both_) != 0) Die("socketpair");
+  }
+  void Open(int side) override {
+    fd_ = both_[side];
+    close(both_[1 - side]);
+  }
+
+ private:
+  int both_[2];
+};
+
+void Relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// One direction; each index has a line of its own and one writer. The bytes follow.
+struct Direction {
+  alignas(128) std::atomic<uint64_t> tail;
+  alignas(128) std::atomic<uint64_t> head;
+};
+
+class RingWire : public Wire {
+ public:
+  RingWire() {
+    void* at = mmap(nullptr, 2 * kStride, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (at == MAP_FAILED) Die("mmap");
+    for (int i : {0, 1}) directions_[i] = new (static_cast<char*>(at) + i * kStride) Direction();
+  }
+
+  void Open(int side) override { side_ = side; }
+
+  void Send(const char* bytes, size_t size) override {
+    Direction& to = *directions_[side_];
+    while (size > 0) {
+      uint64_t tail = to.tail.load(std::memory_order_relaxed);
+      size_t room;
+      while ((room = kRing - static_cast<size_t>(tail - to.head.load(std::memory_order_acquire))) == 0) Relax();
+      size_t at = static_cast<size_t>(tail % kRing), n = std::min({size, room, kRing - at, kPiece});
+      std::memcpy(Bytes(to) + at, bytes, n);
+      to.tail.store(tail + n, std::memory_order_release);
+      bytes += n;
+      size -= n;
+    }
+  }
+
+  size_t ReceiveSome(char* bytes, size_t size) override {
+    Direction& from = *directions_[1 - side_];
+    uint64_t head = from.head.load(std::memory_order_relaxed);
+    size_t there;
+    while ((there = static_cast<size_t>(from.tail.load(std::memory_order_acquire) - head)) == 0) Relax();
+    size_t at = static_cast<size_t>(head % kRing), n = std::min({size, there, kRing - at});
+    std::memcpy(bytes, Bytes(from) + at, n);
+    from.head.store(head + n, std::memory_order_release);
+    return n;
+  }
+
+ private:
+  static constexpr size_t kRing = 1 << 20, kPiece = 16 << 10, kStride = 2 << 20;
+  static char* Bytes(Direction& direction) { return reinterpret_cast<char*>(&direction) + 4096; }
+  Direction* directions_[2];
+  int side_ = 0;
+};
+
+}  // namespace
+
+void Die(const std::string& what) {
+  std::fprintf(stderr, "pair: %s: %s\n", what.c_str(), std::strerror(errno));
+  std::exit(1);
+}
+
+void Wire::Receive(char* bytes, size_t size) {
+  while (size > 0) {
+    size_t n = ReceiveSome(bytes, size);
+    if (n == 0) _exit(0);
+    bytes += n;
+    size -= n;
+  }
+}
+
+std::unique_ptr<Wire> MakeWire(const std::string& name) {
+  if (name == "tcp") return std::make_unique<TcpWire>(false);
+  if (name == "tcp-spin") return std::make_unique<TcpWire>(true);
+  if (name == "unix") return std::make_unique<UnixWire>();
+  if (name == "ring") return std::make_unique<RingWire>();
+  errno = EINVAL;
+  Die("no such wire: " + name);
+}
+
+bool Moved(int fd) {
+  static auto* moved = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "heterosock_moved"));
+  return moved && fd >= 0 && moved(fd) == 3;
+}
+
+void Settle(Wire& wire, int side) {
+  if (wire.Descriptor() < 0) return;
+  char bytes[4096] = {};
+  auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  while (true) {
+    // The client decides; its first byte says whether it goes on.
+    bytes[0] = Moved(wire.Descriptor()) || std::chrono::steady_clock::now() > end;
+    if (side == 0) {
+      wire.Send(bytes, sizeof bytes);
+      char last = bytes[0];
+      wire.Receive(bytes, sizeof bytes);
+      if (last) return;
+    } else {
+      wire.Receive(bytes, sizeof bytes);
+      char last = bytes[0];
+      wire.Send(bytes, sizeof bytes);
+      if (last) return;
+    }
+    if (!dlsym(RTLD_DEFAULT, "heterosock_moved")) end = {};
+  }
+}
+
+void Pin(int cpu) {
+  if (cpu < 0) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  if (sched_setaffinity(0, sizeof set, &set) != 0) Die("sched_setaffinity");
+}
+
+}  // namespace heterok8s::bench

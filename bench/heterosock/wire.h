@@ -1,0 +1,40 @@
+// The ways in which two processes can hand bytes to each other, behind one interface, so that one loop measures all.
+//
+// A Wire is made before fork(); then each process calls Open() with its side. Not for several threads. Any failure of
+// the kernel ends the program with its reason: this is a measurement.
+//
+//   tcp          blocking sockets over loopback; what the library moves when it is preloaded
+//   tcp-spin     the same, non-blocking: each call is repeated until it succeeds
+//   unix         a blocking Unix stream socket
+//   ring         a raw ring in shared memory, both sides spinning: the floor
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace heterok8s::bench {
+
+class Wire {
+ public:
+  virtual ~Wire() = default;
+  virtual void Open(int side) = 0;  // 0 connects, 1 accepts
+  virtual void Send(const char* bytes, size_t size) = 0;
+  virtual size_t ReceiveSome(char* bytes, size_t size) = 0;  // 0 at the end
+  virtual int Descriptor() const { return -1; }
+
+  void Receive(char* bytes, size_t size);  // all of it; ends the program when the other side goes
+};
+
+std::unique_ptr<Wire> MakeWire(const std::string& name);
+
+[[noreturn]] void Die(const std::string& what);  // with errno
+
+// Whether both directions of the socket are on shared memory, as the preloaded library says; false without it.
+bool Moved(int fd);
+// Exchanges until the connection has moved, for at most a second. Both sides call it; of no effect on other wires.
+void Settle(Wire& wire, int side);
+
+void Pin(int cpu);  // this thread; -1: leaves it free
+
+}  // namespace heterok8s::bench

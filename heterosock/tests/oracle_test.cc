@@ -1,0 +1,157 @@
+// oracle_test [--seconds N] [--seed N [--steps N]] [--library FILE] [-v]: random socket programs, plain libc beside the
+// library.
+//
+// Each program (program.h) runs on plain libc and then with the library, from fresh and from moved connections, in one
+// end alone, and with faults at the steps of a hand-over; both ends must say the same. A difference is
+// cut to its shortest program and printed with what repeats it. Without --seed programs are new in every run.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <random>
+
+#include "heterosock/tests/agent.h"
+#include "heterosock/tests/outcome.h"
+#include "heterosock/tests/program.h"
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+constexpr size_t kSteps = 60;
+constexpr int kPlainRuns = 5;  // how often plain libc is asked before a difference counts
+
+constexpr Mode kModes[] = {
+    {.name = "both, cold", .preload_server = true, .preload_client = true},
+    {.name = "both, warm", .warm = true, .preload_server = true, .preload_client = true},
+    {.name = "client only", .warm = true, .preload_client = true},
+    {.name = "server only, v6", .family = 6, .preload_server = true},
+};
+
+struct Options {
+  int seconds = 20;
+  std::optional<uint64_t> seed;
+  size_t steps = kSteps;
+  bool verbose = false;
+  Preload preload;
+};
+
+std::string Name(uint64_t seed, size_t steps) { return std::to_string(seed) + " " + std::to_string(steps); }
+
+Mode PlainOf(const Mode& mode) { return {.name = "plain", .family = mode.family, .warm = mode.warm}; }
+
+void Print(const char* who, const Outcome& outcome) {
+  for (int role : {0, 1})
+    std::printf("--- %s, %s\n%s", who, role == 0 ? "server" : "client", outcome.said[role].c_str());
+  if (!outcome.output.empty()) std::printf("--- output\n%s\n", outcome.output.c_str());
+}
+
+// True when plain libc does something that the library's outcome is not.
+bool Differs(const std::string& name, const Mode& mode, const Preload& preload, Outcome* plain, Outcome* ours) {
+  *ours = RunOnce(name, mode, preload);
+  for (int i = 0; i < kPlainRuns; ++i) {
+    *plain = RunOnce(name, PlainOf(mode), preload);
+    if (*plain == *ours) return false;
+  }
+  return true;
+}
+
+void Explain(uint64_t seed, const Mode& mode, const Options& options) {
+  // The shortest program that still differs; a difference may need several tries to show.
+  size_t low = 0, high = options.steps;
+  Outcome plain, ours, shortest_plain, shortest_ours;
+  bool found = false;
+  while (low < high) {
+    size_t middle = (low + high) / 2;
+    bool differs = false;
+    for (int i = 0; i < 3 && !differs; ++i) differs = Differs(Name(seed, middle), mode, options.preload, &plain, &ours);
+    if (differs) {
+      high = middle;
+      found = true;
+      shortest_plain = plain;
+      shortest_ours = ours;
+    } else {
+      low = middle + 1;
+    }
+  }
+  std::printf("again: oracle_test --seed %llu --steps %zu   (%s)\n", static_cast<unsigned long long>(seed), high,
+              mode.name);
+  if (!found && !Differs(Name(seed, high), mode, options.preload, &shortest_plain, &shortest_ours)) {
+    std::printf("it did not differ again\n");
+    return;
+  }
+  Print("plain", shortest_plain);
+  Print(mode.name, shortest_ours);
+}
+
+int RunAll(Options options) {
+  Agent agent;
+  bool library = !options.preload.library.empty();
+  if (library) agent.Start(&options.preload.extra);
+  std::printf("# library %s, agent %s\n", library ? options.preload.library.c_str() : "none: plain libc against itself",
+              agent.path().empty() ? "none" : agent.path().c_str());
+  std::random_device device;
+  uint64_t seed = options.seed ? *options.seed : (uint64_t{device()} << 32 | device());
+  auto end = std::chrono::steady_clock::now() + std::chrono::seconds(options.seconds);
+  int programs = 0, runs = 0, moved = 0, differences = 0;
+  do {
+    ++programs;
+    for (const Mode& each : kModes) {
+      Mode mode = library ? each : PlainOf(each);
+      std::string name = Name(seed, options.steps);
+      Outcome plain = RunOnce(name, PlainOf(mode), options.preload), ours = RunOnce(name, mode, options.preload);
+      ++runs;
+      moved += ours.moved[0] == 3 && ours.moved[1] == 3;
+      if (options.verbose) Print(mode.name, ours);
+      if (plain == ours || !Differs(name, mode, options.preload, &plain, &ours)) continue;
+      ++differences;
+      std::printf("DIFFERS seed %llu, %s\n", static_cast<unsigned long long>(seed), mode.name);
+      Print("plain", plain);
+      Print(mode.name, ours);
+      Explain(seed, mode, options);
+      std::fflush(stdout);
+    }
+    ++seed;
+  } while (!options.seed && differences < 3 && std::chrono::steady_clock::now() < end);
+  std::printf("# %d programs, %d runs, %d differences, %d ended on shared memory\n", programs, runs, differences,
+              moved);
+  return differences ? 1 : 0;
+}
+
+int Main(int argc, char** argv) {
+  if (argc == 6 && !std::strcmp(argv[1], "--end")) {
+    End end(argv[2][0] == 's' ? Role::kServer : Role::kClient, argv[3][0] == '4' ? AF_INET : AF_INET6,
+            argv[4][0] == 'w');
+    char* rest = nullptr;
+    uint64_t seed = std::strtoull(argv[5], &rest, 10);
+    RunProgram(end, seed, std::strtoul(rest, nullptr, 10));
+    return 0;
+  }
+  Options options;
+  options.preload.library = BesideThisProgram("../libheterosock.so");
+  for (int i = 1; i < argc; ++i) {
+    std::string word = argv[i];
+    if (word == "-v")
+      options.verbose = true;
+    else if (word == "--seconds" && i + 1 < argc)
+      options.seconds = std::atoi(argv[++i]);
+    else if (word == "--seed" && i + 1 < argc)
+      options.seed = std::strtoull(argv[++i], nullptr, 10);
+    else if (word == "--steps" && i + 1 < argc)
+      options.steps = std::strtoul(argv[++i], nullptr, 10);
+    else if (word == "--library" && i + 1 < argc)
+      options.preload.library = argv[++i];
+    else {
+      std::fprintf(stderr, "usage: oracle_test [--seconds N] [--seed N [--steps N]] [--library FILE] [-v]\n");
+      return 2;
+    }
+  }
+  return RunAll(std::move(options));
+}
+
+}  // namespace
+}  // namespace heterok8s::heterosock::behaviour
+
+int main(int argc, char** argv) { return heterok8s::heterosock::behaviour::Main(argc, argv); }
