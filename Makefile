@@ -3,8 +3,9 @@
 BAZEL := bazel
 TIER ?= all
 BENCH ?= all
+SECONDS ?= 3600
 
-.PHONY: help setup build programs test demo bench check lab-up lab-down clean
+.PHONY: help setup build programs test soak demo bench check lab-up lab-down clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ test: build ## run all tests, cheapest first (TIER=unit|netns|lab|sanitize|all)
 
 demo: programs ## run a split Pod on real containers and show it (POD=file.yaml for your own)
 	@deploy/demo/run $(if $(POD),--pod $(POD))
+
+soak: build ## run the random and the long tests for an hour or so (SECONDS=3600)
+	@e2e/soak $(SECONDS)
 
 bench: build ## measure beside a baseline (BENCH=cni|ports|calls|all)
 	@bench/run $(BENCH)

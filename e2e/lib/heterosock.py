@@ -2,10 +2,10 @@
 
     with Heterosock() as hs:                # starts a heterosockd of its own
         subprocess.run([...], env=hs.env())
-        hs.status()                         # what `heterosockctl status` says, parsed
+        hs.moved()                          # since the last call: connection ends that moved, and why others did not
 Heterosock.missing() is the reason why it cannot run, or None.
 """
-import json
+import collections
 import os
 import shutil
 import subprocess
@@ -16,13 +16,20 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BIN = os.path.join(ROOT, "bazel-bin", "heterosock")
 LIBRARY = os.path.join(BIN, "libheterosock.so")
 AGENT = os.path.join(BIN, "agent", "heterosockd")
-CTL = os.path.join(BIN, "ctl", "heterosockctl")
 
 
 class Heterosock:
     def __init__(self, agent=True):
+        # Programs run as other users: the library and all else is where everybody may read.
         self.folder = tempfile.mkdtemp(prefix="hk-heterosock-")
+        os.chmod(self.folder, 0o755)
+        self.library = os.path.join(self.folder, "libheterosock.so")
+        shutil.copy(LIBRARY, self.library)
         self.socket = os.path.join(self.folder, "agent.sock")
+        self.trace = os.path.join(self.folder, "trace")
+        with open(self.trace, "w"):
+            os.chmod(self.trace, 0o666)
+        self.traced = 0
         self.agent = None
         if agent and os.path.exists(AGENT):
             self.log = open(os.path.join(self.folder, "agent.log"), "w")
@@ -38,13 +45,20 @@ class Heterosock:
     def missing():
         return None if os.path.exists(LIBRARY) else "libheterosock.so is not built"
 
-    def env(self, **more):
+    def env(self, trace=False, **more):
         """Of a program that shall have the library."""
-        return dict(os.environ, LD_PRELOAD=LIBRARY, HETEROSOCK_AGENT=self.socket, **more)
+        if trace:
+            more["HETEROSOCK_TRACE"] = self.trace
+        return dict(os.environ, LD_PRELOAD=self.library, HETEROSOCK_AGENT=self.socket, **more)
 
-    def status(self):
-        done = subprocess.run([CTL, "status", f"--socket={self.socket}", "--json"], capture_output=True, text=True, timeout=10)
-        return json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
+    def moved(self):
+        """What traced programs said since the last call: how many ends moved, and a Counter of the reasons of others."""
+        with open(self.trace) as file:
+            file.seek(self.traced)
+            lines = file.read().splitlines()
+            self.traced = file.tell()
+        ends = sum("moved to shared memory" in line for line in lines)
+        return ends, collections.Counter(line.split("stays on TCP: ", 1)[1] for line in lines if "stays on TCP: " in line)
 
     def __enter__(self):
         return self

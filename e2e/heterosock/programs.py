@@ -1,0 +1,230 @@
+"""Real programs with their own clients. Each function makes a scene's server, drives it, and returns
+(what must be the same with and without the library, figure or None, unit). It knows nothing of the library."""
+import hashlib
+import json
+import os
+import re
+import time
+
+from stage import free_port, need
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PYTHON = "/usr/bin/python3"
+
+
+def sha(text):
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:16]
+
+
+def wait_for(what):
+    end = time.monotonic() + 15
+    while not what():
+        assert time.monotonic() < end, "it did not become ready"
+        time.sleep(0.05)
+
+
+def redis(scene):
+    """Requests, a pipeline, a large value, and the append-only file's rewrite by a forked child."""
+    need("redis-server", "redis-benchmark", "redis-cli")
+    port = free_port()
+    scene.start("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", scene.folder, port=port)
+    cli = ["redis-cli", "-p", port]
+    said = [scene.run(*cli, "SET", "a", "1"), scene.run(*cli, "INCRBY", "a", "41")]
+    said.append(scene.run(*cli, "-x", "SET", "big", stdin=b"x" * 3_000_000))
+    said.append(sha(scene.run(*cli, "GET", "big")))
+    said.append(sha(scene.run(*cli, stdin="".join(f"RPUSH list {i}\n" for i in range(2000)).encode())))
+    said.append(sha(scene.run(*cli, "LRANGE", "list", "0", "-1")))
+    out = scene.run("redis-benchmark", "-p", port, "-t", "get,set", "-n", int(20_000 * scene.seconds), "-c", "10", "--csv")
+    rates = {line.split(",")[0].strip('"'): float(line.split(",")[1].strip('"')) for line in out.splitlines()[1:]}
+    scene.run(*cli, "BGREWRITEAOF")
+    wait_for(lambda: "aof_rewrite_in_progress:0" in scene.run(*cli, "INFO", "persistence"))
+    said.append(re.findall("aof_last_bgrewrite_status:(.*)\r", scene.run(*cli, "INFO", "persistence")))
+    scene.run(*cli, "SHUTDOWN", check=False)
+    scene.processes[-1].wait(10)
+    scene.start("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", scene.folder, port=port)
+    wait_for(lambda: scene.run(*cli, "PING") == "PONG\n")
+    said += [scene.run(*cli, "GET", "a"), scene.run(*cli, "LLEN", "list")]
+    return said, rates["GET"], "GET/s"
+
+
+def memcached(scene):
+    need("memcached")
+    port = free_port()
+    scene.start("memcached", "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "root", "-t", "2", port=port)
+    out = json.loads(scene.run(PYTHON, f"{HERE}/clients/memcached.py", port, scene.seconds))
+    return out["said"], out["rate"], "ops/s"
+
+
+def nginx(scene):
+    """Two workers, sendfile, a proxied location, keep-alive, and a reload under load."""
+    need("nginx", "wrk", "curl")
+    port, second = free_port(), free_port()
+    os.makedirs(scene.path("www"), exist_ok=True)
+    scene.path("www/small", "s" * 1000)
+    scene.path("www/large", "".join(f"{i:07d}\n" for i in range(400_000)))
+    conf = scene.path("nginx.conf", f"""
+daemon off; worker_processes 2; pid {scene.folder}/pid; error_log {scene.folder}/error.log; user root;
+events {{ worker_connections 500; }}
+http {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {scene.folder}/body; proxy_temp_path {scene.folder}/proxy;
+  fastcgi_temp_path {scene.folder}/f; uwsgi_temp_path {scene.folder}/u; scgi_temp_path {scene.folder}/s;
+  upstream self {{ server 127.0.0.1:{second}; keepalive 8; }}
+  server {{ listen 127.0.0.1:{port}; root {scene.folder}/www;
+    location /proxied/ {{ proxy_pass http://self/; proxy_http_version 1.1; proxy_set_header Connection ""; }} }}
+  server {{ listen 127.0.0.1:{second}; root {scene.folder}/www; }} }}""")
+    scene.start("nginx", "-c", conf, "-p", scene.folder, port=port)
+    url = f"http://127.0.0.1:{port}"
+    said = [sha(scene.run("curl", "-s", f"{url}{path}")) for path in ("/small", "/large", "/proxied/small", "/proxied/large")]
+    said.append(scene.run("curl", "-s", "-r", "100-199", f"{url}/large"))
+    said.append(scene.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{url}/none"))
+    said.append(sha(scene.run("curl", "-s", *[f"{url}/small"] * 50)))
+    out = scene.run("wrk", "-t", "1", "-c", "10", "-d", f"{max(1, round(scene.seconds))}s", f"{url}/small")
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
+    assert "Non-2xx" not in out and "Socket errors" not in out, out
+    scene.run("nginx", "-c", conf, "-p", scene.folder, "-s", "reload")
+    said.append(sha(scene.run("curl", "-s", f"{url}/proxied/large")))
+    return said, rate, "requests/s"
+
+
+def haproxy(scene):
+    """HTTP and TCP mode before Python's http.server."""
+    need("haproxy", "curl", "wrk")
+    back, http, tcp = free_port(), free_port(), free_port()
+    scene.path("file", "f" * 200_000)
+    scene.start(PYTHON, "-m", "http.server", back, "--bind", "127.0.0.1", port=back)
+    conf = scene.path("haproxy.cfg", f"""
+global
+  maxconn 200
+defaults
+  timeout connect 5s
+  timeout client 20s
+  timeout server 20s
+frontend web
+  mode http
+  bind 127.0.0.1:{http}
+  default_backend python
+backend python
+  mode http
+  server s 127.0.0.1:{back}
+listen raw
+  mode tcp
+  option splice-auto
+  bind 127.0.0.1:{tcp}
+  server s 127.0.0.1:{back}
+""")
+    scene.start("haproxy", "-f", conf, "-db", port=tcp)
+    said = [sha(scene.run("curl", "-s", f"http://127.0.0.1:{port}/file")) for port in (back, http, tcp) for _ in range(3)]
+    out = scene.run("wrk", "-t", "1", "-c", "4", "-d", f"{max(1, round(scene.seconds))}s", f"http://127.0.0.1:{http}/file")
+    return said, float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)), "requests/s"
+
+
+def postgres(scene):
+    """initdb, pgbench, a large result, a cancelled query: a postmaster that forks for each client."""
+    binaries = next((f"/usr/lib/postgresql/{v}/bin" for v in sorted(os.listdir("/usr/lib/postgresql"), reverse=True)), None) \
+        if os.path.isdir("/usr/lib/postgresql") else None
+    need("setpriv", "psql", f"{binaries}/pgbench", f"{binaries}/postgres")
+    port, data = free_port(), scene.path("data")
+    os.makedirs(data)
+    os.chown(data, *[int(scene.run("id", flag, "postgres", env=dict(os.environ))) for flag in ("-u", "-g")])
+    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    plain = dict(os.environ, HOME=scene.folder)
+    scene.run(*user, f"{binaries}/initdb", "-D", data, "-A", "trust", "-N", "-U", "postgres", env=plain)
+    scene.start(*user, f"{binaries}/postgres", "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
+                "-c", f"unix_socket_directories={scene.folder}", port=port)
+    psql = ["psql", "-h", "127.0.0.1", "-p", port, "-U", "postgres", "-Atc"]
+    said = []
+    wait_for(lambda: scene.run(*psql, "select 1", check=False).strip() == "1")  # it listens before it serves
+    said.append(sha(scene.run(*psql, "select i, md5(i::text) from generate_series(1,100000) i")))
+    said.append(scene.run("psql", "-h", "127.0.0.1", "-p", port, "-U", "postgres", "-At", stdin=b"set statement_timeout=50; select pg_sleep(5); select 2;"))
+    bench = [f"{binaries}/pgbench", "-h", "127.0.0.1", "-p", port, "-U", "postgres"]
+    scene.run(*bench, "-i", "-q", "postgres")
+    out = scene.run(*bench, "-S", "-c", "4", "-T", max(1, round(scene.seconds)), "postgres")
+    said.append(re.findall(r"number of failed transactions: (\d+)", out))
+    return said, float(re.search(r"tps = ([\d.]+)", out).group(1)), "tps"
+
+
+def python(what):
+    def drive(scene):
+        need(PYTHON)
+        port = free_port()
+        scene.start(PYTHON, f"{HERE}/clients/{what}.py", "serve", port, port=port)
+        out = json.loads(scene.run(PYTHON, f"{HERE}/clients/{what}.py", "call", port, scene.seconds))
+        return out["said"], out["rate"], "round trips/s"
+    drive.__name__ = f"python {what}"
+    return drive
+
+
+def node(scene):
+    """http with keep-alive and a stream of 8 MB each way."""
+    need("node")
+    port = free_port()
+    scene.start("node", f"{HERE}/clients/node.js", "serve", port, port=port)
+    out = json.loads(scene.run("node", f"{HERE}/clients/node.js", "call", port, scene.seconds))
+    return out["said"], out["rate"], "requests/s"
+
+
+def openssh(scene):
+    """sshd re-executes itself for each connection and passes it on; 3 MB both ways."""
+    need("sshd", "ssh", "ssh-keygen")
+    os.makedirs("/run/sshd", exist_ok=True)
+    port = free_port()
+    quiet = dict(os.environ)
+    for key in ("host", "user"):
+        scene.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", scene.path(key), env=quiet)
+    conf = scene.path("sshd_config", f"Port {port}\nListenAddress 127.0.0.1\nHostKey {scene.folder}/host\nAuthorizedKeysFile {scene.folder}/user.pub\n"
+                      "StrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\n")
+    scene.start("sshd", "-D", "-e", "-f", conf, port=port)
+    ssh = ["ssh", "-p", port, "-i", scene.path("user"), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+           f"{os.environ.get('USER') or 'root'}@127.0.0.1"]
+    said = [scene.run(*ssh, "echo hello; exit 3", check=False)]
+    blob = bytes(range(250)) * 12_000
+    start = time.monotonic()
+    said.append(scene.run(*ssh, "sha256sum", stdin=blob))
+    said.append(sha(scene.run(*ssh, "head -c 3000000 /dev/zero | tr '\\0' q")))
+    return said, 6 / (time.monotonic() - start), "MB/s"
+
+
+def iperf3(scene):
+    need("iperf3")
+    port = free_port()
+    scene.start("iperf3", "-s", "-B", "127.0.0.1", "-p", port, port=port)
+    one = json.loads(scene.run("iperf3", "-c", "127.0.0.1", "-p", port, "-t", max(1, round(scene.seconds)), "-J"))
+    back = json.loads(scene.run("iperf3", "-c", "127.0.0.1", "-p", port, "-n", "50M", "-R", "-J"))
+    return [one.get("error"), back.get("error"), back["end"]["sum_received"]["bytes"] >= 50_000_000], one["end"]["sum_received"]["bits_per_second"] / 8e9, "GB/s"
+
+
+def sockperf(scene):
+    need("sockperf")
+    port = free_port()
+    scene.start("sockperf", "server", "--tcp", "-i", "127.0.0.1", "-p", port, port=port)
+    out = scene.run("sockperf", "ping-pong", "--tcp", "-i", "127.0.0.1", "-p", port, "-t", max(1, round(scene.seconds)), "-m", "64")
+    dropped = re.search(r"# dropped messages = (\d+)", out)
+    return [dropped.group(1) if dropped else out[-300:]], 1e6 / float(re.search(r"Latency is ([\d.]+)", out).group(1)), "messages/s one way"
+
+
+def static(scene):
+    """A static program cannot have the library: it must be unharmed by the variable, as a client and as a server."""
+    need("busybox", "curl")
+    port = free_port()
+    scene.path("file", "f" * 300_000)
+    scene.start("busybox", "httpd", "-f", "-p", f"127.0.0.1:{port}", "-h", scene.folder, port=port)
+    said = [sha(scene.run("curl", "-s", f"http://127.0.0.1:{port}/file")), sha(scene.run("busybox", "wget", "-qO-", f"http://127.0.0.1:{port}/file"))]
+    return said, None, ""
+
+
+def go(scene):
+    """A Go program makes its calls itself; its peer has the library."""
+    need("go")
+    port = free_port()
+    binary = scene.path("gohttp")
+    scene.run("go", "build", "-o", binary, f"{HERE}/clients/main.go", env=dict(os.environ, CGO_ENABLED="0", GOFLAGS="-mod=mod"), timeout=180)
+    scene.path("file", "f" * 300_000)
+    scene.start(binary, "serve", port, scene.path("file"), port=port)
+    said = [sha(scene.run("curl", "-s", f"http://127.0.0.1:{port}/file")) for _ in range(3)]
+    said.append(scene.run(binary, "call", port))
+    return said, None, ""
+
+
+ALL = [redis, memcached, nginx, haproxy, postgres, python("asyncio_echo"), python("http_server"), python("processes"), node, openssh, iperf3, sockperf,
+       static, go]
+NEVER_MOVE = {"static", "go"}  # these bypass libc
+LONG = {"go"}                  # compiles for long
