@@ -3,7 +3,7 @@
 BAZEL := bazel
 TIER ?= all
 BENCH ?= all
-SECONDS ?= 3600
+SOAK ?= 3600
 
 .PHONY: help setup build programs test soak demo bench check lab-up lab-down clean
 
@@ -25,8 +25,8 @@ test: build ## run all tests, cheapest first (TIER=unit|netns|lab|sanitize|all)
 demo: programs ## run a split Pod on real containers and show it (POD=file.yaml for your own)
 	@deploy/demo/run $(if $(POD),--pod $(POD))
 
-soak: build ## run the random and the long tests for an hour or so (SECONDS=3600)
-	@e2e/soak $(SECONDS)
+soak: build ## run the random and the long tests for about SOAK=3600 seconds
+	@e2e/soak $(SOAK)
 
 bench: build ## measure beside a baseline (BENCH=cni|ports|calls|all)
 	@bench/run $(BENCH)

@@ -22,6 +22,7 @@ class Agent {
   bool Start(std::vector<std::string>* environment);
   void Kill();  // as a crash
   const std::string& path() const { return path_; }
+  pid_t pid() const { return pid_; }  // -1: none
 
  private:
   std::string folder_, path_;
