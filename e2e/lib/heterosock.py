@@ -33,7 +33,7 @@ class Heterosock:
         self.agent = None
         if agent and os.path.exists(AGENT):
             self.log = open(os.path.join(self.folder, "agent.log"), "w")
-            self.agent = subprocess.Popen([AGENT, f"--socket={self.socket}"], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+            self.agent = subprocess.Popen([AGENT, f"--socket={self.socket}", f"--admin={self.folder}/admin.sock"], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
             deadline = time.monotonic() + 5
             while not os.path.exists(self.socket):
                 if time.monotonic() > deadline or self.agent.poll() is not None:
@@ -57,8 +57,13 @@ class Heterosock:
             file.seek(self.traced)
             lines = file.read().splitlines()
             self.traced = file.tell()
-        ends = sum("moved to shared memory" in line for line in lines)
-        return ends, collections.Counter(line.split("stays on TCP: ", 1)[1] for line in lines if "stays on TCP: " in line)
+        ends = sum("sends to shared memory" in line for line in lines)
+        reasons = collections.Counter()
+        for line in lines:
+            for mark in ("stays on TCP: ", "declined: ", "sends to TCP again: "):
+                if mark in line:
+                    reasons[line.split(mark, 1)[1]] += 1
+        return ends, reasons
 
     def __enter__(self):
         return self

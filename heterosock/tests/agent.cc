@@ -31,8 +31,8 @@ bool Agent::Start(std::vector<std::string>* environment) {
   if (!mkdtemp(name)) return false;
   folder_ = name;
   path_ = folder_ + "/agent.sock";
-  std::string flag = "--socket=" + path_;
-  char* argv[] = {program.data(), flag.data(), nullptr};
+  std::string socket = "--socket=" + path_, admin = "--admin=" + folder_ + "/admin.sock";
+  char* argv[] = {program.data(), socket.data(), admin.data(), nullptr};
   if (posix_spawn(&pid_, program.c_str(), nullptr, nullptr, argv, environ) != 0) return false;
   for (int i = 0; i < 500; ++i) {
     struct stat there;
@@ -57,6 +57,7 @@ Agent::~Agent() {
   Kill();
   if (folder_.empty()) return;
   unlink(path_.c_str());
+  unlink((folder_ + "/admin.sock").c_str());
   rmdir(folder_.c_str());
 }
 
