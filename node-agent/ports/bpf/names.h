@@ -1,0 +1,45 @@
+// Names: a link address shown to a program becomes what it would see on one kernel.
+#pragma once
+
+#include "node-agent/ports/bpf/address.h"
+
+static __always_inline const struct hk_addr *shown(struct bpf_sock_addr *c, const struct hk_addr *a)
+{
+	__u64 netns = bpf_get_netns_cookie(c);
+	struct hk_pod *pod = bpf_map_lookup_elem(&pods, &netns);
+	if (!pod)
+		return 0;
+	bool v4 = is_v4(a);
+	for (int m = 0; m < 2; m++) {
+		struct hk_pair *pair = &pod->pair[m];
+		if (v4) {
+			if (same(a, &pair->self[0]) || same(a, &pair->peer[0]))
+				return &pair->shown[0];
+		} else if (same(a, &pair->self[1]) || same(a, &pair->peer[1])) {
+			return &pair->shown[1];
+		}
+	}
+	return 0;
+}
+static __always_inline int name4(struct bpf_sock_addr *c)
+{
+	struct hk_addr a = mapped(c->user_ip4);
+	const struct hk_addr *s = shown(c, &a);
+	if (s)
+		c->user_ip4 = s->w[3];
+	return 1;
+}
+static __always_inline int name6(struct bpf_sock_addr *c)
+{
+	struct hk_addr a = dst6(c);
+	const struct hk_addr *s = shown(c, &a);
+	if (s)
+		set6(c, s);
+	return 1;
+}
+SEC("cgroup/recvmsg4") int hk_recvmsg4(struct bpf_sock_addr *c) { return name4(c); }
+SEC("cgroup/recvmsg6") int hk_recvmsg6(struct bpf_sock_addr *c) { return name6(c); }
+SEC("cgroup/getpeername4") int hk_peername4(struct bpf_sock_addr *c) { return name4(c); }
+SEC("cgroup/getpeername6") int hk_peername6(struct bpf_sock_addr *c) { return name6(c); }
+SEC("cgroup/getsockname4") int hk_sockname4(struct bpf_sock_addr *c) { return name4(c); }
+SEC("cgroup/getsockname6") int hk_sockname6(struct bpf_sock_addr *c) { return name6(c); }

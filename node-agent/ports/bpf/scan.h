@@ -1,0 +1,92 @@
+// Sockets older than this object, and UDP sockets that no hook may put into the sockhash.
+//
+// Read by heterod inside the Pod's network namespace, which is what these iterators walk. The kernel holds the socket's
+// lock meanwhile, so a bind or listen is either complete or not begun.
+#pragma once
+
+#include "node-agent/ports/bpf/claims.h"
+#include "node-agent/ports/bpf/kernel_types.h"
+#include "node-agent/ports/bpf/listeners.h"
+
+static __always_inline bool read_claim(struct sock *sk, struct hk_claim_key *key)
+{
+	struct sock_common *k = &sk->__sk_common;
+	key->netns = k->skc_net.net->net_cookie;
+	key->port = k->skc_num;
+	if (k->skc_family == AF_INET) {
+		key->addr = mapped(k->skc_rcv_saddr);
+	} else {
+		key->addr.w[0] = k->skc_v6_rcv_saddr.in6_u.u6_addr32[0];
+		key->addr.w[1] = k->skc_v6_rcv_saddr.in6_u.u6_addr32[1];
+		key->addr.w[2] = k->skc_v6_rcv_saddr.in6_u.u6_addr32[2];
+		key->addr.w[3] = k->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
+		key->dual = is_any(&key->addr) && !is_v4(&key->addr) && !BPF_CORE_READ_BITFIELD(k, skc_ipv6only);
+	}
+	return key->port != 0;
+}
+SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
+{
+	struct sock_common *k = c->sk_common;
+	struct hk_claim_key key = {.protocol = IPPROTO_TCP};
+	if (!k || k->skc_state != BPF_TCP_LISTEN)
+		return 0;
+	struct tcp_sock *t = bpf_skc_to_tcp_sock(k);
+	if (!t || !read_claim(&t->inet_conn.icsk_inet.sk, &key))
+		return 0;
+	struct hk_pod *pod = bpf_map_lookup_elem(&pods, &key.netns);
+	if (!pod)
+		return 0;
+	struct hk_socket *s = bpf_sk_storage_get(&sockets, t, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!s)
+		return 0;
+	int meaning = hk_meaning_of(pod, &key.addr);
+	if (meaning != HK_NONE && !s->hashed) {
+		struct hk_listener_key l = listener_key(&key, meaning);
+		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
+			l.slot = i;
+			if (bpf_map_update_elem(&listeners, &l, t, BPF_NOEXIST) == 0) {
+				s->hashed = 1;
+				break;
+			}
+		}
+	}
+	// As at listen; kernels before 6.10 refuse, and then only sock_release tells of the end.
+	__u32 flags = 0;
+	if (bpf_getsockopt(t, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof flags) == 0) {
+		flags |= BPF_SOCK_OPS_STATE_CB_FLAG;
+		bpf_setsockopt(t, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof flags);
+	}
+	if (!s->counted || s->generation != pod->generation)
+		claim(s, pod, &key);
+	return 0;
+}
+SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
+{
+	struct udp_sock *u = c->udp_sk;
+	struct hk_claim_key key = {.protocol = IPPROTO_UDP};
+	if (!u || !read_claim(&u->inet.sk, &key))
+		return 0;
+	// A port that the kernel chose at the first send is nobody's claim.
+	if (!(BPF_CORE_READ_BITFIELD(&u->inet.sk, sk_userlocks) & (SOCK_BINDADDR_LOCK | SOCK_BINDPORT_LOCK)))
+		return 0;
+	struct hk_pod *pod = bpf_map_lookup_elem(&pods, &key.netns);
+	if (!pod)
+		return 0;
+	struct hk_socket *s = bpf_sk_storage_get(&sockets, u, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!s)
+		return 0;
+	int meaning = hk_meaning_of(pod, &key.addr);
+	if (meaning != HK_NONE && !s->hashed) {
+		struct hk_listener_key l = listener_key(&key, meaning);
+		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
+			l.slot = i;
+			if (bpf_map_update_elem(&listeners, &l, u, BPF_NOEXIST) == 0) {
+				s->hashed = 1;
+				break;
+			}
+		}
+	}
+	if (!s->counted || s->generation != pod->generation)
+		claim(s, pod, &key);
+	return 0;
+}
