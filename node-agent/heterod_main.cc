@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "common/fault/fault.h"
+#include "common/sys/heap.h"
 #include "common/version/version.h"
 #include "node-agent/heterod.h"
 #include "node-agent/start.h"
@@ -31,7 +32,11 @@ void LogOfGrpc(gpr_log_func_args* args) {
   }
 }
 
+// Often enough that what a burst of Pods took is back before anybody looks; a look costs some microseconds.
+constexpr timespec kTrimEvery{.tv_sec = 10, .tv_nsec = 0};
+
 int Main(int argc, char** argv) {
+  sys::BoundArenas();
   std::string config_path;
   bool check_only = false, list_fault_points = false, show_version = false;
   CLI::App app("The node agent of HeteroK8s: one per processing unit.", "heterod");
@@ -57,7 +62,7 @@ int Main(int argc, char** argv) {
     return 2;
   }
 
-  // Before any thread: they all inherit the mask, and the signal waits for sigwait below.
+  // Before any thread: they all inherit the mask, and the signal waits for sigtimedwait below.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -81,7 +86,7 @@ int Main(int argc, char** argv) {
   absl::StatusOr<std::unique_ptr<Heterod>> heterod = Heterod::Start(*config);
   if (!heterod.ok()) return Fail(heterod.status());
   int signal_number = 0;
-  sigwait(&signals, &signal_number);
+  while ((signal_number = sigtimedwait(&signals, nullptr, &kTrimEvery)) < 0) sys::TrimHeap();
   spdlog::info("signal {}: ending; Pods keep running", signal_number);
   heterod->reset();
   return 0;

@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "common/sys/heap.h"
+
 namespace heterok8s::metrics {
 
 ProcessFigures ReadProcessFigures() {
@@ -18,6 +20,7 @@ ProcessFigures ReadProcessFigures() {
   std::ifstream statm("/proc/self/statm");
   uint64_t total = 0, resident = 0;
   if (statm >> total >> resident) figures.resident_bytes = resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  figures.heap_bytes = sys::HeapInUse();
   return figures;
 }
 

@@ -1,4 +1,4 @@
-// This process's own figures: open descriptors and resident memory, for metrics and for Admin.Status.
+// This process's own figures: open descriptors and memory, for metrics and for Admin.Status.
 //
 // Threading: any. Errors: zeros when /proc cannot be read; a figure is no reason to fail.
 #pragma once
@@ -10,6 +10,7 @@ namespace heterok8s::metrics {
 struct ProcessFigures {
   uint64_t open_files = 0;
   uint64_t resident_bytes = 0;
+  uint64_t heap_bytes = 0;  // in use; see common/sys/heap.h
 };
 ProcessFigures ReadProcessFigures();
 

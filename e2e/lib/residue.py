@@ -9,7 +9,8 @@ COUNTERS = {
     "conntrack": "{ conntrack -L; conntrack -L -f ipv6; } 2>/dev/null | grep -cE '=10\\.88\\.|=fd00:88:' || true",  # of Pods; the agents' own connections age
 }
 # conntrack entries of closed connections age; an agent may hold a descriptor for a call that just ended.
-SLACK = {"conntrack": 2, "open files": 2, "resident bytes": 24 << 20}
+# Memory: an agent that has just started allocates what stays at the first calls.
+SLACK = {"conntrack": 2, "open files": 2, "heap bytes": 4 << 20, "resident bytes": 24 << 20}
 
 
 def count(lab, pu):
@@ -18,11 +19,11 @@ def count(lab, pu):
     figures = {name: int(value or 0) for name, value in zip(COUNTERS, values)}
     status = lab.ctl_json("status")[pu]
     for figure, key in (("attachments", "attachments"), ("addresses", "addresses_used"), ("tombstones", "tombstones"),
-                        ("open files", "open_files"), ("resident bytes", "resident_bytes")):
+                        ("open files", "open_files"), ("heap bytes", "heap_bytes"), ("resident bytes", "resident_bytes")):
         figures[figure] = int(status[key])  # 64-bit numbers are texts in Protobuf's JSON
     return figures
 
 
-def grown(before, now):
+def grown(before, now, slack=SLACK):
     """name -> (before, now) of everything that is more than it was."""
-    return {name: (value, now[name]) for name, value in before.items() if now[name] > value + SLACK.get(name, 0)}
+    return {name: (value, now[name]) for name, value in before.items() if now[name] > value + slack.get(name, 0)}

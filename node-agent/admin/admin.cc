@@ -89,6 +89,7 @@ class AdminService final : public v1::Admin::Service {
     const metrics::ProcessFigures process = metrics::ReadProcessFigures();
     reply->set_open_files(process.open_files);
     reply->set_resident_bytes(process.resident_bytes);
+    reply->set_heap_bytes(process.heap_bytes);
     AddFeatures(reply, parts_.ports->features(), parts_);
     return grpc::Status::OK;
   }

@@ -88,6 +88,7 @@ void ReadSelf(const AdminParts& parts, metrics::Samples& samples) {
   const metrics::ProcessFigures process = metrics::ReadProcessFigures();
   samples.Gauge("process_open_fds", "Open descriptors", process.open_files);
   samples.Gauge("process_resident_memory_bytes", "Resident memory", process.resident_bytes);
+  samples.Gauge("process_heap_in_use_bytes", "Memory that is allocated", process.heap_bytes);
   samples.Gauge("process_start_time_seconds", "Unix time", parts.started_unix_ms / 1000.0);
 }
 
