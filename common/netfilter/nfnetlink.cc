@@ -13,6 +13,7 @@ namespace {
 
 constexpr time_t kAnswerSeconds = 2;  // the kernel answers at once or not at all
 constexpr size_t kReadBytes = 64 << 10;
+constexpr size_t kUsualBytes = 64 << 10;
 
 }  // namespace
 
@@ -72,7 +73,19 @@ absl::StatusOr<NfSocket> NfSocket::Open() {
   return NfSocket(std::move(fd));
 }
 
+// A batch that fails is answered once for each message that the kernel did not like; who asked read the first.
+void NfSocket::DropAnswers() {
+  char answer[256];
+  while (recv(fd_.get(), answer, sizeof answer, MSG_DONTWAIT | MSG_TRUNC) > 0) {
+  }
+}
+
 absl::Status NfSocket::Request(const std::string& bytes, std::string_view what) {
+  DropAnswers();
+  if (bytes.size() > kUsualBytes) {  // a message has to fit into the send buffer, with its bookkeeping
+    int room = static_cast<int>(2 * bytes.size());
+    if (setsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room) != 0) return ErrnoToStatus(errno, what);
+  }
   sockaddr_nl kernel{.nl_family = AF_NETLINK};
   if (sendto(fd_.get(), bytes.data(), bytes.size(), 0, reinterpret_cast<sockaddr*>(&kernel), sizeof kernel) < 0) {
     return ErrnoToStatus(errno, what);

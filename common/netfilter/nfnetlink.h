@@ -45,7 +45,7 @@ class NfSocket {
  public:
   static absl::StatusOr<NfSocket> Open();
 
-  // Sends; waits for the acknowledgement of the one message that asked for it (NLM_F_ACK).
+  // Sends; waits for the acknowledgement of the one message that asked for it (NLM_F_ACK), or for the first error.
   absl::Status Request(const std::string& bytes, std::string_view what);
   // Sends a dump request; `fn` gets the attributes of each answer.
   absl::Status Dump(const std::string& bytes, std::string_view what, const std::function<void(std::string_view)>& fn);
@@ -54,6 +54,8 @@ class NfSocket {
   explicit NfSocket(sys::UniqueFd fd) : fd_(std::move(fd)) {}
   // Feeds messages to `fn` until it says it is done.
   absl::Status Read(std::string_view what, const std::function<bool(const nlmsghdr&, absl::Status*)>& fn);
+
+  void DropAnswers();
 
   sys::UniqueFd fd_;
 };

@@ -138,6 +138,29 @@ TEST_CASE("one port goes in and out of a set without libnftables") {
              HasCode(absl::StatusCode::kNotFound));
 }
 
+TEST_CASE("all ports of a set change at once without libnftables") {
+  KernelNftEnv env;
+  env.Use([](Nft& nft) { REQUIRE_OK(nft.Run(kTable)); });
+  const PortSet ports{.table = "t", .set = "ports"}, none{.table = "t", .set = "none"};
+  auto elements = [&] {
+    std::vector<NftElement> all;
+    env.Use([&](Nft& nft) { all = *nft.Elements("inet t", "ports"); });
+    return all;
+  };
+  std::vector<std::pair<Protocol, uint16_t>> many;
+  for (uint16_t port = 1; port < 65535; ++port) many.emplace_back(port % 2 ? Protocol::kTcp : Protocol::kUdp, port);
+
+  CHECK_OK(SetPortElement(env.ns, ports, Protocol::kTcp, 2, true));
+  CHECK_OK(ReplacePortElements(env.ns, ports, many));
+  CHECK(elements().size() == many.size());
+  // One error for each message of the batch; the next request gets its own answer.
+  CHECK_THAT(ReplacePortElements(env.ns, none, many), HasCode(absl::StatusCode::kNotFound));
+  CHECK_OK(ReplacePortElements(env.ns, ports, {{Protocol::kTcp, 80}, {Protocol::kUdp, 53}}));
+  CHECK(elements() == std::vector<NftElement>{{.key = {"tcp", "80"}}, {.key = {"udp", "53"}}});
+  CHECK_OK(ReplacePortElements(env.ns, ports, {}));
+  CHECK(elements().empty());
+}
+
 TEST_CASE("threads in different namespaces do not disturb each other") {
   std::vector<std::thread> threads;
   std::vector<absl::Status> results(8);

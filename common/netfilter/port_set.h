@@ -1,7 +1,7 @@
-// One port in or out of an nft set, without libnftables.
+// Ports in and out of an nft set, without libnftables.
 //
-// Purpose: the hot path of port ownership. libnftables reads a whole set before it changes one element of it; this is
-// one message, whatever the size of the set.
+// Purpose: the hot path of port ownership. libnftables reads a whole set before it changes one element of it, and
+// parses a script for many; this is one message for one port, whatever the size of the set, and some for a thousand.
 // Threading: any thread; calls for the same namespace wait for each other.
 // Ownership: a socket per namespace stays open (and with it the namespace) while ports change and up to 200 ms longer;
 // see reaper.h for why.
@@ -12,6 +12,8 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "common/net/ip.h"
 #include "common/status/status.h"
@@ -25,5 +27,9 @@ struct PortSet {  // family inet, type inet_proto . inet_service
 
 absl::Status SetPortElement(const sys::NetnsRef& ns, const PortSet& set, Protocol protocol, uint16_t port,
                             bool present);
+
+// Exactly these, in one transaction. kNotFound when there is no such table or set.
+absl::Status ReplacePortElements(const sys::NetnsRef& ns, const PortSet& set,
+                                 const std::vector<std::pair<Protocol, uint16_t>>& ports);
 
 }  // namespace heterok8s::netfilter

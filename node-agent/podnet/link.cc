@@ -128,10 +128,7 @@ absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, boo
 
 absl::Status ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));
-  absl::Status set = sys::InNetns(ns, [&]() -> absl::Status {
-    HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
-    return nft->Run(ReplacePortsScript(ports));
-  });
+  absl::Status set = netfilter::ReplacePortElements(ns, {kPodTableName, kPortSet}, ports);
   return Annotate(set, fmt::format("steer {} ports of {}", ports.size(), spec.owner.pod_key));
 }
 

@@ -41,6 +41,9 @@ TEST_CASE("time of wiring and of a port") {
           [&] { REQUIRE_OK(SetPort(pods[0]->DpuSpec(), Protocol::kTcp, port++, true)); });
   measure("SetPort, closed, 1000 owned", 200,
           [&] { REQUIRE_OK(SetPort(pods[0]->DpuSpec(), Protocol::kTcp, --port, false)); });
+  std::vector<std::pair<Protocol, uint16_t>> thousand;
+  for (uint16_t n = 0; n < 1000; ++n) thousand.emplace_back(Protocol::kTcp, 1000 + n);
+  measure("ReplacePorts, 1000", 100, [&] { REQUIRE_OK(ReplacePorts(pods[0]->DpuSpec(), thousand)); });
 }
 
 }  // namespace

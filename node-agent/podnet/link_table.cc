@@ -230,14 +230,4 @@ std::string LinkTableScript(const LinkSpec& spec, bool has_socket_match) {
 // `add` first, so that deleting succeeds when there is none.
 std::string RemoveLinkTableScript() { return fmt::format("add table {0}\ndelete table {0}\n", kPodTable); }
 
-std::string ReplacePortsScript(const std::vector<std::pair<Protocol, uint16_t>>& ports) {
-  std::string script = fmt::format("flush set {} {}\n", kPodTable, kPortSet);
-  if (ports.empty()) return script;
-  script += fmt::format("add element {} {} {{ ", kPodTable, kPortSet);
-  for (size_t i = 0; i < ports.size(); ++i) {
-    script += fmt::format("{}{} . {}", i == 0 ? "" : ", ", Name(ports[i].first), ports[i].second);
-  }
-  return script + " }\n";
-}
-
 }  // namespace heterok8s::podnet

@@ -11,8 +11,6 @@
 #pragma once
 
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "node-agent/podnet/podnet.h"
 
@@ -34,6 +32,5 @@ inline constexpr char kCountForeignReset[] = "foreign_reset";  // an RST or port
 
 std::string LinkTableScript(const LinkSpec& spec, bool has_socket_match);
 std::string RemoveLinkTableScript();
-std::string ReplacePortsScript(const std::vector<std::pair<Protocol, uint16_t>>& ports);
 
 }  // namespace heterok8s::podnet

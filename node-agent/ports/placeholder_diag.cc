@@ -78,11 +78,12 @@ absl::StatusOr<SocketDiag> SocketDiag::Open() {
   return diag;
 }
 
-void SocketDiag::DrainGone() {
+bool SocketDiag::DrainGone() {
   char buffer[16384];
-  while (true) {
+  for (bool any = false;; any = true) {
     ssize_t got = recv(gone_.get(), buffer, sizeof buffer, 0);
-    if (got < 0 && errno != ENOBUFS && errno != EINTR) return;  // ENOBUFS: some were lost, the dump shows their absence
+    // ENOBUFS: some were lost, the dump shows their absence.
+    if (got < 0 && errno != ENOBUFS && errno != EINTR) return any;
   }
 }
 

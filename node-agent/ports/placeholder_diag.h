@@ -30,7 +30,7 @@ class SocketDiag {
   // Readable when a socket that was no connection has gone; -1 where the kernel does not tell. One that only stopped
   // listening is not told.
   int gone_fd() const { return gone_.valid() ? gone_.get() : -1; }
-  void DrainGone();
+  bool DrainGone();  // whether there was one
 
  private:
   absl::Status Dump(int family, Protocol protocol, std::vector<DiagSocket>& sockets);

@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "node-agent/ports/placeholder_ports.h"
@@ -13,9 +14,14 @@
 namespace heterok8s::ports {
 namespace {
 
-// Programs open their ports when they start, close together. A dump of all four kinds takes some 100 µs.
-constexpr int kBusyPollMs = 20, kIdlePollMs = 100;
-constexpr uint64_t kBusyNs = 5'000'000'000;
+// Counting sockets takes some microseconds for each Pod. With many Pods it is done less often, so that it takes at most
+// one hundredth of a CPU.
+constexpr uint64_t kCountNs = 2'000'000, kRarestCountNs = 100'000'000;
+constexpr uint64_t kCountShare = 100;
+// Counts that change with every connection of a busy server must not make dumps take more than a tenth.
+constexpr uint64_t kDumpShare = 10;
+// What the counts do not show.
+constexpr uint64_t kDumpAnywayNs = 100'000'000;
 constexpr uint64_t kRetryNs = 1'000'000'000;
 
 uint64_t MonotonicNs() {
@@ -53,7 +59,7 @@ void PlaceholderPorts::Loop() {
     int timeout_ms;
     {
       std::lock_guard lock(mutex_);
-      timeout_ms = pods_.empty() ? -1 : MonotonicNs() < busy_until_ns_ ? kBusyPollMs : kIdlePollMs;
+      timeout_ms = pods_.empty() ? -1 : static_cast<int>(count_every_ns_ / 1'000'000);
     }
     epoll_event event{};
     (void)epoll_wait(epoll_.get(), &event, 1, timeout_ms);
@@ -71,15 +77,24 @@ void PlaceholderPorts::Loop() {
 
 // With mutex_ held.
 void PlaceholderPorts::PollAll() {
-  uint64_t now = MonotonicNs();
-  bool retry = now >= retry_at_ns_;
-  if (retry) retry_at_ns_ = now + kRetryNs;
+  uint64_t started = MonotonicNs(), counting_ns = 0;
+  bool retry = started >= retry_at_ns_;
+  if (retry) retry_at_ns_ = started + kRetryNs;
   for (auto& [pod_key, pod] : pods_) {
-    if (pod.diag.gone_fd() >= 0) pod.diag.DrainGone();
+    uint64_t begin = MonotonicNs();
+    bool gone = pod.diag.gone_fd() >= 0 && pod.diag.DrainGone();
+    pod.dump_wanted |= pod.counts.Changed() || gone || begin >= pod.dumped_at_ns + kDumpAnywayNs;
+    uint64_t counted = MonotonicNs();
+    counting_ns += counted - begin;
+    if (retry) HoldLocked(pod);
+    if (!pod.dump_wanted || counted < pod.no_dump_before_ns) continue;
     absl::Status compared = CompareLocked(pod);
     if (!compared.ok() && retry) spdlog::warn("ports of Pod '{}': {}", pod_key, Message(compared));
-    if (retry) HoldLocked(pod);
+    pod.dump_wanted = false;
+    pod.dumped_at_ns = MonotonicNs();
+    pod.no_dump_before_ns = pod.dumped_at_ns + (kDumpShare - 1) * (pod.dumped_at_ns - counted);
   }
+  count_every_ns_ = std::clamp(kCountShare * counting_ns, kCountNs, kRarestCountNs);
 }
 
 std::map<PortKey, uint32_t> PlaceholderPorts::OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const {
@@ -99,10 +114,12 @@ absl::Status PlaceholderPorts::CompareLocked(Pod& pod) {
   HK_ASSIGN_OR_RETURN(std::vector<DiagSocket> sockets, pod.diag.List());
   std::map<PortKey, uint32_t> counts = OwnSockets(pod, sockets);
   uint64_t now = MonotonicNs();
-  size_t before = changes_.size();
+  std::set<PortNumber> changed;
   std::erase_if(pod.local, [&](const auto& entry) {
-    if (counts.contains(entry.first)) return false;
-    changes_.push_back({.pod_key = pod.ports.pod_key, .key = entry.first, .opened = false, .epoch_ns = now});
+    const PortKey& key = entry.first;
+    if (counts.contains(key)) return false;
+    changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = false, .epoch_ns = now});
+    changed.insert({key.protocol, key.port});
     ++closed_;
     return true;
   });
@@ -111,11 +128,10 @@ absl::Status PlaceholderPorts::CompareLocked(Pod& pod) {
     claim->second.sockets = count;
     if (!is_new) continue;
     changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = true, .epoch_ns = now});
+    changed.insert({key.protocol, key.port});
     ++opened_;
   }
-  if (changes_.size() == before) return absl::OkStatus();
-  busy_until_ns_ = now + kBusyNs;
-  SettleLocked(pod);
+  if (!changed.empty()) SettleLocked(pod, std::move(changed));
   return absl::OkStatus();
 }
 

@@ -128,7 +128,11 @@ absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
   bool fresh = found == pods_.end();
   if (fresh) {
     absl::StatusOr<SocketDiag> diag = absl::UnknownError("");
-    absl::Status opened = sys::InNetns(*ns, [&] { return (diag = SocketDiag::Open()).status(); });
+    absl::StatusOr<SocketCounts> counts = absl::UnknownError("");
+    absl::Status opened = sys::InNetns(*ns, [&]() -> absl::Status {
+      HK_RETURN_IF_ERROR((diag = SocketDiag::Open()).status());
+      return (counts = SocketCounts::Open()).status();
+    });
     if (!opened.ok()) return Annotate(opened, context);
     if (diag->gone_fd() >= 0) {
       epoll_event event{.events = EPOLLIN, .data = {.fd = diag->gone_fd()}};
@@ -136,7 +140,7 @@ absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
         return Annotate(ErrnoToStatus(errno, "epoll_ctl"), context);
       }
     }
-    Pod pod{.ports = ports, .ns = *std::move(ns), .diag = *std::move(diag)};
+    Pod pod{.ports = ports, .ns = *std::move(ns), .diag = *std::move(diag), .counts = *std::move(counts)};
     found = pods_.emplace(ports.pod_key, std::move(pod)).first;
   }
   Pod& pod = found->second;
@@ -296,19 +300,18 @@ absl::Status PlaceholderPorts::CallLocked(Pod& pod, PortNumber number) {
   return sys::InNetns(pod.ns, [&] { return netfilter::DeleteFlows({.port = number.second}).status(); });
 }
 
-// After claims of this PU came or went.
-void PlaceholderPorts::SettleLocked(Pod& pod) {
+// After claims of this PU on the ports `changed` came or went.
+void PlaceholderPorts::SettleLocked(Pod& pod, std::set<PortNumber> changed) {
   std::erase_if(pod.contested, [&](const PortKey& key) {
     for (const auto& [mine, claim] : pod.local) {
       if (Overlaps(mine, key)) return false;
     }
     pod.remote.try_emplace(key, std::nullopt);
+    changed.insert({key.protocol, key.port});
     return true;
   });
   HoldLocked(pod);
-  std::set<PortNumber> numbers;
-  for (const auto& [key, placeholder] : pod.remote) numbers.insert({key.protocol, key.port});
-  for (const PortNumber& number : numbers) {
+  for (const PortNumber& number : changed) {
     absl::Status called = CallLocked(pod, number);
     if (!called.ok()) spdlog::warn("ports of Pod '{}': {}", pod.ports.pod_key, Message(called));
   }

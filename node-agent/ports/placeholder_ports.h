@@ -1,11 +1,11 @@
 // Ports without BPF: ownership by socket dumps, the other PU's ports held by placeholder sockets, direct calls by NAT.
 //
 // Purpose: split Pods on a kernel that lacks a hook. docs/design/ports.md has what differs from BPF: opening and
-// closing is seen within the time between two dumps (20 ms while ports change, else 100 ms), refused binds are not
-// told, calls to ::1 of the other PU are refused. Threading: thread-safe; one thread of its own dumps and calls the
-// listener with no lock held. Ownership: placeholders end with this object. The NAT table of each Pod stays, so calls
-// go on without a heterod; the next object's AddPod() takes the other PU's ports from it and holds them again. Errors:
-// kFailedPrecondition when podnet has not made the link yet; kUnimplemented without sock_diag or nft NAT.
+// closing is seen when the namespace's sockets are counted next (every 2 ms, less often with many Pods), refused binds
+// are not told, calls to ::1 of the other PU are refused. Threading: thread-safe; one thread of its own dumps and calls
+// the listener with no lock held. Ownership: placeholders end with this object. The NAT table of each Pod stays, so
+// calls go on without a heterod; the next object's AddPod() takes the other PU's ports from it and holds them again.
+// Errors: kFailedPrecondition when podnet has not made the link yet; kUnimplemented without sock_diag or nft NAT.
 //
 //   HK_ASSIGN_OR_RETURN(std::unique_ptr<Ports> ports, NewPlaceholderPorts(options, listener));
 #pragma once
@@ -24,6 +24,7 @@
 #include "common/sys/netns.h"
 #include "common/sys/unique_fd.h"
 #include "node-agent/ports/nat_table.h"
+#include "node-agent/ports/placeholder_counts.h"
 #include "node-agent/ports/placeholder_diag.h"
 #include "node-agent/ports/placeholder_socket.h"
 #include "node-agent/ports/ports.h"
@@ -61,11 +62,14 @@ class PlaceholderPorts : public Ports {
     PodPorts ports;
     sys::NetnsRef ns;
     SocketDiag diag;
+    SocketCounts counts;
     std::string link_ifname;
     std::map<PortKey, Claim> local;                        // what the listener was told
     std::map<PortKey, std::optional<Placeholder>> remote;  // none: a socket of this side is in the way
     std::set<PortKey> contested;                           // the other PU's, but ours are older; theirs when ours close
     std::map<PortNumber, Called> called;                   // what the NAT sets hold
+    bool dump_wanted = true;
+    uint64_t dumped_at_ns = 0, no_dump_before_ns = 0;  // CLOCK_MONOTONIC
   };
 
   // All "Locked" ones need mutex_.
@@ -76,7 +80,7 @@ class PlaceholderPorts : public Ports {
   absl::Status CompareLocked(Pod& pod);
   void HoldLocked(Pod& pod);
   absl::Status CallLocked(Pod& pod, PortNumber number);
-  void SettleLocked(Pod& pod);
+  void SettleLocked(Pod& pod, std::set<PortNumber> changed);
 
   void Loop();
   void PollAll();
@@ -87,7 +91,7 @@ class PlaceholderPorts : public Ports {
   mutable std::map<std::string, Pod> pods_;  // Local() dumps too
   std::vector<PortChange> changes_;
   uint64_t opened_ = 0, closed_ = 0;
-  uint64_t busy_until_ns_ = 0, retry_at_ns_ = 0;
+  uint64_t count_every_ns_ = 2'000'000, retry_at_ns_ = 0;
   std::atomic<bool> stopping_ = false;
   sys::UniqueFd epoll_, wake_;
   std::thread thread_;
