@@ -1,16 +1,21 @@
-// pingpong: round trips and streams over one socket, for comparing paths.
+// pingpong: round trips and streams, alternating between two ways so that whatever disturbs one disturbs the other.
 //
-//   pingpong serve tcp|udp ADDRESS            prints the port, answers one client after the other, ends when stdin
-//   closes pingpong rtt tcp|udp ADDRESS PORT COUNT   prints COUNT round-trip times of 16 bytes, nanoseconds, one a line
-//   pingpong stream ADDRESS PORT SECONDS      sends 64 KiB blocks over TCP; prints bytes a second
+//   pingpong serve tcp|udp ADDRESS        prints the port, answers one client after the other, ends when stdin closes
+//   pingpong rtt tcp|udp COUNT WAY WAY    prints COUNT lines of two round-trip times of 16 bytes, nanoseconds
+//   pingpong stream tcp|udp COUNT WAY WAY prints COUNT lines of two rates, bytes a second, each over a tenth of a
+//   second
+// WAY is NETNS,ADDRESS,PORT: where the socket is made and what it connects to; an empty NETNS is the caller's.
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -23,7 +28,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr size_t kPing = 16;         // bytes
 constexpr size_t kBlock = 64 << 10;  // bytes
+constexpr size_t kDatagram = 1400;   // bytes: fits the usual MTU
+constexpr int kWindow = 32;          // datagrams under way: what fits into every receive buffer
 constexpr timeval kLimit{5, 0};      // of every socket call
+constexpr std::chrono::milliseconds kSlice{100};
 
 [[noreturn]] void Die(const std::string& what) {
   fmt::print(stderr, "pingpong: {}: {}\n", what, std::strerror(errno));
@@ -94,7 +102,8 @@ int Serve(bool tcp, const std::string& text) {
   fmt::print("{}\n",
              ntohs(reinterpret_cast<sockaddr_in*>(&address.storage)->sin_port));  // the port is at the same place in v6
   std::fflush(stdout);
-  char buffer[kPing];
+  std::vector<char> buffer(kBlock);
+  int big = 0;
   while (Wait(fd)) {
     if (tcp) {
       int conn = accept4(fd, nullptr, nullptr, SOCK_CLOEXEC);
@@ -103,51 +112,82 @@ int Serve(bool tcp, const std::string& text) {
       close(conn);
       continue;
     }
+    // Pings are echoed; of others each window's last one is answered.
     Address from;
     from.length = sizeof from.storage;
-    ssize_t n = recvfrom(fd, buffer, sizeof buffer, 0, reinterpret_cast<sockaddr*>(&from.storage), &from.length);
-    if (n > 0) sendto(fd, buffer, static_cast<size_t>(n), 0, reinterpret_cast<sockaddr*>(&from.storage), from.length);
+    ssize_t n = recvfrom(fd, buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from.storage), &from.length);
+    if (n <= 0 || (static_cast<size_t>(n) > kPing && ++big % kWindow != 0)) continue;
+    sendto(fd, buffer.data(), kPing, 0, reinterpret_cast<sockaddr*>(&from.storage), from.length);
   }
   return 0;
 }
 
-int Connect(bool tcp, const std::string& text, int port) {
-  Address address = Parse(text, port);
+void Enter(const std::string& netns) {
+  if (netns.empty()) return;
+  int fd = open(netns.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || setns(fd, CLONE_NEWNET) != 0) Die(fmt::format("enter '{}'", netns));
+  close(fd);
+}
+
+int Connect(bool tcp, const std::string& way) {
+  size_t first = way.find(','), last = way.rfind(',');
+  if (first == std::string::npos || first == last) {
+    errno = EINVAL;
+    Die(fmt::format("'{}' is not NETNS,ADDRESS,PORT", way));
+  }
+  Enter(way.substr(0, first));
+  Address address = Parse(way.substr(first + 1, last - first - 1), std::atoi(way.substr(last + 1).c_str()));
   int fd = MakeSocket(address, tcp);
   if (connect(fd, reinterpret_cast<sockaddr*>(&address.storage), address.length) != 0)
-    Die(fmt::format("connect {}:{}", text, port));
+    Die(fmt::format("connect {}", way));
   if (tcp) NoDelay(fd);
   return fd;
 }
 
-int Rtt(bool tcp, const std::string& text, int port, int count) {
-  int fd = Connect(tcp, text, port);
+long RoundTrip(int fd) {
   char buffer[kPing] = "0123456789abcde";
-  std::vector<long> times;
-  constexpr int kWarm = 200;
-  for (int i = 0; i < count + kWarm; ++i) {
-    Clock::time_point start = Clock::now();
-    if (send(fd, buffer, kPing, 0) != static_cast<ssize_t>(kPing)) Die("send");
-    if (recv(fd, buffer, kPing, MSG_WAITALL) != static_cast<ssize_t>(kPing)) Die("recv");
-    if (i >= kWarm) times.push_back((Clock::now() - start) / std::chrono::nanoseconds(1));
-  }
-  for (long time : times) fmt::print("{}\n", time);
-  return 0;
+  Clock::time_point start = Clock::now();
+  if (send(fd, buffer, kPing, 0) != static_cast<ssize_t>(kPing)) Die("send");
+  if (recv(fd, buffer, kPing, MSG_WAITALL) != static_cast<ssize_t>(kPing)) Die("recv");
+  return (Clock::now() - start) / std::chrono::nanoseconds(1);
 }
 
-int Stream(const std::string& text, int port, double seconds) {
-  int fd = Connect(true, text, port);
-  std::vector<char> block(kBlock, 'x');
+double Rate(int fd, bool tcp) {
+  static std::vector<char> block(kBlock, 'x');
   size_t sent = 0;
   Clock::time_point start = Clock::now();
-  std::chrono::duration<double> took{0};
-  while (took.count() < seconds) {
-    ssize_t n = send(fd, block.data(), block.size(), 0);
-    if (n < 0) Die("send");
-    sent += static_cast<size_t>(n);
+  Clock::duration took{0};
+  while (took < kSlice) {
+    if (tcp) {
+      ssize_t n = send(fd, block.data(), block.size(), 0);
+      if (n < 0) Die("send");
+      sent += static_cast<size_t>(n);
+    } else {
+      for (int i = 0; i < kWindow; ++i) {
+        if (send(fd, block.data(), kDatagram, 0) < 0) Die("send");
+      }
+      char answer[kPing];
+      if (recv(fd, answer, sizeof answer, 0) < 0) Die("recv");
+      sent += kWindow * kDatagram;
+    }
     took = Clock::now() - start;
   }
-  fmt::print("{:.0f}\n", static_cast<double>(sent) / took.count());
+  return static_cast<double>(sent) / std::chrono::duration<double>(took).count();
+}
+
+int Compare(bool round_trips, bool tcp, int count, const std::string& first, const std::string& second) {
+  std::array<int, 2> fds = {Connect(tcp, first), Connect(tcp, second)};
+  const int warm = round_trips ? 500 : 2;
+  std::vector<std::array<double, 2>> results;
+  for (int i = 0; i < count + warm; ++i) {
+    std::array<double, 2> result{};
+    for (int k = 0; k < 2; ++k) {
+      int way = (i + k) % 2;  // each is first every second time
+      result[way] = round_trips ? static_cast<double>(RoundTrip(fds[way])) : Rate(fds[way], tcp);
+    }
+    if (i >= warm) results.push_back(result);
+  }
+  for (const auto& result : results) fmt::print("{:.0f} {:.0f}\n", result[0], result[1]);
   return 0;
 }
 
@@ -156,11 +196,8 @@ int Stream(const std::string& text, int port, double seconds) {
 int main(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
   if (words.size() == 3 && words[0] == "serve") return Serve(words[1] == "tcp", words[2]);
-  if (words.size() == 5 && words[0] == "rtt")
-    return Rtt(words[1] == "tcp", words[2], std::atoi(words[3].c_str()), std::atoi(words[4].c_str()));
-  if (words.size() == 4 && words[0] == "stream")
-    return Stream(words[1], std::atoi(words[2].c_str()), std::atof(words[3].c_str()));
-  fmt::print(stderr,
-             "usage: pingpong serve tcp|udp ADDRESS | rtt tcp|udp ADDRESS PORT COUNT | stream ADDRESS PORT SECONDS\n");
+  if (words.size() == 5 && (words[0] == "rtt" || words[0] == "stream"))
+    return Compare(words[0] == "rtt", words[1] == "tcp", std::atoi(words[2].c_str()), words[3], words[4]);
+  fmt::print(stderr, "usage: pingpong serve tcp|udp ADDRESS | rtt|stream tcp|udp COUNT WAY WAY\n");
   return 2;
 }

@@ -54,13 +54,14 @@ def wait_for(what, condition, seconds=20, every=0.05):
 
 
 class Lab:
-    def __init__(self, label):
+    def __init__(self, label, ports=PORTS):
         self.name = f"{label}-{os.getpid()}"
+        self.ports = ports
         self.env = {}
 
     def __enter__(self):
         try:
-            run([HETEROCTL, "lab", "up", "--name", self.name, "--ports", PORTS], timeout=180)
+            run([HETEROCTL, "lab", "up", "--name", self.name, "--ports", self.ports], timeout=180)
             with open(f"/run/heterok8s-lab/{self.name}/env.json") as file:
                 self.env = json.load(file)
         except BaseException:
