@@ -106,6 +106,10 @@ absl::StatusOr<HeterodConfig> ParseHeterodConfig(const std::string& text, const 
   if (absl::StatusOr<IpPrefix> prefix = IpPrefix::Parse(link_range);
       prefix.ok() && prefix->address.family == Family::kV4 && prefix->length <= kLongestLinkRange) {
     config.link_range = prefix->Masked();
+    const IpAddress taken = podnet::LinkAddresses::Localhost();
+    if (prefix->Contains(taken)) {
+      root.Fail("link_range", fmt::format("holds {}, which has a meaning of its own on the link", taken.ToString()));
+    }
   } else {
     root.Fail("link_range", fmt::format("'{}' is no IPv4 range of at most /{}", link_range, kLongestLinkRange));
   }

@@ -33,7 +33,9 @@ absl::StatusOr<netlink::Link> FindOurs(Netlink& netlink, const LinkSpec& spec) {
 }
 
 void SetUp(const LinkSpec& spec, const netlink::Link& link, netlink::Batch& batch) {
-  netlink::SetLink set{.link = link.index, .up = true, .inet4 = {{.rp_filter = 0, .accept_local = 1}}};
+  // route_localnet: what a socket bound to 127.0.0.1 sends may leave by the link; the table is the guard.
+  netlink::SetLink set{
+      .link = link.index, .up = true, .inet4 = {{.rp_filter = 0, .accept_local = 1, .route_localnet = 1}}};
   set.no_link_local = true;
   if (link.mac != spec.mac) set.mac = spec.mac;
   if (link.mtu != spec.mtu) set.mtu = spec.mtu;
@@ -79,13 +81,15 @@ absl::Status Ensure(const LinkSpec& spec) {
 }
 
 absl::Status Remove(const LinkSpec& spec) {
-  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
-  HK_RETURN_IF_ERROR(nft->Run(RemoveLinkTableScript()));
-
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
   absl::StatusOr<netlink::Link> link = netlink->FindLink(spec.ifname);
   if (!link.ok() && link.status().code() != StatusCode::kNotFound) return link.status();
   bool ours = link.ok() && link->alias == spec.owner.ToAlias();
+  if (ours) {  // before the table that guards it
+    HK_RETURN_IF_ERROR(netlink->Do(netlink::SetLink{.link = link->index, .inet4 = {{.route_localnet = 0}}}));
+  }
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
+  HK_RETURN_IF_ERROR(nft->Run(RemoveLinkTableScript()));
   LinkPlan plan = PlanLink(spec, ours ? link->index : 0);
 
   netlink::Batch batch;

@@ -54,7 +54,7 @@ absl::Status CheckAddresses(Netlink& netlink, const LinkSpec& spec, const LinkPl
 }
 
 absl::Status CheckRouting(Netlink& netlink, const LinkSpec& spec, const LinkPlan& plan) {
-  for (uint32_t table : {netlink::kTableMain, kOtherSideTable}) {
+  for (uint32_t table : {netlink::kTableMain, netlink::kTableLocal, kOtherSideTable}) {
     HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> routes, netlink.Routes(table));
     for (const netlink::Route& wanted : plan.routes) {
       if (wanted.table != table) continue;

@@ -67,14 +67,26 @@ class Planner {
         {host ? l.host_pod : l.dpu_pod, host ? l.dpu_pod : l.host_pod},
     };
     for (const auto& [own_v4, peer_v4] : pairs) {
-      IpAddress own = OfFamily(family, own_v4), peer = OfFamily(family, peer_v4);
-      AddAddress(own);
-      AddNeighbor(peer);
-      plan_.routes.push_back({.destination = IpPrefix::Host(peer),
-                              .link = link_,
-                              .source = own,
-                              .scope = family == Family::kV4 ? Scope::kLink : Scope::kGlobal});
+      AddAddress(OfFamily(family, own_v4));
+      ToPeer(OfFamily(family, peer_v4), OfFamily(family, own_v4));
     }
+    ToPeer(OfFamily(family, LinkAddresses::Localhost()), OfFamily(family, pairs[0].first));
+    if (family == Family::kV6) {
+      // The kernel takes a packet for ::1 only where the device it came from has a route to it (rt6_need_strict). What
+      // a program sends to ::1 takes lo's, whose metric is lower.
+      plan_.routes.push_back({.destination = IpPrefix::Host(*IpAddress::Parse("::1")),
+                              .link = link_,
+                              .table = netlink::kTableLocal,
+                              .metric = 4096,
+                              .type = netlink::RouteType::kLocal});
+    }
+  }
+  void ToPeer(const IpAddress& address, const IpAddress& source) {
+    AddNeighbor(address);
+    plan_.routes.push_back({.destination = IpPrefix::Host(address),
+                            .link = link_,
+                            .source = source,
+                            .scope = address.family == Family::kV4 ? Scope::kLink : Scope::kGlobal});
   }
 
   // pod-h: everything leaves over the link.

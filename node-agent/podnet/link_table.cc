@@ -8,12 +8,14 @@ namespace {
 
 // One address family's view of a LinkSpec, as nft text.
 struct View {
-  const char* ip;         // "ip" or "ip6"
-  std::string pod;        // "{ 10.88.0.5 }"; empty when the Pod has no address of this family
-  std::string own, peer;  // link addresses of this side and of the other
-  std::string both;       // all four
-  const char* echo;       // "icmp type echo-request"
-  const char* errors;     // ICMP types that report on a packet sent earlier
+  const char* ip;                         // "ip" or "ip6"
+  std::string pod;                        // "{ 10.88.0.5 }"; empty when the Pod has no address of this family
+  std::string own, peer;                  // link addresses of this side and of the other
+  std::string far;                        // `peer`, and what the other side's localhost is called as a source
+  std::string both;                       // all of these
+  std::string localhost, localhost_name;  // 127.0.0.1, and what it is called on the link
+  const char* echo;                       // "icmp type echo-request"
+  const char* errors;                     // ICMP types that report on a packet sent earlier
   const char* port_unreachable;
 };
 
@@ -38,7 +40,13 @@ View ViewOf(const LinkSpec& spec, Family family) {
   view.pod = pod.empty() ? "" : Set(pod);
   view.own = Set(on_host ? host : dpu);
   view.peer = Set(on_host ? dpu : host);
-  view.both = Set({host[0], host[1], dpu[0], dpu[1]});
+  IpAddress name = of_family(LinkAddresses::Localhost());
+  std::vector<IpAddress> far = on_host ? dpu : host;
+  far.push_back(name);
+  view.far = Set(far);
+  view.both = Set({host[0], host[1], dpu[0], dpu[1], name});
+  view.localhost = v4 ? "127.0.0.1" : "::1";
+  view.localhost_name = name.ToString();
   view.echo = v4 ? "icmp type echo-request" : "icmpv6 type echo-request";
   view.errors = v4 ? "icmp type { destination-unreachable, time-exceeded, parameter-problem }"
                    : "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
@@ -87,8 +95,16 @@ void DeclareCommon(Script& script) {
 void GuardRules(Script& script, const LinkSpec& spec, const View& v4, const View& v6) {
   script.Rule("guard", "iif lo accept");
   for (const View& v : {v4, v6}) {
-    script.Rule("guard", "iifname {0} {1} saddr {2} {1} daddr {3} notrack accept", spec.ifname, v.ip, v.peer, v.own);
-    script.Rule("output_raw", "oifname {0} {1} saddr {2} {1} daddr {3} notrack", spec.ifname, v.ip, v.own, v.peer);
+    script.Rule("guard", "iifname {0} {1} saddr {2} {1} daddr {3} notrack accept", spec.ifname, v.ip, v.far, v.own);
+    script.Rule("output_raw", "oifname {0} {1} saddr {2} {1} daddr {3} notrack", spec.ifname, v.ip, v.own, v.far);
+  }
+  // A caller that bound itself to localhost before it connected: no hook may change that, so its packets are. Both
+  // ways without state, since nothing else uses the name.
+  for (const View& v : {v4, v6}) {
+    script.Rule("output_raw", "oifname {0} {1} saddr {2} {1} daddr {3} {1} saddr set {4} notrack", spec.ifname, v.ip,
+                v.localhost, v.peer, v.localhost_name);
+    script.Rule("guard", "iifname {0} {1} saddr {2} {1} daddr {3} {1} daddr set {4} notrack accept", spec.ifname, v.ip,
+                v.peer, v.localhost_name, v.localhost);
   }
   // The kernel itself drops ::1 from a real device, before netfilter.
   script.Rule("guard", "ip saddr 127.0.0.0/8 {}", Drop(kCountMartian));

@@ -58,6 +58,11 @@ struct LinkAddresses {
   IpAddress host_localhost, dpu_localhost, host_pod, dpu_pod;  // IPv4
   // fd68:6b38:7338::<v4 as two groups>, e.g. 169.254.64.4 -> fd68:6b38:7338::a9fe:4004
   static IpAddress ToV6(const IpAddress& v4);
+
+  // What 127.0.0.1 (ToV6: ::1) as a source is called on the link, in both directions: a socket that a program bound to
+  // localhost sends from there. The same in every Pod, because it never leaves the Pod's link. 169.254.1.2, beside the
+  // gateway's address.
+  static IpAddress Localhost() { return IpAddress::V4(0xa9fe0102); }
 };
 
 // The Pod's side of the link to the other PU.

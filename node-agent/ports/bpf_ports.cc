@@ -228,6 +228,11 @@ absl::Status BpfPorts::SetRemote(const std::string& pod_key, const PortKey& give
     if (found == pod->remote.end()) return absl::OkStatus();
     std::vector<PortKey> claims = found->second;
     if (std::erase(claims, key) == 0) return absl::OkStatus();
+    if (key.protocol == Protocol::kUdp) {  // who binds the port next need not be such a caller
+      for (uint8_t is_v6 : {0, 1}) {
+        HK_RETURN_IF_ERROR(kernel_->bound_callers.Erase({.netns = pod->cookie, .port = key.port, .is_v6 = is_v6}));
+      }
+    }
     return PutRemoteLocked(*pod, found->first, std::move(claims));
   }
   for (const auto& [mine, since_ns] : pod->reported) {

@@ -159,29 +159,82 @@ TEST_CASE("the localhost pair leads to localhost's sockets only, the Pod pair to
   }
 }
 
-TEST_CASE("a client bound to the Pod IP calls across; one bound to localhost is refused by its own kernel", "[netns]") {
+TEST_CASE("a client that bound itself to localhost or the Pod IP before it connects calls across", "[netns]") {
+  TwoPus pus;
+  for (Pu* caller_pu : {&pus.host(), &pus.dpu()}) {
+    Pu& server_pu = pus.Other(*caller_pu);
+    for (int family : {AF_INET, AF_INET6}) {
+      for (Where bound : {Where::kLocalhost, Where::kPodIp}) {
+        for (Where to : {Where::kLocalhost, Where::kPodIp}) {
+          IpAddress source = AddressOf(bound, family), target = AddressOf(to, family);
+          INFO((caller_pu == &pus.host() ? "host " : "DPU ") << source.ToString() << " to " << target.ToString());
+          PortKey key;
+          sys::UniqueFd server =
+              Server(pus, server_pu, family, SOCK_STREAM, AddressOf(Where::kAny, family), false, &key);
+          sys::UniqueFd caller = caller_pu->Socket(family, SOCK_STREAM);
+          REQUIRE(Bind(caller, source, 0) == 0);
+          REQUIRE(Connect(caller, target, key.port) == 0);
+          std::string peer;
+          sys::UniqueFd accepted = Accept(server, &peer);
+          REQUIRE(accepted.valid());
+          CHECK(peer == source.ToString());
+          CHECK(PeerName(accepted) == source.ToString());
+          CHECK(SockName(accepted) == target.ToString());
+          CHECK(SockName(caller) == source.ToString());
+          CHECK(PeerName(caller) == target.ToString());
+          REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
+          CHECK(ReceiveFrom(accepted, 3000) == "ping");
+          REQUIRE(send(accepted.get(), "pong", 4, 0) == 4);
+          CHECK(ReceiveFrom(caller, 3000) == "pong");
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a UDP client bound to localhost is answered whether it connects or not, one after the other", "[netns]") {
   TwoPus pus;
   for (int family : {AF_INET, AF_INET6}) {
-    PortKey key;
-    sys::UniqueFd server = Server(pus, pus.dpu(), family, SOCK_STREAM, AddressOf(Where::kAny, family), false, &key);
-    IpAddress pod_ip = AddressOf(Where::kPodIp, family), localhost = AddressOf(Where::kLocalhost, family);
-    for (const IpAddress& to : {pod_ip, localhost}) {
-      INFO("to " << to.ToString());
-      sys::UniqueFd caller = pus.host().Socket(family, SOCK_STREAM);
-      REQUIRE(Bind(caller, pod_ip, 0) == 0);
-      REQUIRE(Connect(caller, to, key.port) == 0);
-      std::string peer;
-      sys::UniqueFd accepted = Accept(server, &peer);
-      REQUIRE(accepted.valid());
-      CHECK(peer == pod_ip.ToString());
-      CHECK(SockName(accepted) == to.ToString());
-      CHECK(SockName(caller) == pod_ip.ToString());
-      CHECK(PeerName(caller) == to.ToString());
+    IpAddress localhost = AddressOf(Where::kLocalhost, family);
+    PortKey server_key;
+    sys::UniqueFd server = Server(pus, pus.dpu(), family, SOCK_DGRAM, localhost, false, &server_key);
+    uint16_t port = 0;
+    for (bool connected : {true, false, true}) {
+      INFO(localhost.ToString() << (connected ? " connected" : " unconnected") << ", port " << port);
+      sys::UniqueFd caller = pus.host().Socket(family, SOCK_DGRAM);
+      REQUIRE(Bind(caller, localhost, port) == 0);  // all three have the same port
+      port = PortOf(caller);
+      if (connected) {
+        REQUIRE(Connect(caller, localhost, server_key.port) == 0);
+        REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
+      } else {
+        REQUIRE(SendTo(caller, "ping", localhost, server_key.port) == 0);
+      }
+      IpAddress from;
+      uint16_t from_port = 0;
+      CHECK(ReceiveFrom(server, 3000, &from, &from_port) == "ping from " + localhost.ToString());
+      CHECK(from_port == port);
+      PortKey caller_key{.protocol = Protocol::kUdp, .address = localhost, .port = port};
+      pus.AwaitTold(pus.host(), caller_key, true);
+      REQUIRE(SendTo(server, "pong", from, from_port) == 0);
+      CHECK(ReceiveFrom(caller, 3000) == "pong from " + localhost.ToString());
+      if (connected) CHECK(PeerName(caller) == localhost.ToString());
+      CHECK(SockName(caller) == localhost.ToString());
+      caller.reset();
+      pus.AwaitTold(pus.host(), caller_key, false);
     }
-    sys::UniqueFd caller = pus.host().Socket(family, SOCK_STREAM);
-    REQUIRE(Bind(caller, localhost, 0) == 0);
-    CHECK(Connect(caller, localhost, key.port) == -ECONNREFUSED);
   }
+}
+
+TEST_CASE("a client bound to another address of 127/8 stays with its own kernel", "[netns]") {
+  TwoPus pus;
+  PortKey key;
+  IpAddress localhost = AddressOf(Where::kLocalhost, AF_INET);
+  sys::UniqueFd server = Server(pus, pus.dpu(), AF_INET, SOCK_STREAM, localhost, false, &key);
+  sys::UniqueFd caller = pus.host().Socket(AF_INET, SOCK_STREAM);
+  REQUIRE(Bind(caller, *IpAddress::Parse("127.0.0.2"), 0) == 0);
+
+  CHECK(Connect(caller, localhost, key.port) == -ECONNREFUSED);
 }
 
 TEST_CASE("unconnected UDP works from sockets bound to localhost or the Pod IP", "[netns]") {

@@ -135,6 +135,7 @@ absl::Status Kernel::AttachAll() {
   links = bpf::Map<hk_addr, hk_link>(map("links"));
   local = bpf::Map<hk_claim_key, hk_local>(map("local"));
   remote = bpf::Map<hk_port_key, hk_remote>(map("remote"));
+  bound_callers = bpf::Map<hk_caller_key, uint8_t>(map("bound_callers"));
   stats_fd_ = bpf_map__fd(map("stats"));
   bpf::Map<uint32_t, hk_meta> meta(map("meta"));
 

@@ -48,6 +48,7 @@ class Kernel {
   bpf::Map<hk_addr, hk_link> links;
   bpf::Map<hk_claim_key, hk_local> local;
   bpf::Map<hk_port_key, hk_remote> remote;
+  bpf::Map<hk_caller_key, uint8_t> bound_callers;
 
  private:
   Kernel() = default;

@@ -8,7 +8,7 @@
 
 #include <linux/types.h>
 
-#define HK_PORTS_LAYOUT 1
+#define HK_PORTS_LAYOUT 2
 #define HK_REMOTE_CLAIMS 8 /* claims of the other PU on one port: different addresses */
 #define HK_POD_ADDRESSES 8
 #define HK_LISTENER_SLOTS 8 /* sockets of one REUSEPORT group that are known to sk_lookup at a time */
@@ -59,8 +59,9 @@ struct hk_pair {
   struct hk_addr shown[2]; /* what programs see instead of either */
 };
 struct hk_pod {
-  __u64 generation;       /* grows when the Pod is added anew: older counts of its sockets are void */
-  struct hk_pair pair[2]; /* by hk_meaning */
+  __u64 generation;                  /* grows when the Pod is added anew: older counts of its sockets are void */
+  struct hk_pair pair[2];            /* by hk_meaning */
+  struct hk_addr bound_localhost[2]; /* what a caller that bound itself to localhost is called on the link */
   __u32 address_count;
   struct hk_addr addresses[HK_POD_ADDRESSES];
   __u16 own_first, own_last, other_first, other_last; /* ephemeral ports */
@@ -89,6 +90,15 @@ struct hk_listener_key {
   __u8 is_v6;
   __u8 slot;
   __u16 zero;
+};
+
+/* bound_callers: UDP ports of the other PU whose last datagram came from hk_pod.bound_localhost, so answers go there.
+ * Least recently used ones are forgotten. */
+struct hk_caller_key {
+  __u64 netns;
+  __u16 port;
+  __u8 is_v6;
+  __u8 zero[5];
 };
 
 /* sockets (sk_storage): what a socket has claimed, for the hooks that cannot read it any more. */

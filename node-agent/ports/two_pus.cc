@@ -54,11 +54,27 @@ void Wire(const Pu& pu, bool host) {
   std::pair<IpAddress, IpAddress> pairs[] = {{link.host_localhost, link.dpu_localhost}, {link.host_pod, link.dpu_pod}};
   script += fmt::format(
       "ip netns exec {} sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.xpu0.rp_filter=0 "
-      "net.ipv4.conf.xpu0.accept_local=1 net.ipv4.ip_local_port_range='{} {}'\n",
+      "net.ipv4.conf.xpu0.accept_local=1 net.ipv4.conf.xpu0.route_localnet=1 net.ipv4.ip_local_port_range='{} {}'\n",
       pu.name, host ? kHostPorts.first : kDpuPorts.first, host ? kHostPorts.last : kDpuPorts.last);
   script += fmt::format("ip -n {0} link set xpu0 address 02:00:00:00:00:0{1} up\n", pu.name, host ? 1 : 2);
   std::string neighbour = fmt::format("lladdr 02:00:00:00:00:0{} dev xpu0 nud permanent", host ? 2 : 1);
-  std::string nft;
+  std::string nft, bound;
+  // As podnet: what a socket bound to localhost sends is called otherwise on the link.
+  for (int v6 = 0; v6 < 2; ++v6) {
+    auto text = [&](const IpAddress& v4) { return (v6 ? podnet::LinkAddresses::ToV6(v4) : v4).ToString(); };
+    std::string name = text(podnet::LinkAddresses::Localhost());
+    std::string own = text(host ? link.host_localhost : link.dpu_localhost);
+    std::string peers = fmt::format("{{ {}, {} }}", text(host ? link.dpu_localhost : link.host_localhost),
+                                    text(host ? link.dpu_pod : link.host_pod));
+    bound += fmt::format("ip -n {0} route add {1} dev xpu0 src {2}\nip -n {0} neigh replace {1} {3}\n", pu.name, name,
+                         own, neighbour);
+    const char *ip = v6 ? "ip6" : "ip", *localhost = v6 ? "::1" : "127.0.0.1";
+    nft += fmt::format("add rule inet t raw_out oifname xpu0 {0} saddr {1} {0} daddr {2} {0} saddr set {3} notrack;",
+                       ip, localhost, peers, name);
+    nft += fmt::format("add rule inet t raw_in iifname xpu0 {0} saddr {1} {0} daddr {2} {0} daddr set {3} notrack;", ip,
+                       peers, name, localhost);
+  }
+  bound += fmt::format("ip -n {} -6 route add local ::1 dev xpu0 table local metric 4096\n", pu.name);
   for (auto [h, d] : pairs) {
     for (int v6 = 0; v6 < 2; ++v6) {
       IpAddress own = host ? h : d, peer = host ? d : h;
@@ -80,8 +96,11 @@ void Wire(const Pu& pu, bool host) {
         "ip -n {0} neigh replace {2} {3}\n",
         pu.name, f, pod, neighbour);
   }
+  script += bound;
   script += fmt::format(
-      "ip netns exec {} nft 'add table inet t; add chain inet t o {{ type route hook output priority -150; }}; {}'\n",
+      "ip netns exec {} nft 'add table inet t; add chain inet t o {{ type route hook output priority -150; }}; "
+      "add chain inet t raw_out {{ type filter hook output priority raw; }}; "
+      "add chain inet t raw_in {{ type filter hook prerouting priority raw; }}; {}'\n",
       pu.name, nft);
   Sh(script);
 }

@@ -3,54 +3,68 @@
 
 #include "node-agent/ports/bpf/claims.h"
 
-// The pair of link addresses over which a call to dst:port has to go, or null: this kernel's business.
-static __always_inline struct hk_pair *direct(struct bpf_sock_addr *c, struct hk_addr *dst, struct hk_pod **of)
+// Over which link addresses a call has to go.
+struct way {
+	const struct hk_pod *pod;
+	const struct hk_addr *self, *peer;
+};
+
+// Finds the way to dst:port; false when that is this kernel's business.
+static __always_inline bool direct(struct bpf_sock_addr *c, struct hk_addr *dst, struct way *way)
 {
 	__u64 netns = bpf_get_netns_cookie(c);
 	struct hk_pod *pod = bpf_map_lookup_elem(&pods, &netns);
 	if (!pod)
-		return 0;
-	*of = pod;
-	if (is_any(dst)) {  // "connect to INADDR_ANY means loopback"
-		dst->w[3] = is_v4(dst) ? bpf_htonl(0x7f000001) : bpf_htonl(1);
-	}
+		return false;
+	bool v4 = is_v4(dst);
+	if (is_any(dst))  // "connect to INADDR_ANY means loopback"
+		dst->w[3] = v4 ? bpf_htonl(0x7f000001) : bpf_htonl(1);
 	int meaning = hk_meaning_of(pod, dst);
 	if (meaning == HK_NONE)
-		return 0;
+		return false;
 	struct hk_claim_key call = {
 		.netns = netns, .addr = *dst, .port = bpf_ntohs(c->user_port), .protocol = c->protocol};
 	if (call.protocol != IPPROTO_TCP && call.protocol != IPPROTO_UDP)
-		return 0;
+		return false;
 	// Answers of a UDP server go to a port that the kernel chose on the other PU, which nobody reports.
 	if (!hk_owned_there(&call) &&
 	    !(call.protocol == IPPROTO_UDP && call.port >= pod->other_first && call.port <= pod->other_last))
-		return 0;
+		return false;
 	if (hk_owned_here(&call))
-		return 0;
-	return meaning == HK_LOCALHOST ? &pod->pair[HK_LOCALHOST] : &pod->pair[HK_POD_IP];
+		return false;
+	struct hk_pair *pair = meaning == HK_LOCALHOST ? &pod->pair[HK_LOCALHOST] : &pod->pair[HK_POD_IP];
+	way->pod = pod;
+	way->self = v4 ? &pair->self[0] : &pair->self[1];
+	way->peer = v4 ? &pair->peer[0] : &pair->peer[1];
+	if (call.protocol == IPPROTO_UDP && meaning == HK_LOCALHOST) {
+		struct hk_caller_key caller = {.netns = netns, .port = call.port, .is_v6 = !v4};
+		if (bpf_map_lookup_elem(&bound_callers, &caller))
+			way->peer = v4 ? &pod->bound_localhost[0] : &pod->bound_localhost[1];
+	}
+	return true;
 }
 
-// A socket bound to localhost before connect() cannot leave by the link: the kernel routes no loopback source there,
-// and no hook may change a bound address. It stays with this kernel, which refuses, as it would an unowned port. One
-// bound to the Pod IP can: the other side's netfilter rules know the way back.
-static __always_inline bool source_fits(const struct hk_pod *pod, const struct hk_pair *pair, bool v4,
-					const struct hk_addr *src)
+// May a socket that is bound to src take this way? One bound to localhost can, by the name that podnet's table gives
+// its packets; one bound to the Pod IP too: the other side's table knows the way back. No other could be answered.
+static __always_inline bool source_fits(const struct way *way, const struct hk_addr *src)
 {
-	return is_any(src) || same(src, v4 ? &pair->self[0] : &pair->self[1]) || hk_meaning_of(pod, src) == HK_POD_IP;
+	struct hk_addr localhost4 = mapped(bpf_htonl(0x7f000001)), localhost6 = {{0, 0, 0, bpf_htonl(1)}};
+
+	return is_any(src) || same(src, &localhost4) || same(src, &localhost6) || same(src, way->self) ||
+	       hk_meaning_of(way->pod, src) == HK_POD_IP;
 }
 
 SEC("cgroup/connect4") int hk_connect4(struct bpf_sock_addr *c)
 {
 	struct hk_addr dst = mapped(c->user_ip4);
 	struct bpf_sock *sk = c->sk;
-	struct hk_pod *pod = 0;
-	struct hk_pair *pair = direct(c, &dst, &pod);
-	if (!pair || !pod || !sk)
+	struct way way;
+	if (!sk || !direct(c, &dst, &way))
 		return 1;
 	struct hk_addr src = mapped(sk->src_ip4);
-	if (!source_fits(pod, pair, true, &src))
+	if (!source_fits(&way, &src))
 		return 1;
-	c->user_ip4 = pair->peer[0].w[3];
+	c->user_ip4 = way.peer->w[3];
 	count(HK_STAT_DIRECT);
 	return 1;
 }
@@ -58,42 +72,38 @@ SEC("cgroup/connect6") int hk_connect6(struct bpf_sock_addr *c)
 {
 	struct hk_addr dst = dst6(c);
 	struct bpf_sock *sk = c->sk;
-	struct hk_pod *pod = 0;
-	struct hk_pair *pair = direct(c, &dst, &pod);
-	bool v4 = is_v4(&dst);
-	if (!pair || !pod || !sk)
+	struct way way;
+	if (!sk || !direct(c, &dst, &way))
 		return 1;
 	struct hk_addr src = WORDS(sk->src_ip6);
-	if (!source_fits(pod, pair, v4, &src))
+	if (!source_fits(&way, &src))
 		return 1;
-	set6(c, v4 ? &pair->peer[0] : &pair->peer[1]);
+	set6(c, way.peer);
 	count(HK_STAT_DIRECT);
 	return 1;
 }
 SEC("cgroup/sendmsg4") int hk_sendmsg4(struct bpf_sock_addr *c)
 {
 	struct hk_addr dst = mapped(c->user_ip4);
-	struct hk_pod *pod = 0;
-	struct hk_pair *pair = direct(c, &dst, &pod);
-	if (!pair)
+	struct way way;
+	if (!direct(c, &dst, &way))
 		return 1;
-	c->user_ip4 = pair->peer[0].w[3];
-	c->msg_src_ip4 = pair->self[0].w[3];  // else a socket bound to localhost would send from 127.0.0.1
+	c->user_ip4 = way.peer->w[3];
+	c->msg_src_ip4 = way.self->w[3];  // else a socket bound to localhost would send from 127.0.0.1
 	return 1;
 }
 SEC("cgroup/sendmsg6") int hk_sendmsg6(struct bpf_sock_addr *c)
 {
 	struct hk_addr dst = dst6(c);
+	struct way way;
 	if (is_v4(&dst))  // the IPv4 hook follows
 		return 1;
-	struct hk_pod *pod = 0;
-	struct hk_pair *pair = direct(c, &dst, &pod);
-	if (!pair)
+	if (!direct(c, &dst, &way))
 		return 1;
-	set6(c, &pair->peer[1]);
-	WORD(c->msg_src_ip6[0]) = pair->self[1].w[0];
-	WORD(c->msg_src_ip6[1]) = pair->self[1].w[1];
-	WORD(c->msg_src_ip6[2]) = pair->self[1].w[2];
-	WORD(c->msg_src_ip6[3]) = pair->self[1].w[3];
+	set6(c, way.peer);
+	WORD(c->msg_src_ip6[0]) = way.self->w[0];
+	WORD(c->msg_src_ip6[1]) = way.self->w[1];
+	WORD(c->msg_src_ip6[2]) = way.self->w[2];
+	WORD(c->msg_src_ip6[3]) = way.self->w[3];
 	return 1;
 }

@@ -55,6 +55,12 @@ struct {
 	__type(value, struct hk_remote);
 } remote SEC(".maps");
 struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct hk_caller_key);
+	__type(value, __u8);
+} bound_callers SEC(".maps");
+struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, 131072);
 	__type(key, struct hk_listener_key);
