@@ -67,8 +67,11 @@ absl::StatusOr<NfSocket> NfSocket::Open() {
   sys::UniqueFd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
   if (!fd.valid()) return ErrnoToStatus(errno, "open a netfilter netlink socket");
   timeval deadline{.tv_sec = kAnswerSeconds, .tv_usec = 0};
-  if (setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &deadline, sizeof deadline) != 0) {
-    return ErrnoToStatus(errno, "set the deadline of a netfilter netlink socket");
+  int on = 1;
+  // Without CAP_ACK an error quotes the message that caused it, and a batch's errors do not fit into the buffer.
+  if (setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &deadline, sizeof deadline) != 0 ||
+      setsockopt(fd.get(), SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on) != 0) {
+    return ErrnoToStatus(errno, "prepare a netfilter netlink socket");
   }
   return NfSocket(std::move(fd));
 }
