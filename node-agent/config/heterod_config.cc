@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "common/sys/file.h"
-#include "node-agent/config/yaml.h"
+#include "common/config/yaml.h"
 
 namespace heterok8s::config {
 namespace {

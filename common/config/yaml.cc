@@ -1,4 +1,4 @@
-#include "node-agent/config/yaml.h"
+#include "common/config/yaml.h"
 
 #include <fmt/format.h>
 

@@ -1,10 +1,10 @@
-#include "heteroctl/output.h"
+#include "common/terminal/output.h"
 
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 
-namespace heterok8s::ctl {
+namespace heterok8s::terminal {
 
 TEST_CASE("columns are as wide as their widest cell and the last one is not padded") {
   Table table({"POD", "MODE"});
@@ -58,4 +58,4 @@ TEST_CASE("ages and sizes are short") {
   CHECK(HumanBytes(1572864) == "1.5 MiB");
 }
 
-}  // namespace heterok8s::ctl
+}  // namespace heterok8s::terminal

@@ -1,4 +1,4 @@
-#include "heteroctl/output.h"
+#include "common/terminal/output.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-namespace heterok8s::ctl {
+namespace heterok8s::terminal {
 namespace {
 
 constexpr std::chrono::seconds kQuietFor{2};
@@ -188,4 +188,4 @@ std::string HumanBytes(uint64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
-}  // namespace heterok8s::ctl
+}  // namespace heterok8s::terminal
