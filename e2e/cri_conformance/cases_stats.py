@@ -1,0 +1,81 @@
+"""Figures and events."""
+import os
+import threading
+
+from cri import CriError, pb
+from harness import case, expect, served
+from node import wait_for
+
+
+def whole(stats, name):
+    expect(stats.attributes.metadata.name == name and stats.cpu.timestamp and stats.cpu.usage_core_nano_seconds.value > 0, stats)
+    expect(stats.memory.working_set_bytes.value > 0 and stats.HasField("writable_layer"), stats)
+
+
+@case("stats", "ContainerStats: processor, memory and disk of one")
+def container_stats(node):
+    node.common()
+    stats = node.cri.ContainerStats(container_id=node.long).stats
+    expect(stats.attributes.id == node.long and stats.attributes.labels["io.kubernetes.container.name"] == "side", stats)
+    # containerd looks at the disk every ten seconds.
+    wait_for("figures", lambda: node.cri.ContainerStats(container_id=node.long).stats.writable_layer.timestamp, 15)
+    whole(node.cri.ContainerStats(container_id=node.long).stats, "side")
+
+
+@case("stats", "ListContainerStats: every container once; by id, sandbox and label")
+def list_stats(node):
+    pod = node.common()
+    mine = {"who": pod.uid, "io.kubernetes.container.name": "side"}
+    everything = [s.attributes.id for s in node.cri.ListContainerStats().stats]
+    expect(everything.count(node.long) == 1 and len(set(everything)) == len(everything), everything)
+    for fields in ({"id": node.long}, {"id": node.long[:13]}, {"pod_sandbox_id": pod.id, "id": node.long}, {"label_selector": mine},
+                   {"pod_sandbox_id": pod.id, "label_selector": mine}):
+        found = node.cri.ListContainerStats(filter=pb.ContainerStatsFilter(**fields)).stats
+        expect([s.attributes.id for s in found] == [node.long], (fields, found))
+        whole(found[0], "side")
+    expect(not node.cri.ListContainerStats(filter=pb.ContainerStatsFilter(label_selector={"who": "nobody"})).stats, "somebody")
+
+
+@case("stats", "PodSandboxStats and ListPodSandboxStats: the Pod with its containers and network")
+def pod_stats(node):
+    pod = node.common()
+    stats = served(lambda: node.cri.PodSandboxStats(pod_sandbox_id=pod.id)).stats
+    names = sorted(c.attributes.metadata.name for c in stats.linux.containers)
+    expect(stats.attributes.id == pod.id and "side" in names and (node.target != "split" or "app" in names) and len(set(names)) == len(names), names)
+    expect(stats.linux.network.default_interface.name and stats.linux.cpu.timestamp, stats.linux)
+    found = node.cri.ListPodSandboxStats(filter=pb.PodSandboxStatsFilter(label_selector={"who": pod.uid})).stats
+    expect(len(found) == 1 and sorted(c.attributes.metadata.name for c in found[0].linux.containers) == names, found)
+    expect(pod.id in [s.attributes.id for s in node.cri.ListPodSandboxStats().stats], "not in the whole list")
+
+
+@case("stats", "metrics: descriptors and Pods, or neither")
+def metrics(node):
+    descriptors = {d.name for d in served(node.cri.ListMetricDescriptors).descriptors}
+    for pod in node.cri.ListPodSandboxMetrics().pod_metrics:
+        expect({m.name for m in pod.metrics} <= descriptors, "a metric without a descriptor")
+
+
+@case("events", "GetContainerEvents tells of every start and end")
+def events(node):
+    pod, seen = node.common(), []
+    stream = node.cri.GetContainerEvents(seconds=20)
+
+    def listen():
+        try:
+            for event in stream:
+                seen.append((event.container_id, event.container_event_type))
+        except Exception as error:  # its end, by whoever ends it
+            seen.append(("end", error.code().name))
+    listener = threading.Thread(target=listen)
+    listener.start()
+    container = pod.run("second", "true")
+    try:
+        wait_for("the end", lambda: ("end", "UNIMPLEMENTED") in seen or (container, pb.CONTAINER_STOPPED_EVENT) in seen)
+        expect(("end", "UNIMPLEMENTED") in seen or (container, pb.CONTAINER_STARTED_EVENT) in seen, seen)
+    finally:
+        stream.cancel()
+        listener.join()
+        node.ended(container)
+        node.remove(container)
+    if ("end", "UNIMPLEMENTED") in seen:
+        served(lambda: (_ for _ in ()).throw(CriError("GetContainerEvents", "UNIMPLEMENTED", "not served")))
