@@ -89,8 +89,17 @@ Daemon::Daemon(const HeterocriConfig& config, std::shared_ptr<grpc::Channel> dpu
                                                    .pod_log_root = config.dpu_paths.pod_log_root},
                                     dpu_, *runtime_, table_, mirror_, tasks_);
   link_of_mirror_ = link_.get();
-  router_ = std::make_unique<Router>(RouterOptions{.rules = config.rules, .paths = config.dpu_paths},
-                                     RouterParts{host_, dpu_, *runtime_, table_, *link_, mirror_, tasks_});
+}
+
+absl::Status Daemon::Connect() {
+  HK_ASSIGN_OR_RETURN(streaming_, StreamingServer::Start(*runtime_, [this] { return link_->Valid(); }));
+  volumes_ =
+      std::make_unique<VolumeMirror>(*runtime_, config_.state_dir + "/cri-volumes", [this] { return link_->Valid(); });
+  HK_RETURN_IF_ERROR(volumes_->Start());
+  router_ = std::make_unique<Router>(
+      RouterOptions{.rules = config_.rules, .paths = config_.dpu_paths},
+      RouterParts{host_, dpu_, *runtime_, table_, *link_, mirror_, tasks_, *streaming_, *volumes_});
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const HeterocriConfig& config, std::shared_ptr<grpc::Channel> dpu,
@@ -99,6 +108,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const HeterocriConfig& con
   std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(dpu)));
   daemon->lock_ = std::move(lock);
   HK_RETURN_IF_ERROR(daemon->ServeMetrics());
+  HK_RETURN_IF_ERROR(daemon->Connect());
   HK_RETURN_IF_ERROR(daemon->Rebuild(stopping));
   HK_RETURN_IF_ERROR(daemon->Serve());
   return daemon;
@@ -185,6 +195,10 @@ absl::Status Daemon::ServeMetrics() {
     samples.Gauge("heterocri_open_files", "Open descriptors", static_cast<double>(process.open_files));
     samples.Gauge("heterocri_resident_bytes", "Resident memory", static_cast<double>(process.resident_bytes));
   });
+    samples.Counter("heterocri_volume_updates_total", "Versions of volumes that were sent to the DPU",
+                    static_cast<double>(volumes_->updates()));
+    samples.Gauge("heterocri_streaming_sessions", "Open Exec and Attach sessions of containers on the DPU",
+                  static_cast<double>(streaming_->sessions()));
   HK_ASSIGN_OR_RETURN(
       metrics_,
       metrics::HttpServer::Start(
@@ -203,6 +217,7 @@ void Daemon::Stop() {
   link_->Stop();
   mirror_.Close();  // its streams tell the link of their end
 }
+  if (streaming_) streaming_->Stop();
 
 Daemon::~Daemon() { Stop(); }
 

@@ -37,6 +37,7 @@ class Daemon {
  private:
   class RouterService;
   Daemon(const HeterocriConfig& config, std::shared_ptr<grpc::Channel> dpu);
+  absl::Status Connect();
   absl::Status Rebuild(const std::function<bool()>& stopping);
   absl::Status Serve();
   absl::Status ServeMetrics();
@@ -57,6 +58,8 @@ class Daemon {
   LogMirror mirror_;
   Tasks tasks_;
   std::unique_ptr<DpuLink> link_;
+  std::unique_ptr<StreamingServer> streaming_;
+  std::unique_ptr<VolumeMirror> volumes_;
   std::unique_ptr<Router> router_;
   std::unique_ptr<RouterService> router_service_;
   std::unique_ptr<ByteService> service_;

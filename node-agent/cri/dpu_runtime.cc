@@ -1,13 +1,41 @@
 #include "node-agent/cri/dpu_runtime.h"
 
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
 #include "node-agent/cri/grpc_status.h"
 #include "node-agent/cri/log_tail.h"
+#include "node-agent/cri/splice.h"
+#include "node-agent/cri/stream_http.h"
 
 namespace heterok8s::cri {
 namespace {
 
 // How soon a caller that has gone is noticed while the log is silent.
 constexpr std::chrono::milliseconds kLookForCaller{200};
+
+// On loopback, where connect is immediate.
+absl::StatusOr<sys::UniqueFd> Connect(const RuntimeUrl& url) {
+  sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(url.port), .sin_addr = {}, .sin_zero = {}};
+  sockaddr_in6 v6 = {};
+  v6.sin6_family = AF_INET6;
+  v6.sin6_port = htons(url.port);
+  bool is_v4 = inet_pton(AF_INET, url.address.c_str(), &v4.sin_addr) == 1;
+  if (!is_v4) inet_pton(AF_INET6, url.address.c_str(), &v6.sin6_addr);
+  sys::UniqueFd fd(socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr* address = is_v4 ? reinterpret_cast<sockaddr*>(&v4) : reinterpret_cast<sockaddr*>(&v6);
+  if (!fd.valid() || connect(fd.get(), address, is_v4 ? sizeof v4 : sizeof v6) != 0) {
+    return ErrnoToStatus(errno, fmt::format("the runtime's streaming server on port {}", url.port));
+  }
+  int yes = 1;
+  setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+  return fd;
+}
 
 }  // namespace
 
@@ -87,6 +115,44 @@ grpc::Status DpuRuntimeService::RemovePod(grpc::ServerContext* context, const v1
     if (absl::Status removed = logs_.Remove(request->log_directory()); !removed.ok()) return ToGrpc(removed);
   }
   return ToGrpc(volumes_.RemovePod(request->pod_uid()));
+}
+
+// The caller may run any container here, so it gains nothing by a connection to loopback that it could not have anyway.
+grpc::Status DpuRuntimeService::Stream(grpc::ServerContext* context,
+                                       grpc::ServerReaderWriter<v1::StreamBytes, v1::StreamBytes>* stream) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  v1::StreamBytes first;
+  if (!stream->Read(&first)) return grpc::Status(grpc::StatusCode::CANCELLED, "no first message");
+  absl::StatusOr<RuntimeUrl> url = ParseRuntimeUrl(first.url());
+  if (!url.ok()) return ToGrpc(url.status());
+  absl::StatusOr<sys::UniqueFd> socket = Connect(*url);
+  if (!socket.ok()) return ToGrpc(socket.status());
+  if (send(socket->get(), first.data().data(), first.data().size(), MSG_NOSIGNAL) !=
+      static_cast<ssize_t>(first.data().size())) {  // a request's head fits in any socket's buffer
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the runtime's streaming server did not take the request");
+  }
+  auto read = [&](std::string* data, bool*) {
+    v1::StreamBytes piece;
+    if (!stream->Read(&piece)) return false;
+    *data = std::move(*piece.mutable_data());
+    return true;
+  };
+  auto write = [&](const std::string& data) {
+    v1::StreamBytes piece;
+    piece.set_data(data);
+    return stream->Write(piece);
+  };
+  auto finish = [&] {
+    v1::StreamBytes last;
+    last.set_end(true);
+    stream->Write(last);
+  };
+  Splice(socket->get(), {.read = read,
+                         .write = write,
+                         .finish = finish,
+                         .cancel = [&] { context->TryCancel(); },
+                         .alive = [&] { return !context->IsCancelled(); }});
+  return grpc::Status::OK;
 }
 
 }  // namespace heterok8s::cri

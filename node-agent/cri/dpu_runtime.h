@@ -1,6 +1,7 @@
 // The gRPC service DpuRuntime: what heterocri needs from the DPU beside its containerd. heterod --role=dpu serves it.
 //
-// Threading: thread-safe; each TailLog keeps a thread of the server until its caller goes or the log is complete.
+// Threading: thread-safe; each TailLog and each Stream keeps a thread of the server until its caller goes or
+// it is complete.
 // Ownership: must outlive the server. Errors: see proto/heterok8s/v1/runtime.proto.
 //
 //   HK_ASSIGN_OR_RETURN(auto service, DpuRuntimeService::Open({.pod_log_root = …, .volume_root = …, .authorize = …}));
@@ -44,6 +45,8 @@ class DpuRuntimeService final : public v1::DpuRuntime::Service {
                        v1::GetFileReply* reply) override;
   grpc::Status RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,
                          v1::RemovePodReply* reply) override;
+  grpc::Status Stream(grpc::ServerContext* context,
+                      grpc::ServerReaderWriter<v1::StreamBytes, v1::StreamBytes>* stream) override;
 
  private:
   DpuRuntimeService(DpuRuntimeOptions options, ConfinedRoot logs, VolumeStore volumes)

@@ -25,9 +25,8 @@ constexpr Method kMethods[] = {
     {"/runtime.v1.RuntimeService/UpdateContainerResources", kByContainer},
     {"/runtime.v1.RuntimeService/ReopenContainerLog", kSpecial},
     {"/runtime.v1.RuntimeService/ExecSync", kByContainer},
-    {"/runtime.v1.RuntimeService/Exec", kHostOnly,
-     "Exec (streaming) for containers on the DPU is not supported yet; use ExecSync"},
-    {"/runtime.v1.RuntimeService/Attach", kHostOnly, "Attach for containers on the DPU is not supported yet"},
+    {"/runtime.v1.RuntimeService/Exec", kSpecial},
+    {"/runtime.v1.RuntimeService/Attach", kSpecial},
     // From the host half of the Pod every port is reached by localhost, those of the DPU too.
     {"/runtime.v1.RuntimeService/PortForward", kHost},
     {"/runtime.v1.RuntimeService/ContainerStats", kHostOnly,

@@ -27,6 +27,7 @@
 #include "node-agent/cri/pod_table.h"
 #include "node-agent/cri/tasks.h"
 #include "node-agent/cri/twin.h"
+#include "node-agent/cri/streaming.h"
 #include "proto/heterok8s/v1/runtime.grpc.pb.h"
 
 namespace heterok8s::cri {
@@ -52,6 +53,8 @@ struct RouterParts {
 };
 
 class Router {
+  StreamingServer& streaming;
+  VolumeMirror& volumes;
  public:
   Router(RouterOptions options, RouterParts parts) : options_(std::move(options)), parts_(parts) {}
 
@@ -102,6 +105,7 @@ class Router {
   // router_images.cc
   void ImageStatus(const CallPtr& call);
   void PullImage(const CallPtr& call);
+  void OpenStream(const CallPtr& call);
 
   RouterOptions options_;
   RouterParts parts_;

@@ -139,4 +139,24 @@ void Router::ReopenContainerLog(const CallPtr& call) {
   if (offset.ok()) ReleaseOnDpu(parts_.runtime, container->dpu_log, *offset, /*remove=*/false);
 }
 
+// Exec and Attach: the session is the DPU's, its URL one of ours.
+void Router::OpenStream(const CallPtr& call) {
+  bool answered;
+  std::optional<DpuContainer> container = OnDpu(call, &answered);
+  if (answered) return;
+  if (!container) return ForwardToHost(call);
+  if (container->lost) {
+    call->Fail(grpc::StatusCode::UNAVAILABLE, fmt::format("container {} was lost with the DPU", container->id()));
+    return;
+  }
+  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(call->method(), call->request(), LimitOf(*call));
+  if (!response.ok()) return Answer(*call, response.status());
+  absl::StatusOr<std::string> url = FirstField(BytesOf(*response));
+  if (url.ok()) url = parts_.streaming.Offer(*url);
+  if (!url.ok()) return Answer(*call, Annotate(url.status(), "container on the DPU"));
+  rt::ExecResponse ours;  // AttachResponse is the same
+  ours.set_url(*url);
+  call->Finish(grpc::Status::OK, ToBuffer(ours.SerializeAsString()));
+}
+
 }  // namespace heterok8s::cri

@@ -1,0 +1,83 @@
+#include "node-agent/cri/splice.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <atomic>
+#include <cerrno>
+#include <system_error>
+#include <thread>
+
+namespace heterok8s::cri {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr size_t kPieceBytes = 32 << 10;
+constexpr std::chrono::milliseconds kLook{200};  // how late `alive` and the other direction's end are seen
+
+bool SendAll(int socket, std::string_view data) {
+  while (!data.empty()) {
+    ssize_t sent = send(socket, data.data(), data.size(), MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent <= 0) return false;
+    data.remove_prefix(static_cast<size_t>(sent));
+  }
+  return true;
+}
+
+}  // namespace
+
+void Splice(int socket, const StreamEnd& stream) {
+  std::atomic<bool> stream_ended{false};
+  auto pump = [&] {
+    std::string piece(kPieceBytes, '\0');
+    steady_clock::time_point linger_until = steady_clock::time_point::max();
+    while (true) {
+      pollfd waiting = {.fd = socket, .events = POLLIN, .revents = 0};
+      int ready = poll(&waiting, 1, static_cast<int>(kLook.count()));
+      if (stream_ended) linger_until = std::min(linger_until, steady_clock::now() + kLinger);
+      if (!stream.alive() || steady_clock::now() > linger_until || (ready < 0 && errno != EINTR)) {
+        stream.cancel();
+        shutdown(socket, SHUT_RDWR);  // a send that waits ends as well
+        return;
+      }
+      if (ready <= 0) continue;
+      ssize_t got = recv(socket, piece.data(), piece.size(), 0);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) {
+        stream.cancel();
+        return;
+      }
+      if (got == 0) {
+        stream.finish();
+        return;
+      }
+      // After the stream's end the last bytes are read and dropped: a socket that is closed with unread bytes resets
+      // its connection, and the peer would lose what it was sent.
+      if (!stream_ended && !stream.write(piece.substr(0, static_cast<size_t>(got)))) {
+        stream.cancel();
+        shutdown(socket, SHUT_RDWR);
+        return;
+      }
+    }
+  };
+  std::thread from_socket;
+  try {
+    from_socket = std::thread(pump);
+  } catch (const std::system_error&) {  // no more threads on this machine: no session
+    stream.cancel();
+    return;
+  }
+  std::string data;
+  for (bool end = false; !end && stream.read(&data, &end);) {
+    if (SendAll(socket, data)) continue;
+    stream.cancel();
+    break;
+  }
+  stream_ended = true;
+  shutdown(socket, SHUT_WR);
+  from_socket.join();
+}
+
+}  // namespace heterok8s::cri

@@ -1,0 +1,266 @@
+// A whole streaming path in one process:  client ─ StreamingServer ─ gRPC ─ DpuRuntimeService ─ a runtime's server.
+#include "node-agent/cri/streaming.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <functional>
+#include <thread>
+
+#include "common/testing/matchers.h"
+#include "node-agent/cri/dpu_runtime.h"
+#include "node-agent/cri/splice.h"
+#include "node-agent/cri/stream_http.h"
+
+namespace heterok8s::cri {
+namespace {
+
+using testing::HasCode;
+
+namespace fs = std::filesystem;
+
+int Listen(int* port) {
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  REQUIRE(bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0);
+  REQUIRE(listen(fd, 8) == 0);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+  *port = ntohs(address.sin_port);
+  return fd;
+}
+
+sys::UniqueFd ConnectTo(int port) {
+  sys::UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  REQUIRE(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  return fd;
+}
+
+std::string ReadAll(int fd) {
+  std::string all;
+  char piece[65536];
+  for (ssize_t got; (got = recv(fd, piece, sizeof piece, 0)) > 0;) all.append(piece, static_cast<size_t>(got));
+  return all;
+}
+
+void SendText(int fd, const std::string& text) {
+  for (size_t at = 0; at < text.size();) {
+    ssize_t sent = send(fd, text.data() + at, text.size() - at, MSG_NOSIGNAL);
+    if (sent <= 0) return;
+    at += static_cast<size_t>(sent);
+  }
+}
+
+// Takes one connection at a time and does `serve` with it.
+class FakeRuntime {
+ public:
+  explicit FakeRuntime(std::function<void(int)> serve) : listener_(Listen(&port)) {
+    thread_ = std::thread([this, serve] {
+      while (true) {
+        sys::UniqueFd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        if (!fd.valid()) return;
+        serve(fd.get());
+      }
+    });
+  }
+  ~FakeRuntime() {
+    shutdown(listener_.get(), SHUT_RDWR);
+    thread_.join();
+  }
+  std::string Url(const std::string& path) const { return fmt::format("http://127.0.0.1:{}{}", port, path); }
+  int port = 0;
+
+ private:
+  sys::UniqueFd listener_;
+  std::thread thread_;
+};
+
+struct Path {
+  Path() {
+    root = fs::temp_directory_path() / fmt::format("hk-streaming-{}", getpid());
+    auto opened = DpuRuntimeService::Open({.pod_log_root = root / "logs", .volume_root = root / "volumes"});
+    REQUIRE_OK(opened);
+    service = *std::move(opened);
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(service.get());
+    server = builder.BuildAndStart();
+    stub = v1::DpuRuntime::NewStub(
+        grpc::CreateChannel(fmt::format("127.0.0.1:{}", port), grpc::InsecureChannelCredentials()));
+    auto started = StreamingServer::Start(*stub, [this] { return alive.load(); });
+    REQUIRE_OK(started);
+    streaming = *std::move(started);
+  }
+  ~Path() {
+    streaming.reset();
+    server->Shutdown(std::chrono::system_clock::now());
+    fs::remove_all(root);
+  }
+  // Connects to the URL that is offered for `url`, and sends `request` with our path in it.
+  sys::UniqueFd Open(const std::string& url, const std::string& query = "") {
+    auto offered = streaming->Offer(url);
+    REQUIRE_OK(offered);
+    ours = *offered;
+    sys::UniqueFd fd = ConnectTo(streaming->port());
+    SendText(fd.get(), fmt::format("POST {}{} HTTP/1.1\r\nHost: x\r\nUpgrade: SPDY/3.1\r\n\r\n",
+                                   ours.substr(ours.find('/', 7)), query));
+    return fd;
+  }
+  std::string Ask(const std::string& request) {
+    sys::UniqueFd fd = ConnectTo(streaming->port());
+    SendText(fd.get(), request);
+    return ReadAll(fd.get());
+  }
+
+  fs::path root;
+  std::unique_ptr<DpuRuntimeService> service;
+  std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<v1::DpuRuntime::Stub> stub;
+  std::atomic<bool> alive{true};
+  std::unique_ptr<StreamingServer> streaming;
+  std::string ours;
+};
+
+std::string ReadHeadOf(int fd) {
+  std::string head;
+  for (char c; head.find("\r\n\r\n") == std::string::npos && recv(fd, &c, 1, 0) == 1;) head += c;
+  return head;
+}
+
+TEST_CASE("a session passes both ways unread, with the runtime's path and the client's fields") {
+  FakeRuntime runtime([](int fd) {
+    std::string head = ReadHeadOf(fd);
+    SendText(fd, "HTTP/1.1 101 Switching\r\n\r\n" + head);
+    char piece[65536];
+    for (ssize_t got; (got = recv(fd, piece, sizeof piece, 0)) > 0;) {
+      std::string_view text(piece, static_cast<size_t>(got));
+      SendText(fd, std::string(text));
+      if (text.find("bye") != std::string_view::npos) return;
+    }
+  });
+  Path path;
+
+  sys::UniqueFd fd = path.Open(runtime.Url("/exec/SECRET"), "?command=sh");
+  std::string much(300000, 'm');
+  std::thread writer([&] { SendText(fd.get(), std::string("\0\xff", 2) + much + "bye"); });
+  std::string all = ReadAll(fd.get());
+  writer.join();
+
+  std::string head =
+      "HTTP/1.1 101 Switching\r\n\r\n"
+      "POST /exec/SECRET?command=sh HTTP/1.1\r\nHost: x\r\nUpgrade: SPDY/3.1\r\n\r\n";
+  REQUIRE(all.size() == head.size() + 2 + much.size() + 3);
+  CHECK(all.compare(0, head.size(), head) == 0);
+  CHECK(all.substr(head.size()) == std::string("\0\xff", 2) + much + "bye");
+  CHECK(path.ours.find("http://127.0.0.1:") == 0);
+  CHECK(path.ours.find("SECRET") == std::string::npos);
+}
+
+TEST_CASE("what the runtime sends before it closes arrives whole") {
+  std::string last(2 << 20, 'z');
+  FakeRuntime runtime([&](int fd) {
+    ReadHeadOf(fd);
+    SendText(fd, last);
+  });
+  Path path;
+
+  sys::UniqueFd fd = path.Open(runtime.Url("/attach/T"));
+
+  CHECK(ReadAll(fd.get()) == last);
+}
+
+TEST_CASE("a client that goes away ends the runtime's side") {
+  std::atomic<bool> ended{false};
+  FakeRuntime runtime([&](int fd) {
+    ReadHeadOf(fd);
+    SendText(fd, "up");
+    ReadAll(fd);
+    ended = true;
+  });
+  Path path;
+
+  sys::UniqueFd fd = path.Open(runtime.Url("/exec/T"));
+  char up[2];
+  REQUIRE(recv(fd.get(), up, 2, MSG_WAITALL) == 2);
+  fd.reset();
+
+  for (int i = 0; i < 1000 && !(ended && path.streaming->sessions() == 0); ++i) usleep(10000);
+  CHECK(ended);
+  CHECK(path.streaming->sessions() == 0);
+}
+
+TEST_CASE("a URL is good for one connection, and nothing else is served") {
+  FakeRuntime runtime([](int fd) {
+    ReadHeadOf(fd);
+    SendText(fd, "HTTP/1.1 200 OK\r\n\r\n");
+  });
+  Path path;
+  CHECK(ReadAll(path.Open(runtime.Url("/exec/T")).get()).find("200 OK") != std::string::npos);
+
+  std::string again = path.Ask(fmt::format("POST {} HTTP/1.1\r\n\r\n", path.ours.substr(path.ours.find('/', 7))));
+  CHECK(again.find("HTTP/1.1 404 Not Found\r\n") == 0);
+  for (const char* bad : {"DELETE /exec/T HTTP/1.1\r\n\r\n", "POST /exec/T HTTP/1.0\r\n\r\n", "\r\n\r\n",
+                          "POST\r\n\r\n", "POST exec HTTP/1.1\r\n\r\n"}) {
+    INFO(bad);
+    CHECK(path.Ask(bad).find("HTTP/1.1 400 Bad Request\r\n") == 0);
+  }
+  CHECK(path.Ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").find("404") != std::string::npos);
+}
+
+TEST_CASE("a runtime that is not there, and a DPU that is away, are told as 502") {
+  int port = 0;
+  close(Listen(&port));
+  Path path;
+  CHECK(ReadAll(path.Open(fmt::format("http://127.0.0.1:{}/exec/T", port)).get()).find("HTTP/1.1 502") == 0);
+  path.alive = false;
+  CHECK(ReadAll(path.Open("http://127.0.0.1:1/exec/T").get()).find("HTTP/1.1 502") == 0);
+}
+
+TEST_CASE("a DPU that is lost ends its sessions, and so does our own end") {
+  FakeRuntime runtime([](int fd) {
+    ReadHeadOf(fd);
+    SendText(fd, "up");
+    ReadAll(fd);
+  });
+  for (bool lost : {true, false}) {
+    Path path;
+    sys::UniqueFd fd = path.Open(runtime.Url("/exec/T"));
+    char up[2];
+    REQUIRE(recv(fd.get(), up, 2, MSG_WAITALL) == 2);
+    if (lost) {
+      path.alive = false;
+    } else {
+      path.streaming->Stop();
+    }
+    CHECK(ReadAll(fd.get()).empty());
+  }
+}
+
+TEST_CASE("only a plain HTTP server on loopback is a runtime's") {
+  CHECK(ParseRuntimeUrl("http://127.0.0.1:37297/exec/abc")->port == 37297);
+  CHECK(ParseRuntimeUrl("http://127.0.0.1:37297/exec/abc")->path == "/exec/abc");
+  CHECK(ParseRuntimeUrl("http://[::1]:1/x")->address == "::1");
+  CHECK(ParseRuntimeUrl("http://localhost:1/x")->address == "127.0.0.1");
+  for (const char* bad :
+       {"", "https://127.0.0.1:1/x", "http://10.0.0.1:1/x", "http://127.0.0.1/x", "http://127.0.0.1:0/x",
+        "http://127.0.0.1:70000/x", "http://127.0.0.1:1", "http://evil.example:1/x", "http://127.0.0.1:1/x y",
+        "http://127.0.0.1:1/x\r\nA: b", "/exec/abc"}) {
+    INFO(bad);
+    CHECK_THAT(ParseRuntimeUrl(bad).status(), HasCode(absl::StatusCode::kInvalidArgument));
+  }
+}
+
+}  // namespace
+}  // namespace heterok8s::cri
