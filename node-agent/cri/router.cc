@@ -91,6 +91,7 @@ void Router::Special(const Method& method, CallPtr call) {
       {kRemoveContainer, &Router::RemoveContainer, true},
       {kListContainers, &Router::ListContainers, false},
       {kContainerStatus, &Router::ContainerStatus, false},
+      {kUpdateContainerResources, &Router::UpdateContainerResources, true},
       {kReopenContainerLog, &Router::ReopenContainerLog, true},
       {kStatus, &Router::Status, false},
       {kExec, &Router::OpenStream, true},

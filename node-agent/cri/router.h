@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -102,10 +103,25 @@ class Router {
   void ReopenContainerLog(const CallPtr& call);
   std::optional<DpuContainer> OnDpu(const CallPtr& call, bool* answered);
 
+  void UpdateContainerResources(const CallPtr& call);
   // router_images.cc
   void ImageStatus(const CallPtr& call);
   void PullImage(const CallPtr& call);
   void OpenStream(const CallPtr& call);
+  // router_stats.cc
+  void ListContainerStats(const CallPtr& call);
+  void PodSandboxStats(const CallPtr& call);
+  void ListPodSandboxStats(const CallPtr& call);
+  void ListMetricDescriptors(const CallPtr& call);
+  void ListPodSandboxMetrics(const CallPtr& call);
+  void RuntimeConfig(const CallPtr& call);
+  template <typename Response, typename Request>
+  std::optional<Response> AskDpu(const char* method);
+  template <typename Request, typename Response>
+  void MergeLists(const CallPtr& call, const char* method,
+                  const std::function<void(const Response& dpu, Response* host)>& merge);
+  void AddTwins(const runtime::v1::ListPodSandboxStatsResponse& dpu, runtime::v1::PodSandboxStats* pod);
+
 
   RouterOptions options_;
   RouterParts parts_;
@@ -113,6 +129,8 @@ class Router {
 };
 
 // How long one call may take at all, whatever its caller allows.
+  std::mutex figures_mutex_;
+  std::map<std::string, std::string> last_figures_;  // of the DPU, by method: its last answer
 Deadline LimitOf(const Call& call);
 void Answer(Call& call, const absl::Status& status);
 void Answer(Call& call, const absl::StatusOr<grpc::ByteBuffer>& response);

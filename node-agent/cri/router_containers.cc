@@ -72,6 +72,21 @@ void Router::StopContainer(const CallPtr& call) {
   Answer(*call, response);
 }
 
+void Router::UpdateContainerResources(const CallPtr& call) {
+  bool answered;
+  std::optional<DpuContainer> container = OnDpu(call, &answered);
+  if (answered) return;
+  if (!container) return ForwardToHost(call);
+  if (container->lost) {
+    call->Fail(grpc::StatusCode::UNAVAILABLE, fmt::format("container {} was lost with the DPU", container->id()));
+    return;
+  }
+  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(call->method(), call->request(), LimitOf(*call));
+  // Before the answer: the status that kubelet asks for next has the new limits.
+  if (response.ok() && !parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
+  Answer(*call, response);
+}
+
 void Router::RemoveContainer(const CallPtr& call) {
   bool answered;
   std::optional<DpuContainer> container = OnDpu(call, &answered);

@@ -1,0 +1,138 @@
+// Figures of both PUs. kubelet asks for them every few seconds, so the DPU gets half a second; when that is not enough,
+// what it said last stands: figures carry their own time.
+#include <fmt/format.h>
+
+#include <future>
+#include <optional>
+
+#include "node-agent/cri/router.h"
+#include "node-agent/cri/stats.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+constexpr std::chrono::milliseconds kDpuTime{500};
+constexpr std::chrono::seconds kStatusTime{10};
+
+}  // namespace
+
+// The DPU's answer to a List without a filter, or its last one; nothing when it never answered.
+template <typename Response, typename Request>
+std::optional<Response> Router::AskDpu(const char* method) {
+  if (parts_.link.Valid()) {
+    absl::StatusOr<grpc::ByteBuffer> got =
+        parts_.dpu.CallBytes(method, ToBuffer(Request().SerializeAsString()), In(kDpuTime));
+    std::lock_guard lock(figures_mutex_);
+    if (got.ok()) last_figures_[method] = BytesOf(*got);
+  }
+  std::lock_guard lock(figures_mutex_);
+  auto last = last_figures_.find(method);
+  Response response;
+  if (last == last_figures_.end() || !response.ParseFromString(last->second)) return std::nullopt;
+  return response;
+}
+
+// Asks both PUs at once; `merge` is given both answers when the host's is a good one.
+template <typename Request, typename Response>
+void Router::MergeLists(const CallPtr& call, const char* method,
+                        const std::function<void(const Response& dpu, Response* host)>& merge) {
+  auto dpu = std::async(std::launch::async, [&] { return AskDpu<Response, Request>(method); });
+  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(method, call->request(), LimitOf(*call));
+  std::optional<Response> on_dpu = dpu.get();
+  Response response;
+  if (!host.ok() || !on_dpu || !response.ParseFromString(BytesOf(*host))) return Answer(*call, host);
+  merge(*on_dpu, &response);
+  call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
+}
+
+void Router::ListContainerStats(const CallPtr& call) {
+  if (!parts_.table.AnyContainer()) return ForwardToHost(call);
+  rt::ListContainerStatsRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  MergeLists<rt::ListContainerStatsRequest, rt::ListContainerStatsResponse>(
+      call, kListContainerStats,
+      [&](const rt::ListContainerStatsResponse& dpu, rt::ListContainerStatsResponse* response) {
+        for (const rt::ContainerStats& stats : dpu.stats()) {
+          std::optional<DpuContainer> container = parts_.table.FindContainer(stats.attributes().id());
+          if (!container || container->lost) continue;
+          if (!Matches(stats, container->listed.pod_sandbox_id(), request.filter())) continue;
+          *response->add_stats() = ForHost(stats);
+        }
+      });
+}
+
+void Router::AddTwins(const rt::ListPodSandboxStatsResponse& dpu, rt::PodSandboxStats* pod) {
+  std::optional<SplitPod> split = parts_.table.FindPod(pod->attributes().id());
+  if (!split || split->twin_id.empty()) return;
+  for (const rt::PodSandboxStats& twin : dpu.stats()) {
+    if (twin.attributes().id() == split->twin_id) AddTwin(twin, pod);
+  }
+}
+
+void Router::PodSandboxStats(const CallPtr& call) {
+  rt::PodSandboxStatsRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  std::optional<SplitPod> pod = parts_.table.FindPod(request.pod_sandbox_id());
+  if (!pod || pod->twin_id.empty()) return ForwardToHost(call);
+  auto dpu = std::async(std::launch::async, [&] {
+    return AskDpu<rt::ListPodSandboxStatsResponse, rt::ListPodSandboxStatsRequest>(kListPodSandboxStats);
+  });
+  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kPodSandboxStats, call->request(), LimitOf(*call));
+  std::optional<rt::ListPodSandboxStatsResponse> on_dpu = dpu.get();
+  rt::PodSandboxStatsResponse response;
+  if (!host.ok() || !on_dpu || !response.ParseFromString(BytesOf(*host))) return Answer(*call, host);
+  AddTwins(*on_dpu, response.mutable_stats());
+  call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
+}
+
+void Router::ListPodSandboxStats(const CallPtr& call) {
+  if (!parts_.table.AnyContainer()) return ForwardToHost(call);
+  MergeLists<rt::ListPodSandboxStatsRequest, rt::ListPodSandboxStatsResponse>(
+      call, kListPodSandboxStats,
+      [&](const rt::ListPodSandboxStatsResponse& dpu, rt::ListPodSandboxStatsResponse* response) {
+        for (rt::PodSandboxStats& pod : *response->mutable_stats()) AddTwins(dpu, &pod);
+      });
+}
+
+void Router::ListMetricDescriptors(const CallPtr& call) {
+  if (!parts_.table.AnyContainer()) return ForwardToHost(call);
+  MergeLists<rt::ListMetricDescriptorsRequest, rt::ListMetricDescriptorsResponse>(call, kListMetricDescriptors,
+                                                                                  AddDescriptors);
+}
+
+void Router::ListPodSandboxMetrics(const CallPtr& call) {
+  if (!parts_.table.AnyContainer()) return ForwardToHost(call);
+  MergeLists<rt::ListPodSandboxMetricsRequest, rt::ListPodSandboxMetricsResponse>(
+      call, kListPodSandboxMetrics,
+      [&](const rt::ListPodSandboxMetricsResponse& dpu, rt::ListPodSandboxMetricsResponse* response) {
+        for (rt::PodSandboxMetrics& pod : *response->mutable_pod_metrics()) {
+          std::optional<SplitPod> split = parts_.table.FindPod(pod.pod_sandbox_id());
+          if (!split || split->twin_id.empty()) continue;
+          for (const rt::PodSandboxMetrics& twin : dpu.pod_metrics()) {
+            if (twin.pod_sandbox_id() == split->twin_id) AddTwin(twin, &pod);
+          }
+        }
+      });
+}
+
+void Router::RuntimeConfig(const CallPtr& call) {
+  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kRuntimeConfig, call->request(), LimitOf(*call));
+  if (host.status().code() != absl::StatusCode::kUnimplemented) return Answer(*call, host);
+  // containerd before 1.7: what kubelet asks for is in its verbose Status.
+  rt::StatusRequest ask;
+  ask.set_verbose(true);
+  absl::StatusOr<rt::StatusResponse> status =
+      parts_.host.Call<rt::StatusResponse>(kStatus, ask, std::min(LimitOf(*call), In(kStatusTime)));
+  if (!status.ok()) return Answer(*call, host);
+  auto config = status->info().find("config");
+  absl::StatusOr<rt::CgroupDriver> driver =
+      config == status->info().end() ? host.status() : CgroupDriverOf(config->second);
+  if (!driver.ok()) return Answer(*call, driver.status());
+  rt::RuntimeConfigResponse response;
+  response.mutable_linux()->set_cgroup_driver(*driver);
+  call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
+}
+
+}  // namespace heterok8s::cri
