@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <set>
 
 #include "common/metrics/process.h"
 #include "common/sys/file.h"
@@ -107,8 +108,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const HeterocriConfig& con
   HK_ASSIGN_OR_RETURN(sys::UniqueFd lock, LockState(config.state_dir));
   std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(dpu)));
   daemon->lock_ = std::move(lock);
-  HK_RETURN_IF_ERROR(daemon->ServeMetrics());
   HK_RETURN_IF_ERROR(daemon->Connect());
+  HK_RETURN_IF_ERROR(daemon->ServeMetrics());
   HK_RETURN_IF_ERROR(daemon->Rebuild(stopping));
   HK_RETURN_IF_ERROR(daemon->Serve());
   return daemon;
@@ -127,6 +128,9 @@ absl::Status Daemon::Rebuild(const std::function<bool()>& stopping) {
     if (Message(host) != last) spdlog::warn("the host's runtime does not answer yet: {}", last = Message(host));
     std::this_thread::sleep_for(kRetryHost);
   }
+  std::set<std::string> pod_uids;
+  for (const SplitPod& pod : table_.Pods()) pod_uids.insert(pod.metadata.uid());
+  volumes_->KeepOnly(pod_uids);
   link_->Start();
   link_->WaitUntilKnown();
   spdlog::info("{} Pods that asked for a split, {} containers on the DPU, the DPU is {}", table_.Pods().size(),
@@ -191,14 +195,14 @@ absl::Status Daemon::ServeMetrics() {
     samples.Counter("heterocri_calls_total", "CRI calls", static_cast<double>(calls_));
     samples.Counter("heterocri_unknown_methods_total", "Calls of methods that are not known",
                     static_cast<double>(unknown_));
-    metrics::ProcessFigures process = metrics::ReadProcessFigures();
-    samples.Gauge("heterocri_open_files", "Open descriptors", static_cast<double>(process.open_files));
-    samples.Gauge("heterocri_resident_bytes", "Resident memory", static_cast<double>(process.resident_bytes));
-  });
     samples.Counter("heterocri_volume_updates_total", "Versions of volumes that were sent to the DPU",
                     static_cast<double>(volumes_->updates()));
     samples.Gauge("heterocri_streaming_sessions", "Open Exec and Attach sessions of containers on the DPU",
                   static_cast<double>(streaming_->sessions()));
+    metrics::ProcessFigures process = metrics::ReadProcessFigures();
+    samples.Gauge("heterocri_open_files", "Open descriptors", static_cast<double>(process.open_files));
+    samples.Gauge("heterocri_resident_bytes", "Resident memory", static_cast<double>(process.resident_bytes));
+  });
   HK_ASSIGN_OR_RETURN(
       metrics_,
       metrics::HttpServer::Start(
@@ -213,11 +217,12 @@ absl::Status Daemon::ServeMetrics() {
 void Daemon::Stop() {
   if (server_) server_->Shutdown(std::chrono::system_clock::now() + kLastCalls);
   metrics_.reset();
+  if (streaming_) streaming_->Stop();
   tasks_.Wait();
+  if (volumes_) volumes_->Stop();
   link_->Stop();
   mirror_.Close();  // its streams tell the link of their end
 }
-  if (streaming_) streaming_->Stop();
 
 Daemon::~Daemon() { Stop(); }
 

@@ -13,10 +13,11 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,9 +27,10 @@
 #include "node-agent/cri/log_mirror.h"
 #include "node-agent/cri/methods.h"
 #include "node-agent/cri/pod_table.h"
+#include "node-agent/cri/streaming.h"
 #include "node-agent/cri/tasks.h"
 #include "node-agent/cri/twin.h"
-#include "node-agent/cri/streaming.h"
+#include "node-agent/cri/volume_mirror.h"
 #include "proto/heterok8s/v1/runtime.grpc.pb.h"
 
 namespace heterok8s::cri {
@@ -51,11 +53,11 @@ struct RouterParts {
   DpuLink& link;
   LogMirror& mirror;
   Tasks& tasks;
+  StreamingServer& streaming;
+  VolumeMirror& volumes;
 };
 
 class Router {
-  StreamingServer& streaming;
-  VolumeMirror& volumes;
  public:
   Router(RouterOptions options, RouterParts parts) : options_(std::move(options)), parts_(parts) {}
 
@@ -81,6 +83,7 @@ class Router {
   void RunPodSandbox(const CallPtr& call);
   void StopPodSandbox(const CallPtr& call);
   void RemovePodSandbox(const CallPtr& call);
+  bool OtherAttempt(const SplitPod& pod) const;
   absl::StatusOr<std::string> MakeTwin(const runtime::v1::RunPodSandboxRequest& request, Deadline deadline);
 
   // router_create.cc
@@ -100,14 +103,11 @@ class Router {
   void StopContainer(const CallPtr& call);
   void RemoveContainer(const CallPtr& call);
   void ContainerStatus(const CallPtr& call);
+  void UpdateContainerResources(const CallPtr& call);
   void ReopenContainerLog(const CallPtr& call);
+  void OpenStream(const CallPtr& call);
   std::optional<DpuContainer> OnDpu(const CallPtr& call, bool* answered);
 
-  void UpdateContainerResources(const CallPtr& call);
-  // router_images.cc
-  void ImageStatus(const CallPtr& call);
-  void PullImage(const CallPtr& call);
-  void OpenStream(const CallPtr& call);
   // router_stats.cc
   void ListContainerStats(const CallPtr& call);
   void PodSandboxStats(const CallPtr& call);
@@ -122,15 +122,18 @@ class Router {
                   const std::function<void(const Response& dpu, Response* host)>& merge);
   void AddTwins(const runtime::v1::ListPodSandboxStatsResponse& dpu, runtime::v1::PodSandboxStats* pod);
 
+  // router_images.cc
+  void ImageStatus(const CallPtr& call);
+  void PullImage(const CallPtr& call);
 
   RouterOptions options_;
   RouterParts parts_;
   RouterFigures figures_;
+  std::mutex figures_mutex_;
+  std::map<std::string, std::string> last_figures_;  // of the DPU, by method: its last answer
 };
 
 // How long one call may take at all, whatever its caller allows.
-  std::mutex figures_mutex_;
-  std::map<std::string, std::string> last_figures_;  // of the DPU, by method: its last answer
 Deadline LimitOf(const Call& call);
 void Answer(Call& call, const absl::Status& status);
 void Answer(Call& call, const absl::StatusOr<grpc::ByteBuffer>& response);

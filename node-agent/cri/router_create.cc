@@ -155,7 +155,12 @@ absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, cons
       HK_RETURN_IF_ERROR(Annotate(copy.status(), what));
       copy->set_pod_uid(request.sandbox_config().metadata().uid());
       copy->set_volume(plan.volume);
+      // What kubelet keeps up to date is a folder; /etc/hosts and the like stay as they are.
+      copy->set_live(copy->entries(0).kind() == v1::VolumeEntry::FOLDER);
       HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PutVolume(&context, *copy, &reply)), what));
+      if (copy->live()) {
+        HK_RETURN_IF_ERROR(parts_.volumes.Follow(copy->pod_uid(), plan.volume, mount.host_path()));
+      }
       if (plan.kind == MountPlan::Kind::kTermination) {
         options->termination_log = mount.container_path() + "=" + mount.host_path();
       }

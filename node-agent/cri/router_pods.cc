@@ -113,6 +113,14 @@ void Router::StopPodSandbox(const CallPtr& call) {
   Answer(*call, host);
 }
 
+// A newer sandbox of the same Pod, which has the same volumes.
+bool Router::OtherAttempt(const SplitPod& pod) const {
+  for (const SplitPod& other : parts_.table.Pods()) {
+    if (other.metadata.uid() == pod.metadata.uid() && other.sandbox_id != pod.sandbox_id) return true;
+  }
+  return false;
+}
+
 void Router::RemovePodSandbox(const CallPtr& call) {
   rt::RemovePodSandboxRequest request;
   if (!ParseRequest(*call, &request)) return;
@@ -123,6 +131,7 @@ void Router::RemovePodSandbox(const CallPtr& call) {
   }
   DpuLink::AtWork at_work(parts_.link, pod->metadata);
   Deadline deadline = LimitOf(*call);
+  if (!OtherAttempt(*pod)) parts_.volumes.ForgetPod(pod->metadata.uid());  // before the DPU removes them
   if (!pod->twin_id.empty()) {
     absl::Status removed = parts_.link.AwayError();
     if (parts_.link.Valid())

@@ -1,11 +1,14 @@
 #include "node-agent/cri/volume_reader.h"
 
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <set>
 #include <vector>
 
 #include "common/sys/file.h"
@@ -51,6 +54,18 @@ class Reader {
     return AddFolder(path, relative);
   }
 
+  // kubelet may put a new version in place while we read: then "..data" leads to a folder that was not read whole.
+  absl::Status Check() const {
+    std::set<std::string> names;
+    for (const v1::VolumeEntry& entry : volume_.entries()) names.insert(entry.path());
+    for (const v1::VolumeEntry& entry : volume_.entries()) {
+      if (entry.path() == "..data" && entry.kind() == v1::VolumeEntry::LINK && !names.contains(entry.data())) {
+        return absl::AbortedError(fmt::format("'{}' is being changed", root_));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   v1::PutVolumeRequest Take() { return std::move(volume_); }
 
  private:
@@ -76,7 +91,11 @@ class Reader {
 absl::StatusOr<v1::PutVolumeRequest> ReadVolume(const std::string& path) {
   Reader reader(path);
   HK_RETURN_IF_ERROR(reader.Add(""));
-  return reader.Take();
+  HK_RETURN_IF_ERROR(reader.Check());
+  v1::PutVolumeRequest volume = reader.Take();
+  struct statfs info = {};
+  volume.set_memory(statfs(path.c_str(), &info) == 0 && info.f_type == TMPFS_MAGIC);
+  return volume;
 }
 
 }  // namespace heterok8s::cri

@@ -2,12 +2,18 @@
 
 #include <absl/cleanup/cleanup.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <openssl/sha.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <set>
+#include <vector>
 
 #include "common/sys/file.h"
 
@@ -15,6 +21,9 @@ namespace heterok8s::cri {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kMemory = ".memory";     // no Pod's UID begins with a dot
+constexpr uint64_t kMemoryBytes = 256u << 20;  // of all Pods together; a Secret has at most 1 MiB
 
 std::string ContentName(const std::string& bytes) {
   unsigned char digest[SHA256_DIGEST_LENGTH];
@@ -29,6 +38,52 @@ absl::Status CheckLink(const v1::VolumeEntry& entry) {
   fs::path reached = (fs::path(entry.path()).parent_path() / target).lexically_normal();
   if (entry.data().empty() || target.is_absolute() || *reached.begin() == "..") {
     return absl::InvalidArgumentError(fmt::format("link '{}' -> '{}' leaves the volume", entry.path(), entry.data()));
+  }
+  return absl::OkStatus();
+}
+
+// kubelet's order (its AtomicWriter): a version's folder "..2026_…" is there before the link "..data" leads to it; a
+// file's own link "name -> ..data/name" comes after that; and what no new link leads to goes last.
+int Turn(const fs::directory_entry& entry) {
+  std::string name = entry.path().filename();
+  if (name == "..data") return 1;
+  return name.rfind("..", 0) == 0 ? 0 : 2;
+}
+
+absl::StatusOr<std::vector<fs::directory_entry>> Entries(const std::string& folder) {
+  std::vector<fs::directory_entry> entries;
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) entries.push_back(*at);
+  if (error) return ErrnoToStatus(error.value(), fmt::format("read folder '{}'", folder));
+  return entries;
+}
+
+// Each entry of `fresh` takes its place in `live` in one step; what it replaces is left in `fresh`.
+absl::Status ReplaceContent(const std::string& fresh, const std::string& live) {
+  HK_ASSIGN_OR_RETURN(std::vector<fs::directory_entry> entries, Entries(fresh));
+  std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return Turn(a) < Turn(b); });
+  std::set<std::string> names;
+  for (const fs::directory_entry& entry : entries) {
+    std::string name = entry.path().filename();
+    names.insert(name);
+    std::string to = live + "/" + name;
+    if (renameat2(AT_FDCWD, entry.path().c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) != 0 &&
+        (errno != ENOENT || rename(entry.path().c_str(), to.c_str()) != 0)) {
+      return ErrnoToStatus(errno, fmt::format("put '{}' in its place", to));
+    }
+  }
+  struct stat info = {};
+  if (stat(fresh.c_str(), &info) != 0 || chown(live.c_str(), info.st_uid, info.st_gid) != 0 ||
+      chmod(live.c_str(), info.st_mode & 07777) != 0) {
+    return ErrnoToStatus(errno, fmt::format("owner and mode of '{}'", live));
+  }
+  HK_ASSIGN_OR_RETURN(std::vector<fs::directory_entry> left, Entries(live));
+  std::stable_sort(left.begin(), left.end(), [](const auto& a, const auto& b) { return Turn(a) > Turn(b); });
+  for (const fs::directory_entry& entry : left) {
+    if (names.contains(entry.path().filename())) continue;
+    std::error_code error;
+    fs::remove_all(entry.path(), error);
+    if (error) return ErrnoToStatus(error.value(), fmt::format("remove '{}'", entry.path().string()));
   }
   return absl::OkStatus();
 }
@@ -71,26 +126,76 @@ absl::Status VolumeStore::Write(const v1::VolumeEntry& entry, const std::string&
   return absl::OkStatus();
 }
 
+// One tmpfs for all of them, below the root, so that the runtime sees it at the same path. It stays when we end, as the
+// containers that use it do; a reboot takes both.
+absl::Status VolumeStore::MountMemory() {
+  HK_RETURN_IF_ERROR(root_.MakeFolders(kMemory, 0755));
+  const std::string path = root_.path() + "/" + kMemory;
+  std::lock_guard lock(*live_);
+  struct statfs info = {};
+  if (statfs(path.c_str(), &info) != 0) return ErrnoToStatus(errno, fmt::format("statfs '{}'", path));
+  if (info.f_type == TMPFS_MAGIC) return absl::OkStatus();
+  const std::string options = fmt::format("mode=0755,size={}", kMemoryBytes);
+  if (mount("heterok8s-volumes", path.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()) != 0) {
+    return ErrnoToStatus(errno, fmt::format("mount memory for volumes at '{}'", path));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> VolumeStore::WriteAside(const v1::PutVolumeRequest& request, const std::string& folder) {
+  HK_RETURN_IF_ERROR(root_.MakeFolders(folder, 0755));
+  std::string aside = fmt::format("{}/.new-{}-{}", folder, getpid(), counter_.fetch_add(1));
+  HK_RETURN_IF_ERROR(root_.Remove(aside));
+  auto undo = absl::MakeCleanup([&] { root_.Remove(aside).IgnoreError(); });
+  bool is_file = request.entries_size() == 1 && request.entries(0).path().empty() &&
+                 request.entries(0).kind() == v1::VolumeEntry::FILE;
+  if (is_file && request.live()) return absl::InvalidArgumentError("a volume that is a file cannot be live");
+  if (!is_file) HK_RETURN_IF_ERROR(root_.MakeFolders(aside, 0755));
+  for (const v1::VolumeEntry& entry : request.entries()) HK_RETURN_IF_ERROR(Write(entry, aside));
+  std::move(undo).Cancel();
+  return aside;
+}
+
 absl::StatusOr<std::string> VolumeStore::Put(const v1::PutVolumeRequest& request) {
   HK_RETURN_IF_ERROR(CheckName(request.pod_uid()));
   HK_RETURN_IF_ERROR(CheckName(request.volume()));
   std::string folder = request.pod_uid() + "/" + request.volume();
+  if (request.memory()) {
+    HK_RETURN_IF_ERROR(MountMemory());
+    folder = fmt::format("{}/{}", kMemory, folder);
+  }
+  if (request.live()) return PutLive(request, folder);
   std::string final_name = folder + "/" + ContentName(request.SerializeAsString() + boot_id_);
   if (root_.OpenFile(final_name, O_PATH).ok()) return root_.path() + "/" + final_name;
 
-  HK_RETURN_IF_ERROR(root_.MakeFolders(folder, 0755));
-  std::string temporary = fmt::format("{}/.new-{}-{}", folder, getpid(), counter_.fetch_add(1));
-  HK_RETURN_IF_ERROR(root_.Remove(temporary));
-  auto undo = absl::MakeCleanup([&] { root_.Remove(temporary).IgnoreError(); });
-  bool is_file = request.entries_size() == 1 && request.entries(0).path().empty() &&
-                 request.entries(0).kind() == v1::VolumeEntry::FILE;
-  if (!is_file) HK_RETURN_IF_ERROR(root_.MakeFolders(temporary, 0755));
-  for (const v1::VolumeEntry& entry : request.entries()) HK_RETURN_IF_ERROR(Write(entry, temporary));
-  if (rename((root_.path() + "/" + temporary).c_str(), (root_.path() + "/" + final_name).c_str()) != 0 &&
+  HK_ASSIGN_OR_RETURN(std::string aside, WriteAside(request, folder));
+  auto undo = absl::MakeCleanup([&] { root_.Remove(aside).IgnoreError(); });
+  if (rename((root_.path() + "/" + aside).c_str(), (root_.path() + "/" + final_name).c_str()) != 0 &&
       errno != ENOTEMPTY && errno != EEXIST) {  // another call put the same content first
     return ErrnoToStatus(errno, fmt::format("name '{}'", final_name));
   }
   return root_.path() + "/" + final_name;
+}
+
+absl::StatusOr<std::string> VolumeStore::PutLive(const v1::PutVolumeRequest& request, const std::string& folder) {
+  std::lock_guard lock(*live_);
+  const std::string live = root_.path() + "/" + folder + "/live";
+  const std::string version_file = root_.path() + "/" + folder + "/version";
+  const std::string version = ContentName(request.SerializeAsString() + boot_id_);
+  std::error_code error;
+  if (auto known = sys::ReadFile(version_file, 64); known.ok() && *known == version && fs::exists(live, error))
+    return live;
+
+  HK_ASSIGN_OR_RETURN(std::string aside, WriteAside(request, folder));
+  auto undo = absl::MakeCleanup([&] { root_.Remove(aside).IgnoreError(); });
+  const std::string fresh = root_.path() + "/" + aside;
+  if (!fs::exists(live, error)) {
+    if (rename(fresh.c_str(), live.c_str()) != 0) return ErrnoToStatus(errno, fmt::format("name '{}'", live));
+  } else {
+    HK_RETURN_IF_ERROR(ReplaceContent(fresh, live));
+  }
+  HK_RETURN_IF_ERROR(sys::WriteFileAtomic(version_file, version, 0600));
+  return live;
 }
 
 absl::StatusOr<std::string> VolumeStore::Make(const v1::MakeVolumeRequest& request) {
@@ -132,6 +237,7 @@ absl::StatusOr<std::string> VolumeStore::Get(const v1::GetFileRequest& request) 
 
 absl::Status VolumeStore::RemovePod(const std::string& pod_uid) {
   HK_RETURN_IF_ERROR(CheckName(pod_uid));
+  HK_RETURN_IF_ERROR(root_.Remove(fmt::format("{}/{}", kMemory, pod_uid)));
   return root_.Remove(pod_uid);
 }
 

@@ -1,13 +1,18 @@
 // Copies of Pods' small volumes on the DPU: <root>/<pod uid>/<volume>/<content>.
 //
 // Purpose: a mount of a host folder becomes a mount of its copy. A copy is complete before it has its name, and is
-// named by its content, so putting the same twice is free and a running container never sees a change.
+// named by its content, so putting the same twice is free and a running container never sees a change. A live one is
+// named "live" and does change: each of its top entries in one step, in the order that keeps kubelet's promise, that
+// a program sees all files of one version. Half an update that a crash left is finished by the next one.
+// What must not touch a disk lives under <root>/.memory, a tmpfs that is mounted when first needed (root only).
 // Threading: thread-safe. Errors: kInvalidArgument for names and links that leave the volume, errno with the path.
 //
 //   HK_ASSIGN_OR_RETURN(std::string path, store.Put(request));   // becomes Mount.host_path
 #pragma once
 
 #include <atomic>
+#include <memory>
+#include <mutex>
 #include <string>
 
 #include "node-agent/cri/confined.h"
@@ -18,7 +23,8 @@ namespace heterok8s::cri {
 class VolumeStore {
  public:
   static absl::StatusOr<VolumeStore> Open(const std::string& root);
-  VolumeStore(VolumeStore&& other) noexcept : root_(std::move(other.root_)), boot_id_(std::move(other.boot_id_)) {}
+  VolumeStore(VolumeStore&& other) noexcept
+      : root_(std::move(other.root_)), boot_id_(std::move(other.boot_id_)), live_(std::move(other.live_)) {}
 
   absl::StatusOr<std::string> Put(const v1::PutVolumeRequest& request);
   absl::StatusOr<std::string> Make(const v1::MakeVolumeRequest& request);
@@ -28,11 +34,16 @@ class VolumeStore {
 
  private:
   VolumeStore(ConfinedRoot root, std::string boot_id) : root_(std::move(root)), boot_id_(std::move(boot_id)) {}
+  absl::Status MountMemory();
   absl::Status Write(const v1::VolumeEntry& entry, const std::string& base);
+  // The content below `folder` under a name that nobody looks at yet; the caller renames or removes it.
+  absl::StatusOr<std::string> WriteAside(const v1::PutVolumeRequest& request, const std::string& folder);
+  absl::StatusOr<std::string> PutLive(const v1::PutVolumeRequest& request, const std::string& folder);
 
   ConfinedRoot root_;
   std::string boot_id_;
   std::atomic<uint64_t> counter_{0};
+  std::unique_ptr<std::mutex> live_ = std::make_unique<std::mutex>();  // one update at a time
 };
 
 }  // namespace heterok8s::cri
