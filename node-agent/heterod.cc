@@ -13,6 +13,7 @@
 #include "node-agent/attach/host_engine.h"
 #include "node-agent/cni_server/server.h"
 #include "node-agent/cri/dpu_runtime.h"
+#include "node-agent/cri/image_keeper.h"
 #include "node-agent/cri/relay.h"
 #include "node-agent/ipam/ipam.h"
 #include "node-agent/ledger/ledger.h"
@@ -90,6 +91,7 @@ struct Heterod::Parts {
   std::unique_ptr<attach::DpuEngine> dpu_engine;
   std::unique_ptr<cri::Relay> cri_relay;  // DPU
   std::unique_ptr<cri::DpuRuntimeService> dpu_runtime;
+  std::unique_ptr<cri::ImageKeeper> image_keeper;  // DPU
   std::unique_ptr<peer::PeerServer> peer_server;
   std::unique_ptr<peer::PortDialer> port_dialer;  // host
   std::unique_ptr<metrics::HttpServer> http;
@@ -180,6 +182,12 @@ absl::Status Heterod::Parts::ServePeer() {
     HK_ASSIGN_OR_RETURN(dpu_runtime, cri::DpuRuntimeService::Open({.pod_log_root = config.pod_log_root,
                                                                    .volume_root = config.state_dir + "/volumes",
                                                                    .authorize = authorize}));
+    image_keeper =
+        std::make_unique<cri::ImageKeeper>(cri::ImageKeeperOptions{.socket = config.cri_socket,
+                                                                   .state_file = config.state_dir + "/images",
+                                                                   .high_percent = config.image_gc_high_percent,
+                                                                   .low_percent = config.image_gc_low_percent});
+    image_keeper->Start();
     parts.extra_services.push_back([this](grpc::ServerBuilder& builder) { cri_relay->Register(builder); });
     parts.extra_services.push_back(
         [this](grpc::ServerBuilder& builder) { builder.RegisterService(dpu_runtime.get()); });

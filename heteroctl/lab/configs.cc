@@ -129,7 +129,9 @@ log: {{level: {level}}}
   } else {
     text +=
         "pu: {backend: netns}\n"
-        "cri: {socket: /run/containerd/containerd.sock, pod_log_root: /var/log/heterok8s/pods}\n";
+        // The machine's own disk says nothing about a lab's: its images stay.
+        "cri: {socket: /run/containerd/containerd.sock, pod_log_root: /var/log/heterok8s/pods, image_gc: "
+        "{high_percent: 100}}\n";
   }
   return text;
 }

@@ -127,6 +127,12 @@ absl::StatusOr<HeterodConfig> ParseHeterodConfig(const std::string& text, const 
   Section cri = root.Child("cri");
   config.cri_socket = AbsolutePath(cri, "socket", "/run/containerd/containerd.sock");
   config.pod_log_root = AbsolutePath(cri, "pod_log_root", "/var/log/heterok8s/pods");
+  Section image_gc = cri.Child("image_gc");
+  config.image_gc_high_percent = static_cast<int>(image_gc.Int("high_percent", 85, 1, 100));
+  config.image_gc_low_percent = static_cast<int>(image_gc.Int("low_percent", 80, 0, 100));
+  if (config.image_gc_low_percent > config.image_gc_high_percent) {
+    image_gc.Fail("low_percent", "is above high_percent");
+  }
   Section log = root.Child("log");
   config.log_level = OneOf(log, "level", "info", {"trace", "debug", "info", "warn", "error"});
 

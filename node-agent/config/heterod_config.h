@@ -47,8 +47,9 @@ struct HeterodConfig {
   std::string metrics_listen;
   ports::Mechanism ports_mechanism = ports::Mechanism::kAuto;
   OnDpuDown on_dpu_down = OnDpuDown::kFail;
-  std::string cri_socket;    // DPU role
-  std::string pod_log_root;  // DPU role
+  std::string cri_socket;                                     // DPU role
+  std::string pod_log_root;                                   // DPU role
+  int image_gc_high_percent = 85, image_gc_low_percent = 80;  // DPU role, see cri::ImageKeeper
   std::string log_level;
 
   tls::Identity self() const;

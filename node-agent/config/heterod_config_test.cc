@@ -58,7 +58,7 @@ mtu: 9000
 metrics: {listen: "127.0.0.1:0"}
 on_dpu_down: host
 ports: {mechanism: placeholder}
-cri: {socket: /c.sock, pod_log_root: /logs}
+cri: {socket: /c.sock, pod_log_root: /logs, image_gc: {high_percent: 70, low_percent: 60}}
 log: {level: debug}
 )",
                                                             "heterod.yaml");
@@ -71,6 +71,7 @@ log: {level: debug}
   CHECK(config->mtu == 9000);
   CHECK(config->on_dpu_down == OnDpuDown::kHost);
   CHECK(config->pod_log_root == "/logs");
+  CHECK(config->image_gc_low_percent == 60);
   CHECK(config->log_level == "debug");
 }
 
@@ -93,6 +94,7 @@ TEST_CASE("each mistake is named with file and key") {
       {.more = "state_dir: var/lib", .says = "state_dir: 'var/lib' is no absolute path"},
       {.more = "on_dpu_down: retry", .says = "on_dpu_down: 'retry' is none of fail, host"},
       {.more = "cri: {socket: [a]}", .says = "cri.socket: is no text"},
+      {.more = "cri: {image_gc: {low_percent: 90}}", .says = "cri.image_gc.low_percent: is above high_percent"},
       {.more = "{", .says = "heterod.yaml: "},
   };
   for (const Case& c : cases) {
