@@ -32,14 +32,21 @@ absl::StatusOr<LogTail::Piece> LogTail::Next(std::chrono::milliseconds wait) {
       if (got < 0) return ErrnoToStatus(errno, fmt::format("read '{}'", path_));
       if (got > 0) {
         data.resize(static_cast<size_t>(got));
-        Piece piece{.kind = Piece::Kind::kData, .offset = offset_, .data = std::move(data)};
-        offset_ += static_cast<uint64_t>(got);
-        writerless_looks_ = 0;
-        return piece;
+        // Whole lines only, so that a reader of the host's file never sees half of one; but for a line that is longer
+        // than a piece, and one that nobody will end.
+        size_t whole = data.rfind('\n') + 1;
+        if (whole == 0 && (!writer || data.size() == kPieceBytes)) whole = data.size();
+        if (whole > 0) {
+          data.resize(whole);
+          Piece piece{.kind = Piece::Kind::kData, .offset = offset_, .data = std::move(data)};
+          offset_ += whole;
+          writerless_looks_ = 0;
+          return piece;
+        }
       }
       if (writer) {
         writerless_looks_ = 0;
-      } else if (!follow_ || ++writerless_looks_ > 1) {
+      } else if (got == 0 && (!follow_ || ++writerless_looks_ > 1)) {
         // A second look, after a wait: the event of a file's creation comes before its creator counts as a writer.
         return Piece{.kind = Piece::Kind::kEnd};
       }

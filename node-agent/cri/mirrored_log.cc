@@ -104,6 +104,9 @@ absl::Status MirroredLog::OpenFile() {
     } else {  // rotated behind our back: the new file begins where the old one ends
       base_ = position.base() + SizeOfSibling(names_.host_path, position.inode()).value_or(0) - info.st_size;
     }
+  } else {
+    // Seen for the first time. What is in the file already is of a former container of this name and attempt.
+    base_ = -info.st_size;
   }
   file_ = std::move(file);
   inode_ = info.st_ino;
