@@ -53,7 +53,6 @@ inline constexpr const char* kListContainers = "/runtime.v1.RuntimeService/ListC
 inline constexpr const char* kContainerStatus = "/runtime.v1.RuntimeService/ContainerStatus";
 inline constexpr const char* kUpdateContainerResources = "/runtime.v1.RuntimeService/UpdateContainerResources";
 inline constexpr const char* kReopenContainerLog = "/runtime.v1.RuntimeService/ReopenContainerLog";
-inline constexpr const char* kStatus = "/runtime.v1.RuntimeService/Status";
 inline constexpr const char* kExec = "/runtime.v1.RuntimeService/Exec";
 inline constexpr const char* kAttach = "/runtime.v1.RuntimeService/Attach";
 inline constexpr const char* kListContainerStats = "/runtime.v1.RuntimeService/ListContainerStats";
@@ -61,8 +60,8 @@ inline constexpr const char* kPodSandboxStats = "/runtime.v1.RuntimeService/PodS
 inline constexpr const char* kListPodSandboxStats = "/runtime.v1.RuntimeService/ListPodSandboxStats";
 inline constexpr const char* kListMetricDescriptors = "/runtime.v1.RuntimeService/ListMetricDescriptors";
 inline constexpr const char* kListPodSandboxMetrics = "/runtime.v1.RuntimeService/ListPodSandboxMetrics";
-inline constexpr const char* kStatus = "/runtime.v1.RuntimeService/Status";
 inline constexpr const char* kRuntimeConfig = "/runtime.v1.RuntimeService/RuntimeConfig";
+inline constexpr const char* kStatus = "/runtime.v1.RuntimeService/Status";
 inline constexpr const char* kImageStatus = "/runtime.v1.ImageService/ImageStatus";
 inline constexpr const char* kPullImage = "/runtime.v1.ImageService/PullImage";
 

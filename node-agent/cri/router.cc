@@ -93,7 +93,6 @@ void Router::Special(const Method& method, CallPtr call) {
       {kContainerStatus, &Router::ContainerStatus, false},
       {kUpdateContainerResources, &Router::UpdateContainerResources, true},
       {kReopenContainerLog, &Router::ReopenContainerLog, true},
-      {kStatus, &Router::Status, false},
       {kExec, &Router::OpenStream, true},
       {kAttach, &Router::OpenStream, true},
       {kListContainerStats, &Router::ListContainerStats, true},
@@ -102,6 +101,7 @@ void Router::Special(const Method& method, CallPtr call) {
       {kListMetricDescriptors, &Router::ListMetricDescriptors, true},
       {kListPodSandboxMetrics, &Router::ListPodSandboxMetrics, true},
       {kRuntimeConfig, &Router::RuntimeConfig, true},
+      {kStatus, &Router::Status, false},
       {kImageStatus, &Router::ImageStatus, true},
       {kPullImage, &Router::PullImage, true},
   };

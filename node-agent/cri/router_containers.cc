@@ -139,21 +139,6 @@ void Router::ContainerStatus(const CallPtr& call) {
   if (!started) call->Finish(grpc::Status::OK, ToBuffer(known.SerializeAsString()));
 }
 
-void Router::ReopenContainerLog(const CallPtr& call) {
-  bool answered;
-  std::optional<DpuContainer> container = OnDpu(call, &answered);
-  if (answered) return;
-  if (!container) return ForwardToHost(call);
-  if (!container->running()) {
-    call->Fail(grpc::StatusCode::FAILED_PRECONDITION, fmt::format("container {} is not running", container->id()));
-    return;
-  }
-  parts_.mirror.Ensure(container->id(), container->dpu_log, container->status.log_path(), true);
-  absl::StatusOr<uint64_t> offset = parts_.mirror.Reopen(container->id());
-  Answer(*call, offset.status());
-  if (offset.ok()) ReleaseOnDpu(parts_.runtime, container->dpu_log, *offset, /*remove=*/false);
-}
-
 // Exec and Attach: the session is the DPU's, its URL one of ours.
 void Router::OpenStream(const CallPtr& call) {
   bool answered;
@@ -172,6 +157,21 @@ void Router::OpenStream(const CallPtr& call) {
   rt::ExecResponse ours;  // AttachResponse is the same
   ours.set_url(*url);
   call->Finish(grpc::Status::OK, ToBuffer(ours.SerializeAsString()));
+}
+
+void Router::ReopenContainerLog(const CallPtr& call) {
+  bool answered;
+  std::optional<DpuContainer> container = OnDpu(call, &answered);
+  if (answered) return;
+  if (!container) return ForwardToHost(call);
+  if (!container->running()) {
+    call->Fail(grpc::StatusCode::FAILED_PRECONDITION, fmt::format("container {} is not running", container->id()));
+    return;
+  }
+  parts_.mirror.Ensure(container->id(), container->dpu_log, container->status.log_path(), true);
+  absl::StatusOr<uint64_t> offset = parts_.mirror.Reopen(container->id());
+  Answer(*call, offset.status());
+  if (offset.ok()) ReleaseOnDpu(parts_.runtime, container->dpu_log, *offset, /*remove=*/false);
 }
 
 }  // namespace heterok8s::cri
