@@ -1,0 +1,154 @@
+// From PAIRED to the end of a channel.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include "heterosock/agent/agent_impl.h"
+#include "heterosock/protocol/parse.h"
+
+namespace heterok8s::heterosock::agent {
+namespace {
+
+bool IsSameFile(int a, int b) {
+  struct stat first {
+  }, second{};
+  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+}  // namespace
+
+void Agent::Impl::SendPaired(Session& session, uint64_t offer_id, const Channel& channel, int side, int sleeper,
+                             int ringer) {
+  ++session.paired;
+  protocol::Paired paired = protocol::Make<protocol::Paired>();
+  paired.offer_id = offer_id;
+  paired.channel_id = channel.name.id;
+  paired.epoch = channel.name.epoch;
+  paired.nonce = channel.name.nonce;
+  paired.memory_bytes = channel.bytes;
+  paired.side = static_cast<uint8_t>(side);
+  Send(session, std::string(reinterpret_cast<const char*>(&paired), sizeof paired),
+       {channel.memory.get(), sleeper, ringer});
+}
+
+bool Agent::Impl::Charge(ChannelEnd& end, uint64_t bytes) {
+  end.charged = credits_.Take(CreditKey(end.domain), bytes);
+  return end.charged;
+}
+
+bool Agent::Impl::OnRelease(Session& session, const Packet& packet) {
+  protocol::Release message;
+  if (!protocol::Parse(packet.bytes.data(), packet.bytes.size(), packet.descriptors.size(), message)) return false;
+  ++counters_.releases;
+  const std::set<ChannelKey> channels = session.channels;
+  for (const ChannelKey& key : channels) {
+    auto channel = channels_.find(key);
+    if (key.second != message.channel_id || channel == channels_.end()) continue;
+    // A process connected to itself holds both ends and releases each.
+    const int side = channel->second.ends[0].holders.contains(session.id) ? 0 : 1;
+    LetGo(key, side, session.id, static_cast<Reason>(message.reason));
+    break;
+  }
+  return true;  // a release of what we do not know is one that an agent before us was told of
+}
+
+bool Agent::Impl::OnResume(Session& session, Packet& packet) {
+  protocol::Resume message;
+  if (!protocol::Parse(packet.bytes.data(), packet.bytes.size(), packet.descriptors.size(), message)) return false;
+  ++counters_.resumes;
+  sys::UniqueFd socket = std::move(packet.descriptors[0]), memory = std::move(packet.descriptors[1]);
+  absl::StatusOr<SocketIdentity> identity = inspector_.Inspect(socket.get());
+  closer_.Close(std::move(socket), session.credit_key);
+  const ChannelName name{.id = message.channel_id, .epoch = message.epoch, .nonce = message.nonce};
+  absl::StatusOr<uint64_t> bytes = CheckChannel(memory.get(), name);
+  if (!bytes.ok() || session.channels.size() >= options_.max_channels) {
+    // The memory is not ours to close in a hurry either: it need not be a memfd.
+    closer_.Close(std::move(memory), session.credit_key);
+    return bytes.ok();
+  }
+  const ChannelKey key{name.epoch, name.id};
+  auto found = channels_.find(key);
+  if (found != channels_.end() && !IsSameFile(found->second.memory.get(), memory.get())) return false;
+  if (found == channels_.end()) {
+    Channel channel{.name = name, .bytes = *bytes};
+    channel.memory = std::move(memory);
+    found = channels_.emplace(key, std::move(channel)).first;
+  }
+  ChannelEnd& end = found->second.ends[message.side];
+  end.label.pid = session.who.pid;
+  end.label.command = session.who.command;
+  end.domain.pod_uid = session.who.pod_uid;
+  end.domain.cgroup = session.who.cgroup;
+  if (identity.ok()) {  // it may be half closed or reset by now
+    end.label.local = identity->local;
+    end.label.remote = identity->remote;
+    end.domain.netns_cookie = identity->netns_cookie;
+  }
+  const ChannelEnd& other = found->second.ends[1 - message.side];
+  const bool paid = end.charged || (other.charged && CreditKey(other.domain) == CreditKey(end.domain));
+  if (!paid) Charge(end, *bytes);  // what exists is counted when it can be, and never refused
+  end.holders.insert(session.id);
+  session.channels.insert(key);
+  return true;
+}
+
+void Agent::Impl::LetGo(const ChannelKey& key, int side, uint64_t session_id, Reason reason) {
+  auto found = channels_.find(key);
+  if (found == channels_.end()) return;
+  Channel& channel = found->second;
+  ChannelEnd& end = channel.ends[side];
+  if (end.holders.erase(session_id) == 0) return;
+  if (auto session = sessions_.find(session_id); session != sessions_.end()) {
+    const bool other_side_too = channel.ends[1 - side].holders.contains(session_id);
+    if (!other_side_too) session->second.channels.erase(key);
+  }
+  if (!end.alive()) {
+    if (channel.spans_pus) SendToPu(PuReleased{key.first, key.second, reason});
+    Event({{"event", "released"},
+           {"channel", channel.name.id},
+           {"pid", end.label.pid},
+           {"command", end.label.command},
+           {"reason", protocol::ReasonText(reason)}});
+  }
+  ForgetIfDead(key);
+}
+
+void Agent::Impl::ForgetIfDead(const ChannelKey& key) {
+  auto found = channels_.find(key);
+  if (found == channels_.end()) return;
+  Channel& channel = found->second;
+  if (channel.ends[0].alive() || channel.ends[1].alive()) return;
+  for (int side = 0; side < 2; ++side) {
+    absl::StatusOr<SideCounters> counters = ReadCounters(channel.memory.get(), side);
+    if (counters.ok()) counters_.shared_bytes += counters->sent;
+    if (channel.ends[side].charged) credits_.GiveBack(CreditKey(channel.ends[side].domain), channel.bytes);
+  }
+  channels_.erase(found);
+}
+
+int Agent::Impl::FenceChannels(Reason reason, const std::function<bool(const Channel&)>& which) {
+  int count = 0;
+  for (auto& [key, channel] : channels_) {
+    if (!which(channel)) continue;
+    ++count;
+    ++counters_.fences;
+    bool on_other_pu = false;
+    for (const ChannelEnd& end : channel.ends) {
+      on_other_pu = on_other_pu || end.on_other_pu;
+      for (uint64_t holder : end.holders) {
+        auto session = sessions_.find(holder);
+        if (session == sessions_.end()) continue;
+        protocol::Fence fence = protocol::Make<protocol::Fence>();
+        fence.channel_id = channel.name.id;
+        fence.reason = static_cast<uint32_t>(reason);
+        SendMessage(session->second, fence);
+      }
+    }
+    if (on_other_pu) SendToPu(PuFence{key.first, key.second, reason});
+    Event({{"event", "fence"}, {"channel", channel.name.id}, {"reason", protocol::ReasonText(reason)}});
+  }
+  return count;
+}
+
+}  // namespace heterok8s::heterosock::agent

@@ -1,0 +1,180 @@
+// The agent's state and the steps that change it, in the order of a connection's life. Private to agent*.cc.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <list>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/sys/unique_fd.h"
+#include "heterosock/agent/agent.h"
+#include "heterosock/agent/channel_memory.h"
+#include "heterosock/agent/closer.h"
+#include "heterosock/agent/packet.h"
+#include "heterosock/agent/process_identity.h"
+#include "heterosock/agent/pu_link.h"
+#include "heterosock/protocol/messages.h"
+
+namespace heterok8s::heterosock::agent {
+
+using ChannelKey = std::pair<uint64_t, uint64_t>;  // epoch, id
+
+// One library: a process, or a child of one that made a connection of its own.
+struct Session {
+  uint64_t id = 0;
+  sys::UniqueFd fd;
+  ProcessIdentity who;
+  std::string credit_key;
+  bool welcomed = false;
+  uint32_t layout_version = 0;
+  std::set<ChannelKey> channels;
+  struct Outgoing {
+    std::string bytes;
+    std::vector<sys::UniqueFd> descriptors;
+  };
+  std::deque<Outgoing> outgoing;  // what did not fit into the socket's buffer
+  uint64_t offers = 0, paired = 0, declined = 0;
+};
+
+struct ChannelEnd {
+  EndLabel label;
+  Domain domain;
+  std::set<uint64_t> holders;  // sessions of this agent
+  bool on_other_pu = false;    // held by a process there
+  bool charged = false;        // credits of `domain` were taken
+  bool alive() const { return on_other_pu || !holders.empty(); }
+};
+
+struct Channel {
+  ChannelName name;
+  ChannelEnd ends[2];
+  sys::UniqueFd memory;
+  uint64_t bytes = 0;
+  bool by_token = false;
+  bool spans_pus = false;  // one end is, or was, a process of the other PU
+  std::chrono::system_clock::time_point since = std::chrono::system_clock::now();
+};
+
+struct AdminClient {
+  sys::UniqueFd fd;
+  std::string in, out;
+  bool answered = false, tracing = false;
+};
+
+struct AgentCounters {
+  uint64_t sessions = 0, offers = 0, pairs = 0, pairs_by_token = 0, releases = 0, resumes = 0, fences = 0,
+           malformed = 0, refused = 0;
+  uint64_t shared_bytes = 0;  // of channels that are gone, both directions
+  std::map<Reason, uint64_t> declines;
+};
+
+class Agent::Impl {
+ public:
+  explicit Impl(Options options);
+  absl::Status Open();
+  absl::Status Run();
+  void Wake();
+
+  // agent_offers.cc: from OFFER to PAIRED or DECLINED.
+  bool OnHello(Session& session, const Packet& packet);
+  bool OnOffer(Session& session, Packet& packet);
+  bool OnWithdraw(Session& session, const Packet& packet);
+  void Handle(std::vector<Outcome> outcomes);
+  void Refuse(const Offer& offer, Reason reason);
+  void Join(const Pair& pair);
+  EndLabel LabelOf(const Offer& offer) const;
+
+  // agent_channels.cc: from PAIRED to the end.
+  bool OnRelease(Session& session, const Packet& packet);
+  bool OnResume(Session& session, Packet& packet);
+  void SendPaired(Session& session, uint64_t offer_id, const Channel& channel, int side, int sleeper, int ringer);
+  void LetGo(const ChannelKey& key, int side, uint64_t session, Reason reason);
+  void ForgetIfDead(const ChannelKey& key);
+  int FenceChannels(Reason reason, const std::function<bool(const Channel&)>& which);
+  bool Charge(ChannelEnd& end, uint64_t bytes);
+
+  // agent_peer.cc: the other PU.
+  void TendLink();
+  void SetLink(std::unique_ptr<PuLink> link);
+  void DropLink(const absl::Status& why);
+  void OnLink();
+  void OnPu(PuOffer message);
+  void OnPu(PuWithdraw message);
+  void OnPu(PuPaired message);
+  void OnPu(PuDeclined message);
+  void OnPu(PuReleased message);
+  void OnPu(PuFence message);
+  bool SendToPu(PuMessage message);
+  void Bring(const Offer& offer);
+  bool brings_offers() const { return !options_.pu_connect.empty(); }
+
+  // agent_status.cc: what people see.
+  nlohmann::json Status() const;
+  nlohmann::json Totals() const;
+  nlohmann::json Execute(const nlohmann::json& request, AdminClient& client);
+  void Event(nlohmann::json event);
+  void OnAdmin(uint64_t id, uint32_t events);
+
+  // agent_loop.cc: descriptors and time.
+  void Accept();
+  void AcceptAdmin();
+  void OnSession(uint64_t id, uint32_t events);
+  bool Dispatch(Session& session, Packet& packet);
+  void Send(Session& session, std::string bytes, const std::vector<int>& descriptors);
+  template <typename T>
+  void SendMessage(Session& session, const T& message) {
+    Send(session, std::string(reinterpret_cast<const char*>(&message), sizeof message), {});
+  }
+  void Close(uint64_t session, const char* why);
+  void Watch(int fd, uint64_t tag, uint32_t events, bool change = false);
+  int TimeoutMs() const;
+  void RunTasks();
+
+  Agent* self_ = nullptr;
+  Options options_;
+  Policy policy_;
+  const uint64_t epoch_;
+  const std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
+  sys::UniqueFd epoll_, listener_, admin_listener_, pu_listener_, wake_;
+  bool stopping_ = false;
+  std::mutex tasks_mutex_;
+  std::deque<std::function<void(Agent&)>> tasks_;
+
+  SocketInspector inspector_;
+  Closer closer_;
+  Pairing pairing_;
+  Credits credits_;
+  uint64_t next_session_ = 16;  // below: names of other things in the event loop, and kPuSession
+  uint64_t next_channel_ = 1;
+  std::map<uint64_t, Session> sessions_;
+  std::map<std::string, uint32_t> sessions_of_;  // by credit key
+  std::map<uint64_t, const char*> doomed_;       // sessions to close once nobody holds a reference, and why
+  std::map<ChannelKey, Channel> channels_;
+  std::map<uint64_t, AdminClient> admins_;
+
+  std::unique_ptr<PuLink> link_;
+  std::string link_error_ = "not yet connected";
+  std::chrono::steady_clock::time_point next_connect_{};
+  std::set<OfferName> brought_;  // our offers that the other PU knows
+  struct RemoteOffer {
+    OfferName theirs;
+    EndLabel label;
+  };
+  std::map<uint64_t, RemoteOffer> remote_offers_;  // by the number under which they wait here
+  std::map<OfferName, uint64_t> remote_numbers_;
+  uint64_t next_remote_offer_ = 1;
+
+  AgentCounters counters_;
+  std::deque<nlohmann::json> recent_declines_;
+};
+
+constexpr uint64_t kPuSession = 1;
+
+}  // namespace heterok8s::heterosock::agent

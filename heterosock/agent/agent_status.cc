@@ -1,0 +1,196 @@
+// What people see: the answers to heterosockctl, the events it may follow, the sums for metrics.
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "heterosock/agent/agent_impl.h"
+
+namespace heterok8s::heterosock::agent {
+namespace {
+
+using nlohmann::json;
+constexpr size_t kMaxRequest = 4096;
+constexpr size_t kMaxTraceBacklog = 1 << 20;  // bytes
+
+int64_t UnixMs(std::chrono::system_clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
+}
+
+json SideJson(const Channel& channel, int side) {
+  const ChannelEnd& end = channel.ends[side];
+  json j = {{"pid", end.label.pid},
+            {"command", end.label.command},
+            {"pod_uid", end.domain.pod_uid},
+            {"cgroup", end.domain.cgroup},
+            {"pu", end.on_other_pu ? "other" : "this"},
+            {"alive", end.alive()}};
+  if (end.label.local.port != 0) {
+    j["local"] = end.label.local.ToString();
+    j["remote"] = end.label.remote.ToString();
+  }
+  absl::StatusOr<SideCounters> counters = ReadCounters(channel.memory.get(), side);
+  if (!counters.ok()) return j;
+  const char* state = counters->back_on_tcp ? "back on TCP" : counters->switched ? "shared" : "TCP";
+  j["sending_on"] = state;
+  if (counters->fenced != 0) j["fenced"] = protocol::ReasonText(static_cast<Reason>(counters->fenced));
+  j["counters"] = {{"sent", counters->sent},         {"received", counters->received},
+                   {"tcp_sent", counters->tcp_sent}, {"tcp_received", counters->tcp_received},
+                   {"sends", counters->sends},       {"receives", counters->receives},
+                   {"sleeps", counters->sleeps},     {"rings", counters->rings},
+                   {"spins", counters->spins},       {"full", counters->full}};
+  return j;
+}
+
+}  // namespace
+
+json Agent::Impl::Totals() const {
+  uint64_t shared = counters_.shared_bytes, used = 0;
+  for (const auto& [key, channel] : channels_) {
+    for (int side = 0; side < 2; ++side) {
+      absl::StatusOr<SideCounters> counters = ReadCounters(channel.memory.get(), side);
+      if (counters.ok()) shared += counters->sent;
+    }
+    used += UsedBytes(channel.memory.get());
+  }
+  json declines = json::object();
+  for (const auto& [reason, count] : counters_.declines) declines[protocol::ReasonText(reason)] = count;
+  return {{"processes", sessions_.size()},
+          {"channels", channels_.size()},
+          {"waiting_offers", pairing_.waiting()},
+          {"memory_bytes", used},
+          {"shared_bytes", shared},
+          {"sessions", counters_.sessions},
+          {"offers", counters_.offers},
+          {"pairs", counters_.pairs},
+          {"pairs_by_token", counters_.pairs_by_token},
+          {"releases", counters_.releases},
+          {"resumes", counters_.resumes},
+          {"fences", counters_.fences},
+          {"malformed", counters_.malformed},
+          {"refused", counters_.refused},
+          {"declines", declines},
+          {"pu_link", link_ != nullptr}};
+}
+
+json Agent::Impl::Status() const {
+  json mechanisms = json::array();
+  const auto mechanism = [&](const std::string& name, const std::string& active, const std::string& detail) {
+    mechanisms.push_back({{"name", name}, {"active", active}, {"detail", detail}});
+  };
+  for (const Mechanism& m : options_.mechanisms) mechanism(m.name, m.active, m.detail);
+  if (brings_offers() || !options_.pu_listen.empty()) {
+    mechanism("other PU", link_ != nullptr ? "joined" : "not joined",
+              link_ != nullptr ? link_->Description() : link_error_);
+  }
+  json processes = json::array();
+  for (const auto& [id, session] : sessions_) {
+    processes.push_back({{"pid", session.who.pid},
+                         {"uid", session.who.uid},
+                         {"command", session.who.command},
+                         {"pod_uid", session.who.pod_uid},
+                         {"cgroup", session.who.cgroup},
+                         {"groups", policy_.GroupsOf({.pod_uid = session.who.pod_uid, .cgroup = session.who.cgroup})},
+                         {"offers", session.offers},
+                         {"paired", session.paired},
+                         {"declined", session.declined},
+                         {"channels", session.channels.size()}});
+  }
+  json channels = json::array();
+  for (const auto& [key, channel] : channels_) {
+    channels.push_back({{"channel", channel.name.id},
+                        {"since_unix_ms", UnixMs(channel.since)},
+                        {"matched_by", channel.by_token ? "token" : "addresses"},
+                        {"memory_bytes", UsedBytes(channel.memory.get())},
+                        {"ends", {SideJson(channel, 0), SideJson(channel, 1)}}});
+  }
+  json domains = json::array();
+  for (const auto& [name, use] : credits_.uses()) {
+    domains.push_back({{"domain", name},
+                       {"channels", use.channels},
+                       {"bytes", use.bytes},
+                       {"refused", use.refused},
+                       {"channels_limit", credits_.limits().channels},
+                       {"bytes_limit", credits_.limits().bytes}});
+  }
+  return {{"socket", options_.socket},
+          {"epoch", fmt::format("{:016x}", epoch_)},
+          {"started_unix_ms", UnixMs(started_)},
+          {"totals", Totals()},
+          {"mechanisms", mechanisms},
+          {"processes", processes},
+          {"channels", channels},
+          {"domains", domains},
+          {"recent_declines", recent_declines_}};
+}
+
+json Agent::Impl::Execute(const json& request, AdminClient& client) {
+  const std::string command = request.value("command", "");
+  if (command == "status") return Status();
+  if (command == "trace") {
+    client.tracing = true;
+    return {{"event", "tracing"}, {"socket", options_.socket}};
+  }
+  if (command == "fence") {
+    const uint64_t channel_id = request.value("channel", uint64_t{0});
+    const pid_t pid = request.value("pid", pid_t{0});
+    const int count = FenceChannels(Reason::kOperator, [&](const Channel& channel) {
+      if (channel_id != 0) return channel.name.id == channel_id;
+      if (pid != 0) return channel.ends[0].label.pid == pid || channel.ends[1].label.pid == pid;
+      return true;
+    });
+    return {{"fenced", count}};
+  }
+  return {{"error", fmt::format("unknown command '{}'", command)}};
+}
+
+void Agent::Impl::Event(json event) {
+  for (auto& [id, client] : admins_) {
+    if (!client.tracing) continue;
+    if (client.out.size() > kMaxTraceBacklog) continue;  // it does not read; what is missing it cannot know anyway
+    event["unix_ms"] = UnixMs(std::chrono::system_clock::now());
+    client.out += event.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+    Watch(client.fd.get(), id, EPOLLIN | EPOLLOUT, /*change=*/true);
+  }
+}
+
+void Agent::Impl::OnAdmin(uint64_t id, uint32_t events) {
+  auto found = admins_.find(id);
+  if (found == admins_.end()) return;
+  AdminClient& client = found->second;
+  char buffer[1024];
+  const ssize_t got = recv(client.fd.get(), buffer, sizeof buffer, MSG_DONTWAIT);
+  if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
+    admins_.erase(found);
+    return;
+  }
+  if (got > 0 && !client.answered) {
+    client.in.append(buffer, static_cast<size_t>(got));
+    if (const size_t end = client.in.find('\n'); end != std::string::npos) {
+      client.answered = true;
+      const json request = json::parse(client.in.substr(0, end), nullptr, /*allow_exceptions=*/false);
+      json answer = {{"error", "the request is no JSON object"}};
+      try {
+        if (request.is_object()) answer = Execute(request, client);
+      } catch (const json::exception& error) {  // a field of the wrong type
+        answer = {{"error", error.what()}};
+      }
+      client.out = answer.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+    } else if (client.in.size() > kMaxRequest) {
+      admins_.erase(found);
+      return;
+    }
+  }
+  if (!client.out.empty()) {
+    const ssize_t sent = send(client.fd.get(), client.out.data(), client.out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent > 0) client.out.erase(0, static_cast<size_t>(sent));
+  }
+  if (client.answered && client.out.empty() && !client.tracing) {
+    admins_.erase(found);
+    return;
+  }
+  Watch(client.fd.get(), id, EPOLLIN | (client.out.empty() ? 0u : static_cast<uint32_t>(EPOLLOUT)), /*change=*/true);
+}
+
+}  // namespace heterok8s::heterosock::agent

@@ -1,0 +1,45 @@
+// One packet with its descriptors over a SOCK_SEQPACKET Unix socket, never waiting.
+//
+// Threading: any thread, one at a time for each direction of a socket. Ownership: a received packet owns its
+// descriptors; sending borrows them. Errors: see Received and Sent.
+//
+//   Packet packet;
+//   while (ReceivePacket(fd, packet) == Received::kPacket) Handle(packet);
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status/status.h"
+#include "common/sys/unique_fd.h"
+
+namespace heterok8s::heterosock::agent {
+
+struct Packet {
+  std::string bytes;
+  std::vector<sys::UniqueFd> descriptors;
+};
+
+enum class Received {
+  kPacket,
+  kNothing,
+  kGone,    // the other side closed
+  kBroken,  // longer than `max_bytes`, or with more descriptors than fit (or than this process may still open)
+};
+Received ReceivePacket(int fd, Packet& packet, size_t max_bytes, size_t max_descriptors);
+
+enum class Sent {
+  kSent,
+  kFull,  // the other side has not read enough yet
+  kGone,
+};
+Sent SendPacket(int fd, std::span<const char> bytes, std::span<const int> descriptors);
+
+// A listening socket at `path` with this mode; takes over the path from an agent that is no more.
+absl::StatusOr<sys::UniqueFd> ListenPackets(const std::string& path, int type, mode_t mode);
+// kUnavailable when nobody listens there.
+absl::StatusOr<sys::UniqueFd> ConnectUnix(const std::string& path, int type);
+
+}  // namespace heterok8s::heterosock::agent

@@ -1,0 +1,185 @@
+// A PuLink over a SOCK_SEQPACKET Unix socket: JSON for what is said, SCM_RIGHTS for descriptors. The other side is
+// root's own agent; what it says is checked for form, not distrusted. An upgrade costs two packets of half a kilobyte
+// here.
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "heterosock/agent/packet.h"
+#include "heterosock/agent/pu_link.h"
+
+namespace heterok8s::heterosock::agent {
+namespace {
+
+using nlohmann::json;
+constexpr size_t kMaxBytes = 16384;
+constexpr int kVersion = 1;  // of these messages
+
+json ToJson(const Endpoint& end) { return {{"a", end.address.ToString()}, {"p", end.port}}; }
+Endpoint EndpointOf(const json& j) {
+  absl::StatusOr<IpAddress> address = IpAddress::Parse(j.at("a").get<std::string>());
+  return {address.value_or(IpAddress{}), j.at("p").get<uint16_t>()};
+}
+json ToJson(const EndLabel& label) {
+  return {{"pid", label.pid}, {"cmd", label.command}, {"l", ToJson(label.local)}, {"r", ToJson(label.remote)}};
+}
+EndLabel LabelOf(const json& j) {
+  return {j.at("pid").get<pid_t>(), j.at("cmd").get<std::string>(), EndpointOf(j.at("l")), EndpointOf(j.at("r"))};
+}
+json ToJson(const OfferName& name) { return {{"s", name.session}, {"o", name.offer}}; }
+OfferName NameOf(const json& j) { return {j.at("s").get<uint64_t>(), j.at("o").get<uint64_t>()}; }
+
+json ToJson(const Offer& offer) {
+  const SocketIdentity& s = offer.socket;
+  return {{"name", ToJson(offer.name)},
+          {"cookie", s.cookie},
+          {"netns", s.netns_cookie},
+          {"l", ToJson(s.local)},
+          {"r", ToJson(s.remote)},
+          {"token", s.token},
+          {"connected", s.connected},
+          {"acked", s.traffic.bytes_acked},
+          {"sent", s.traffic.bytes_sent},
+          {"received", s.traffic.bytes_received},
+          {"scales", {s.traffic.send_scale, s.traffic.receive_scale}},
+          {"domain", {offer.domain.netns_cookie, offer.domain.pod_uid, offer.domain.cgroup}},
+          {"layout", offer.layout_version}};
+}
+Offer OfferOf(const json& j) {
+  Offer offer;
+  offer.name = NameOf(j.at("name"));
+  SocketIdentity& s = offer.socket;
+  s.cookie = j.at("cookie").get<uint64_t>();
+  s.netns_cookie = j.at("netns").get<uint64_t>();
+  s.local = EndpointOf(j.at("l"));
+  s.remote = EndpointOf(j.at("r"));
+  s.token = j.at("token").get<uint64_t>();
+  s.connected = j.at("connected").get<bool>();
+  s.traffic = {j.at("acked").get<uint64_t>(), j.at("sent").get<uint64_t>(), j.at("received").get<uint64_t>(),
+               j.at("scales").at(0).get<uint8_t>(), j.at("scales").at(1).get<uint8_t>()};
+  offer.domain = {j.at("domain").at(0).get<uint64_t>(), j.at("domain").at(1).get<std::string>(),
+                  j.at("domain").at(2).get<std::string>()};
+  offer.layout_version = j.at("layout").get<uint32_t>();
+  return offer;
+}
+
+json Encode(const PuOffer& m) { return {{"t", "offer"}, {"offer", ToJson(m.offer)}, {"label", ToJson(m.label)}}; }
+json Encode(const PuWithdraw& m) { return {{"t", "withdraw"}, {"name", ToJson(m.name)}}; }
+json Encode(const PuPaired& m) {
+  return {{"t", "paired"},    {"name", ToJson(m.name)}, {"channel", {m.channel.id, m.channel.epoch, m.channel.nonce}},
+          {"bytes", m.bytes}, {"side", m.side},         {"label", ToJson(m.label)}};
+}
+json Encode(const PuDeclined& m) {
+  return {{"t", "declined"}, {"name", ToJson(m.name)}, {"reason", static_cast<uint32_t>(m.reason)}};
+}
+json Encode(const PuReleased& m) {
+  return {{"t", "released"}, {"channel", {m.channel_id, m.epoch}}, {"reason", static_cast<uint32_t>(m.reason)}};
+}
+json Encode(const PuFence& m) {
+  return {{"t", "fence"}, {"channel", {m.channel_id, m.epoch}}, {"reason", static_cast<uint32_t>(m.reason)}};
+}
+
+// Throws json::exception.
+PuMessage Decode(const json& j, std::vector<sys::UniqueFd>& descriptors) {
+  const std::string type = j.at("t").get<std::string>();
+  if (type == "offer") return PuOffer{OfferOf(j.at("offer")), LabelOf(j.at("label"))};
+  if (type == "withdraw") return PuWithdraw{NameOf(j.at("name"))};
+  if (type == "declined") return PuDeclined{NameOf(j.at("name")), static_cast<Reason>(j.at("reason").get<uint32_t>())};
+  if (type == "paired") {
+    const json& channel = j.at("channel");
+    PuPaired m{.name = NameOf(j.at("name")),
+               .channel = {channel.at(0).get<uint64_t>(), channel.at(1).get<uint64_t>(), channel.at(2).get<uint64_t>()},
+               .bytes = j.at("bytes").get<uint64_t>(),
+               .side = j.at("side").get<uint8_t>(),
+               .label = LabelOf(j.at("label"))};
+    if (descriptors.size() == 3) {
+      m.memory = std::move(descriptors[0]);
+      m.sleeper = std::move(descriptors[1]);
+      m.ringer = std::move(descriptors[2]);
+    }
+    return m;
+  }
+  const uint64_t id = j.at("channel").at(0).get<uint64_t>(), epoch = j.at("channel").at(1).get<uint64_t>();
+  const auto reason = static_cast<Reason>(j.at("reason").get<uint32_t>());
+  if (type == "released") return PuReleased{epoch, id, reason};
+  if (type == "fence") return PuFence{epoch, id, reason};
+  throw std::invalid_argument("type " + type);
+}
+
+class UnixPuLink final : public PuLink {
+ public:
+  UnixPuLink(sys::UniqueFd fd, std::string description) : fd_(std::move(fd)), description_(std::move(description)) {}
+
+  int fd() const override { return fd_.get(); }
+  std::string Description() const override { return description_; }
+
+  absl::Status Send(const PuMessage& message) override {
+    json j = std::visit([](const auto& m) { return Encode(m); }, message);
+    j["v"] = kVersion;
+    std::vector<int> descriptors;
+    if (auto* paired = std::get_if<PuPaired>(&message)) {
+      descriptors = {paired->memory.get(), paired->sleeper.get(), paired->ringer.get()};
+    }
+    switch (SendPacket(fd_.get(), j.dump(-1, ' ', false, json::error_handler_t::replace), descriptors)) {
+      case Sent::kSent:
+        return absl::OkStatus();
+      case Sent::kFull:
+        return absl::ResourceExhaustedError("the other agent does not read");
+      case Sent::kGone:
+        break;
+    }
+    return absl::UnavailableError("the other agent is gone");
+  }
+
+  absl::StatusOr<std::optional<PuMessage>> Receive() override {
+    Packet packet;
+    switch (ReceivePacket(fd_.get(), packet, kMaxBytes, 3)) {
+      case Received::kNothing:
+        return std::optional<PuMessage>();
+      case Received::kGone:
+        return absl::UnavailableError("the other agent closed the link");
+      case Received::kBroken:
+        return absl::InvalidArgumentError("the other agent sent a packet that is too long");
+      case Received::kPacket:
+        break;
+    }
+    try {
+      const json j = json::parse(packet.bytes);
+      if (j.at("v") != kVersion) return absl::InvalidArgumentError("the other agent has another version");
+      PuMessage message = Decode(j, packet.descriptors);
+      if (auto* paired = std::get_if<PuPaired>(&message); paired != nullptr && !paired->ringer.valid()) {
+        return absl::InvalidArgumentError("the other agent sent a channel without descriptors");
+      }
+      return std::optional<PuMessage>(std::move(message));
+    } catch (const std::exception& error) {
+      return absl::InvalidArgumentError(fmt::format("the other agent sent what is no message: {}", error.what()));
+    }
+  }
+
+ private:
+  const sys::UniqueFd fd_;
+  const std::string description_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PuLink>> ConnectUnixPuLink(const std::string& path) {
+  HK_ASSIGN_OR_RETURN(sys::UniqueFd fd, ConnectUnix(path, SOCK_SEQPACKET));
+  return AcceptUnixPuLink(std::move(fd), path);
+}
+
+absl::StatusOr<std::unique_ptr<PuLink>> AcceptUnixPuLink(sys::UniqueFd connection, const std::string& path) {
+  ucred peer{};
+  socklen_t length = sizeof peer;
+  if (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+    return ErrnoToStatus(errno, "SO_PEERCRED");
+  }
+  if (peer.uid != 0 && peer.uid != geteuid()) {
+    return absl::PermissionDeniedError(fmt::format("the process at '{}' is user {}'s", path, peer.uid));
+  }
+  return std::unique_ptr<PuLink>(std::make_unique<UnixPuLink>(std::move(connection), path));
+}
+
+}  // namespace heterok8s::heterosock::agent

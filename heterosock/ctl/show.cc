@@ -1,0 +1,159 @@
+#include "heterosock/ctl/show.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <chrono>
+
+namespace heterok8s::heterosock::ctl {
+namespace {
+
+using nlohmann::json;
+using terminal::Cell;
+using terminal::HumanAge;
+using terminal::HumanBytes;
+using terminal::Style;
+using terminal::Table;
+
+template <typename T>
+T Field(const json& object, const char* key, T otherwise) {
+  auto found = object.is_object() ? object.find(key) : object.end();
+  if (!object.is_object() || found == object.end()) return otherwise;
+  try {
+    return found->get<T>();
+  } catch (const json::exception&) {
+    return otherwise;
+  }
+}
+std::string Text(const json& object, const char* key) { return Field<std::string>(object, key, "-"); }
+uint64_t Number(const json& object, const char* key) { return Field<uint64_t>(object, key, 0); }
+const json& Member(const json& object, const char* key) {
+  static const json kNone;
+  auto found = object.is_object() ? object.find(key) : object.end();
+  return object.is_object() && found != object.end() ? *found : kNone;
+}
+
+std::string Plural(uint64_t count, const char* one, const char* many) {
+  return fmt::format("{} {}", count, count == 1 ? one : many);
+}
+
+std::string Who(const json& end) {
+  std::string name = Text(end, "command");
+  if (name.empty()) name = "?";
+  const std::string elsewhere = Text(end, "pu") == "other" ? " on the other PU" : "";
+  return fmt::format("{}({}){}", name, Field<int64_t>(end, "pid", 0), elsewhere);
+}
+
+// What one end sends over.
+Cell Medium(const json& end) {
+  const std::string on = Text(end, "sending_on");
+  if (on == "shared") return {"shared", Style::kGood};
+  if (on == "TCP") return {"TCP (not yet)", Style::kWarning};
+  if (on == "back on TCP") return {"TCP (" + Field<std::string>(end, "fenced", "peer asked") + ")", Style::kWarning};
+  return {on, Style::kDim};
+}
+
+}  // namespace
+
+std::string Headline(const json& status, int64_t now_ms) {
+  const json& totals = Member(status, "totals");
+  const int64_t started = Field<int64_t>(status, "started_unix_ms", now_ms);
+  return fmt::format(
+      "up for {}, {}, {} on shared memory ({}), {} waiting, {} moved so far",
+      HumanAge(std::chrono::milliseconds(now_ms - started)),
+      Plural(Number(totals, "processes"), "process", "processes"),
+      Plural(Number(totals, "channels"), "connection", "connections"), HumanBytes(Number(totals, "memory_bytes")),
+      Plural(Number(totals, "waiting_offers"), "offer", "offers"), HumanBytes(Number(totals, "shared_bytes")));
+}
+
+Table ConnectionTable(const json& status, int64_t now_ms) {
+  Table table({"CHANNEL", "AGE", "ONE END", "ADDRESS", "SENDS ON", "OTHER END", "ADDRESS", "SENDS ON", "MEMORY"});
+  for (const json& channel : Member(status, "channels")) {
+    const json& ends = Member(channel, "ends");
+    if (!ends.is_array() || ends.size() != 2) continue;
+    const int64_t since = Field<int64_t>(channel, "since_unix_ms", now_ms);
+    table.Row({std::to_string(Number(channel, "channel")),
+               HumanAge(std::chrono::milliseconds(now_ms - since)),
+               Who(ends[0]),
+               {Text(ends[0], "local"), Style::kDim},
+               Medium(ends[0]),
+               Who(ends[1]),
+               {Text(ends[1], "local"), Style::kDim},
+               Medium(ends[1]),
+               HumanBytes(Number(channel, "memory_bytes"))});
+  }
+  return table;
+}
+
+Table CounterTable(const json& status) {
+  Table table({"CHANNEL", "END", "SENT", "RECEIVED", "TCP SENT", "TCP RECEIVED", "SENDS", "RECEIVES", "SLEEPS", "RINGS",
+               "SPINS", "FULL"});
+  for (const json& channel : Member(status, "channels")) {
+    for (const json& end : Member(channel, "ends")) {
+      const json& c = Member(end, "counters");
+      const auto bytes = [&](const char* key) { return Cell(HumanBytes(Number(c, key))); };
+      const auto count = [&](const char* key) { return Cell(std::to_string(Number(c, key))); };
+      table.Row({std::to_string(Number(channel, "channel")), Who(end), bytes("sent"), bytes("received"),
+                 bytes("tcp_sent"), bytes("tcp_received"), count("sends"), count("receives"), count("sleeps"),
+                 count("rings"), count("spins"), count("full")});
+    }
+  }
+  return table;
+}
+
+Table DeclineTable(const json& status) {
+  Table table({"PROCESS", "FROM", "TO", "STAYED ON TCP BECAUSE"});
+  for (const json& decline : Member(status, "recent_declines")) {
+    table.Row({Who(decline),
+               {Text(decline, "local"), Style::kDim},
+               {Text(decline, "remote"), Style::kDim},
+               {Text(decline, "reason"), Style::kWarning}});
+  }
+  return table;
+}
+
+Table DomainTable(const json& status) {
+  Table table({"DOMAIN", "CONNECTIONS", "OF", "ADDRESS SPACE", "OF", "REFUSED"});
+  for (const json& domain : Member(status, "domains")) {
+    const uint64_t refused = Number(domain, "refused");
+    table.Row({Text(domain, "domain"),
+               std::to_string(Number(domain, "channels")),
+               {std::to_string(Number(domain, "channels_limit")), Style::kDim},
+               HumanBytes(Number(domain, "bytes")),
+               {HumanBytes(Number(domain, "bytes_limit")), Style::kDim},
+               {std::to_string(refused), refused != 0 ? Style::kWarning : Style::kPlain}});
+  }
+  return table;
+}
+
+Table MechanismTable(const json& status) {
+  Table table({"MECHANISM", "ACTIVE", "DETAIL"});
+  for (const json& mechanism : Member(status, "mechanisms")) {
+    const std::string active = Text(mechanism, "active");
+    const bool lacking = active == "none" || active == "not joined" || active == "memfd, not sealed";
+    table.Row({Text(mechanism, "name"),
+               {active, lacking ? Style::kWarning : Style::kPlain},
+               {Text(mechanism, "detail"), Style::kDim}});
+  }
+  return table;
+}
+
+std::string EventLine(const json& event) {
+  const std::chrono::system_clock::time_point when{std::chrono::milliseconds(Field<int64_t>(event, "unix_ms", 0))};
+  std::string line = fmt::format("{:%H:%M:%S}.{:03} {:<9}", fmt::gmtime(std::chrono::system_clock::to_time_t(when)),
+                                 Field<int64_t>(event, "unix_ms", 0) % 1000, Text(event, "event"));
+  if (event.contains("channel")) line += fmt::format(" channel {}", Number(event, "channel"));
+  const json& commands = Member(event, "command");
+  if (commands.is_array() && commands.size() == 2) {
+    const json& pids = Member(event, "pid");
+    line += fmt::format("  {}({}) - {}({})", commands[0].dump(), pids[0].dump(), commands[1].dump(), pids[1].dump());
+  } else if (commands.is_string()) {
+    line += "  " + Who(event);
+  }
+  if (event.contains("local")) line += fmt::format("  {} - {}", Text(event, "local"), Text(event, "remote"));
+  if (event.contains("by")) line += "  by " + Text(event, "by");
+  if (event.contains("reason")) line += "  " + Text(event, "reason");
+  return line;
+}
+
+}  // namespace heterok8s::heterosock::ctl
