@@ -178,7 +178,7 @@ TEST_CASE("a start that ends half-way is finished by the next") {
 
 TEST_CASE("a Pod of which one side died in the middle works after the next ADD") {
   std::string point =
-      GENERATE(as<std::string>(), "host.add.after-prepare", "dpu.prepare.after-link", "dpu.commit.before-ledger");
+      GENERATE(as<std::string>(), "host.add.after-prepare", "dpu.commit.after-link", "dpu.commit.before-ledger");
   INFO(point);
   TwoEngines node;
   {

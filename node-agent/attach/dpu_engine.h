@@ -5,7 +5,8 @@
 // call. A twin's addresses are the host's to give: ADD reserves them there, DEL releases them.
 //
 //   twin:   CNI ADD → row "preparing" → host: Reserve → uplink → row "committed"
-//   half:   Prepare → row with the generation → namespace → link → uplink → wiring → ports;  Commit → synced
+//   half:   Prepare → row with the generation → namespace → uplink → guards
+//           Commit, when the host has made the link → link → wiring → ports → row "committed", synced
 //
 // Every step can be repeated. An older generation than the one that is here, or one that was removed, is refused.
 // Threading: thread-safe; calls for one Pod wait for each other, at most kPodLockTimeout. One thread of its own replays
@@ -91,11 +92,10 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   // dpu_half.cc
   absl::StatusOr<std::optional<Attachment>> FindHalf(const std::string& pod_key);
   absl::StatusOr<Attachment> RowForHalf(const PrepareRequest& request, Details& details);
-  absl::StatusOr<podnet::Uplink> WireHalf(const Attachment& row, const Details& details);
+  absl::StatusOr<podnet::Uplink> PlaceHalf(const Attachment& row, const Details& details);
+  absl::Status JoinHalf(const Attachment& row, const Details& details);
   // Takes the link and what came with it away; a namespace of our own too. The twin's sandbox and uplink stay.
-  // kKeep: the host has made the link of a newer generation already, under the same tag.
-  enum class Link { kRelease, kKeep };
-  absl::Status UndoHalf(Attachment row, Link link = Link::kRelease);
+  absl::Status UndoHalf(Attachment row);
 
   // dpu_reconcile.cc
   absl::Status UndoAtStart(const Attachment& row);

@@ -62,7 +62,7 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
   }
   const bool repeated =
       half.has_value() && half->generation == request.generation && half->state != ledger::State::kDeleting;
-  if (half.has_value() && !repeated) HK_RETURN_IF_ERROR(UndoHalf(*half, Link::kKeep));
+  if (half.has_value() && !repeated) HK_RETURN_IF_ERROR(UndoHalf(*half));
 
   Details details;
   Attachment row;
@@ -81,7 +81,7 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
     if (!undone.ok()) spdlog::warn("prepare Pod {}: undo: {}; leaving it to Remove", row.pod_key, Message(undone));
   };
   HK_FAULT_POINT("dpu.prepare.after-ledger");
-  absl::StatusOr<podnet::Uplink> uplink = WireHalf(row, details);
+  absl::StatusOr<podnet::Uplink> uplink = PlaceHalf(row, details);
   if (!uplink.ok()) return Annotate(uplink.status(), fmt::format("Pod {}", row.pod_key));
   std::move(undo).Cancel();
   table_.SetPeerGeneration(row.pod_key, row.generation);
@@ -119,24 +119,33 @@ absl::StatusOr<Attachment> DpuEngine::RowForHalf(const PrepareRequest& request, 
                     .created_unix_ms = UnixMs()};
 }
 
-// Level-driven: from nothing, from half done, or from done.
-absl::StatusOr<podnet::Uplink> DpuEngine::WireHalf(const Attachment& row, const Details& details) {
+// Everything that needs no link, so that the link can be made into it. Level-driven, as the next: from nothing, from
+// half done, or from done.
+absl::StatusOr<podnet::Uplink> DpuEngine::PlaceHalf(const Attachment& row, const Details& details) {
   absl::StatusOr<sys::NetnsRef> ns =
       details.own_netns.empty() ? namespaces_.Open(row.netns_path) : namespaces_.Ensure(row.netns_path);
   if (!ns.ok()) return ns.status();
   HK_FAULT_POINT("dpu.prepare.after-netns");
-  HK_RETURN_IF_ERROR(
-      backend_.AcceptLink(TagOf(identity_, row), {.mtu = details.mtu, .netns = &*ns, .ifname = kDpuLinkName}).status());
-  HK_FAULT_POINT("dpu.prepare.after-link");
   HK_ASSIGN_OR_RETURN(podnet::Uplink uplink, podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)));
   HK_FAULT_POINT("dpu.prepare.after-uplink");
+  HK_RETURN_IF_ERROR(podnet_.EnsureGuards(LinkSpecOf(identity_, row, details)));
+  HK_FAULT_POINT("dpu.prepare.after-guards");
+  return uplink;
+}
+
+// The link, in a half that PlaceHalf has made.
+absl::Status DpuEngine::JoinHalf(const Attachment& row, const Details& details) {
+  HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, namespaces_.Open(row.netns_path));
+  HK_RETURN_IF_ERROR(
+      backend_.AcceptLink(TagOf(identity_, row), {.mtu = details.mtu, .netns = &ns, .ifname = kDpuLinkName}).status());
+  HK_FAULT_POINT("dpu.commit.after-link");
   podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
-  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link));
-  HK_FAULT_POINT("dpu.prepare.after-wire");
+  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link, podnet::Guards::kAreThere));
+  HK_FAULT_POINT("dpu.commit.after-wire");
   table_.SetLink(link);
   HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
-  HK_FAULT_POINT("dpu.prepare.after-ports");
-  return uplink;
+  HK_FAULT_POINT("dpu.commit.after-ports");
+  return absl::OkStatus();
 }
 
 absl::Status DpuEngine::Commit(const PodGeneration& pod) {
@@ -151,6 +160,8 @@ absl::Status DpuEngine::Commit(const PodGeneration& pod) {
   }
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(half->details));
   if (details.join->committed) return absl::OkStatus();
+  // What fails here is left as it is: the host, which waits for the answer, removes the half or commits it again.
+  HK_RETURN_IF_ERROR(Annotate(JoinHalf(*half, details), fmt::format("Pod {}", pod.pod_key)));
   details.join->committed = true;
   half->details = details.ToText();
   half->state = ledger::State::kCommitted;
@@ -170,7 +181,7 @@ absl::Status DpuEngine::Remove(const PodGeneration& pod) {
   return UndoHalf(*half);
 }
 
-absl::Status DpuEngine::UndoHalf(Attachment row, Link link) {
+absl::Status DpuEngine::UndoHalf(Attachment row) {
   absl::StatusOr<Details> parsed = Details::Parse(row.details);
   Details details = parsed.ok() ? *std::move(parsed) : Details{.owner = row.pod_key};
   const pu::OwnerTag tag = TagOf(identity_, row);
@@ -184,7 +195,7 @@ absl::Status DpuEngine::UndoHalf(Attachment row, Link link) {
   if (!own && ns.has_value() && details.join.has_value()) {
     failed.Add(OkIfGone(podnet_.RemoveLink(LinkSpecOf(identity_, row, details))));
   }
-  if (link == Link::kRelease) failed.Add(backend_.ReleaseLink(tag, ns.has_value() ? &*ns : nullptr));
+  failed.Add(backend_.ReleaseLink(tag, ns.has_value() ? &*ns : nullptr));
   if (own) {
     failed.Add(podnet_.RemoveUplink(tag, ns.has_value() ? row.netns_path : ""));
     ns.reset();  // an open descriptor would keep the namespace alive

@@ -231,8 +231,9 @@ TEST_CASE("a host that lost its ledger takes the DPU's halves and the kernel's o
 
   CHECK(node.DpuGeneration("uid-1") == 0);
   std::vector<std::string> left = node.Leftovers();
-  // The link's end in the Pod's own namespace goes with that namespace.
-  CHECK(left == std::vector<std::string>{"host: link heterok8s:demo:uid-1:eth0"});
+  // What is in the Pod's own namespace goes with that namespace.
+  CHECK(left ==
+        std::vector<std::string>{"host: link heterok8s:demo:uid-1:eth0", "host: guards of heterok8s:demo:uid-1:eth0"});
 }
 
 }  // namespace

@@ -71,8 +71,9 @@ absl::Status DpuEngine::Restore(const Attachment& row) {
     return IsHalf(row) ? absl::NotFoundError(fmt::format("its namespace {} is gone", row.netns_path))
                        : absl::OkStatus();
   }
-  return IsHalf(row) ? WireHalf(row, details).status()
-                     : podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)).status();
+  if (!IsHalf(row)) return podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)).status();
+  HK_RETURN_IF_ERROR(PlaceHalf(row, details).status());
+  return details.join->committed ? JoinHalf(row, details) : absl::OkStatus();  // else the host's Commit is to come
 }
 
 absl::Status DpuEngine::DeleteOrphanNamespaces(const std::vector<Attachment>& live) {

@@ -269,12 +269,26 @@ TEST_CASE("a second interface of a Pod is ordinary and has its own address") {
   CHECK(node.Leftovers() == Nothing());
 }
 
+TEST_CASE("the link is made into a DPU half that is there, behind its guards on both sides") {
+  TwoEngines node;
+  std::vector<std::string> calls, there;
+  node.to_dpu.SetHook([&](const std::string& call) {
+    calls.push_back(fmt::format("{} with {} links", call, node.fabric.size()));
+    there = node.dpu_kernel.Objects("/none");
+  });
+
+  REQUIRE_OK(node.host().Add(node.HostAdd("c1", "uid-1", kSplit)));
+
+  CHECK(calls == std::vector<std::string>{"Prepare with 0 links", "Commit with 1 links"});
+  CHECK(there == std::vector<std::string>{"uplink heterok8s:demo:uid-1:eth0", "guards of heterok8s:demo:uid-1:eth0"});
+}
+
 TEST_CASE("local failures at any step undo the whole ADD") {
   TwoEngines node;
   const absl::Status failure = absl::ResourceExhaustedError("no buffer space");
   bool split = GENERATE(false, true);
-  std::string call =
-      GENERATE(as<std::string>(), "EnsureUplink", "EnsureLink", "EnsureHostPorts", "AddPod", "AcquireLink");
+  std::string call = GENERATE(as<std::string>(), "EnsureUplink", "EnsureGuards", "EnsureLink", "EnsureHostPorts",
+                              "AddPod", "AcquireLink");
   bool reached = split ? call != "EnsureUplink" : call == "EnsureUplink" || call == "EnsureHostPorts";
   if (!reached) return;
   INFO(call);

@@ -190,8 +190,6 @@ absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
 }
 
 absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
-  // The generation must not come back after a power cut, so it is on disk before the DPU hears of it.
-  std::future<absl::Status> synced = std::async(std::launch::async, [this] { return journal_.Sync(); });
   absl::StatusOr<sys::NetnsRef> ns = namespaces_.Open(job.row.netns_path);
   if (!ns.ok()) return cni::MakeError(cni::kInvalidNetns, Message(ns.status()));
   const int max_mtu = backend_.caps().max_mtu;
@@ -199,26 +197,30 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
     return cni::MakeError(cni::kInvalidConfig, fmt::format("mtu {} is more than the link to the DPU carries ({})",
                                                            job.details.mtu, max_mtu));
   }
+  std::future<absl::StatusOr<PrepareReply>> preparing = std::async(std::launch::async, [&] {
+    // The generation must not come back after a power cut, so it is on disk before the DPU hears of it.
+    absl::Status synced = journal_.Sync();
+    return synced.ok() ? PrepareDpuHalf(job.row, job.details) : synced;
+  });
+  absl::Status guarded = podnet_.EnsureGuards(LinkSpecOf(identity_, job.row, job.details));
+  absl::StatusOr<PrepareReply> prepared = preparing.get();
+  HK_RETURN_IF_ERROR(guarded);
+  if (!prepared.ok()) return prepared.status();
+  HK_FAULT_POINT("host.add.after-prepare");
+
+  // Not before the DPU's half is there: a back end may then make the other end where it belongs.
   absl::StatusOr<pu::LinkEnd> end = backend_.AcquireLink(
       TagOf(identity_, job.row), {.mtu = job.details.mtu, .netns = &*ns, .ifname = job.row.key.ifname});
   if (!end.ok()) return WithCode(end.status(), absl::StatusCode::kAlreadyExists, cni::kInterfaceExists);
-  HK_RETURN_IF_ERROR(synced.get());
   HK_FAULT_POINT("host.add.after-link");
-
-  std::future<absl::StatusOr<PrepareReply>> preparing =
-      std::async(std::launch::async, [&] { return PrepareDpuHalf(job.row, job.details); });
-  absl::Status wired = WireHostHalf(job.row, job.details);
-  absl::StatusOr<PrepareReply> prepared = preparing.get();
-  HK_RETURN_IF_ERROR(wired);
-  if (!prepared.ok()) return prepared.status();
-  HK_FAULT_POINT("host.add.after-prepare");
 
   // Either commit may fail alone: then everything is undone; or a crash leaves one of them, and Resync or Start finds
   // it.
   std::future<absl::Status> dpu_committed = std::async(std::launch::async, [&] { return CommitDpuHalf(job.row); });
   Attachment committed = job.row;
   committed.state = ledger::State::kCommitted;
-  absl::Status host_committed = journal_.Put(committed, Durability::kSynced);
+  absl::Status host_committed = WireHostHalf(job.row, job.details, podnet::Guards::kAreThere);
+  if (host_committed.ok()) host_committed = journal_.Put(committed, Durability::kSynced);
   absl::Status dpu = dpu_committed.get();
   HK_RETURN_IF_ERROR(host_committed);
   job.row = committed;
@@ -234,9 +236,9 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
 }
 
 // Everything of a split Pod on this PU but the link device and the row.
-absl::Status HostEngine::WireHostHalf(const Attachment& row, const Details& details) {
+absl::Status HostEngine::WireHostHalf(const Attachment& row, const Details& details, podnet::Guards guards) {
   podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
-  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link));
+  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link, guards));
   HK_FAULT_POINT("host.add.after-wire");
   table_.SetLink(link);  // AddPod reports the sockets there are, and their ports are steered over this link
   HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));

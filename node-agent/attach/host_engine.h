@@ -2,10 +2,10 @@
 //
 // Purpose: see engine.h. The order of a split ADD, and what is on disk when:
 //
-//   row "preparing", generation, addresses      written; synced before the DPU hears of the generation
-//   link made by the back end                   (while the row is synced)
-//   DPU: Prepare           | host: link, ports, host ports       at the same time
-//   DPU: Commit (synced)   | host: row "committed" (synced)      at the same time
+//   row "preparing", generation, addresses           written; synced before the DPU hears of the generation
+//   DPU: Prepare                   | host: guards of the link                             at the same time
+//   link made by the back end, into the DPU's half
+//   DPU: Commit: link, ports, row  | host: link, ports, host ports, row, both synced      at the same time
 //   result
 //
 // A failure anywhere undoes all of it by the row alone (Detach), as DEL, GC and a restart do. What the DPU cannot be
@@ -109,7 +109,7 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status AllocateByPlugin(Job& job);
   absl::StatusOr<cni::Result> AddOrdinary(Job& job);
   absl::StatusOr<cni::Result> AddSplit(Job& job);
-  absl::Status WireHostHalf(const Attachment& row, const Details& details);
+  absl::Status WireHostHalf(const Attachment& row, const Details& details, podnet::Guards guards);
   absl::StatusOr<PrepareReply> PrepareDpuHalf(const Attachment& row, const Details& details);
   absl::Status CommitDpuHalf(const Attachment& row);
 

@@ -65,7 +65,7 @@ absl::Status HostEngine::Restore(const Attachment& row) {
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row.details));
   // Its sandbox ended while we were away; the DEL is on its way.
   if (!OpenIfThere(row.netns_path).has_value()) return absl::OkStatus();
-  if (row.mode == ledger::Mode::kSplit) return WireHostHalf(row, details);
+  if (row.mode == ledger::Mode::kSplit) return WireHostHalf(row, details, podnet::Guards::kEnsure);
   HK_RETURN_IF_ERROR(podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)).status());
   if (details.host_ports.empty()) return absl::OkStatus();
   return podnet_.EnsureHostPorts(HostPortSpecOf(details));
@@ -127,11 +127,11 @@ absl::Status HostEngine::Rejoin(const Attachment& seen, bool dpu_has_it) {
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row->details));
   std::optional<sys::NetnsRef> ns = OpenIfThere(row->netns_path);
   if (!ns.has_value()) return absl::OkStatus();  // its DEL is on its way
+  HK_RETURN_IF_ERROR(PrepareDpuHalf(*row, details).status());
   HK_RETURN_IF_ERROR(
       backend_.AcquireLink(TagOf(identity_, *row), {.mtu = details.mtu, .netns = &*ns, .ifname = row->key.ifname})
           .status());
-  HK_RETURN_IF_ERROR(WireHostHalf(*row, details));
-  HK_RETURN_IF_ERROR(PrepareDpuHalf(*row, details).status());
+  HK_RETURN_IF_ERROR(WireHostHalf(*row, details, podnet::Guards::kEnsure));
   HK_RETURN_IF_ERROR(CommitDpuHalf(*row));
   spdlog::info("Pod {} is joined again, generation {}", row->pod_key, row->generation);
   return absl::OkStatus();

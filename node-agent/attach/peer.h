@@ -120,7 +120,7 @@ class DpuHalf {
   virtual absl::Status Ready() const = 0;
   // kFailedPrecondition when a newer generation is known, or this one was removed already.
   virtual absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& request) = 0;
-  virtual absl::Status Commit(const PodGeneration& pod) = 0;  // kNotFound when it was not prepared
+  virtual absl::Status Commit(const PodGeneration& pod) = 0;  // kNotFound when it was not prepared, or has no link
   virtual absl::Status Remove(const PodGeneration& pod) = 0;  // OK when there is none
   virtual absl::StatusOr<SyncReply> Sync(const SyncRequest& request) = 0;
 };

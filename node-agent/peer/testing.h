@@ -179,7 +179,8 @@ class FakePodNet final : public podnet::PodNet, public Watched {
   absl::StatusOr<podnet::Uplink> EnsureUplink(const podnet::UplinkSpec&) override { return podnet::Uplink{}; }
   absl::Status CheckUplink(const podnet::UplinkSpec&) override { return absl::OkStatus(); }
   absl::Status RemoveUplink(const pu::OwnerTag&, const std::string&) override { return absl::OkStatus(); }
-  absl::Status EnsureLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
+  absl::Status EnsureGuards(const podnet::LinkSpec&) override { return absl::OkStatus(); }
+  absl::Status EnsureLink(const podnet::LinkSpec&, podnet::Guards) override { return absl::OkStatus(); }
   absl::Status CheckLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
   absl::Status RemoveLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
   absl::Status EnsureHostPorts(const podnet::HostPortSpec&) override { return absl::OkStatus(); }

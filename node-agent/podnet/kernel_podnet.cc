@@ -38,7 +38,9 @@ absl::Status KernelPodNet::RemoveUplink(const pu::OwnerTag& owner, const std::st
   return InRoot([&] { return podnet::RemoveUplink(owner, netns_path); });
 }
 
-absl::Status KernelPodNet::EnsureLink(const LinkSpec& spec) { return podnet::EnsureLink(spec); }
+absl::Status KernelPodNet::EnsureGuards(const LinkSpec& spec) { return podnet::EnsureGuards(spec); }
+
+absl::Status KernelPodNet::EnsureLink(const LinkSpec& spec, Guards guards) { return podnet::EnsureLink(spec, guards); }
 
 absl::Status KernelPodNet::CheckLink(const LinkSpec& spec) { return podnet::CheckLink(spec); }
 

@@ -19,7 +19,8 @@ class KernelPodNet : public PodNet {
   absl::Status CheckUplink(const UplinkSpec& spec) override;
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
 
-  absl::Status EnsureLink(const LinkSpec& spec) override;
+  absl::Status EnsureGuards(const LinkSpec& spec) override;
+  absl::Status EnsureLink(const LinkSpec& spec, Guards guards) override;
   absl::Status CheckLink(const LinkSpec& spec) override;
   absl::Status RemoveLink(const LinkSpec& spec) override;
   absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) override;

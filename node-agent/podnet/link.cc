@@ -56,17 +56,20 @@ absl::Status DropOtherAddresses(Netlink& netlink, const LinkPlan& plan, int link
   return absl::OkStatus();
 }
 
-absl::Status Ensure(const LinkSpec& spec) {
-  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
-  HK_ASSIGN_OR_RETURN(netlink::Link link, FindOurs(*netlink, spec));
-  LinkPlan plan = PlanLink(spec, link.index);
-
-  // The guards are there before the device is up.
+absl::Status Guard(const LinkSpec& spec) {
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
   HK_ASSIGN_OR_RETURN(bool has_socket_match, HasSocketMatch(*nft));
   HK_RETURN_IF_ERROR(nft->Run(LinkTableScript(spec, has_socket_match)));
+  for (const auto& [name, value] : PlanLink(spec, 0).sysctls) HK_RETURN_IF_ERROR(sys::SetSysctl(name, value));
+  return absl::OkStatus();
+}
 
-  for (const auto& [name, value] : plan.sysctls) HK_RETURN_IF_ERROR(sys::SetSysctl(name, value));
+absl::Status Ensure(const LinkSpec& spec, Guards guards) {
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
+  HK_ASSIGN_OR_RETURN(netlink::Link link, FindOurs(*netlink, spec));
+  LinkPlan plan = PlanLink(spec, link.index);
+  // They are there before the device is up.
+  if (guards == Guards::kEnsure) HK_RETURN_IF_ERROR(Guard(spec));
 
   netlink::Batch batch;
   SetUp(spec, link, batch);
@@ -111,9 +114,14 @@ std::string Context(const LinkSpec& spec, const char* verb) {
 
 }  // namespace
 
-absl::Status EnsureLink(const LinkSpec& spec) {
+absl::Status EnsureGuards(const LinkSpec& spec) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));
-  return Annotate(sys::InNetns(ns, [&] { return Ensure(spec); }), Context(spec, "wire"));
+  return Annotate(sys::InNetns(ns, [&] { return Guard(spec); }), Context(spec, "guard"));
+}
+
+absl::Status EnsureLink(const LinkSpec& spec, Guards guards) {
+  HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));
+  return Annotate(sys::InNetns(ns, [&] { return Ensure(spec, guards); }), Context(spec, "wire"));
 }
 
 absl::Status RemoveLink(const LinkSpec& spec) {

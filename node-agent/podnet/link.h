@@ -29,7 +29,8 @@
 namespace heterok8s::podnet {
 
 // Ports set by SetPort stay as they are when the table exists already; in a new table there are none.
-absl::Status EnsureLink(const LinkSpec& spec);
+absl::Status EnsureGuards(const LinkSpec& spec);
+absl::Status EnsureLink(const LinkSpec& spec, Guards guards = Guards::kEnsure);
 absl::Status CheckLink(const LinkSpec& spec);
 absl::Status RemoveLink(const LinkSpec& spec);
 

@@ -79,6 +79,8 @@ struct LinkSpec {
   std::string mac, peer_mac;  // pu::LinkMac of the two sides
 };
 
+enum class Guards { kEnsure, kAreThere };
+
 struct HostPort {
   Protocol protocol = Protocol::kTcp;
   std::optional<IpAddress> host_ip;  // absent: every address of the Node
@@ -103,9 +105,12 @@ class PodNet {
   // `netns_path` may be empty or gone. Also removes the root namespace's routes to `addresses` over this uplink.
   virtual absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) = 0;
 
-  // Addresses, routes, rules, sysctls, neighbours and the table `inet heterok8s` around a link end that
-  // pu::Backend has already put into the namespace under `spec.ifname`.
-  virtual absl::Status EnsureLink(const LinkSpec& spec) = 0;
+  // The sysctls of the namespace and its table `inet heterok8s`: the part of EnsureLink that needs no link yet, so it
+  // can be made while the link is. On the DPU the uplink is there already.
+  virtual absl::Status EnsureGuards(const LinkSpec& spec) = 0;
+  // Addresses, routes, rules, neighbours around a link end that pu::Backend has already put into the namespace under
+  // `spec.ifname`; the guards before them, unless EnsureGuards has just succeeded for this spec.
+  virtual absl::Status EnsureLink(const LinkSpec& spec, Guards guards = Guards::kEnsure) = 0;
   virtual absl::Status CheckLink(const LinkSpec& spec) = 0;
   // What EnsureLink made in a namespace that stays (a Pod that falls back, a twin that is prepared again).
   virtual absl::Status RemoveLink(const LinkSpec& spec) = 0;

@@ -59,7 +59,8 @@ class Backend {
   virtual ~Backend() = default;
   virtual Capabilities caps() const = 0;
   // Host: makes the link, or finds it when it exists already, this end as `request` says, the other end where
-  // AcceptLink finds it: in the DPU's root namespace, named InterfaceName(tag, 'x'), or already in place.
+  // AcceptLink finds it: in the DPU's root namespace, named InterfaceName(tag, 'x'), or already in place: the Pod's
+  // DPU half, its namespace and its uplink, are there before this is called.
   virtual absl::StatusOr<LinkEnd> AcquireLink(const OwnerTag& tag, const LinkRequest& request) = 0;
   // DPU: takes this PU's end from the root namespace (or from `request.netns`, when a former call got that far) to
   // where `request` says. kNotFound when the host has not made the link, or it is gone.

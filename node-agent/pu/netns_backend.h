@@ -4,8 +4,8 @@
 // Pod's namespace, under its final name; the other end is born in pod-d, when the Pod's uplink (InterfaceName(tag,
 // 'u')) shows where that is, else in the DPU's root namespace, from where AcceptLink moves it. Both ends carry the
 // owner's tag. Cost: about a millisecond; a move is an RCU barrier under the kernel's RTNL lock, some 20 ms in which no
-// other link of the machine can change. Whoever can make the Pod's uplink before the link, should. Threading:
-// thread-safe. Ownership, errors: see backend.h; kUnavailable when `peer_netns` is gone (the lab is down),
+// other link of the machine can change, and is left for what an interrupted call has put into the root namespace.
+// Threading: thread-safe. Ownership, errors: see backend.h; kUnavailable when `peer_netns` is gone (the lab is down),
 // kAlreadyExists when the Pod has an interface of the wanted name that is not ours.
 //
 //   HK_ASSIGN_OR_RETURN(auto backend, NewNetnsBackend({.side = Side::kHost, .instance = "demo",

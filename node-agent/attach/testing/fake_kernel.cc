@@ -20,6 +20,7 @@ void FakeKernel::DestroyNetns(const std::string& path) {
   std::erase_if(uplinks_, [&](const auto& entry) { return entry.second.netns_path == path; });
   std::erase_if(links_, [&](const auto& entry) { return entry.second.netns_path == path; });
   std::erase_if(foreign_, [&](const auto& entry) { return entry.first == path; });
+  guards_.erase(path);
 }
 
 bool FakeKernel::HasNetns(const std::string& path) const {
@@ -37,6 +38,7 @@ std::vector<std::string> FakeKernel::Objects(const std::string& own_folder) cons
   std::vector<std::string> objects;
   for (const auto& [tag, spec] : uplinks_) objects.push_back("uplink " + tag.ToAlias());
   for (const auto& [tag, spec] : links_) objects.push_back("link " + tag.ToAlias());
+  for (const auto& [path, tag] : guards_) objects.push_back("guards of " + tag.ToAlias());
   for (const auto& [pod, spec] : host_ports_) objects.push_back("host ports of " + pod);
   for (const auto& [pod, spec] : ports_) objects.push_back("ports of " + pod);
   for (const std::string& path : namespaces_) {
@@ -93,10 +95,23 @@ absl::Status FakePodNet::RemoveUplink(const pu::OwnerTag& owner, const std::stri
   return absl::OkStatus();
 }
 
-absl::Status FakePodNet::EnsureLink(const podnet::LinkSpec& spec) {
+absl::Status FakePodNet::EnsureGuards(const podnet::LinkSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "EnsureGuards"));
+  std::lock_guard lock(kernel_.mutex_);
+  if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
+  kernel_.guards_[spec.netns_path] = spec.owner;
+  return absl::OkStatus();
+}
+
+absl::Status FakePodNet::EnsureLink(const podnet::LinkSpec& spec, podnet::Guards guards) {
   HK_RETURN_IF_ERROR(Enter(process_, "EnsureLink"));
   std::lock_guard lock(kernel_.mutex_);
   if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
+  if (guards == podnet::Guards::kEnsure) kernel_.guards_[spec.netns_path] = spec.owner;
+  auto guard = kernel_.guards_.find(spec.netns_path);
+  if (guard == kernel_.guards_.end() || guard->second != spec.owner) {
+    return absl::InternalError("a link without its guards");
+  }
   kernel_.links_[spec.owner] = spec;
   return absl::OkStatus();
 }
@@ -115,6 +130,7 @@ absl::Status FakePodNet::RemoveLink(const podnet::LinkSpec& spec) {
   HK_RETURN_IF_ERROR(Enter(process_, "RemoveLink"));
   std::lock_guard lock(kernel_.mutex_);
   kernel_.links_.erase(spec.owner);
+  kernel_.guards_.erase(spec.netns_path);
   return absl::OkStatus();
 }
 

@@ -50,6 +50,7 @@ class FakeKernel {
   std::set<std::pair<std::string, std::string>> foreign_;  // path, ifname
   std::map<pu::OwnerTag, podnet::UplinkSpec> uplinks_;
   std::map<pu::OwnerTag, podnet::LinkSpec> links_;
+  std::map<std::string, pu::OwnerTag> guards_;  // by namespace
   std::map<std::string, podnet::HostPortSpec> host_ports_;
   std::map<std::string, ports::PodPorts> ports_;
 };
@@ -74,7 +75,8 @@ class FakePodNet final : public podnet::PodNet, public Failures {
   absl::StatusOr<podnet::Uplink> EnsureUplink(const podnet::UplinkSpec& spec) override;
   absl::Status CheckUplink(const podnet::UplinkSpec& spec) override;
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
-  absl::Status EnsureLink(const podnet::LinkSpec& spec) override;
+  absl::Status EnsureGuards(const podnet::LinkSpec& spec) override;
+  absl::Status EnsureLink(const podnet::LinkSpec& spec, podnet::Guards guards) override;
   absl::Status CheckLink(const podnet::LinkSpec& spec) override;
   absl::Status RemoveLink(const podnet::LinkSpec& spec) override;
   absl::Status SetPort(const podnet::LinkSpec& spec, Protocol protocol, uint16_t port, bool present) override;
