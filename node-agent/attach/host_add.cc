@@ -168,6 +168,9 @@ absl::Status HostEngine::AllocateByPlugin(Job& job) {
 }
 
 absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
+  // The row goes to the disk while the kernel works. All that changes in it later is "committed", and that is a word
+  // about this kernel's objects: a power cut takes them away, and the next start drops the row whatever it says.
+  std::future<absl::Status> synced = std::async(std::launch::async, [this] { return journal_.Sync(); });
   podnet::UplinkSpec spec = UplinkSpecOf(identity_, job.row, job.details);
   absl::StatusOr<podnet::Uplink> uplink = podnet_.EnsureUplink(spec);
   if (!uplink.ok()) {
@@ -181,7 +184,8 @@ absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
     HK_FAULT_POINT("host.add.after-host-ports");
   }
   job.row.state = ledger::State::kCommitted;
-  HK_RETURN_IF_ERROR(journal_.Put(job.row, Durability::kSynced));
+  HK_RETURN_IF_ERROR(journal_.Put(job.row, Durability::kOrdered));
+  HK_RETURN_IF_ERROR(synced.get());
   return ResultOf(
       job.details,
       {{.name = uplink->root_ifname, .mac = uplink->root_mac, .mtu = job.details.mtu},

@@ -42,11 +42,11 @@ class LedgerFile : public Ledger {
     {
       std::lock_guard lock(writer_mutex_);
       HK_FAULT_POINT("ledger.before-commit");
-      HK_RETURN_IF_ERROR(writer_.Execute("BEGIN IMMEDIATE"));
-      absl::Cleanup roll_back = [this] { (void)writer_.Execute("ROLLBACK"); };
+      HK_RETURN_IF_ERROR(Run("BEGIN IMMEDIATE"));
+      absl::Cleanup roll_back = [this] { (void)Run("ROLLBACK"); };
       SqliteTx tx(writer_);
       HK_RETURN_IF_ERROR(fn(tx));
-      HK_RETURN_IF_ERROR(Annotate(writer_.Execute("COMMIT"), path_));
+      HK_RETURN_IF_ERROR(Annotate(Run("COMMIT"), path_));
       std::move(roll_back).Cancel();
     }
     {
@@ -100,6 +100,11 @@ class LedgerFile : public Ledger {
   }
 
  private:
+  absl::Status Run(const char* statement) {
+    HK_ASSIGN_OR_RETURN(Query query, writer_.Prepare(statement));
+    return query.Run();
+  }
+
   const std::string path_;
   const sys::UniqueFd lock_;  // released last: the connections below are closed, and the log merged, under it
   const sys::UniqueFd wal_;   // SQLite keeps this file for as long as a connection is open
