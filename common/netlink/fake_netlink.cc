@@ -365,7 +365,7 @@ absl::StatusOr<std::vector<Address>> FakeNetlink::Addresses(int link) {
   return all;
 }
 
-absl::StatusOr<std::vector<Route>> FakeNetlink::Routes(uint32_t table, int link) {
+absl::StatusOr<std::vector<Route>> FakeNetlink::Routes(uint32_t table, int link, std::optional<Family> family) {
   std::vector<Route> all = kernel_.Find(netns_fd_)->routes;
   for (const Address& address : kernel_.Find(netns_fd_)->addresses) {
     bool v4 = address.prefix.address.family == Family::kV4;
@@ -376,7 +376,9 @@ absl::StatusOr<std::vector<Route>> FakeNetlink::Routes(uint32_t table, int link)
                    .type = RouteType::kLocal,
                    .protocol = kKernelProtocol});
   }
-  std::erase_if(all, [&](const Route& r) { return r.table != table || (link != 0 && r.link != link); });
+  std::erase_if(all, [&](const Route& r) {
+    return r.table != table || (link != 0 && r.link != link) || (family && r.destination.address.family != *family);
+  });
   return all;
 }
 

@@ -48,7 +48,7 @@ class FakeNetlink : public Netlink {
   absl::StatusOr<std::vector<Link>> Links() override;
   absl::StatusOr<Link> FindLink(const std::string& name) override;
   absl::StatusOr<std::vector<Address>> Addresses(int link) override;
-  absl::StatusOr<std::vector<Route>> Routes(uint32_t table, int link) override;
+  absl::StatusOr<std::vector<Route>> Routes(uint32_t table, int link, std::optional<Family> family) override;
   absl::StatusOr<std::vector<Rule>> Rules(Family family) override;
   absl::StatusOr<std::vector<Neighbor>> Neighbors(int link) override;
   absl::StatusOr<Shaping> ShapingOf(int link) override;

@@ -58,7 +58,7 @@ class LibnlNetlink : public Netlink {
   absl::StatusOr<std::vector<Link>> Links() override;
   absl::StatusOr<Link> FindLink(const std::string& name) override;
   absl::StatusOr<std::vector<Address>> Addresses(int link) override;
-  absl::StatusOr<std::vector<Route>> Routes(uint32_t table, int link) override;
+  absl::StatusOr<std::vector<Route>> Routes(uint32_t table, int link, std::optional<Family> family) override;
   absl::StatusOr<std::vector<Rule>> Rules(Family family) override;
   absl::StatusOr<std::vector<Neighbor>> Neighbors(int link) override;
   absl::StatusOr<Shaping> ShapingOf(int link) override;
@@ -225,12 +225,13 @@ absl::StatusOr<std::vector<Address>> LibnlNetlink::Addresses(int link) {
                           [&](const Address& address) { return link == 0 || address.link == link; });
 }
 
-absl::StatusOr<std::vector<Route>> LibnlNetlink::Routes(uint32_t table, int link) {
+absl::StatusOr<std::vector<Route>> LibnlNetlink::Routes(uint32_t table, int link, std::optional<Family> only) {
   std::vector<Route> all;
-  for (int family : {AF_INET, AF_INET6}) {
+  for (Family family : {Family::kV4, Family::kV6}) {
+    if (only && *only != family) continue;
     auto make = [&] {
       rtmsg header{};
-      header.rtm_family = static_cast<uint8_t>(family);
+      header.rtm_family = static_cast<uint8_t>(FamilyNumber(family));
       Request request = MakeRequest(RTM_GETROUTE, 0, header);
       nla_put_u32(request.message.get(), RTA_TABLE, table);
       if (link != 0) nla_put_u32(request.message.get(), RTA_OIF, link);

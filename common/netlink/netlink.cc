@@ -93,8 +93,9 @@ absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<Ip
   auto pause = std::chrono::microseconds(200);
   auto deadline = std::chrono::steady_clock::now() + timeout;
   while (true) {
-    HK_ASSIGN_OR_RETURN(std::vector<Route> routes, netlink.Routes(kTableLocal, link));
+    HK_ASSIGN_OR_RETURN(std::vector<Route> routes, netlink.Routes(kTableLocal, link, Family::kV6));
     auto missing = std::find_if(addresses.begin(), addresses.end(), [&](const IpAddress& address) {
+      if (address.family == Family::kV4) return false;
       return std::none_of(routes.begin(), routes.end(), [&](const Route& route) {
         return route.type == RouteType::kLocal && route.destination == IpPrefix::Host(address);
       });

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -136,9 +137,10 @@ class Netlink {
   virtual absl::StatusOr<Link> FindLink(const std::string& name) = 0;
   // Of one link; `link` 0: of all.
   virtual absl::StatusOr<std::vector<Address>> Addresses(int link) = 0;
-  // Both families, one table, of one link (0: of all). Routes the kernel makes by itself are included, cached clones
-  // are not.
-  virtual absl::StatusOr<std::vector<Route>> Routes(uint32_t table, int link = 0) = 0;
+  // One table, of one link (0: of all), of one family (absent: of both). Routes the kernel makes by itself are
+  // included, cached clones are not.
+  virtual absl::StatusOr<std::vector<Route>> Routes(uint32_t table, int link = 0,
+                                                    std::optional<Family> family = std::nullopt) = 0;
   virtual absl::StatusOr<std::vector<Rule>> Rules(Family family) = 0;
   // Permanent ones of one link; `link` 0: of all.
   virtual absl::StatusOr<std::vector<Neighbor>> Neighbors(int link) = 0;
@@ -161,7 +163,8 @@ class Netlink {
 
 // Waits until the kernel takes packets for `addresses` of `link`. Linux gives an IPv6 address its local route from a
 // work queue that needs RTNL, even without DAD: usually some milliseconds after it was added, seconds when hundreds of
-// interfaces come and go at once. kDeadlineExceeded names the address that is missing after `timeout`.
+// interfaces come and go at once. (IPv4 ones have theirs at once.) kDeadlineExceeded names the address that is missing
+// after `timeout`.
 absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<IpAddress>& addresses,
                                 std::chrono::milliseconds timeout = std::chrono::milliseconds(15000));
 

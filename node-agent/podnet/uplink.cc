@@ -37,17 +37,16 @@ absl::StatusOr<std::optional<Link>> FindIfThere(Netlink& netlink, const std::str
 
 bool Joined(const Link& a, const Link& b) { return a.peer_index == b.index && b.peer_index == a.index; }
 
-// Creation and alias are two messages of one batch, so an end without alias is only ours when its peer is.
+// A link is made without an alias and gets it with its other settings, so an end without one is only ours when its
+// peer is.
 bool IsOurs(const Link& link, const std::string& alias) { return link.alias == alias; }
 
+// kAlreadyExists when either name is taken; nothing is changed then.
 absl::StatusOr<Pair> CreatePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod, const UplinkSpec& spec,
                                 const UplinkPlan& plan) {
-  Batch batch;
-  batch.Add(
+  HK_RETURN_IF_ERROR(root.Do(
       netlink::AddVeth{.end = {.name = plan.root_name, .mac = plan.root_mac, .mtu = spec.mtu},
-                       .peer = {.name = spec.ifname, .mac = plan.pod_mac, .mtu = spec.mtu, .netns_fd = pod.fd()}});
-  batch.Add(SetLink{.by_name = plan.root_name, .alias = plan.alias});
-  HK_RETURN_IF_ERROR(root.Apply(batch));
+                       .peer = {.name = spec.ifname, .mac = plan.pod_mac, .mtu = spec.mtu, .netns_fd = pod.fd()}}));
   Pair pair{.fresh = true};
   HK_ASSIGN_OR_RETURN(pair.root, root.FindLink(plan.root_name));
   HK_ASSIGN_OR_RETURN(pair.pod, pod_netlink.FindLink(spec.ifname));
@@ -57,6 +56,9 @@ absl::StatusOr<Pair> CreatePair(Netlink& root, Netlink& pod_netlink, const sys::
 // The veth pair of this owner, made anew when what is there does not join this Pod.
 absl::StatusOr<Pair> EnsurePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod, const UplinkSpec& spec,
                                 const UplinkPlan& plan) {
+  // A new Pod has neither end, so looking first would be two questions too many.
+  absl::StatusOr<Pair> made = CreatePair(root, pod_netlink, pod, spec, plan);
+  if (!absl::IsAlreadyExists(made.status())) return made;
   HK_ASSIGN_OR_RETURN(std::optional<Link> pod_end, FindIfThere(pod_netlink, spec.ifname));
   HK_ASSIGN_OR_RETURN(std::optional<Link> root_end, FindIfThere(root, plan.root_name));
   if (root_end && !root_end->alias.empty() && !IsOurs(*root_end, plan.alias)) {
