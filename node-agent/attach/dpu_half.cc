@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <future>
 
 #include "common/fault/fault.h"
 #include "node-agent/attach/dpu_engine.h"
@@ -126,9 +127,11 @@ absl::StatusOr<podnet::Uplink> DpuEngine::PlaceHalf(const Attachment& row, const
       details.own_netns.empty() ? namespaces_.Open(row.netns_path) : namespaces_.Ensure(row.netns_path);
   if (!ns.ok()) return ns.status();
   HK_FAULT_POINT("dpu.prepare.after-netns");
+  std::future<absl::Status> guarded =
+      std::async(std::launch::async, [&] { return podnet_.EnsureGuards(LinkSpecOf(identity_, row, details)); });
   HK_ASSIGN_OR_RETURN(podnet::Uplink uplink, podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)));
   HK_FAULT_POINT("dpu.prepare.after-uplink");
-  HK_RETURN_IF_ERROR(podnet_.EnsureGuards(LinkSpecOf(identity_, row, details)));
+  HK_RETURN_IF_ERROR(guarded.get());
   HK_FAULT_POINT("dpu.prepare.after-guards");
   return uplink;
 }

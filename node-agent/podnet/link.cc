@@ -70,6 +70,7 @@ absl::Status Ensure(const LinkSpec& spec, Guards guards) {
   LinkPlan plan = PlanLink(spec, link.index);
   // They are there before the device is up.
   if (guards == Guards::kEnsure) HK_RETURN_IF_ERROR(Guard(spec));
+  for (const auto& [name, value] : plan.uplink_sysctls) HK_RETURN_IF_ERROR(sys::SetSysctl(name, value));
 
   netlink::Batch batch;
   SetUp(spec, link, batch);

@@ -97,7 +97,9 @@ std::string Normalized(std::string text) {
 }
 
 absl::Status CheckSysctls(const LinkPlan& plan) {
-  for (const auto& [name, wanted] : plan.sysctls) {
+  std::vector<std::pair<std::string, std::string>> sysctls = plan.sysctls;
+  sysctls.insert(sysctls.end(), plan.uplink_sysctls.begin(), plan.uplink_sysctls.end());
+  for (const auto& [name, wanted] : sysctls) {
     HK_ASSIGN_OR_RETURN(std::string text, sys::ReadFile("/proc/sys/" + name));
     if (Normalized(text) != wanted) return Differs("{} is '{}', wanted '{}'", name, Normalized(text), wanted);
   }

@@ -228,6 +228,35 @@ TEST_CASE("an interface of someone else is not touched") {
   CHECK(SplitPodTopology::Sh(pod.pod_h(), "nft list ruleset").empty());
 }
 
+TEST_CASE("the guards are there before the link is, and the link needs them once only") {
+  SplitPodTopology pod;
+  for (const LinkSpec& spec : {pod.HostSpec(), pod.DpuSpec()}) {
+    REQUIRE_OK(EnsureGuards(spec));
+    CHECK_FALSE(CheckLink(spec).ok());
+
+    REQUIRE_OK(EnsureLink(spec, Guards::kAreThere));
+
+    CHECK_OK(CheckLink(spec));
+  }
+}
+
+TEST_CASE("all ports at once replace what was there, none included") {
+  Wired pod;
+  auto ports = [&] { return SplitPodTopology::Sh(pod.pod_d(), "nft list set inet heterok8s dpu_ports"); };
+  REQUIRE_OK(SetPort(pod.DpuSpec(), Protocol::kTcp, 7001, true));
+
+  REQUIRE_OK(ReplacePorts(pod.DpuSpec(), {{Protocol::kTcp, 7002}, {Protocol::kUdp, 53}}));
+  CHECK(ports().find("7001") == std::string::npos);
+  CHECK(ports().find("7002") != std::string::npos);
+
+  REQUIRE_OK(ReplacePorts(pod.DpuSpec(), {}));
+  CHECK(ports().find("elements") == std::string::npos);
+  CHECK_OK(ReplacePorts(pod.DpuSpec(), {}));
+
+  REQUIRE_OK(RemoveLink(pod.DpuSpec()));
+  CHECK_THAT(ReplacePorts(pod.DpuSpec(), {}), HasCode(absl::StatusCode::kNotFound));
+}
+
 TEST_CASE("a link block that changed leaves no old addresses") {
   Wired pod;
   LinkSpec other = pod.HostSpec();

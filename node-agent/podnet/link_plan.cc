@@ -133,7 +133,7 @@ class Planner {
     const PortRange& range = host ? spec_.host_ephemeral : spec_.dpu_ephemeral;
     set("net/ipv4/ip_local_port_range", fmt::format("{} {}", range.first, range.last));
     if (!host) {
-      set(fmt::format("net/ipv4/conf/{}/rp_filter", spec_.uplink_ifname), "0");
+      plan_.uplink_sysctls.emplace_back(fmt::format("net/ipv4/conf/{}/rp_filter", spec_.uplink_ifname), "0");
       set("net/ipv4/ip_forward", "1");
       set("net/ipv6/conf/all/forwarding", "1");
     }

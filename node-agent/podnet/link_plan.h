@@ -20,8 +20,9 @@ struct LinkPlan {
   std::vector<netlink::Neighbor> neighbors;
   std::vector<netlink::Route> routes;  // tables main and kOtherSideTable
   std::vector<netlink::Rule> rules;
-  std::vector<netlink::Rule> absent_rules;  // the kernel's own that must go
-  std::vector<std::pair<std::string, std::string>> sysctls;
+  std::vector<netlink::Rule> absent_rules;                          // the kernel's own that must go
+  std::vector<std::pair<std::string, std::string>> sysctls;         // of the namespace
+  std::vector<std::pair<std::string, std::string>> uplink_sysctls;  // of the DPU's uplink
 };
 
 LinkPlan PlanLink(const LinkSpec& spec, int link_index);

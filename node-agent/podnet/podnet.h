@@ -105,8 +105,8 @@ class PodNet {
   // `netns_path` may be empty or gone. Also removes the root namespace's routes to `addresses` over this uplink.
   virtual absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) = 0;
 
-  // The sysctls of the namespace and its table `inet heterok8s`: the part of EnsureLink that needs no link yet, so it
-  // can be made while the link is. On the DPU the uplink is there already.
+  // The sysctls of the namespace and its table `inet heterok8s`: the part of EnsureLink that needs no device, so it
+  // can be made while the link and the uplink are.
   virtual absl::Status EnsureGuards(const LinkSpec& spec) = 0;
   // Addresses, routes, rules, neighbours around a link end that pu::Backend has already put into the namespace under
   // `spec.ifname`; the guards before them, unless EnsureGuards has just succeeded for this spec.
