@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
-#include "common/sys/file.h"
 #include "common/config/yaml.h"
+#include "common/sys/file.h"
 
 namespace heterok8s::cri {
 namespace {
