@@ -10,6 +10,7 @@
 
 #include "common/sys/netns.h"
 #include "common/testing/matchers.h"
+#include "heterosock/agent/inet_diag.h"
 #include "heterosock/agent/process_identity.h"
 
 namespace heterok8s::heterosock::agent {
@@ -65,6 +66,27 @@ TEST_CASE("both ends of a connection mirror each other, in this and in another n
   CHECK(inspector.Inspect(there->client.get())->netns_cookie == *sys::NetnsCookie(*netns));
   CHECK(inspector.namespaces() == 2);
   CHECK_OK(sys::DeleteNetns(path));
+}
+
+TEST_CASE("where the names of a socket are translated, its ports and cookie find it", "[netns]") {
+  auto pair = Connected();
+  REQUIRE_OK(pair);
+  SocketInspector inspector;
+  auto truth = inspector.Inspect(pair->client.get());
+  REQUIRE_OK(truth);
+  auto netlink = diag::Open();
+  REQUIRE_OK(netlink);
+  // As a split Pod's hooks would have it: other addresses, the same ports.
+  const diag::Tuple hint{.family = AF_INET,
+                         .local = {IpAddress::V4(0x0a000001), truth->local.port},
+                         .remote = {IpAddress::V4(0x0a000002), truth->remote.port}};
+
+  auto found = diag::Find(netlink->get(), hint, truth->cookie);
+
+  REQUIRE_OK(found);
+  CHECK(found->local.address == truth->local.address);
+  CHECK(found->remote.address == truth->remote.address);
+  CHECK_THAT(diag::Find(netlink->get(), hint, truth->cookie + 1).status(), HasCode(absl::StatusCode::kNotFound));
 }
 
 TEST_CASE("what a socket counts is what has passed") {

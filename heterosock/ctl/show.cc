@@ -146,7 +146,10 @@ std::string EventLine(const json& event) {
   const json& commands = Member(event, "command");
   if (commands.is_array() && commands.size() == 2) {
     const json& pids = Member(event, "pid");
-    line += fmt::format("  {}({}) - {}({})", commands[0].dump(), pids[0].dump(), commands[1].dump(), pids[1].dump());
+    for (size_t i = 0; i < 2; ++i) {
+      const json end = {{"command", commands[i]}, {"pid", pids.is_array() && pids.size() == 2 ? pids[i] : json(0)}};
+      line += (i == 0 ? "  " : " - ") + Who(end);
+    }
   } else if (commands.is_string()) {
     line += "  " + Who(event);
   }

@@ -53,6 +53,9 @@ TEST_CASE("an event is a line") {
   const json event = {{"unix_ms", 1500}, {"event", "declined"}, {"command", "curl"}, {"pid", 5},
                       {"local", "a:1"},  {"remote", "b:2"},     {"reason", "policy"}};
   CHECK(EventLine(event) == "00:00:01.500 declined   curl(5)  a:1 - b:2  policy");
+  const json pair = {{"unix_ms", 0},  {"event", "paired"},     {"channel", 3},
+                     {"by", "token"}, {"command", {"a", "b"}}, {"pid", {1, 2}}};
+  CHECK(EventLine(pair) == "00:00:00.000 paired    channel 3  a(1) - b(2)  by token");
 }
 
 }  // namespace
