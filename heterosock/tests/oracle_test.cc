@@ -82,8 +82,8 @@ void Explain(uint64_t seed, const Mode& mode, const Options& options) {
     std::printf("it did not differ again\n");
     return;
   }
-  Print("plain", shortest_plain);
-  Print(mode.name, shortest_ours);
+  std::printf("%s", Difference(shortest_plain, shortest_ours).c_str());
+  if (options.verbose) Print("plain", shortest_plain), Print(mode.name, shortest_ours);
 }
 
 int RunAll(Options options) {
@@ -107,9 +107,8 @@ int RunAll(Options options) {
       if (options.verbose) Print(mode.name, ours);
       if (plain == ours || !Differs(name, mode, options.preload, &plain, &ours)) continue;
       ++differences;
-      std::printf("DIFFERS seed %llu, %s\n", static_cast<unsigned long long>(seed), mode.name);
-      Print("plain", plain);
-      Print(mode.name, ours);
+      std::printf("DIFFERS seed %llu, %s (- plain, + ours)\n%s", static_cast<unsigned long long>(seed), mode.name,
+                  Difference(plain, ours).c_str());
       Explain(seed, mode, options);
       std::fflush(stdout);
     }

@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 
 extern char** environ;
 
@@ -77,6 +78,13 @@ pid_t Start(const std::string& case_name, const Mode& mode, bool server, const P
   return pid;
 }
 
+std::vector<std::string> Lines(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
 // How the process ended, after at most kDeadline; with it goes every process of its group.
 std::string Finish(pid_t pid) {
   if (pid < 0) return "did not start\n";
@@ -95,6 +103,27 @@ std::string Finish(pid_t pid) {
 }
 
 }  // namespace
+
+std::string Difference(const Outcome& plain, const Outcome& ours) {
+  constexpr size_t kShared = 6, kNext = 4;  // lines
+  std::string text;
+  for (int role : {0, 1}) {
+    std::vector<std::string> a = Lines(plain.said[role]), b = Lines(ours.said[role]);
+    size_t same = 0;
+    while (same < a.size() && same < b.size() && a[same] == b[same]) ++same;
+    text += role == 0 ? "  server" : "  client";
+    if (same == a.size() && same == b.size()) {
+      text += ": the same\n";
+      continue;
+    }
+    text += "\n";
+    for (size_t i = same > kShared ? same - kShared : 0; i < same; ++i) text += "      " + a[i] + "\n";
+    for (size_t i = same; i < a.size() && i < same + kNext; ++i) text += "    - " + a[i] + "\n";
+    for (size_t i = same; i < b.size() && i < same + kNext; ++i) text += "    + " + b[i] + "\n";
+  }
+  if (!ours.output.empty()) text += "  output: " + ours.output + "\n";
+  return text;
+}
 
 Outcome RunOnce(const std::string& case_name, const Mode& mode, const Preload& preload) {
   Memory stage("hk-stage", sizeof(Stage)), output("hk-output", 0);

@@ -33,6 +33,9 @@ struct Preload {
   std::vector<std::string> extra;  // more environment of the hooked processes
 };
 
+// Where the two part: for each end the last lines they share, then what each said next.
+std::string Difference(const Outcome& plain, const Outcome& ours);
+
 Outcome RunOnce(const std::string& case_name, const Mode& mode, const Preload& preload);
 
 }  // namespace heterok8s::heterosock::behaviour
