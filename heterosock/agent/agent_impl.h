@@ -81,6 +81,7 @@ class Agent::Impl {
   absl::Status Open();
   absl::Status Run();
   void Wake();
+  bool MayLog();
 
   // agent_offers.cc: from OFFER to PAIRED or DECLINED.
   bool OnHello(Session& session, const Packet& packet);
@@ -123,6 +124,7 @@ class Agent::Impl {
   void OnAdmin(uint64_t id, uint32_t events);
 
   // agent_loop.cc: descriptors and time.
+  sys::UniqueFd AcceptFrom(int listener);
   void Accept();
   void AcceptAdmin();
   void OnSession(uint64_t id, uint32_t events);
@@ -143,6 +145,7 @@ class Agent::Impl {
   const uint64_t epoch_;
   const std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
   sys::UniqueFd epoll_, listener_, admin_listener_, pu_listener_, wake_;
+  sys::UniqueFd reserve_;  // given up for a moment when this process may open no more
   bool stopping_ = false;
   std::mutex tasks_mutex_;
   std::deque<std::function<void(Agent&)>> tasks_;
@@ -172,6 +175,8 @@ class Agent::Impl {
   uint64_t next_remote_offer_ = 1;
 
   AgentCounters counters_;
+  std::chrono::steady_clock::time_point log_window_{};
+  int logged_ = 0;
   std::deque<nlohmann::json> recent_declines_;
 };
 

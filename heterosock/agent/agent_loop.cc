@@ -55,6 +55,7 @@ absl::Status Agent::Impl::Open() {
   }
   epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
   wake_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  reserve_.reset(open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (!epoll_.valid() || !wake_.valid()) return ErrnoToStatus(errno, "make an event loop");
   Watch(wake_.get(), kWake, EPOLLIN);
   // The socket comes last in the eyes of whoever waits for it: what else can fail has not.
@@ -105,7 +106,7 @@ absl::Status Agent::Impl::Run() {
           AcceptAdmin();
           break;
         case kPuListener: {
-          sys::UniqueFd fd(accept4(pu_listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+          sys::UniqueFd fd = AcceptFrom(pu_listener_.get());
           if (!fd.valid()) break;
           absl::StatusOr<std::unique_ptr<PuLink>> link = AcceptUnixPuLink(std::move(fd), options_.pu_listen);
           if (link.ok()) {
@@ -140,6 +141,18 @@ absl::Status Agent::Impl::Run() {
 
 void Agent::Impl::Wake() { eventfd_write(wake_.get(), 1); }
 
+// What strangers can cause as often as they like is logged ten times in ten seconds; the counters have it all.
+bool Agent::Impl::MayLog() {
+  constexpr std::chrono::seconds kWindow{10};
+  constexpr int kLines = 10;
+  const Clock::time_point now = Clock::now();
+  if (now - log_window_ > kWindow) {
+    log_window_ = now;
+    logged_ = 0;
+  }
+  return ++logged_ <= kLines;
+}
+
 void Agent::Impl::RunTasks() {
   std::deque<std::function<void(Agent&)>> tasks;
   {
@@ -149,8 +162,22 @@ void Agent::Impl::RunTasks() {
   for (auto& task : tasks) task(*self_);
 }
 
+// Out of descriptors, a connection that nobody accepts would wake the loop for ever: it is turned away.
+sys::UniqueFd Agent::Impl::AcceptFrom(int listener) {
+  sys::UniqueFd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (fd.valid() || (errno != EMFILE && errno != ENFILE)) return fd;
+  reserve_.reset();
+  fd.reset(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  fd.reset();
+  reserve_.reset(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  ++counters_.refused;
+  if (MayLog())
+    spdlog::error("no descriptors left: a process was turned away; its connections stay on TCP until it tries again");
+  return fd;
+}
+
 void Agent::Impl::Accept() {
-  sys::UniqueFd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  sys::UniqueFd fd = AcceptFrom(listener_.get());
   if (!fd.valid()) return;
   const uint64_t id = next_session_++;
   Session session{.id = id, .fd = std::move(fd)};
@@ -172,7 +199,7 @@ void Agent::Impl::Accept() {
 }
 
 void Agent::Impl::AcceptAdmin() {
-  sys::UniqueFd fd(accept4(admin_listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  sys::UniqueFd fd = AcceptFrom(admin_listener_.get());
   if (!fd.valid() || admins_.size() >= kMaxAdminClients) return;
   const uint64_t id = kAdminBit | next_session_++;
   Watch(fd.get(), id, EPOLLIN);
@@ -255,7 +282,8 @@ void Agent::Impl::Close(uint64_t id, const char* why) {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
   Session& session = found->second;
-  if (why != nullptr) spdlog::warn("library of {} (pid {}) is dropped: {}", session.who.command, session.who.pid, why);
+  if (why != nullptr && MayLog())
+    spdlog::warn("library of {} (pid {}) is dropped: {}", session.who.command, session.who.pid, why);
   for (const Offer& offer : pairing_.RemoveSession(id)) {
     if (brought_.erase(offer.name) != 0) SendToPu(PuWithdraw{offer.name});
   }
