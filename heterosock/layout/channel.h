@@ -30,7 +30,9 @@
 // both equal to the header's it stores switch_at = 1 + number of bytes it wrote to TCP, and from then on writes only to
 // its ring. The receiver reads TCP until it has read switch_at - 1 bytes, then the ring. Moving back: the sender stores
 // continue_at = 1 + tail and writes TCP again; the receiver reads the ring up to there, then TCP, for good.
-// A receiver that may not read the ring any longer asks for it by setting kFlagWantTcp and ringing.
+// A receiver that will not read the ring any longer (the socket goes to a program without the library) stores
+// recall_at = 1 + head, sets kFlagWantTcp and rings. The sender then writes what is in the ring from there on to TCP,
+// stores continue_at = recall_at, and goes on with TCP: nothing is lost and the order is kept.
 //
 // Who reads must take the other side for hostile: load every field once, check it, and treat what cannot be as a reset.
 #pragma once
@@ -91,6 +93,7 @@ struct alignas(kLineBytes) ControlLine {
   Shared<uint64_t> armed_nonce;
   Shared<uint64_t> switch_at;    // 0: still TCP
   Shared<uint64_t> continue_at;  // 0: not gone back
+  Shared<uint64_t> recall_at;    // as receiver. 0: reading; else this side will not read past it
 };
 
 // For `heterosockctl status`; nothing depends on it.

@@ -28,7 +28,7 @@ struct Pairing {
   uint64_t nonce = 0;
   uint64_t offset = 0;  // of the channel in the memfd, a multiple of 64 KiB
   uint64_t bytes = 0;
-  // Received by SCM_RIGHTS in this order, close-on-exec; the bells are non-blocking eventfds.
+  // Received by SCM_RIGHTS in this order, close-on-exec. The bells are non-blocking ends of two pipes.
   int memfd = -1;
   int own_bell = -1;   // the other side rings it, we wait on it
   int peer_bell = -1;  // we ring it
@@ -40,6 +40,7 @@ class Rendezvous {
     enum Kind { kNone, kPaired, kDeclined, kFence } kind = kNone;
     uint64_t id = 0;  // the offer's id; for kFence the channel id, 0 for every channel
     Reason reason = Reason::kNone;
+    uint32_t retry_ms = 0;  // of kDeclined; 0: never again
     Pairing pairing;
   };
 

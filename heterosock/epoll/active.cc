@@ -1,0 +1,54 @@
+#include "heterosock/epoll/active.h"
+
+#include "heterosock/epoll/pool.h"
+#include "heterosock/lib/machine.h"
+#include "heterosock/ofd/slot.h"
+
+namespace heterok8s::heterosock {
+
+void Activate(uint32_t index) {
+  Item& item = Pool::At(index);
+  if (item.disabled) return;
+  Instance& instance = Pool::InstanceAt(item.instance);
+  item.misses = 0;
+  if (!item.active) {
+    item.active = true;
+    item.previous = instance.last;
+    item.next = kNone;
+    (instance.last == kNone ? instance.first : Pool::At(instance.last).next) = index;
+    instance.last = index;
+    ++instance.active;
+  }
+  if ((instance.blocked > 0 || instance.plain.load() > 0) && instance.kick > 0) {
+    // Registered edge triggered: every write is an event, and nobody has to read.
+    const uint64_t one = 1;
+    Syscall(SYS_write, instance.kick, reinterpret_cast<long>(&one), sizeof one);
+  }
+}
+
+void Deactivate(uint32_t index) {
+  Item& item = Pool::At(index);
+  if (!item.active) return;
+  Instance& instance = Pool::InstanceAt(item.instance);
+  (item.previous == kNone ? instance.first : Pool::At(item.previous).next) = item.next;
+  (item.next == kNone ? instance.last : Pool::At(item.next).previous) = item.previous;
+  item.active = false;
+  item.previous = item.next = kNone;
+  --instance.active;
+}
+
+void Rotate(uint32_t index) {
+  Item& item = Pool::At(index);
+  if (item.next == kNone || !item.active) return;
+  const uint8_t misses = item.misses;
+  Deactivate(index);
+  Instance& instance = Pool::InstanceAt(item.instance);
+  item.active = true;
+  item.misses = misses;
+  item.previous = instance.last;
+  (instance.last == kNone ? instance.first : Pool::At(instance.last).next) = index;
+  instance.last = index;
+  ++instance.active;
+}
+
+}  // namespace heterok8s::heterosock

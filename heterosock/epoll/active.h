@@ -1,0 +1,16 @@
+// The list of items that somebody has to look at. With the lock of the instance held.
+#pragma once
+
+#include <stdint.h>
+
+namespace heterok8s::heterosock {
+
+// Appends the item unless it is there or may not report; wakes a thread that waits in the kernel.
+void Activate(uint32_t index);
+void Deactivate(uint32_t index);
+// Makes the kernel's registration ours, and the item active. Also with the registry lock held.
+void Manage(uint32_t index);
+// To the end, so that a set larger than `maxevents` is served in turn.
+void Rotate(uint32_t index);
+
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,52 @@
+// Epoll sets with connections in shared memory.
+//
+// The program's own epoll descriptor stays what it is. A connection that is on TCP is registered as the program said.
+// When a channel is armed its bell joins the set (edge triggered, marked with a private cookie); when a direction
+// moves, the TCP socket's registration is replaced by an edge-triggered one with a cookie too, because the idle TCP
+// socket would be writable for ever. From then on readiness is computed here: an *item* is active while somebody has to
+// look at it, and armed when the peer rings for it. Idle connections are armed and cost nothing; busy ones are polled
+// without a system call. (The kernel's NAPI does the same with interrupts.)
+//
+// Threading: each instance has a lock; the list of a slot's items has one for the process. Slot locks are taken inside
+// these, so callers hold none. Memory: fixed pools of this process; when they are exhausted the connection stays on
+// TCP. fork: the child works on its copy of the registrations and never removes anything from a set it shares with its
+// parent.
+#pragma once
+
+#include <stdint.h>
+#include <sys/epoll.h>
+
+#include "heterosock/ofd/fd_table.h"
+
+namespace heterok8s::heterosock {
+
+// epoll_create: a number for the new instance, or nothing when the pool is empty (its connections then stay on TCP).
+void EpollCreated(int epfd);
+void EpollCopied(uint32_t number);  // dup
+void EpollClosed(uint32_t number, int epfd);
+int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* event);
+// Like epoll_pwait2; timeout_ns < 0 waits for ever. Returns as libc does.
+int EpollWait(uint32_t number, int epfd, epoll_event* events, int max, int64_t timeout_ns, const sigset_t* mask);
+
+// Around a plain wait, so that it is woken when a connection moves meanwhile.
+void EpollPlainWait(uint32_t number, int change);
+// After a plain wait that returned n > 0 events, should connections have moved meanwhile: takes our cookies out. 0:
+// wait on.
+int EpollAdopt(uint32_t number, int epfd, epoll_event* events, int n, int max);
+
+// A channel was armed / a direction moved / the process closes its last descriptor of the slot / one of several.
+// Attach: false when some registration cannot be kept up outside the kernel; the connection must not arm then.
+bool EpollAttach(uint32_t slot);
+void EpollConvert(uint32_t slot, int fd);
+void EpollPoke(uint32_t slot);  // its bell was emptied by somebody else: every set looks again
+void EpollForget(uint32_t slot);
+void EpollForgetBell(uint32_t slot);  // the channel goes, the registrations stay
+void EpollMoveFd(uint32_t slot, int closing, int other);
+
+// For poll() on an epoll descriptor and for nested sets.
+bool EpollAttached(uint32_t number);
+bool EpollReady(uint32_t number);  // something is ready that the kernel does not know of; arms what is not
+
+void EpollAfterFork();
+
+}  // namespace heterok8s::heterosock

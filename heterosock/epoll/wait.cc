@@ -1,0 +1,337 @@
+// Waiting on a set in which some connections lie in shared memory: look at the active items, look at the kernel often
+// enough that its descriptors never starve, spin while that pays, then arm everything and sleep in the kernel's own
+// wait.
+#include "heterosock/epoll/active.h"
+#include "heterosock/epoll/pool.h"
+#include "heterosock/epoll/registry.h"
+#include "heterosock/lib/process.h"
+#include "heterosock/lib/real.h"
+#include "heterosock/notify/bell.h"
+#include "heterosock/notify/spin.h"
+#include "heterosock/stream/stream.h"
+
+namespace heterok8s::heterosock {
+namespace {
+
+static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLPRI == POLLPRI && EPOLLERR == POLLERR &&
+              EPOLLHUP == POLLHUP && EPOLLRDHUP == POLLRDHUP);
+constexpr uint32_t kConditions = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLERR | EPOLLHUP;
+
+constexpr uint64_t kKernelEveryUs = 50;  // while there is always something in shared memory
+constexpr uint64_t kForeignEveryUs = 1;  // with other descriptors in the set: what is ready together comes together
+constexpr int kRoomForBoth = 8;          // below it the kernel's events and ours take turns at being first
+constexpr uint8_t kMostMisses = 16;      // looks that find nothing before an item is armed although the others are busy
+
+class Waiter {
+ public:
+  Waiter(uint32_t number, int epfd, epoll_event* events, int max)
+      : number_(number), instance_(Pool::InstanceAt(number)), epfd_(epfd), events_(events), max_(max) {}
+
+  int Run(int64_t timeout_ns, const sigset_t* mask) {
+    const uint64_t end = timeout_ns > 0 ? Nanoseconds() + static_cast<uint64_t>(timeout_ns) : 0;
+    for (;;) {
+      const bool foreign = instance_.foreign.load(std::memory_order_relaxed) != 0;
+      const uint64_t every = foreign ? kForeignEveryUs : kKernelEveryUs;
+      const bool due = Cycles() - instance_.kernel_looked > every * process.cycles_per_us || timeout_ns == 0;
+      instance_.kernel_first = !instance_.kernel_first;
+      int n = 0;
+      if (due && (instance_.kernel_first || max_ > kRoomForBoth)) n = LookAtKernel(0);
+      n += LookAtActive(n);
+      // What the kernel had was only for us, or it comes second this time.
+      if (due && n < max_ && !(instance_.kernel_first || max_ > kRoomForBoth)) {
+        const int active = n;
+        n += LookAtKernel(n);
+        if (active == 0) n += LookAtActive(n);
+      }
+      if (n != 0 || timeout_ns == 0) return n;
+      if (mask == nullptr && Spin(&n)) return n;
+      if (!Arm()) continue;
+      n = Block(timeout_ns, end, mask);
+      if (n < 0) return n;
+      n = AddActive(Translate(events_, n));
+      if (n != 0) return n;
+      if (timeout_ns > 0 && Nanoseconds() >= end) return 0;
+    }
+  }
+
+  // The result of a plain wait during which connections moved: our cookies in it are not the program's.
+  int Adopt(int n) { return AddActive(Translate(events_, n)); }
+
+ private:
+  int AddActive(int n) { return n < 0 ? n : n + LookAtActive(n); }
+
+  // Into the events from `from` on. Returns how many are the program's own.
+  int LookAtKernel(int from) {
+    instance_.kernel_looked = Cycles();
+    const long n = Syscall(SYS_epoll_pwait, epfd_, reinterpret_cast<long>(events_ + from), max_ - from, 0, 0, 8);
+    return n <= 0 ? 0 : Translate(events_ + from, static_cast<int>(n));
+  }
+
+  // Keeps the program's own events, at the front, and notes what ours mean.
+  int Translate(epoll_event* events, int n) {
+    int kept = 0;
+    bool locked = false;
+    for (int i = 0; i < n; ++i) {
+      bool bell = false, stale = false;
+      const uint32_t index = Pool::FromCookie(events[i].data.u64, &bell, &stale);
+      if (index == kNone) {
+        events[kept++] = events[i];
+        continue;
+      }
+      if (!locked) locked = Pool::Lock().Acquire();
+      if (!locked) continue;
+      Pool::FromCookie(events[i].data.u64, &bell, &stale);
+      if (!stale && index != instance_.kick_item) Note(index, bell, events[i].events);
+    }
+    if (locked) Pool::Lock().Release();
+    return kept;
+  }
+
+  void Note(uint32_t index, bool bell, uint32_t events) {
+    const uint32_t slot = Pool::At(index).slot;
+    if (!bell) {
+      Slots::Get(slot).rx.kernel_event.store(1, std::memory_order_relaxed);
+    } else {
+      LearnWakeCost(Slots::Local(slot).peer().wait.rang_at.load(std::memory_order_relaxed));
+      // Emptied at once, as an edge comes only with the first ring of an empty pipe on some kernels (5.5 to 5.13).
+      EnterBell(slot);
+      LeaveBell(slot);
+      ServePeer(slot, Pool::At(index).fd);
+    }
+    // The bell is one for all descriptors of the socket, and for other sets that hold it.
+    for (uint32_t item = Slots::Local(slot).first_item.load(); item != kNone; item = Pool::At(item).next_of_slot) {
+      if (!bell && item != index) continue;
+      Instance& instance = Pool::InstanceAt(Pool::At(item).instance);
+      if (!instance.lock.Acquire()) continue;
+      // A ring is no edge by itself: the offset that moved is. Room on an idle TCP socket is no news either.
+      const bool tcp_room = (events & EPOLLOUT) != 0 && Slots::Get(slot).tx.mode.load() != Mode::kRing;
+      const bool edge =
+          Pool::At(item).edge || !Pool::At(item).managed || (!bell && (tcp_room || (events & ~EPOLLOUT) != 0));
+      Manage(item);
+      Pool::At(item).edge = edge;
+      instance.lock.Release();
+    }
+  }
+
+  // Whether the item is to be reported now, and with what.
+  uint32_t Look(Item& item) {
+    const uint32_t wanted = item.events & kConditions;
+    const bool edge_triggered = (item.events & EPOLLET) != 0;
+    Slot& slot = Slots::Get(item.slot);
+    LocalChannel& channel = Slots::Local(item.slot);
+    // Read before the state, so that what comes later makes an edge of its own.
+    const uint64_t tail = channel.page != nullptr ? channel.peer().sender.tail.load(std::memory_order_acquire) : 0;
+    const uint32_t full = slot.tx.full.load(std::memory_order_relaxed);
+    const uint32_t ready =
+        static_cast<uint32_t>(static_cast<uint16_t>(Readiness(item.slot, item.fd, static_cast<short>(wanted)))) &
+        (wanted | EPOLLERR | EPOLLHUP);
+    if (ready == 0) return 0;
+    if (!edge_triggered) return ready;
+    const bool edge = item.edge || tail != item.seen_tail || ((ready & EPOLLOUT) != 0 && full != item.seen_full);
+    if (!edge) return 0;
+    item.edge = false;
+    item.seen_tail = tail;
+    if (ready & EPOLLOUT) item.seen_full = full;
+    return ready;
+  }
+
+  int LookAtActive(int from) {
+    if (instance_.active == 0 && instance_.nested_count.load(std::memory_order_relaxed) == 0) return 0;
+    if (!instance_.lock.Acquire()) return 0;
+    int n = 0;
+    uint32_t index = instance_.first;
+    for (uint32_t left = instance_.active; left > 0 && index != kNone && from + n < max_; --left) {
+      Item& item = Pool::At(index);
+      const uint32_t next = item.next;
+      const uint32_t ready = Look(item);
+      if (ready != 0) {
+        if (!Merge(item, ready, from)) {
+          events_[from + n].events = ready;
+          events_[from + n].data.u64 = item.data;
+          ++n;
+        }
+        item.misses = 0;
+        if (item.events & EPOLLONESHOT) {
+          item.disabled = true;
+          Deactivate(index);
+        } else {
+          Rotate(index);
+        }
+      } else if (++item.misses >= kMostMisses) {
+        ArmItem(index);
+      }
+      index = next;
+    }
+    instance_.lock.Release();
+    return n + LookAtNested(from + n);
+  }
+
+  // One item is reported once in a call.
+  bool Merge(Item& item, uint32_t ready, int from) {
+    if (!item.moved_now) return false;
+    item.moved_now = false;
+    for (int i = 0; i < from; ++i) {
+      if (events_[i].data.u64 != item.data) continue;
+      events_[i].events |= ready;
+      return true;
+    }
+    return false;
+  }
+
+  // An inner set has something that the kernel does not know of. Where it does know, the kernel reports it.
+  int LookAtNested(int from) {
+    int n = 0;
+    for (uint32_t i = 0; i < instance_.nested_count.load() && from + n < max_; ++i) {
+      const Instance::Nested& nested = instance_.nested[i];
+      if ((nested.events & EPOLLIN) == 0 || !EpollAttached(nested.instance) || !EpollReady(nested.instance)) continue;
+      bool there = false;
+      for (int k = 0; k < from + n; ++k)
+        there = there || (events_[k].data.u64 == nested.data && (events_[k].events & EPOLLIN));
+      if (there) continue;
+      events_[from + n].events = EPOLLIN;
+      events_[from + n].data.u64 = nested.data;
+      ++n;
+    }
+    return n;
+  }
+
+  // Leaves it to the bell. False when it became ready meanwhile.
+  bool ArmItem(uint32_t index) {
+    Item& item = Pool::At(index);
+    ArmBell(item.slot, static_cast<short>(item.events | POLLIN));
+    Item copy = item;
+    if (Look(copy) != 0) {
+      item.misses = 0;
+      return false;
+    }
+    Deactivate(index);
+    return true;
+  }
+
+  bool Arm() {
+    if (!instance_.lock.Acquire()) return true;
+    bool all = true;
+    uint32_t index = instance_.first;
+    while (index != kNone) {
+      const uint32_t next = Pool::At(index).next;
+      all = ArmItem(index) && all;
+      index = next;
+    }
+    if (all) ++instance_.blocked;
+    instance_.lock.Release();
+    if (all && LookNestedBeforeSleep()) {
+      Unblock();
+      return false;
+    }
+    return all;
+  }
+
+  bool LookNestedBeforeSleep() {
+    for (uint32_t i = 0; i < instance_.nested_count.load(); ++i) {
+      if (EpollAttached(instance_.nested[i].instance) && EpollReady(instance_.nested[i].instance)) return true;
+    }
+    return false;
+  }
+
+  void Unblock() {
+    if (!instance_.lock.Acquire()) return;
+    if (instance_.blocked > 0) --instance_.blocked;
+    instance_.lock.Release();
+  }
+
+  int Block(int64_t timeout_ns, uint64_t end, const sigset_t* mask) {
+    timespec left = {};
+    if (timeout_ns > 0) {
+      const uint64_t now = Nanoseconds();
+      const uint64_t ns = now < end ? end - now : 0;
+      left = {static_cast<time_t>(ns / 1000000000u), static_cast<long>(ns % 1000000000u)};
+    }
+    int n;
+    if (timeout_ns < 0) {
+      n = real.epoll_pwait(epfd_, events_, max_, -1, mask);
+    } else {
+      n = real.epoll_pwait2(epfd_, events_, max_, &left, mask);
+      if (n < 0 && errno == ENOSYS) {  // before Linux 5.11: whole milliseconds, rounded up
+        n = real.epoll_pwait(epfd_, events_, max_,
+                             static_cast<int>((left.tv_sec * 1000) + (left.tv_nsec + 999999) / 1000000), mask);
+      }
+    }
+    const int error = errno;
+    instance_.kernel_looked = Cycles();
+    Unblock();
+    errno = error;
+    return n;
+  }
+
+  bool Spin(int* n) {
+    if (instance_.active == 0 || !instance_.lock.Acquire()) return false;
+    uint32_t cpu = 0;
+    if (instance_.first != kNone) {
+      LocalChannel& channel = Slots::Local(Pool::At(instance_.first).slot);
+      if (channel.page != nullptr) {
+        cpu = channel.peer().wait.cpu.load(std::memory_order_relaxed);
+        channel.own().wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
+      }
+    }
+    instance_.lock.Release();
+    Spinner spinner(cpu);
+    uint64_t kernel_due = Cycles() + kKernelEveryUs / 10 * process.cycles_per_us;
+    while (spinner.Again()) {
+      if (instance_.active == 0) return false;
+      *n = LookAtActive(0);
+      if (*n == 0 && Cycles() > kernel_due) {
+        *n = AddActive(LookAtKernel(0));
+        kernel_due = Cycles() + kKernelEveryUs / 10 * process.cycles_per_us;
+      }
+      if (*n == 0) continue;
+      spinner.Succeeded();
+      return true;
+    }
+    return false;
+  }
+
+  const uint32_t number_;
+  Instance& instance_;
+  const int epfd_;
+  epoll_event* events_;
+  const int max_;
+};
+
+}  // namespace
+
+int EpollWait(uint32_t number, int epfd, epoll_event* events, int max, int64_t timeout_ns, const sigset_t* mask) {
+  return Waiter(number, epfd, events, max).Run(timeout_ns, mask);
+}
+
+int EpollAdopt(uint32_t number, int epfd, epoll_event* events, int n, int max) {
+  return Waiter(number, epfd, events, max).Adopt(n);
+}
+
+bool EpollAttached(uint32_t number) {
+  const Instance& instance = Pool::InstanceAt(number);
+  if (instance.attached.load(std::memory_order_relaxed) != 0) return true;
+  for (uint32_t i = 0; i < instance.nested_count.load(std::memory_order_relaxed); ++i) {
+    if (Pool::InstanceAt(instance.nested[i].instance).attached.load(std::memory_order_relaxed) != 0) return true;
+  }
+  return false;
+}
+
+bool EpollReady(uint32_t number) {
+  Instance& instance = Pool::InstanceAt(number);
+  if (!instance.lock.Acquire()) return false;
+  bool ready = false;
+  for (uint32_t index = instance.first; index != kNone; index = Pool::At(index).next) {
+    Item copy = Pool::At(index);
+    ArmBell(copy.slot, static_cast<short>(copy.events | POLLIN));
+    const uint32_t wanted = copy.events & kConditions;
+    const short now = Readiness(copy.slot, copy.fd, static_cast<short>(wanted));
+    const uint64_t tail = Slots::Local(copy.slot).page != nullptr
+                              ? Slots::Local(copy.slot).peer().sender.tail.load(std::memory_order_acquire)
+                              : 0;
+    if (now != 0 && ((copy.events & EPOLLET) == 0 || copy.edge || tail != copy.seen_tail)) ready = true;
+  }
+  instance.lock.Release();
+  return ready;
+}
+
+}  // namespace heterok8s::heterosock

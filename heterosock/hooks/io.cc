@@ -1,0 +1,287 @@
+// read, write, recv, send and their kin.
+#include <limits.h>
+#include <string.h>
+
+#include "heterosock/hooks/hook.h"
+#include "heterosock/hooks/transfer.h"
+#include "heterosock/lib/real.h"
+
+using namespace heterok8s::heterosock;  // NOLINT: the wrappers live in C's name space
+
+namespace {
+
+// Out-of-band data has its own place in the stream, which only the kernel keeps.
+bool OutOfBand(uint32_t slot, int fd, int flags) {
+  if (!(flags & MSG_OOB)) [[likely]]
+    return false;
+  FenceAndSettle(slot, fd, Reason::kOutOfBand);
+  return true;
+}
+
+// The kernel checks these; what it would refuse goes to it.
+bool PlainVector(const iovec* iov, int count) {
+  if (NoAddress(iov) || count <= 0 || count > IOV_MAX) return false;
+  size_t total = 0;
+  for (int i = 0; i < count; ++i) {
+    if (iov[i].iov_len > 0x7ffff000 || (total += iov[i].iov_len) > 0x7ffff000) return false;  // MAX_RW_COUNT
+  }
+  return total > 0;
+}
+
+ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
+  const auto kernel = [&] { return real.recvmsg(fd, message, flags); };
+  if (NoAddress(message) || !PlainVector(message->msg_iov, static_cast<int>(message->msg_iovlen)) ||
+      (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) {
+    return kernel();
+  }
+  bool by_kernel = false;
+  const ssize_t result = Receive(slot, fd, message->msg_iov, message->msg_iovlen, flags, [&] {
+    by_kernel = true;
+    return kernel();
+  });
+  if (result >= 0 && !by_kernel) {
+    message->msg_namelen = 0;  // as tcp_recvmsg() leaves it
+    message->msg_controllen = 0;
+    message->msg_flags = 0;
+  }
+  return result;
+}
+
+ssize_t SendMessage(uint32_t slot, int fd, const msghdr* message, int flags) {
+  const auto kernel = [&] { return real.sendmsg(fd, message, flags); };
+  if (NoAddress(message) || !PlainVector(message->msg_iov, static_cast<int>(message->msg_iovlen)) ||
+      OutOfBand(slot, fd, flags))
+    return kernel();
+  if (message->msg_controllen != 0) {
+    FenceAndSettle(slot, fd, Reason::kSocketOption);  // what control data means to TCP is the kernel's business
+    return kernel();
+  }
+  return Send(slot, fd, message->msg_iov, message->msg_iovlen, flags, kernel);
+}
+
+ssize_t ReceiveBytes(uint32_t slot, int fd, void* buffer, size_t bytes, int flags, sockaddr* from,
+                     socklen_t* from_length) {
+  const auto kernel = [&] { return real.recvfrom(fd, buffer, bytes, flags, from, from_length); };
+  if (bytes == 0 || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
+  const iovec part = {buffer, bytes};
+  bool by_kernel = false;
+  const ssize_t result = Receive(slot, fd, &part, 1, flags, [&] {
+    by_kernel = true;
+    return kernel();
+  });
+  if (result >= 0 && !by_kernel && from != nullptr && from_length != nullptr) *from_length = 0;
+  return result;
+}
+
+ssize_t SendBytes(uint32_t slot, int fd, const void* buffer, size_t bytes, int flags, const sockaddr* to,
+                  socklen_t to_length) {
+  const auto kernel = [&] { return real.sendto(fd, buffer, bytes, flags, to, to_length); };
+  if (bytes == 0 || (flags & MSG_FASTOPEN) || OutOfBand(slot, fd, flags)) return kernel();
+  const iovec part = {const_cast<void*>(buffer), bytes};
+  return Send(slot, fd, &part, 1, flags, kernel);
+}
+
+ssize_t Read(uint32_t slot, int fd, void* buffer, size_t bytes) {
+  if (bytes == 0) return real.read(fd, buffer, bytes);
+  const iovec part = {buffer, bytes};
+  return Receive(slot, fd, &part, 1, 0, [&] { return real.read(fd, buffer, bytes); });
+}
+
+ssize_t Write(uint32_t slot, int fd, const void* buffer, size_t bytes) {
+  if (bytes == 0) return real.write(fd, buffer, bytes);
+  const iovec part = {const_cast<void*>(buffer), bytes};
+  return Send(slot, fd, &part, 1, 0, [&] { return real.write(fd, buffer, bytes); });
+}
+
+}  // namespace
+
+HETEROSOCK_EXPORT ssize_t read(int fd, void* buffer, size_t bytes) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) [[likely]]
+    return real.read(fd, buffer, bytes);
+  return Read(slot, fd, buffer, bytes);
+}
+
+HETEROSOCK_EXPORT ssize_t __read_chk(int fd, void* buffer, size_t bytes, size_t room) {
+  uint32_t slot;
+  if (bytes > room || !StreamOf(fd, &slot)) return real.__read_chk(fd, buffer, bytes, room);
+  return Read(slot, fd, buffer, bytes);
+}
+
+HETEROSOCK_EXPORT ssize_t readv(int fd, const iovec* iov, int count) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || !PlainVector(iov, count)) return real.readv(fd, iov, count);
+  return Receive(slot, fd, iov, static_cast<size_t>(count), 0, [&] { return real.readv(fd, iov, count); });
+}
+
+// With an offset they fail on sockets; with -1 they are readv and writev. Their flags do not fit ours: RWF_NOWAIT only.
+HETEROSOCK_EXPORT ssize_t preadv2(int fd, const iovec* iov, int count, off_t offset, int flags) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || offset != -1 || !PlainVector(iov, count))
+    return real.preadv2(fd, iov, count, offset, flags);
+  return Receive(slot, fd, iov, static_cast<size_t>(count), (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0,
+                 [&] { return real.preadv2(fd, iov, count, offset, flags); });
+}
+HETEROSOCK_EXPORT ssize_t preadv64v2(int fd, const iovec* iov, int count, off_t offset, int flags) {
+  return preadv2(fd, iov, count, offset, flags);
+}
+
+HETEROSOCK_EXPORT ssize_t write(int fd, const void* buffer, size_t bytes) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) [[likely]]
+    return real.write(fd, buffer, bytes);
+  return Write(slot, fd, buffer, bytes);
+}
+
+HETEROSOCK_EXPORT ssize_t writev(int fd, const iovec* iov, int count) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || !PlainVector(iov, count)) return real.writev(fd, iov, count);
+  return Send(slot, fd, iov, static_cast<size_t>(count), 0, [&] { return real.writev(fd, iov, count); });
+}
+
+HETEROSOCK_EXPORT ssize_t pwritev2(int fd, const iovec* iov, int count, off_t offset, int flags) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || offset != -1 || !PlainVector(iov, count))
+    return real.pwritev2(fd, iov, count, offset, flags);
+  return Send(slot, fd, iov, static_cast<size_t>(count), (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0,
+              [&] { return real.pwritev2(fd, iov, count, offset, flags); });
+}
+HETEROSOCK_EXPORT ssize_t pwritev64v2(int fd, const iovec* iov, int count, off_t offset, int flags) {
+  return pwritev2(fd, iov, count, offset, flags);
+}
+
+HETEROSOCK_EXPORT ssize_t recv(int fd, void* buffer, size_t bytes, int flags) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) [[likely]]
+    return real.recv(fd, buffer, bytes, flags);
+  return ReceiveBytes(slot, fd, buffer, bytes, flags, nullptr, nullptr);
+}
+
+HETEROSOCK_EXPORT ssize_t __recv_chk(int fd, void* buffer, size_t bytes, size_t room, int flags) {
+  uint32_t slot;
+  if (bytes > room || !StreamOf(fd, &slot)) return real.__recv_chk(fd, buffer, bytes, room, flags);
+  return ReceiveBytes(slot, fd, buffer, bytes, flags, nullptr, nullptr);
+}
+
+HETEROSOCK_EXPORT ssize_t recvfrom(int fd, void* buffer, size_t bytes, int flags, sockaddr* from, socklen_t* length) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) [[likely]]
+    return real.recvfrom(fd, buffer, bytes, flags, from, length);
+  return ReceiveBytes(slot, fd, buffer, bytes, flags, from, length);
+}
+
+HETEROSOCK_EXPORT ssize_t __recvfrom_chk(int fd, void* buffer, size_t bytes, size_t room, int flags, sockaddr* from,
+                                         socklen_t* length) {
+  uint32_t slot;
+  if (bytes > room || !StreamOf(fd, &slot)) return real.__recvfrom_chk(fd, buffer, bytes, room, flags, from, length);
+  return ReceiveBytes(slot, fd, buffer, bytes, flags, from, length);
+}
+
+HETEROSOCK_EXPORT ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  uint32_t slot;
+  if (StreamOf(fd, &slot)) return ReceiveMessage(slot, fd, message, flags);
+  const ssize_t result = real.recvmsg(fd, message, flags);
+  if (result >= 0 && message->msg_controllen != 0) {
+    // Descriptors that arrive take numbers; what those meant before is over.
+    for (cmsghdr* header = CMSG_FIRSTHDR(message); header != nullptr; header = CMSG_NXTHDR(message, header)) {
+      if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+      for (size_t at = 0; at + sizeof(int) <= header->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
+        int received;
+        memcpy(&received, CMSG_DATA(header) + at, sizeof received);
+        Fresh(received);
+      }
+    }
+  }
+  return result;
+}
+
+HETEROSOCK_EXPORT int recvmmsg(int fd, mmsghdr* messages, unsigned count, int flags, timespec* timeout) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || count == 0) return real.recvmmsg(fd, messages, count, flags, timeout);
+  // As the kernel: the first waits, MSG_WAITFORONE makes the others not wait, an error after the first is kept for
+  // later (here: found again by the next call). The timeout is looked at between messages only, in the kernel too
+  // (recvmmsg(2), BUGS).
+  const uint64_t end = timeout == nullptr ? 0
+                                          : Nanoseconds() + static_cast<uint64_t>(timeout->tv_sec) * 1000000000u +
+                                                static_cast<uint64_t>(timeout->tv_nsec);
+  const int saved = errno;
+  int each = flags & ~MSG_WAITFORONE;
+  unsigned n = 0;
+  for (; n < count; ++n) {
+    const ssize_t got = ReceiveMessage(slot, fd, &messages[n].msg_hdr, each);
+    if (got < 0) {
+      if (n > 0) errno = saved;
+      return n > 0 ? static_cast<int>(n) : -1;
+    }
+    messages[n].msg_len = static_cast<unsigned>(got);
+    if (flags & MSG_WAITFORONE) each |= MSG_DONTWAIT;
+    if ((timeout != nullptr && Nanoseconds() >= end)) return static_cast<int>(n + 1);
+  }
+  return static_cast<int>(n);
+}
+
+HETEROSOCK_EXPORT ssize_t send(int fd, const void* buffer, size_t bytes, int flags) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) [[likely]]
+    return real.send(fd, buffer, bytes, flags);
+  return SendBytes(slot, fd, buffer, bytes, flags, nullptr, 0);
+}
+
+HETEROSOCK_EXPORT ssize_t sendto(int fd, const void* buffer, size_t bytes, int flags, const sockaddr* to,
+                                 socklen_t length) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) [[likely]]
+    return real.sendto(fd, buffer, bytes, flags, to, length);
+  return SendBytes(slot, fd, buffer, bytes, flags, to, length);
+}
+
+namespace {
+// Descriptors sent to another process (SCM_RIGHTS): it may not have the library, so the connections go back to TCP
+// first.
+void FencePassed(const msghdr* message) {
+  if (NoAddress(message) || message->msg_controllen == 0) return;
+  for (cmsghdr* header = CMSG_FIRSTHDR(message); header != nullptr;
+       header = CMSG_NXTHDR(const_cast<msghdr*>(message), header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS || header->cmsg_len < CMSG_LEN(0)) continue;
+    for (size_t at = 0; at + sizeof(int) <= header->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
+      int passed;
+      memcpy(&passed, CMSG_DATA(header) + at, sizeof passed);
+      uint32_t slot;
+      if (StreamOf(passed, &slot)) FenceAndSettle(slot, passed, Reason::kPassed);
+    }
+  }
+}
+}  // namespace
+
+HETEROSOCK_EXPORT ssize_t sendmsg(int fd, const msghdr* message, int flags) {
+  uint32_t slot;
+  if (StreamOf(fd, &slot)) return SendMessage(slot, fd, message, flags);
+  FencePassed(message);
+  return real.sendmsg(fd, message, flags);
+}
+
+HETEROSOCK_EXPORT int sendmmsg(int fd, mmsghdr* messages, unsigned count, int flags) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) {
+    for (unsigned i = 0; messages != nullptr && i < count; ++i) FencePassed(&messages[i].msg_hdr);
+    return real.sendmmsg(fd, messages, count, flags);
+  }
+  const int saved = errno;
+  for (unsigned n = 0; n < count; ++n) {
+    const ssize_t sent = SendMessage(slot, fd, &messages[n].msg_hdr, flags);
+    if (sent < 0) {
+      if (n > 0) errno = saved;
+      return n > 0 ? static_cast<int>(n) : -1;
+    }
+    messages[n].msg_len = static_cast<unsigned>(sent);
+  }
+  return static_cast<int>(count);
+}
+
+// libc's other names for the same functions, which some programs import.
+HETEROSOCK_EXPORT ssize_t __read(int fd, void* buffer, size_t bytes) __attribute__((alias("read")));
+HETEROSOCK_EXPORT ssize_t __write(int fd, const void* buffer, size_t bytes) __attribute__((alias("write")));
+HETEROSOCK_EXPORT ssize_t __send(int fd, const void* buffer, size_t bytes, int flags) __attribute__((alias("send")));
+HETEROSOCK_EXPORT int __sendmmsg(int fd, mmsghdr* messages, unsigned count, int flags)
+    __attribute__((alias("sendmmsg")));
+HETEROSOCK_EXPORT ssize_t __read_nocancel(int fd, void* buffer, size_t bytes) __attribute__((alias("read")));

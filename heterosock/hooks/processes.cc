@@ -1,0 +1,221 @@
+// fork and its kin, exec, and programs started by libc.
+//
+// fork: parent and child share the connections through the slots, which are shared memory. vfork: the child runs in the
+// parent's memory, so there the wrappers only pass on. exec: a connection that the new program inherits goes back to
+// TCP first, because that program may read it in ways we do not see.
+#include <alloca.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/wait.h>
+
+#include "heterosock/hooks/hook.h"
+#include "heterosock/lib/real.h"
+#include "heterosock/ofd/lock.h"
+#include "heterosock/ofd/slot.h"
+#include "heterosock/upgrade/upgrade.h"
+
+using namespace heterok8s::heterosock;  // NOLINT
+
+extern char** environ;
+
+namespace {
+
+SharedLock fork_lock;
+
+template <typename Call>
+pid_t Fork(Call&& call) {
+  if (thread_state.in_vfork != 0) return call();
+  NoticeFork();
+  const bool locked = fork_lock.Acquire();
+  Slots::BeforeFork();
+  const pid_t child = call();
+  if (child == 0) {
+    fork_lock.Reset();
+    AfterForkInChild();
+    return 0;
+  }
+  const int saved = errno;
+  Slots::AfterFork(child);
+  if (locked) fork_lock.Release();
+  errno = saved;
+  return child;
+}
+
+}  // namespace
+
+HETEROSOCK_EXPORT pid_t fork() {
+  return Fork([] { return real.fork(); });
+}
+HETEROSOCK_EXPORT pid_t __fork() __attribute__((alias("fork")));
+HETEROSOCK_EXPORT pid_t __libc_fork() __attribute__((alias("fork")));
+
+HETEROSOCK_EXPORT pid_t _Fork() {
+  return Fork([] { return real._Fork(); });
+}
+
+HETEROSOCK_EXPORT int daemon(int no_chdir, int no_close) {
+  int result = -1;
+  Fork([&] {
+    result = real.daemon(no_chdir, no_close);  // the parent ends in there
+    return result == 0 ? 0 : -1;
+  });
+  return result;
+}
+
+#if defined(__x86_64__)
+// The child comes back first, on the parent's stack, so the return address must not be kept there (as in libc's own
+// vfork). The mark stays on while the child runs and is taken off when the parent continues.
+extern "C" __attribute__((visibility("hidden"))) void heterosock_vfork_mark(uint32_t on) { thread_state.in_vfork = on; }
+asm(R"(
+  .text
+  .globl vfork
+  .type vfork, @function
+  .globl __vfork
+  .type __vfork, @function
+vfork:
+__vfork:
+  .cfi_startproc
+  endbr64
+  subq $8, %rsp
+  .cfi_adjust_cfa_offset 8
+  movl $1, %edi
+  call heterosock_vfork_mark
+  addq $8, %rsp
+  .cfi_adjust_cfa_offset -8
+  popq %r8
+  .cfi_adjust_cfa_offset -8
+  movl $58, %eax
+  syscall
+  pushq %r8
+  .cfi_adjust_cfa_offset 8
+  testl %eax, %eax
+  je 1f
+  pushq %rax
+  xorl %edi, %edi
+  call heterosock_vfork_mark
+  popq %rax
+  cmpl $-4095, %eax
+  jae 2f
+1:
+  ret
+2:
+  negl %eax
+  movl %eax, %edi
+  jmp heterosock_set_errno
+  .cfi_endproc
+  .size vfork, .-vfork
+  .size __vfork, .-__vfork
+)");
+extern "C" __attribute__((visibility("hidden"), used)) int heterosock_set_errno(int error) {
+  errno = error;
+  return -1;
+}
+#else
+// The child gets a memory of its own: dearer, never wrong.
+HETEROSOCK_EXPORT pid_t vfork() { return fork(); }
+HETEROSOCK_EXPORT pid_t __vfork() __attribute__((alias("vfork")));
+#endif
+
+HETEROSOCK_EXPORT int clone(int (*function)(void*), void* stack, int flags, void* argument, ...) {
+  va_list arguments;
+  va_start(arguments, argument);
+  void* const a = va_arg(arguments, void*);
+  void* const b = va_arg(arguments, void*);
+  void* const c = va_arg(arguments, void*);
+  va_end(arguments);
+  using Clone = int (*)(int (*)(void*), void*, int, void*, void*, void*, void*);
+  static Clone next = nullptr;
+  if (next == nullptr) next = reinterpret_cast<Clone>(NextFunction("clone"));
+  if (flags & CLONE_VM) {
+    if (!(flags & CLONE_VFORK)) return next(function, stack, flags, argument, a, b, c);
+    // As vfork: the child has our thread's memory, and with it this mark, unless it was given thread storage of its
+    // own.
+    ++thread_state.in_vfork;
+    const int child = next(function, stack, flags, argument, a, b, c);
+    --thread_state.in_vfork;
+    return child;
+  }
+  // The child starts in `function` and never returns here; it is noticed at its first call.
+  return Fork([&] { return next(function, stack, flags, argument, a, b, c); });
+}
+
+namespace {
+void BeforeExec() { FenceInheritable(Reason::kExec); }
+
+// The arguments of an execl: up to the null, then perhaps the environment.
+#define HETEROSOCK_COLLECT(first)                                         \
+  va_list counting, arguments;                                            \
+  va_start(counting, first);                                              \
+  char* const start = const_cast<char*>(first);                           \
+  size_t count = start == nullptr ? 0 : 1;                                \
+  while (count != 0 && va_arg(counting, char*) != nullptr) ++count;       \
+  va_end(counting);                                                       \
+  char** argv = static_cast<char**>(alloca((count + 1) * sizeof(char*))); \
+  argv[0] = const_cast<char*>(first);                                     \
+  va_start(arguments, first);                                             \
+  for (size_t i = 1; i <= count; ++i) argv[i] = va_arg(arguments, char*);
+}  // namespace
+
+HETEROSOCK_EXPORT int execve(const char* path, char* const* argv, char* const* env) {
+  BeforeExec();
+  return real.execve(path, argv, env);
+}
+HETEROSOCK_EXPORT int execv(const char* path, char* const* argv) {
+  BeforeExec();
+  return real.execve(path, argv, environ);
+}
+HETEROSOCK_EXPORT int execvp(const char* file, char* const* argv) {
+  BeforeExec();
+  return real.execvpe(file, argv, environ);
+}
+HETEROSOCK_EXPORT int execvpe(const char* file, char* const* argv, char* const* env) {
+  BeforeExec();
+  return real.execvpe(file, argv, env);
+}
+HETEROSOCK_EXPORT int fexecve(int fd, char* const* argv, char* const* env) {
+  BeforeExec();
+  return real.fexecve(fd, argv, env);
+}
+HETEROSOCK_EXPORT int execveat(int at, const char* path, char* const* argv, char* const* env, int flags) {
+  BeforeExec();
+  return real.execveat(at, path, argv, env, flags);
+}
+HETEROSOCK_EXPORT int execl(const char* path, const char* first, ...) {
+  HETEROSOCK_COLLECT(first)
+  va_end(arguments);
+  BeforeExec();
+  return real.execve(path, argv, environ);
+}
+HETEROSOCK_EXPORT int execlp(const char* file, const char* first, ...) {
+  HETEROSOCK_COLLECT(first)
+  va_end(arguments);
+  BeforeExec();
+  return real.execvpe(file, argv, environ);
+}
+HETEROSOCK_EXPORT int execle(const char* path, const char* first, ...) {
+  HETEROSOCK_COLLECT(first)
+  char* const* env = va_arg(arguments, char* const*);
+  va_end(arguments);
+  BeforeExec();
+  return real.execve(path, argv, env);
+}
+
+HETEROSOCK_EXPORT int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,
+                                  const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
+  BeforeExec();
+  return real.posix_spawn(child, path, actions, attributes, argv, env);
+}
+HETEROSOCK_EXPORT int posix_spawnp(pid_t* child, const char* file, const posix_spawn_file_actions_t* actions,
+                                   const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
+  BeforeExec();
+  return real.posix_spawnp(child, file, actions, attributes, argv, env);
+}
+HETEROSOCK_EXPORT int system(const char* command) {
+  BeforeExec();
+  return real.system(command);
+}
+HETEROSOCK_EXPORT FILE* popen(const char* command, const char* mode) {
+  BeforeExec();
+  return real.popen(command, mode);
+}

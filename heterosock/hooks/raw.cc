@@ -1,0 +1,106 @@
+// syscall(3) with the numbers that matter, and io_uring, which reads and writes sockets where nobody can see it.
+#include <fcntl.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "heterosock/hooks/hook.h"
+#include "heterosock/lib/real.h"
+
+using namespace heterok8s::heterosock;  // NOLINT
+
+extern "C" int close_range(unsigned, unsigned, int);
+
+HETEROSOCK_EXPORT long syscall(long number, ...) {
+  va_list arguments;
+  va_start(arguments, number);
+  const long a = va_arg(arguments, long);
+  const long b = va_arg(arguments, long);
+  const long c = va_arg(arguments, long);
+  const long d = va_arg(arguments, long);
+  const long e = va_arg(arguments, long);
+  const long f = va_arg(arguments, long);
+  va_end(arguments);
+  if (thread_state.in_vfork != 0) return real.syscall(number, a, b, c, d, e, f);
+  const int fd = static_cast<int>(a);
+  const bool ours = FdTable::Get(fd).raw() != 0;
+  switch (number) {
+    case SYS_read:
+      return ours ? read(fd, reinterpret_cast<void*>(b), static_cast<size_t>(c))
+                  : real.syscall(number, a, b, c, d, e, f);
+    case SYS_write:
+      return ours ? write(fd, reinterpret_cast<void*>(b), static_cast<size_t>(c))
+                  : real.syscall(number, a, b, c, d, e, f);
+    case SYS_readv:
+      return readv(fd, reinterpret_cast<iovec*>(b), static_cast<int>(c));
+    case SYS_writev:
+      return writev(fd, reinterpret_cast<iovec*>(b), static_cast<int>(c));
+    case SYS_recvfrom:
+      return recvfrom(fd, reinterpret_cast<void*>(b), static_cast<size_t>(c), static_cast<int>(d),
+                      reinterpret_cast<sockaddr*>(e), reinterpret_cast<socklen_t*>(f));
+    case SYS_sendto:
+      return sendto(fd, reinterpret_cast<void*>(b), static_cast<size_t>(c), static_cast<int>(d),
+                    reinterpret_cast<sockaddr*>(e), static_cast<socklen_t>(f));
+    case SYS_recvmsg:
+      return recvmsg(fd, reinterpret_cast<msghdr*>(b), static_cast<int>(c));
+    case SYS_sendmsg:
+      return sendmsg(fd, reinterpret_cast<msghdr*>(b), static_cast<int>(c));
+    case SYS_close:
+      return close(fd);
+    case SYS_close_range:
+      return close_range(static_cast<unsigned>(a), static_cast<unsigned>(b), static_cast<int>(c));
+    case SYS_socket:
+      return socket(fd, static_cast<int>(b), static_cast<int>(c));
+    case SYS_accept4:
+      return accept4(fd, reinterpret_cast<sockaddr*>(b), reinterpret_cast<socklen_t*>(c), static_cast<int>(d));
+    case SYS_dup:
+      return dup(fd);
+    case SYS_dup3:
+      return dup3(fd, static_cast<int>(b), static_cast<int>(c));
+    case SYS_fcntl:
+      return fcntl(fd, static_cast<int>(b), c);
+    case SYS_epoll_create1:
+      return epoll_create1(fd);
+    case SYS_epoll_ctl:
+      return epoll_ctl(fd, static_cast<int>(b), static_cast<int>(c), reinterpret_cast<epoll_event*>(d));
+    case SYS_epoll_pwait:
+      return epoll_pwait(fd, reinterpret_cast<epoll_event*>(b), static_cast<int>(c), static_cast<int>(d),
+                         reinterpret_cast<sigset_t*>(e));
+#ifdef SYS_epoll_wait
+    case SYS_accept:
+      return accept(fd, reinterpret_cast<sockaddr*>(b), reinterpret_cast<socklen_t*>(c));
+    case SYS_dup2:
+      return dup2(fd, static_cast<int>(b));
+    case SYS_poll:
+      return poll(reinterpret_cast<pollfd*>(a), static_cast<nfds_t>(b), static_cast<int>(c));
+    case SYS_epoll_wait:
+      return epoll_wait(fd, reinterpret_cast<epoll_event*>(b), static_cast<int>(c), static_cast<int>(d));
+#endif
+    case SYS_io_uring_setup:
+      DisableProcess(Reason::kIoUring);
+      break;
+    default:
+      break;
+  }
+  return real.syscall(number, a, b, c, d, e, f);
+}
+
+// liburing makes its system calls itself; its start is the last moment we see.
+namespace {
+template <typename F>
+F Next(const char* name) {
+  DisableProcess(Reason::kIoUring);
+  return reinterpret_cast<F>(NextFunction(name));
+}
+}  // namespace
+
+HETEROSOCK_EXPORT int io_uring_queue_init(unsigned entries, void* ring, unsigned flags) {
+  const auto next = Next<int (*)(unsigned, void*, unsigned)>("io_uring_queue_init");
+  return next != nullptr ? next(entries, ring, flags) : -ENOSYS;
+}
+HETEROSOCK_EXPORT int io_uring_queue_init_params(unsigned entries, void* ring, void* parameters) {
+  const auto next = Next<int (*)(unsigned, void*, void*)>("io_uring_queue_init_params");
+  return next != nullptr ? next(entries, ring, parameters) : -ENOSYS;
+}

@@ -1,0 +1,239 @@
+// Making sockets, connections and their options.
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <sys/ioctl.h>
+
+#include "heterosock/hooks/hook.h"
+#include "heterosock/hooks/transfer.h"
+#include "heterosock/lib/real.h"
+#include "heterosock/lib/trace.h"
+
+using namespace heterok8s::heterosock;  // NOLINT
+
+namespace {
+
+void Track(int fd, bool nonblocking) {
+  StartProcess();
+  Calibrate();
+  if (!process.enabled.load(std::memory_order_relaxed) || static_cast<unsigned>(fd) >= FdTable::kSize) return;
+  const int slot = Slots::Allocate();
+  if (slot < 0) {
+    Trace("fd %d: not tracked: no slot left", fd);
+    return;
+  }
+  Slots::Get(static_cast<uint32_t>(slot)).nonblocking.store(nonblocking);
+  FdTable::Set(fd, FdWord(FdWord::kStream, static_cast<uint32_t>(slot)));
+}
+
+bool IsTcp(int domain, int type, int protocol) {
+  return (domain == AF_INET || domain == AF_INET6) && (type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == SOCK_STREAM &&
+         (protocol == 0 || protocol == IPPROTO_TCP);
+}
+
+// A listener that we did not see being made (inherited, or passed): the kernel knows what it is. Asked once.
+bool ListensForTcp(int fd) {
+  const FdWord word = FdTable::Get(fd);
+  if (word.kind() == FdWord::kListener) return true;
+  if (word.kind() == FdWord::kOther) return false;
+  const int saved = errno;
+  int domain = 0, type = 0, protocol = 0;
+  socklen_t length = sizeof(int);
+  const bool tcp = real.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 &&
+                   real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 &&
+                   real.getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) == 0 &&
+                   IsTcp(domain, type, protocol);
+  errno = saved;
+  if (word.kind() == FdWord::kNone || word.kind() == FdWord::kStream) {
+    ForgetFd(fd);
+    FdTable::Set(fd, FdWord(tcp ? FdWord::kListener : FdWord::kOther, 0));
+  }
+  return tcp;
+}
+
+int Accepted(int listener, int fd, int flags) {
+  if (fd < 0 || thread_state.in_vfork != 0) return fd;
+  Fresh(fd);
+  // Options that rule shared memory out are inherited from the listener; they were seen when they were set on it.
+  if (ListensForTcp(listener)) Track(fd, (flags & SOCK_NONBLOCK) != 0);
+  return fd;
+}
+
+// Options whose meaning lies in segments, stamps or the kernel's own queues.
+bool NeedsKernel(int level, int name, const void* value, socklen_t length) {
+  int number = 0;
+  if (value != nullptr && length >= sizeof(int)) number = *static_cast<const int*>(value);
+  if (level == SOL_SOCKET) {
+    switch (name) {
+      case SO_OOBINLINE:
+      case SO_TIMESTAMP:
+      case SO_TIMESTAMPNS:
+      case SO_TIMESTAMPING:
+#ifdef SO_TIMESTAMP_NEW
+#if SO_TIMESTAMP_NEW != SO_TIMESTAMP
+      case SO_TIMESTAMP_NEW:
+      case SO_TIMESTAMPNS_NEW:
+      case SO_TIMESTAMPING_NEW:
+#endif
+#endif
+      case SO_ZEROCOPY:
+        return number != 0;
+      case SO_RCVLOWAT:
+        return number > 1;
+      case SO_PEEK_OFF:
+        return number >= 0;
+      default:
+        return false;
+    }
+  }
+  if (level == IPPROTO_TCP) {
+    switch (name) {
+      case TCP_ULP:
+      case TCP_REPAIR:
+      case TCP_MD5SIG:
+        return true;
+#ifdef TCP_INQ
+      case TCP_INQ:
+        return number != 0;
+#endif
+      default:
+        return false;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+HETEROSOCK_EXPORT int socket(int domain, int type, int protocol) {
+  const int fd = real.socket(domain, type, protocol);
+  if (fd < 0 || thread_state.in_vfork != 0) return fd;
+  Fresh(fd);
+  if (IsTcp(domain, type, protocol)) Track(fd, (type & SOCK_NONBLOCK) != 0);
+  return fd;
+}
+
+HETEROSOCK_EXPORT int socketpair(int domain, int type, int protocol, int* pair) {
+  const int result = real.socketpair(domain, type, protocol, pair);
+  if (result == 0) {
+    Fresh(pair[0]);
+    Fresh(pair[1]);
+  }
+  return result;
+}
+
+HETEROSOCK_EXPORT int listen(int fd, int backlog) {
+  const int result = real.listen(fd, backlog);
+  uint32_t slot;
+  if (result == 0 && StreamOf(fd, &slot)) {
+    const bool only_kernel = Slots::Get(slot).phase.load() == Phase::kNever;
+    ForgetFd(fd);
+    FdTable::Set(fd, FdWord(only_kernel ? FdWord::kOther : FdWord::kListener, 0));
+  }
+  return result;
+}
+
+HETEROSOCK_EXPORT int accept(int fd, sockaddr* address, socklen_t* length) {
+  return Accepted(fd, real.accept(fd, address, length), 0);
+}
+
+HETEROSOCK_EXPORT int accept4(int fd, sockaddr* address, socklen_t* length, int flags) {
+  return Accepted(fd, real.accept4(fd, address, length, flags), flags);
+}
+
+HETEROSOCK_EXPORT int connect(int fd, const sockaddr* address, socklen_t length) {
+  uint32_t slot;
+  if (StreamOf(fd, &slot) && address != nullptr && length >= sizeof(sa_family_t) && address->sa_family == AF_UNSPEC) {
+    // Dissolves the association; the socket may be connected anew, with a stream that starts at 0 (connect(2)).
+    const bool nonblocking = Slots::Get(slot).nonblocking.load() != 0;
+    ForgetFd(fd);
+    const int result = real.connect(fd, address, length);
+    Track(fd, nonblocking);
+    return result;
+  }
+  return real.connect(fd, address, length);
+}
+HETEROSOCK_EXPORT int __connect(int fd, const sockaddr* address, socklen_t length) __attribute__((alias("connect")));
+
+HETEROSOCK_EXPORT int shutdown(int fd, int how) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) return real.shutdown(fd, how);
+  if (Slots::Get(slot).phase.load() == Phase::kArmed) {
+    // What is in the ring was sent before; the kernel's FIN follows it, and answers later sends with EPIPE.
+    if (how != SHUT_RD) ReturnSend(slot, fd, Reason::kClosed);
+    LocalChannel& channel = Slots::Local(slot);
+    if (how != SHUT_RD && channel.page != nullptr)
+      channel.own().wait.flags.fetch_or(layout::kFlagFin, std::memory_order_release);
+    // What arrives after SHUT_RD is the kernel's to throw away.
+    if (how != SHUT_WR) ShutReceive(slot);
+    Slots::Get(slot).rx.kernel_event.store(1);
+  }
+  return real.shutdown(fd, how);
+}
+
+HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value, socklen_t length) {
+  const int result = real.setsockopt(fd, level, name, value, length);
+  if (result != 0 || !NeedsKernel(level, name, value, length)) [[likely]]
+    return result;
+  uint32_t slot;
+  if (StreamOf(fd, &slot)) FenceAndSettle(slot, fd, Reason::kSocketOption);
+  if (FdTable::Get(fd).kind() == FdWord::kListener) FdTable::Set(fd, FdWord(FdWord::kOther, 0));
+  return result;
+}
+
+// The counts of bytes go on where TCP's stopped.
+HETEROSOCK_EXPORT int getsockopt(int fd, int level, int name, void* value, socklen_t* length) {
+  const int result = real.getsockopt(fd, level, name, value, length);
+  uint32_t slot;
+  if (result != 0 || level != IPPROTO_TCP || name != TCP_INFO || !StreamOf(fd, &slot)) [[likely]]
+    return result;
+  const Slot& state = Slots::Get(slot);
+  const uint64_t sent = state.tx.tail;
+  const uint64_t received = state.rx.head.load(std::memory_order_relaxed) + UnreadBytes(slot);
+  auto* info = static_cast<tcp_info*>(value);
+  if (*length >= offsetof(tcp_info, tcpi_bytes_received) + sizeof(uint64_t)) {
+    info->tcpi_bytes_acked += sent;
+    info->tcpi_bytes_received += received;
+  }
+  if (*length >= offsetof(tcp_info, tcpi_bytes_sent) + sizeof(uint64_t)) info->tcpi_bytes_sent += sent;
+  return result;
+}
+
+HETEROSOCK_EXPORT int ioctl(int fd, unsigned long request, ...) {
+  va_list arguments;
+  va_start(arguments, request);
+  const long argument = va_arg(arguments, long);
+  va_end(arguments);
+  const int result = real.ioctl(fd, request, argument);
+  uint32_t slot;
+  if (result != 0 || !StreamOf(fd, &slot)) [[likely]]
+    return result;
+  int* value = reinterpret_cast<int*>(argument);
+  switch (request) {
+    case FIONBIO:
+      Slots::Get(slot).nonblocking.store(*value != 0);
+      break;
+    case SIOCINQ:
+      *value += static_cast<int>(UnreadBytes(slot));
+      break;
+    case SIOCOUTQ:
+      // What lies in the ring has reached the other end; so has all of TCP once that reads the ring.
+      if (RingWasRead(slot)) *value = 0;
+      break;
+    default:
+      break;
+  }
+  return result;
+}
+
+HETEROSOCK_EXPORT int sockatmark(int fd) { return real.sockatmark(fd); }
+
+// For tests and tools in the process itself, found by dlsym: bit 0 when the descriptor sends to shared memory, bit 1
+// when it receives from it; 0 for everything else.
+HETEROSOCK_EXPORT int heterosock_moved(int fd) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot)) return 0;
+  const Slot& state = Slots::Get(slot);
+  return (state.tx.mode.load() == Mode::kRing ? 1 : 0) | (state.rx.mode.load() == Mode::kRing ? 2 : 0);
+}

@@ -1,0 +1,65 @@
+// What the library knows about the process it lives in.
+// Threading: fields say themselves. After fork the child's copy is put right by AfterForkInChild().
+#pragma once
+
+#include <stdint.h>
+
+#include <atomic>
+
+#include "heterosock/lib/machine.h"
+#include "heterosock/upgrade/reason.h"
+
+namespace heterok8s::heterosock {
+
+// A set of slot numbers, used by the one thread that forks.
+class SlotSet {
+ public:
+  void Set(uint32_t index) {
+    uint64_t& word = words_[index / 64];
+    word |= uint64_t{1} << (index % 64);
+    if (index / 64 >= high_) high_ = index / 64 + 1;
+  }
+  template <typename F>
+  void ForEach(F function) const {
+    for (uint32_t i = 0; i < high_; ++i) {
+      for (uint64_t word = words_[i]; word != 0; word &= word - 1)
+        function(i * 64 + static_cast<uint32_t>(__builtin_ctzll(word)));
+    }
+  }
+  void Clear() {
+    for (uint32_t i = 0; i < high_; ++i) words_[i] = 0;
+    high_ = 0;
+  }
+
+ private:
+  uint64_t words_[65536 / 64] = {};
+  uint32_t high_ = 0;
+};
+
+struct Process {
+  uint32_t pid = 0;
+  uint32_t cpus = 1;                 // that this process may run on
+  std::atomic<bool> enabled{false};  // sockets are tracked
+  std::atomic<Reason> disabled_because{Reason::kNone};
+  uint64_t cycles_per_us = 1000;
+  // Evidence of life: so many writes and as many reads, or so many bytes. A one-shot exchange, however large its
+  // answer, must not pay for an upgrade that comes when it is nearly over.
+  uint64_t offer_bytes = 1 << 20;
+  uint32_t offer_writes = 2;
+  char agent_path[108] = {};  // empty: the default
+  SlotSet fork_marks;
+};
+extern constinit Process process;
+
+// Reads the environment, once, before main or at the first tracked socket.
+void StartProcess();
+// Learns the rate of Cycles() once the process has lived long enough to tell; cheap afterwards.
+void Calibrate();
+// Puts the child's copy right: its ids, locks that other threads of the parent held, the parent's agent connection.
+void AfterForkInChild();
+// True in a process that was forked without our knowing (a raw system call). Then AfterForkInChild() has run.
+bool NoticeFork();
+// From here on no connection of this process moves to shared memory, and those that did come back.
+void DisableProcess(Reason reason);
+
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,83 @@
+#include "heterosock/lib/real.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// The symbol of before glibc 2.34, where libdl became part of libc: it is in both.
+#if defined(__GLIBC__) && defined(__x86_64__)
+__asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+__asm__(".symver dlsym, dlsym@GLIBC_2.17");
+#endif
+
+namespace heterok8s::heterosock {
+namespace {
+
+void ResolveAll();
+
+// The stub in every pointer until ResolveAll() ran.
+template <auto Member>
+struct Stub;
+template <typename R, typename... A, R (*Real::*Member)(A...)>
+struct Stub<Member> {
+  static R Call(A... arguments) {
+    ResolveAll();
+    return (real.*Member)(arguments...);
+  }
+};
+
+// What stands in when libc has no such function.
+template <typename T>
+struct Missing;
+template <typename R, typename... A>
+struct Missing<R (*)(A...)> {
+  static R Call(A...) {
+    errno = ENOSYS;
+    return (R)(-1);
+  }
+};
+template <typename... A>
+struct Missing<FILE* (*)(A...)> {
+  static FILE* Call(A...) {
+    errno = ENOSYS;
+    return nullptr;
+  }
+};
+
+int RawEpollPwait2(int epfd, epoll_event* events, int max, const timespec* timeout, const sigset_t* mask) {
+  return static_cast<int>(real.syscall(SYS_epoll_pwait2, epfd, reinterpret_cast<long>(events), max,
+                                       reinterpret_cast<long>(timeout), reinterpret_cast<long>(mask), _NSIG / 8));
+}
+int RawCloseRange(unsigned first, unsigned last, int flags) {
+  return static_cast<int>(real.syscall(SYS_close_range, first, last, flags, 0, 0, 0));
+}
+
+template <typename F>
+void Resolve(F& pointer, const char* name, F fallback) {
+  void* found = dlsym(RTLD_NEXT, name);
+  __atomic_store_n(&pointer, found != nullptr ? reinterpret_cast<F>(found) : fallback, __ATOMIC_RELAXED);
+}
+
+// May run in several threads at once: all find the same.
+void ResolveAll() {
+  const int saved = errno;
+#define HETEROSOCK_RESOLVE(name, type, parameters) \
+  Resolve(real.name, #name, static_cast<decltype(real.name)>(&Missing<decltype(real.name)>::Call));
+  HETEROSOCK_REAL_FUNCTIONS(HETEROSOCK_RESOLVE)
+#undef HETEROSOCK_RESOLVE
+  Resolve(real.epoll_pwait2, "epoll_pwait2", &RawEpollPwait2);
+  Resolve(real.close_range, "close_range", &RawCloseRange);
+  errno = saved;
+}
+
+}  // namespace
+
+void* NextFunction(const char* name) { return dlsym(RTLD_NEXT, name); }
+
+#define HETEROSOCK_STUB(name, type, parameters) &Stub<&Real::name>::Call,
+constinit Real real = {HETEROSOCK_REAL_FUNCTIONS(HETEROSOCK_STUB)};
+#undef HETEROSOCK_STUB
+
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,61 @@
+// Sleeping and waking across processes without losing a wake-up: an eventcount whose words each have one writer.
+//
+// The proof in short. The sleeper stores an odd value S, fences, then looks at the peer's offset; the waker stores the
+// offset, fences, then looks at S. One of the two looks comes second in the order of the fences and sees the other's
+// store: either the sleeper does not sleep or the waker rings. A value is rung for once; each sleep uses a new one.
+//
+// Several sleepers of one side (threads, or processes after fork; readers and writers) share the bell. It stays rung
+// until all of them are awake: only who goes to sleep alone empties it (EnterBell in stream/). Nobody disarms: a value
+// that was armed and not slept on costs one ring for nothing.
+//
+// Threading: the word and its private copy are guarded by the lock of the direction.
+#pragma once
+
+#include <signal.h>
+#include <unistd.h>
+
+#include "heterosock/layout/channel.h"
+#include "heterosock/lib/machine.h"
+
+namespace heterok8s::heterosock::bell {
+
+// The value after which a ring is due again; the caller must look at the condition after this.
+inline void Arm(layout::Shared<uint32_t>& word, uint32_t& mine) {
+  mine = (mine + 1) | 1;
+  word.store(mine, std::memory_order_relaxed);
+  FullFence();
+}
+
+// A bell is a pipe. Ringing a full one is not needed (EAGAIN); ringing one whose other end is gone raises SIGPIPE,
+// which must not reach the program: it is blocked for the call and taken back.
+inline void Ring(int bell) {
+  constexpr uint64_t kSigpipe = uint64_t{1} << (SIGPIPE - 1);
+  const uint64_t message = 1;
+  uint64_t before = 0;
+  Syscall(SYS_rt_sigprocmask, SIG_BLOCK, reinterpret_cast<long>(&kSigpipe), reinterpret_cast<long>(&before), 8);
+  const long result = Syscall(SYS_write, bell, reinterpret_cast<long>(&message), sizeof message);
+  if (result == -EPIPE && !(before & kSigpipe)) {
+    const timespec now = {};
+    Syscall(SYS_rt_sigtimedwait, reinterpret_cast<long>(&kSigpipe), 0, reinterpret_cast<long>(&now), 8);
+  }
+  Syscall(SYS_rt_sigprocmask, SIG_SETMASK, reinterpret_cast<long>(&before), 0, 8);
+}
+// True when it had been rung.
+inline bool Empty(int bell) {
+  char rings[4096];
+  return Syscall(SYS_read, bell, reinterpret_cast<long>(rings), sizeof rings) > 0;
+}
+
+// After publishing. True when it rang.
+inline bool Notify(const layout::Shared<uint32_t>& sleeper, uint32_t& rang, layout::WaitLine& own, int bell) {
+  FullFence();
+  const uint32_t value = sleeper.load(std::memory_order_relaxed);
+  if ((value & 1) == 0 || value == rang) [[likely]]
+    return false;
+  rang = value;
+  own.rang_at.store(Cycles(), std::memory_order_relaxed);
+  Ring(bell);
+  return true;
+}
+
+}  // namespace heterok8s::heterosock::bell

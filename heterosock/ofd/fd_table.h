@@ -1,0 +1,68 @@
+// What each file descriptor number of this process is to us: one atomic word per number, zero for "not ours".
+//
+// Threading: any; lock-free. Survives fork by copy. Numbers beyond the table are never ours.
+// A word that is wrong would send a program's bytes to another connection, so every wrapper that makes a descriptor
+// clears it.
+//
+//   FdWord word = FdTable::Get(fd);
+//   if (word.kind() == FdWord::kStream) Send(word.index(), fd, ...);
+#pragma once
+
+#include <stdint.h>
+
+#include <atomic>
+
+namespace heterok8s::heterosock {
+
+class FdWord {
+ public:
+  enum Kind : uint32_t {
+    kNone = 0,
+    kStream = 1,    // a TCP socket that is or may become a connection; index() is its slot
+    kListener = 2,  // a listening TCP socket
+    kEpoll = 3,     // an epoll instance; index() is its number
+    kHidden = 4,    // our own: the program must not see it
+    kOther = 5,     // looked at and found to be nothing of ours; index() unused
+  };
+
+  constexpr FdWord() = default;
+  constexpr explicit FdWord(uint32_t raw) : raw_(raw) {}
+  constexpr FdWord(Kind kind, uint32_t index) : raw_(kind << 28 | index) {}
+
+  constexpr Kind kind() const { return static_cast<Kind>(raw_ >> 28); }
+  constexpr uint32_t index() const { return raw_ & 0x0fffffff; }
+  constexpr uint32_t raw() const { return raw_; }
+
+ private:
+  uint32_t raw_ = 0;
+};
+
+class FdTable {
+ public:
+  static constexpr unsigned kSize = 1u << 20;  // the usual hard limit of RLIMIT_NOFILE; untouched pages cost nothing
+
+  static FdWord Get(int fd) {
+    if (static_cast<unsigned>(fd) >= kSize) [[unlikely]]
+      return FdWord();
+    return FdWord(words_[fd].load(std::memory_order_relaxed));
+  }
+  static void Set(int fd, FdWord word) {
+    if (static_cast<unsigned>(fd) >= kSize) return;
+    words_[fd].store(word.raw(), std::memory_order_release);
+    int high = high_.load(std::memory_order_relaxed);
+    while (word.kind() == FdWord::kStream && fd > high && !high_.compare_exchange_weak(high, fd)) {
+    }
+  }
+  static FdWord Take(int fd) {
+    if (static_cast<unsigned>(fd) >= kSize) return FdWord();
+    return FdWord(words_[fd].exchange(0, std::memory_order_acq_rel));
+  }
+  // No number above it was ever a stream.
+  static int High() { return high_.load(std::memory_order_relaxed); }
+
+ private:
+  static inline constinit std::atomic<uint32_t> words_[kSize] = {};
+  static inline constinit std::atomic<int> high_{-1};
+};
+
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,153 @@
+// The state of one tracked TCP socket: one per open file description, shared by every process that inherited it by
+// fork.
+//
+// Slots live in memory that is shared with children (an anonymous MAP_SHARED mapping made with the first tracked
+// socket), so parent and child see one truth about offsets and locks. What differs between processes (where the channel
+// is mapped, the numbers of hidden descriptors) is in LocalChannel, an array of this process.
+//
+// What we publish to the peer is written from here and never read back: the peer can write the whole channel.
+//
+// Threading: `calls` and `mode` are atomic; the rest of a direction is guarded by its lock.
+#pragma once
+
+#include <stdint.h>
+
+#include <atomic>
+
+#include "heterosock/layout/channel.h"
+#include "heterosock/ofd/lock.h"
+#include "heterosock/upgrade/reason.h"
+
+namespace heterok8s::heterosock {
+
+enum class Phase : uint32_t {
+  kTcp = 0,      // may become a candidate
+  kOffered = 1,  // the agent has been asked
+  kPaired = 2,   // the channel is mapped; arms as soon as nobody is inside a kernel call
+  kArmed = 3,    // the directions may switch, each by itself
+  kNever = 4,    // stays on TCP; `reason` says why
+};
+
+enum class Mode : uint32_t {
+  kTcp = 0,        // bytes are counted, so that a switch knows where it is
+  kRing = 1,       // shared memory
+  kReturning = 2,  // sender only: bytes of the ring that the receiver will not read are being written to TCP
+  kPlain = 3,      // TCP for good, nothing to count
+};
+
+// Bytes moved through the kernel and calls that are inside it, in one word.
+class CallCount {
+ public:
+  static constexpr int kShift = 16;
+  void Enter() { word_.fetch_add(1, std::memory_order_seq_cst); }
+  void Leave(long bytes) {
+    word_.fetch_add((bytes > 0 ? static_cast<uint64_t>(bytes) << kShift : 0) - 1, std::memory_order_seq_cst);
+  }
+  void Add(uint64_t bytes) { word_.fetch_add(bytes << kShift, std::memory_order_relaxed); }
+  uint64_t bytes() const { return word_.load(std::memory_order_seq_cst) >> kShift; }
+  uint32_t inside() const { return word_.load(std::memory_order_seq_cst) & ((1u << kShift) - 1); }
+  void Reset() { word_.store(0, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t> word_{0};
+};
+
+struct alignas(128) SendState {
+  std::atomic<Mode> mode{Mode::kTcp};
+  SharedLock lock;
+  CallCount calls;
+  uint64_t tail = 0;              // bytes put into the ring
+  uint64_t base = 0;              // stream offset at byte 0 of the ring
+  uint64_t head_seen = 0;         // the last head of the receiver that passed the check
+  uint32_t rang = 0;              // the last rx_sleep that was rung for
+  uint32_t sleep = 0;             // what our tx_sleep is
+  std::atomic<uint32_t> full{0};  // counts sends that found no room: an edge is due when there is room again
+  uint64_t checked = 0;           // Cycles() when the kernel was last asked about the peer
+  uint32_t fin_seen = 0;
+  uint32_t writes = 0;    // evidence of life
+  uint64_t returned = 0;  // kReturning: stream offset up to which the recalled bytes are on TCP
+};
+
+struct alignas(128) ReceiveState {
+  std::atomic<Mode> mode{Mode::kTcp};
+  SharedLock lock;
+  CallCount calls;
+  std::atomic<uint64_t> head{0};          // bytes taken from the ring
+  uint32_t rang = 0;                      // the last tx_sleep that was rung for
+  uint32_t sleep = 0;                     // what our rx_sleep is
+  std::atomic<uint32_t> kernel_event{0};  // the kernel reported something on the socket: ask it before saying "empty"
+  uint64_t checked = 0;
+  uint32_t reads = 0;              // evidence of life
+  std::atomic<uint32_t> reset{0};  // the peer ended with bytes unread: the next call is told of the reset
+  uint64_t shut_at = 0;            // after SHUT_RD: 1 + the offset up to which bytes had come
+};
+
+struct alignas(128) Slot {
+  static constexpr int kHolders = 8;
+
+  std::atomic<uint32_t> used{0};
+  std::atomic<uint32_t> holders{0};  // processes that have it; may be too high when one died
+  std::atomic<uint32_t> pids[kHolders];
+  std::atomic<Phase> phase{Phase::kTcp};
+  std::atomic<Reason> reason{Reason::kNone};
+  std::atomic<uint32_t> nonblocking{0};
+  uint32_t generation = 0;          // of this use of the slot
+  uint64_t retry_at = 0;            // Cycles() before which no offer is tried again
+  std::atomic<uint32_t> broken{0};  // the peer broke the protocol: reset
+  SharedLock bell_lock;
+  uint32_t bell_sleepers = 0;  // that wait in poll() on the bell; it is emptied only when there are none
+  SendState tx;
+  ReceiveState rx;
+};
+static_assert(sizeof(Slot) == 384);
+
+// This process's view of a slot's channel. page is null while there is none.
+struct LocalChannel {
+  layout::ChannelPage* page = nullptr;
+  uint8_t* out = nullptr;  // the ring this side writes
+  const uint8_t* in = nullptr;
+  uint32_t ring_bytes = 0;
+  uint16_t side = 0;
+  std::atomic<uint16_t> items{0};  // epoll registrations of this process
+  uint64_t bytes = 0;              // of the mapping
+  uint64_t channel_id = 0;
+  uint64_t epoch = 0;
+  uint64_t nonce = 0;
+  int memfd = 0;  // 0: none. The array starts as zeros, which cost no memory
+  int own_bell = 0;
+  int peer_bell = 0;
+  bool bell_dead = false;        // nobody can ring it any more
+  std::atomic<uint32_t> fds{0};  // descriptor numbers of this process that mean the slot
+  std::atomic<uint32_t> first_item{0};
+
+  layout::SideLines& own() const { return page->side[side]; }
+  layout::SideLines& peer() const { return page->side[1 - side]; }
+};
+
+class Slots {
+ public:
+  static constexpr uint32_t kCount = 65536;
+
+  // A fresh slot held by this process, or -1 when memory or slots are out (the socket then stays untracked).
+  static int Allocate();
+  static Slot& Get(uint32_t index) { return slots_[index]; }
+  static LocalChannel& Local(uint32_t index) { return local_[index]; }
+
+  // This process lets go of a slot. True when it was the last holder we know of.
+  static bool Drop(uint32_t index);
+  // Around fork, with its result: every slot this process holds gets one more holder, which the child then names.
+  static void BeforeFork();
+  static void AfterFork(int child);
+  // True when only this process holds it; forgets holders that have died.
+  static bool Alone(Slot& slot);
+
+ private:
+  static bool Map();
+  static constinit Slot* slots_;
+  static LocalChannel local_[kCount];
+};
+
+// Puts the connection on TCP for good. Only while it is not armed.
+void StayOnTcp(Slot& slot, Reason reason);
+
+}  // namespace heterok8s::heterosock

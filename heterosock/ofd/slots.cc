@@ -1,0 +1,142 @@
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include <new>
+
+#include "heterosock/lib/process.h"
+#include "heterosock/lib/trace.h"
+#include "heterosock/ofd/fd_table.h"
+#include "heterosock/ofd/slot.h"
+
+namespace heterok8s::heterosock {
+
+constinit Slot* Slots::slots_ = nullptr;
+constinit LocalChannel Slots::local_[Slots::kCount] = {};
+
+namespace {
+std::atomic<uint32_t> next_slot{0};
+
+bool Alive(uint32_t pid) {
+  if (Syscall(SYS_kill, pid, 0) == -ESRCH) return false;
+  // A child that has ended and was not waited for holds nothing any more; looking leaves it to be waited for.
+  siginfo_t info = {};
+  const long result = Syscall(SYS_waitid, P_PID, pid, reinterpret_cast<long>(&info), WEXITED | WNOHANG | WNOWAIT, 0);
+  return result != 0 || info.si_pid == 0;
+}
+
+void AddHolder(Slot& slot, uint32_t pid) {
+  for (auto& holder : slot.pids) {
+    uint32_t none = 0;
+    if (holder.compare_exchange_strong(none, pid)) return;
+  }
+  // More processes than we can name: the count alone keeps the slot, and it is not reclaimed when they die.
+}
+
+void RemoveHolder(Slot& slot, uint32_t pid) {
+  for (auto& holder : slot.pids) {
+    uint32_t mine = pid;
+    if (holder.compare_exchange_strong(mine, 0)) return;
+  }
+}
+
+void Initialise(Slot& slot) {
+  const uint32_t generation = slot.generation + 1;
+  slot.phase.store(Phase::kTcp, std::memory_order_relaxed);
+  slot.reason.store(Reason::kNone, std::memory_order_relaxed);
+  slot.nonblocking.store(0, std::memory_order_relaxed);
+  slot.broken.store(0, std::memory_order_relaxed);
+  slot.generation = generation;
+  slot.retry_at = 0;
+  slot.tx.~SendState();
+  slot.rx.~ReceiveState();
+  new (&slot.tx) SendState;
+  new (&slot.rx) ReceiveState;
+}
+
+}  // namespace
+
+bool Slots::Map() {
+  void* memory =
+      mmap(nullptr, sizeof(Slot) * kCount, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return false;
+  Slot* expected = nullptr;
+  if (!__atomic_compare_exchange_n(&slots_, &expected, static_cast<Slot*>(memory), false, __ATOMIC_ACQ_REL,
+                                   __ATOMIC_ACQUIRE)) {
+    munmap(memory, sizeof(Slot) * kCount);  // another thread was first
+  }
+  return true;
+}
+
+int Slots::Allocate() {
+  if (__atomic_load_n(&slots_, __ATOMIC_ACQUIRE) == nullptr && !Map()) return -1;
+  const uint32_t start = next_slot.fetch_add(1, std::memory_order_relaxed);
+  for (int sweep = 0; sweep < 2; ++sweep) {
+    for (uint32_t i = 0; i < kCount; ++i) {
+      const uint32_t index = (start + i) % kCount;
+      Slot& slot = slots_[index];
+      uint32_t free = 0;
+      if (slot.used.load(std::memory_order_relaxed) != 0) {
+        // Processes that were killed left their slots: collected when there is nothing else.
+        if (sweep == 0 || local_[index].fds.load(std::memory_order_relaxed) != 0) continue;
+        Alone(slot);
+        uint32_t nobody = 0;
+        if (!slot.holders.compare_exchange_strong(nobody, 1)) continue;
+      } else {
+        if (!slot.used.compare_exchange_strong(free, 1, std::memory_order_acquire)) continue;
+        slot.holders.store(1, std::memory_order_relaxed);
+      }
+      for (auto& holder : slot.pids) holder.store(0, std::memory_order_relaxed);
+      slot.pids[0].store(process.pid, std::memory_order_relaxed);
+      Initialise(slot);
+      local_[index].fds.store(1, std::memory_order_relaxed);
+      next_slot.store(index + 1, std::memory_order_relaxed);
+      return static_cast<int>(index);
+    }
+  }
+  return -1;
+}
+
+bool Slots::Drop(uint32_t index) {
+  Slot& slot = slots_[index];
+  RemoveHolder(slot, process.pid);
+  if (slot.holders.fetch_sub(1) != 1) return false;
+  slot.used.store(0, std::memory_order_release);
+  return true;
+}
+
+void Slots::BeforeFork() {
+  if (slots_ == nullptr) return;
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() == FdWord::kStream) process.fork_marks.Set(word.index());
+  }
+  process.fork_marks.ForEach([](uint32_t index) { slots_[index].holders.fetch_add(1); });
+}
+
+void Slots::AfterFork(int child) {
+  if (slots_ == nullptr) return;
+  // The child names itself, so that its name is there before it can let go.
+  if (child < 0) process.fork_marks.ForEach([](uint32_t index) { slots_[index].holders.fetch_sub(1); });
+  if (child == 0) process.fork_marks.ForEach([](uint32_t index) { AddHolder(slots_[index], process.pid); });
+  process.fork_marks.Clear();
+}
+
+bool Slots::Alone(Slot& slot) {
+  if (slot.holders.load() <= 1) return true;
+  for (auto& holder : slot.pids) {
+    uint32_t pid = holder.load();
+    if (pid != 0 && pid != process.pid && !Alive(pid) && holder.compare_exchange_strong(pid, 0))
+      slot.holders.fetch_sub(1);
+  }
+  return slot.holders.load() <= 1;
+}
+
+void StayOnTcp(Slot& slot, Reason reason) {
+  slot.reason.store(reason, std::memory_order_relaxed);
+  slot.phase.store(Phase::kNever, std::memory_order_release);
+  slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+  slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
+}
+
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,392 @@
+// Sending: the switch to the ring, filling it, waiting for room, and the way back to TCP.
+#include "heterosock/epoll/registry.h"
+#include "heterosock/lib/process.h"
+#include "heterosock/lib/real.h"
+#include "heterosock/lib/trace.h"
+#include "heterosock/notify/bell.h"
+#include "heterosock/notify/spin.h"
+#include "heterosock/ring/ring.h"
+#include "heterosock/stream/iov.h"
+#include "heterosock/stream/stream.h"
+
+namespace heterok8s::heterosock {
+namespace {
+
+constexpr size_t kPiece = 32 << 10;      // published at once, so that the receiver copies while we do
+constexpr uint64_t kAskKernelUs = 1000;  // how stale "the peer lives" may be for one that only sends
+constexpr size_t kMostIovecs = 64;
+
+void Count(layout::Shared<uint64_t>& counter) {
+  counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
+// The functions below run with the send lock held.
+
+bool PeerIsArmed(const LocalChannel& channel) {
+  const layout::ControlLine& control = channel.peer().control;
+  return control.armed_epoch.load(std::memory_order_acquire) == channel.epoch &&
+         control.armed_nonce.load(std::memory_order_relaxed) == channel.nonce;
+}
+
+// True when the direction is in the ring now. A call of another thread inside the kernel makes it wait for the next
+// send: its bytes are not counted yet.
+bool TrySwitch(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  if (slot.phase.load(std::memory_order_acquire) != Phase::kArmed || channel.page == nullptr || !PeerIsArmed(channel))
+    return false;
+  if (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) {
+    slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+    return false;
+  }
+  slot.tx.mode.store(Mode::kRing, std::memory_order_seq_cst);
+  if (slot.tx.calls.inside() != 0) {
+    slot.tx.mode.store(Mode::kTcp, std::memory_order_seq_cst);
+    return false;
+  }
+  const uint64_t sent = slot.tx.calls.bytes();
+  layout::SideLines& own = channel.own();
+  own.sender.ring_size.store(channel.ring_bytes, std::memory_order_relaxed);
+  own.counters.tcp_sent.store(sent, std::memory_order_relaxed);
+  own.control.switch_at.store(sent + 1, std::memory_order_release);
+  slot.tx.checked = Cycles();
+  Trace("fd %d: sends to shared memory after %llu bytes of TCP", fd, static_cast<unsigned long long>(sent));
+  return true;
+}
+
+// The receiver's head, or kImpossible after breaking the connection.
+uint64_t RefreshHead(uint32_t index, int fd) {
+  SendState& tx = Slots::Get(index).tx;
+  LocalChannel& channel = Slots::Local(index);
+  const uint64_t head = channel.peer().receiver.head.load(std::memory_order_acquire);
+  const uint64_t used = ring::Used(tx.tail, head, channel.ring_bytes);
+  if (used == ring::kImpossible || head < tx.head_seen) {
+    Break(index, fd, "head");
+    return ring::kImpossible;
+  }
+  tx.head_seen = head;
+  return used;
+}
+
+void EndRing(uint32_t index, int fd, uint64_t continue_at, Reason reason) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  layout::SideLines& own = channel.own();
+  own.control.continue_at.store(continue_at + 1, std::memory_order_release);
+  own.counters.fenced.store(static_cast<uint32_t>(reason), std::memory_order_relaxed);
+  slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+  bell::Notify(channel.peer().wait.rx_sleep, slot.tx.rang, own.wait, channel.peer_bell);
+  Trace("fd %d: sends to TCP again: %s", fd, Text(reason));
+}
+
+// Writes to TCP what the receiver will not read from the ring. True when all of it is there.
+bool FlushReturn(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  while (slot.tx.returned < slot.tx.tail) {
+    const uint64_t mask = channel.ring_bytes - 1;
+    const uint64_t at = (slot.tx.returned - slot.tx.base) & mask;
+    uint64_t n = slot.tx.tail - slot.tx.returned;
+    if (n > channel.ring_bytes - at) n = channel.ring_bytes - at;
+    const long sent = Syscall(SYS_sendto, fd, reinterpret_cast<long>(channel.out + at), static_cast<long>(n),
+                              MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
+    if (sent == -EINTR) continue;
+    if (sent == -EAGAIN) return false;
+    if (sent < 0) break;  // the connection is gone; the program learns it from its next call
+    slot.tx.returned += static_cast<uint64_t>(sent);
+  }
+  const bool asked = (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
+  EndRing(index, fd, slot.tx.head_seen, asked ? Reason::kPeerAsked : Reason::kPeerClosed);
+  return true;
+}
+
+void StartReturn(uint32_t index, int fd, Reason reason) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing) return;
+  const uint64_t recall = channel.peer().control.recall_at.load(std::memory_order_acquire);
+  if (recall == 0) {
+    EndRing(index, fd, slot.tx.tail, reason);
+    return;
+  }
+  if (ring::Used(slot.tx.tail, recall - 1, channel.ring_bytes) == ring::kImpossible) {
+    Break(index, fd, "recall");
+    return;
+  }
+  slot.tx.head_seen = slot.tx.returned = recall - 1;
+  slot.tx.mode.store(Mode::kReturning, std::memory_order_release);
+  FlushReturn(index, fd);
+}
+
+// What the other side and the kernel have to say before bytes go into the ring.
+void LookAtPeer(uint32_t index, int fd) {
+  SendState& tx = Slots::Get(index).tx;
+  LocalChannel& channel = Slots::Local(index);
+  const uint32_t flags = channel.peer().wait.flags.load(std::memory_order_relaxed);
+  if (flags & layout::kFlagWantTcp) {
+    StartReturn(index, fd, Reason::kPeerAsked);
+    return;
+  }
+  const uint64_t now = Cycles();
+  if (!(flags & layout::kFlagFin) && now - tx.checked < kAskKernelUs * process.cycles_per_us) return;
+  tx.checked = now;
+  // After the peer's FIN the kernel must see our bytes: it alone knows whether they are answered by RST.
+  if (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) StartReturn(index, fd, Reason::kPeerClosed);
+}
+
+class Sender {
+ public:
+  Sender(uint32_t index, int fd, const iovec* iov, size_t count, int flags)
+      : slot_(Slots::Get(index)),
+        tx_(slot_.tx),
+        channel_(Slots::Local(index)),
+        index_(index),
+        fd_(fd),
+        flags_(flags),
+        cursor_(iov, count),
+        deadline_(fd, SO_SNDTIMEO) {}
+
+  ssize_t Run() {
+    if (!tx_.lock.Acquire()) return -EAGAIN;
+    generation_ = slot_.generation;
+    const ssize_t result = Loop();
+    tx_.lock.Release();
+    if (convert_) EpollConvert(index_, fd_);
+    return result;
+  }
+
+ private:
+  ssize_t Loop() {
+    for (;;) {
+      if (slot_.broken.load(std::memory_order_relaxed)) return done_ > 0 ? done_ : -ECONNRESET;
+      switch (tx_.mode.load(std::memory_order_relaxed)) {
+        case Mode::kPlain:
+          return ToKernel();
+        case Mode::kTcp:
+          if (!TrySwitch(index_, fd_)) return kUseKernel;
+          convert_ = true;
+          continue;
+        case Mode::kReturning:
+          if (!FlushReturn(index_, fd_)) {
+            const ssize_t waited = WaitForTcp();
+            if (waited < 0) return done_ > 0 ? done_ : waited;
+          }
+          continue;
+        case Mode::kRing:
+          break;
+      }
+      if (channel_.page == nullptr)
+        return done_ > 0 ? done_ : -EAGAIN;  // a process that shares the socket moved it: see Arm()
+      LookAtPeer(index_, fd_);
+      if (tx_.mode.load(std::memory_order_relaxed) != Mode::kRing) {
+        convert_ = true;
+        continue;
+      }
+      if (cursor_.done()) return done_;
+      const size_t n = Fill();
+      if (n == 0) {
+        if (slot_.broken.load(std::memory_order_relaxed)) continue;
+        const ssize_t waited = WaitForRoom();
+        if (waited < 0) return done_ > 0 ? done_ : waited;
+        continue;
+      }
+      done_ += static_cast<ssize_t>(n);
+      if (cursor_.done()) return done_;
+    }
+  }
+
+  // The rest of a call that began in the ring and ends on TCP.
+  ssize_t ToKernel() {
+    if (done_ == 0) return kUseKernel;
+    // An error of the socket is for the next call: this one has sent something.
+    if (PollNow(fd_, 0) & (POLLERR | POLLHUP)) return done_;
+    iovec part[kMostIovecs];
+    msghdr message = {};
+    message.msg_iov = part;
+    message.msg_iovlen = cursor_.Rest(part, kMostIovecs, ~size_t{0});
+    tx_.lock.Release();
+    const long sent = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&message), flags_);
+    tx_.lock.Acquire();
+    return sent > 0 ? done_ + sent : done_;
+  }
+
+  // Copies a piece and publishes it. 0: no room.
+  size_t Fill() {
+    const uint64_t size = channel_.ring_bytes;
+    layout::SideLines& own = channel_.own();
+    size_t wanted = cursor_.size() < kPiece ? cursor_.size() : kPiece;
+    uint64_t used = tx_.tail - tx_.head_seen;
+    uint64_t at = (tx_.tail - tx_.base) & (size - 1);
+    if (size - used < wanted || at + wanted > layout::kMinRingBytes) {
+      used = RefreshHead(index_, fd_);
+      if (used == ring::kImpossible) return 0;
+      if (used == 0 && at != 0) {
+        // Empty: begin again at the first byte. Small exchanges then stay in one page, which is also warm.
+        tx_.base = tx_.tail;
+        own.sender.ring_base.store(tx_.base, std::memory_order_relaxed);
+        at = 0;
+      }
+    }
+    const uint64_t room = size - used;
+    if (room == 0) return 0;
+    if (wanted > room) wanted = static_cast<size_t>(room);
+    size_t copied = 0;
+    while (copied < wanted && !cursor_.done()) {
+      const size_t n = cursor_.size() < wanted - copied ? cursor_.size() : wanted - copied;
+      ring::CopyIn(channel_.out, size, at, cursor_.data(), n);
+      at = (at + n) & (size - 1);
+      cursor_.Advance(n);
+      copied += n;
+    }
+    // Remembered before it is published: if we die in between, whoever takes over does not write over what is out.
+    tx_.tail += copied;
+    own.sender.tail.store(tx_.tail, std::memory_order_release);
+    Count(own.counters.sends);
+    if (bell::Notify(channel_.peer().wait.rx_sleep, tx_.rang, own.wait, channel_.peer_bell)) Count(own.counters.rings);
+    return copied;
+  }
+
+  bool Nonblocking() const {
+    return (flags_ & MSG_DONTWAIT) != 0 || slot_.nonblocking.load(std::memory_order_relaxed) != 0;
+  }
+
+  bool Roomy() {
+    const uint64_t head = channel_.peer().receiver.head.load(std::memory_order_acquire);
+    const uint64_t used = tx_.tail - head;
+    return used > channel_.ring_bytes || ring::Roomy(used, channel_.ring_bytes);  // a lie is found by who looks next
+  }
+
+  // 0: look again; else -errno. Enters and leaves with the lock held.
+  ssize_t WaitForRoom() {
+    layout::SideLines& own = channel_.own();
+    Count(own.counters.tx_full);
+    if (Nonblocking()) {
+      tx_.full.fetch_add(1, std::memory_order_relaxed);
+      return -EAGAIN;
+    }
+    own.wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
+    Spinner spinner(channel_.peer().wait.cpu.load(std::memory_order_relaxed));
+    while (spinner.Again()) {
+      if (!Roomy()) continue;
+      spinner.Succeeded();
+      return 0;
+    }
+    if (!MayBlock(slot_, fd_)) return -EAGAIN;
+    if (deadline_.Expired()) return -EAGAIN;
+    poke_ = EnterBell(index_);
+    bell::Arm(own.wait.tx_sleep, tx_.sleep);
+    hurry_ = Roomy() || (channel_.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
+    pollfd sources[2] = {{fd_, POLLRDHUP, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
+    const ssize_t result = Sleep(sources, 2);
+    if (result == -EBADF) return result;
+    LeaveBell(index_);
+    if (sources[1].revents & POLLIN) LearnWakeCost(channel_.peer().wait.rang_at.load(std::memory_order_relaxed));
+    if ((sources[1].revents & (POLLIN | POLLHUP)) == POLLHUP) channel_.bell_dead = true;
+    if (sources[0].revents != 0) {
+      tx_.checked = 0;  // LookAtPeer asks the kernel now
+    }
+    return result;
+  }
+
+  ssize_t WaitForTcp() {
+    if (Nonblocking() || !MayBlock(slot_, fd_) || deadline_.Expired()) return -EAGAIN;
+    pollfd source = {fd_, POLLOUT, 0};
+    return Sleep(&source, 1);
+  }
+
+  ssize_t Sleep(pollfd* sources, nfds_t count) {
+    timespec left = {};
+    const timespec* timeout = hurry_ ? &left : deadline_.Left(&left);
+    tx_.lock.Release();
+    if (poke_) EpollPoke(index_);
+    hurry_ = poke_ = false;
+    const int n = real.ppoll(sources, count, timeout, nullptr);
+    const int error = errno;
+    tx_.lock.Acquire();
+    if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;
+    if (n < 0 && error == EINTR && (done_ > 0 || deadline_.Set() || !CallRestarts())) return -EINTR;
+    return 0;
+  }
+
+  Slot& slot_;
+  SendState& tx_;
+  LocalChannel& channel_;
+  const uint32_t index_;
+  const int fd_;
+  const int flags_;
+  IovCursor cursor_;
+  Deadline deadline_;
+  ssize_t done_ = 0;
+  uint32_t generation_ = 0;
+  bool convert_ = false;
+  bool poke_ = false;   // an epoll set may have been waiting for the ring that we took
+  bool hurry_ = false;  // do not sleep, only look
+};
+
+}  // namespace
+
+ssize_t RingSend(uint32_t index, int fd, const iovec* iov, size_t count, int flags) {
+  return Sender(index, fd, iov, count, flags).Run();
+}
+
+bool RoomToSend(uint32_t index) {
+  LocalChannel& channel = Slots::Local(index);
+  const uint64_t used = Slots::Get(index).tx.tail - channel.peer().receiver.head.load(std::memory_order_acquire);
+  return used <= channel.ring_bytes && ring::Roomy(used, channel.ring_bytes);
+}
+
+bool RingWasRead(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !slot.tx.lock.Acquire()) return false;
+  LocalChannel& channel = Slots::Local(index);
+  const bool read = channel.page != nullptr && channel.peer().receiver.head.load(std::memory_order_acquire) != 0;
+  slot.tx.lock.Release();
+  return read;
+}
+
+void ReturnSend(uint32_t index, int fd, Reason reason) {
+  Slot& slot = Slots::Get(index);
+  if (!slot.tx.lock.Acquire()) return;
+  const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
+  if (mode == Mode::kRing && Slots::Local(index).page != nullptr) StartReturn(index, fd, reason);
+  if (mode == Mode::kTcp) slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+  slot.tx.lock.Release();
+}
+
+bool PeerEnded(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !slot.tx.lock.TryAcquire()) return false;
+  bool unread = false;
+  if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kRing &&
+      (channel.peer().wait.flags.load(std::memory_order_relaxed) & (layout::kFlagFin | layout::kFlagWantTcp)) == 0 &&
+      (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == POLLRDHUP) {
+    const uint64_t used = RefreshHead(index, fd);
+    unread = used != ring::kImpossible && used > 0;
+    if (unread) {
+      // The kernel takes the RST for the answer to a write after FIN (EPIPE); Linux would have sent it instead of the
+      // FIN.
+      slot.rx.reset.store(1);
+      slot.rx.kernel_event.store(1);
+      slot.tx.returned = slot.tx.head_seen;
+      slot.tx.mode.store(Mode::kReturning, std::memory_order_release);
+      FlushReturn(index, fd);
+    } else if (used == 0) {
+      EndRing(index, fd, slot.tx.tail, Reason::kPeerClosed);
+    }
+  }
+  slot.tx.lock.Release();
+  return unread;
+}
+
+void ServePeer(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !slot.tx.lock.TryAcquire()) return;
+  if (channel.page != nullptr && (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp)) {
+    StartReturn(index, fd, Reason::kPeerAsked);
+  }
+  slot.tx.lock.Release();
+}
+
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,79 @@
+// Sending and receiving on a connection whose directions may lie in shared memory. All functions return what the system
+// call would: a count, or -errno. kUseKernel means that the direction is on TCP now and the caller's own call should go
+// there.
+//
+// Threading: any; the locks of the slot are taken inside. Never called in a vfork child.
+#pragma once
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "heterosock/ofd/slot.h"
+
+namespace heterok8s::heterosock {
+
+inline constexpr ssize_t kUseKernel = -100000;
+
+ssize_t RingSend(uint32_t index, int fd, const iovec* iov, size_t count, int flags);
+ssize_t RingReceive(uint32_t index, int fd, const iovec* iov, size_t count, int flags);
+
+// What poll(2) would say of the socket (POLLIN | POLLOUT | ...), for the directions asked in `wanted`.
+short Readiness(uint32_t index, int fd, short wanted);
+
+// Around sleeping in poll() on the own bell. Enter: true when it emptied a bell that epoll sets may have been waiting
+// for; the caller then says EpollPoke() once it holds no lock.
+bool EnterBell(uint32_t index);
+void LeaveBell(uint32_t index);
+
+// Before sleeping on the bell elsewhere (poll, epoll): makes the peer ring for what is wanted. The caller looks at
+// Readiness() afterwards. Disarming is not needed: at worst the peer rings once for nothing.
+void ArmBell(uint32_t index, short wanted);
+
+// Whether a sleeping sender would find room. A glance without the lock.
+bool RoomToSend(uint32_t index);
+
+// Bytes in the ring that were not received.
+uint64_t UnreadBytes(uint32_t index);
+// True when the peer has received something from the ring, so everything that went over TCP before.
+bool RingWasRead(uint32_t index);
+// The kernel has seen the peer's FIN. When the peer did not announce it, it died or was closed by a call that its
+// library did not see; bytes that it left unread are then written to TCP, whose answer is the RST that Linux would have
+// sent. True when that was done.
+bool PeerEnded(uint32_t index, int fd);
+
+// Moves the own direction back to TCP / asks the peer to move its direction back and gives up reading the ring.
+void ReturnSend(uint32_t index, int fd, Reason reason);
+void RecallReceive(uint32_t index, int fd, Reason reason);
+// SHUT_RD: what came before may still be read, what comes later is thrown away.
+void ShutReceive(uint32_t index);
+// If the peer asked for TCP, or the agent did.
+void ServePeer(uint32_t index, int fd);
+
+// The peer did what a library never does: the connection is reset.
+void Break(uint32_t index, int fd, const char* what);
+
+// The kernel's word on one descriptor, now.
+short PollNow(int fd, short events);
+// True when this thread may wait: O_NONBLOCK is not set (asks the kernel; the flag may have been set behind our back).
+bool MayBlock(Slot& slot, int fd);
+// A signal handler interrupted a wait: true when the kernel would have restarted the call (SA_RESTART).
+bool CallRestarts();
+
+// A deadline from SO_RCVTIMEO or SO_SNDTIMEO, asked for when it first matters.
+class Deadline {
+ public:
+  Deadline(int fd, int option) : fd_(fd), option_(option) {}
+  bool Expired();
+  bool Set();                          // there is one (such calls are never restarted)
+  const timespec* Left(timespec* to);  // null: forever
+
+ private:
+  void Ask();
+  int fd_;
+  int option_;
+  bool asked_ = false;
+  uint64_t end_ = 0;
+};
+
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,95 @@
+// What both directions need to wait: deadlines, signals, the kernel's view of a descriptor.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/time.h>
+
+#include "heterosock/lib/real.h"
+#include "heterosock/notify/bell.h"
+#include "heterosock/stream/stream.h"
+
+namespace heterok8s::heterosock {
+
+short PollNow(int fd, short events) {
+  pollfd entry = {fd, events, 0};
+  const timespec now = {};
+  const long n = Syscall(SYS_ppoll, reinterpret_cast<long>(&entry), 1, reinterpret_cast<long>(&now), 0, 8);
+  return n == 1 ? entry.revents : 0;
+}
+
+bool EnterBell(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  if (!slot.bell_lock.Acquire()) return false;
+  const bool emptied = slot.bell_sleepers == 0 && bell::Empty(channel.own_bell);
+  ++slot.bell_sleepers;
+  slot.bell_lock.Release();
+  return emptied && channel.items.load(std::memory_order_relaxed) != 0;
+}
+
+void LeaveBell(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  if (!slot.bell_lock.Acquire()) return;
+  if (slot.bell_sleepers > 0) --slot.bell_sleepers;
+  slot.bell_lock.Release();
+}
+
+bool MayBlock(Slot& slot, int fd) {
+  const long flags = Syscall(SYS_fcntl, fd, F_GETFL);
+  const bool nonblocking = flags >= 0 && (flags & O_NONBLOCK) != 0;
+  slot.nonblocking.store(nonblocking, std::memory_order_relaxed);
+  return !nonblocking;
+}
+
+bool CallRestarts() {
+  // ppoll() is never restarted, recv() and send() are when the handler has SA_RESTART (signal(7)). Which handler ran
+  // cannot be told; where a program's handlers disagree it is told of the signal. Handlers of faults do not count.
+  bool any = false;
+  for (int number = 1; number < SIGRTMAX; ++number) {
+    if (number == SIGKILL || number == SIGSTOP || number == SIGSEGV || number == SIGBUS || number == SIGFPE ||
+        number == SIGILL || number == SIGABRT || number == SIGTRAP || number == SIGSYS || number == 32 ||
+        number == 33) {
+      continue;
+    }
+    struct {  // the kernel's struct sigaction; libc's function may itself be wrapped
+      void (*handler)(int);
+      unsigned long flags;
+      void (*restorer)();
+      unsigned long mask;
+    } action = {};
+    if (Syscall(SYS_rt_sigaction, number, 0, reinterpret_cast<long>(&action), 8) != 0) continue;
+    if (action.handler == SIG_DFL || action.handler == SIG_IGN) continue;
+    any = true;
+    if ((action.flags & SA_RESTART) == 0) return false;
+  }
+  return any;
+}
+
+void Deadline::Ask() {
+  if (asked_) return;
+  asked_ = true;
+  timeval limit = {};
+  socklen_t length = sizeof limit;
+  if (Syscall(SYS_getsockopt, fd_, SOL_SOCKET, option_, reinterpret_cast<long>(&limit),
+              reinterpret_cast<long>(&length)) != 0)
+    return;
+  if (limit.tv_sec == 0 && limit.tv_usec == 0) return;
+  end_ =
+      Nanoseconds() + static_cast<uint64_t>(limit.tv_sec) * 1000000000u + static_cast<uint64_t>(limit.tv_usec) * 1000u;
+}
+
+bool Deadline::Set() {
+  Ask();
+  return end_ != 0;
+}
+
+bool Deadline::Expired() { return Set() && Nanoseconds() >= end_; }
+
+const timespec* Deadline::Left(timespec* to) {
+  if (!Set()) return nullptr;
+  const uint64_t now = Nanoseconds();
+  const uint64_t left = now < end_ ? end_ - now : 0;
+  *to = {static_cast<time_t>(left / 1000000000u), static_cast<long>(left % 1000000000u)};
+  return to;
+}
+
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,37 @@
+// The connection to the agent, spoken in heterosock/protocol. See rendezvous.h for what it promises.
+#pragma once
+
+#include <stddef.h>
+
+#include "heterosock/upgrade/rendezvous.h"
+
+namespace heterok8s::heterosock {
+
+class AgentLink final : public Rendezvous {
+ public:
+  bool Ready() override;
+  bool Offer(uint64_t id, int socket) override;
+  bool Next(Event* event) override;
+  void Release(uint64_t channel_id, Reason reason) override;
+
+  // In a forked child: the parent's connection is not ours.
+  void Forget();
+  bool Connected() const { return fd_ >= 0; }
+
+ private:
+  enum State { kDown, kGreeted, kUp };
+
+  void Connect();
+  void Drop(const char* why, uint64_t retry_ms);
+  bool Send(const void* message, size_t bytes, int descriptor);
+  // Reads one packet; false when there is none. Hands out descriptors in `fds`.
+  bool Receive(uint8_t* packet, size_t* bytes, int* fds, size_t* count);
+
+  int fd_ = -1;
+  State state_ = kDown;
+  uint64_t retry_at_ = 0;  // Nanoseconds()
+  uint32_t pending_ = 0;   // offers without an answer
+  uint32_t max_pending_ = 1;
+};
+
+}  // namespace heterok8s::heterosock

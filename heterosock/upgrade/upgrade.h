@@ -1,0 +1,42 @@
+// The way of a connection to shared memory and back, apart from the bytes: when it is offered, mapped, armed, released.
+//
+//   kTcp --evidence of life, one holder--> kOffered --PAIRED, mapped--> kPaired --nobody inside the kernel--> kArmed
+//     ^------- declined for now -------------'                                                (each direction then
+//     switches)
+//   any but kArmed --a reason to stay--> kNever
+//
+// Nothing waits. Each step is tried by whichever call on the connection comes next, and left when it is not possible
+// then.
+//
+// Threading: any; callers hold no lock.
+#pragma once
+
+#include "heterosock/ofd/slot.h"
+
+namespace heterok8s::heterosock {
+
+// After a call on the connection went through the kernel, or before one would wait.
+void Advance(uint32_t index, int fd);
+
+// Cheap test whether Advance() could do anything.
+bool WorthAdvancing(const Slot& slot);
+
+// Puts the connection on TCP for good, from whatever phase: both directions come back. Bytes that the peer has put into
+// shared memory follow over TCP, at once if it waits in any call of ours.
+void Fence(uint32_t index, int fd, Reason reason);
+// Until the peer has done that, or a moment has passed.
+void Settle(uint32_t index, int fd, uint64_t until_ns);
+void FenceAndSettle(uint32_t index, int fd, Reason reason);
+// Every connection that an exec would pass on and that is in shared memory. What is on TCP may stay a candidate.
+void FenceInheritable(Reason reason);
+void FenceAll(Reason reason);
+
+// The last descriptor of the process is about to be closed.
+void Leave(uint32_t index, int fd);
+// It was closed behind our back.
+void LeaveClosed(uint32_t index);
+
+// The agent connection of the parent is not the child's.
+void UpgradeAfterFork();
+
+}  // namespace heterok8s::heterosock
