@@ -11,8 +11,8 @@ struct View {
   const char* ip;                         // "ip" or "ip6"
   std::string pod;                        // "{ 10.88.0.5 }"; empty when the Pod has no address of this family
   std::string own, peer;                  // link addresses of this side and of the other
-  std::string far;                        // `peer`, and what the other side's localhost is called as a source
   std::string both;                       // all of these
+  std::string in, out;                    // source and destination of direct calls, as "source . destination"
   std::string localhost, localhost_name;  // 127.0.0.1, and what it is called on the link
   const char* echo;                       // "icmp type echo-request"
   const char* errors;                     // ICMP types that report on a packet sent earlier
@@ -22,6 +22,7 @@ struct View {
 std::string Set(const std::vector<IpAddress>& addresses) {
   std::vector<std::string> texts;
   for (const IpAddress& address : addresses) texts.push_back(address.ToString());
+  if (texts.size() == 1) return texts[0];  // a comparison costs less than a look into a set
   return fmt::format("{{ {} }}", fmt::join(texts, ", "));
 }
 
@@ -43,8 +44,16 @@ View ViewOf(const LinkSpec& spec, Family family) {
   IpAddress name = of_family(LinkAddresses::Localhost());
   std::vector<IpAddress> far = on_host ? dpu : host;
   far.push_back(name);
-  view.far = Set(far);
   view.both = Set({host[0], host[1], dpu[0], dpu[1], name});
+  std::vector<std::string> in, out;
+  for (const IpAddress& a : far) {
+    for (const IpAddress& b : on_host ? host : dpu) {
+      in.push_back(fmt::format("{} . {}", a.ToString(), b.ToString()));
+      out.push_back(fmt::format("{} . {}", b.ToString(), a.ToString()));
+    }
+  }
+  view.in = fmt::format("{{ {} }}", fmt::join(in, ", "));
+  view.out = fmt::format("{{ {} }}", fmt::join(out, ", "));
   view.localhost = v4 ? "127.0.0.1" : "::1";
   view.localhost_name = name.ToString();
   view.echo = v4 ? "icmp type echo-request" : "icmpv6 type echo-request";
@@ -91,12 +100,14 @@ void DeclareCommon(Script& script) {
   script.Chain("output", "route hook output priority mangle");
 }
 
-// What holds on both sides: direct calls pass untracked, loopback and link addresses stay where they belong.
+// What holds on both sides: direct calls pass untracked, loopback and link addresses stay where they belong. Direct
+// calls come first in every chain, by as few expressions as can be: a round trip on one CPU passes these chains eight
+// times in eight microseconds.
 void GuardRules(Script& script, const LinkSpec& spec, const View& v4, const View& v6) {
   script.Rule("guard", "iif lo accept");
   for (const View& v : {v4, v6}) {
-    script.Rule("guard", "iifname {0} {1} saddr {2} {1} daddr {3} notrack accept", spec.ifname, v.ip, v.far, v.own);
-    script.Rule("output_raw", "oifname {0} {1} saddr {2} {1} daddr {3} notrack", spec.ifname, v.ip, v.own, v.far);
+    script.Rule("guard", "{0} saddr . {0} daddr {1} iifname {2} notrack accept", v.ip, v.in, spec.ifname);
+    script.Rule("output_raw", "{0} saddr . {0} daddr {1} oifname {2} notrack accept", v.ip, v.out, spec.ifname);
   }
   // A caller that bound itself to localhost before it connected: no hook may change that, so its packets are. Both
   // ways without state, since nothing else uses the name.
@@ -120,7 +131,7 @@ void GuardRules(Script& script, const LinkSpec& spec, const View& v4, const View
   for (const View& v : {v4, v6}) {
     if (v.pod.empty()) continue;
     // A socket bound to the Pod IP made a direct call: its answer is for the other side's Pod IP, not for ours.
-    script.Rule("output", "{0} saddr {1} {0} daddr {2} meta mark set {3:#x} accept", v.ip, v.own, v.pod,
+    script.Rule("output", "{0} daddr {2} {0} saddr {1} meta mark set {3:#x} accept", v.ip, v.own, v.pod,
                 kOtherSideMark);
   }
 }
@@ -209,6 +220,7 @@ void DpuRules(Script& script, const LinkSpec& spec, const View& v4, const View& 
   script.Chain("mine");
   script.Chain("hairpin");
   script.Chain("forward", "filter hook forward priority filter");
+  script.Rule("steer", "ct state untracked accept");  // direct calls
   InboundRules(script, spec, v4, v6, has_socket_match);
   OutboundRules(script, spec, v4, v6, has_socket_match);
 
@@ -234,6 +246,8 @@ std::string LinkTableScript(const LinkSpec& spec, bool has_socket_match) {
   View v4 = ViewOf(spec, Family::kV4), v6 = ViewOf(spec, Family::kV6);
   Script script;
   DeclareCommon(script);
+  // Not on the host: there nothing else tracks connections, and this would begin to.
+  if (spec.side == pu::Side::kDpu) script.Rule("output", "ct state untracked accept");
   GuardRules(script, spec, v4, v6);
   if (spec.side == pu::Side::kHost) {
     HostRules(script, spec, v4, v6);
