@@ -17,7 +17,7 @@ long InUse(const char* text, const char* label) {
 }
 
 // At offset zero the kernel makes the text anew each time.
-bool Read(const sys::UniqueFd& fd, char (&text)[1024]) {
+bool ReadText(const sys::UniqueFd& fd, char (&text)[1024]) {
   ssize_t n = pread(fd.get(), text, sizeof text - 1, 0);
   if (n < 0) return false;
   text[n] = '\0';
@@ -35,14 +35,14 @@ absl::StatusOr<SocketCounts> SocketCounts::Open() {
   return counts;  // without sockstat6 there is no IPv6
 }
 
-bool SocketCounts::Changed() {
+Changes SocketCounts::Read() {
   char v4[1024], v6[1024] = "";
-  if (!Read(v4_, v4) || (v6_.valid() && !Read(v6_, v6))) return true;
+  if (!ReadText(v4_, v4) || (v6_.valid() && !ReadText(v6_, v6))) return {.tcp = true, .udp = true};
   Counts now{InUse(v4, "\nTCP: inuse "), InUse(v4, "\nUDP: inuse "), InUse(v6, "TCP6: inuse "),
              InUse(v6, "\nUDP6: inuse ")};
-  if (now == last_) return false;
+  Changes changes{.tcp = now[0] != last_[0] || now[2] != last_[2], .udp = now[1] != last_[1] || now[3] != last_[3]};
   last_ = now;
-  return true;
+  return changes;
 }
 
 }  // namespace heterok8s::ports

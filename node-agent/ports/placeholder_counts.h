@@ -7,7 +7,7 @@
 // Errors: errno of /proc.
 //
 //   HK_ASSIGN_OR_RETURN(SocketCounts counts, SocketCounts::Open());  // in the Pod's namespace
-//   if (counts.Changed()) Dump();
+//   if (Changes changes = counts.Read(); changes.tcp) Dump(Protocol::kTcp);
 #pragma once
 
 #include <array>
@@ -17,12 +17,16 @@
 
 namespace heterok8s::ports {
 
+struct Changes {
+  bool tcp = false, udp = false;
+};
+
 class SocketCounts {
  public:
   static absl::StatusOr<SocketCounts> Open();
 
-  // Since the last call; true at the first one, and when they cannot be read.
-  bool Changed();
+  // Since the last call; both at the first one, and when they cannot be read.
+  Changes Read();
 
  private:
   using Counts = std::array<long, 4>;  // TCP, UDP, TCP6, UDP6

@@ -78,18 +78,18 @@ absl::StatusOr<SocketDiag> SocketDiag::Open() {
   return diag;
 }
 
-bool SocketDiag::DrainGone() {
+void SocketDiag::DrainGone() {
   char buffer[16384];
-  for (bool any = false;; any = true) {
+  while (true) {
     ssize_t got = recv(gone_.get(), buffer, sizeof buffer, 0);
-    // ENOBUFS: some were lost, the dump shows their absence.
-    if (got < 0 && errno != ENOBUFS && errno != EINTR) return any;
+    if (got < 0 && errno != ENOBUFS && errno != EINTR) return;  // ENOBUFS: some were lost, the dump shows their absence
   }
 }
 
-absl::StatusOr<std::vector<DiagSocket>> SocketDiag::List() {
+absl::StatusOr<std::vector<DiagSocket>> SocketDiag::List(bool tcp, bool udp) {
   std::vector<DiagSocket> sockets;
   for (Protocol protocol : {Protocol::kTcp, Protocol::kUdp}) {
+    if (!(protocol == Protocol::kTcp ? tcp : udp)) continue;
     for (int family : {AF_INET, AF_INET6}) HK_RETURN_IF_ERROR(Dump(family, protocol, sockets));
   }
   return sockets;

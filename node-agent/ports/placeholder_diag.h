@@ -25,12 +25,12 @@ class SocketDiag {
  public:
   static absl::StatusOr<SocketDiag> Open();
 
-  absl::StatusOr<std::vector<DiagSocket>> List();
+  absl::StatusOr<std::vector<DiagSocket>> List(bool tcp = true, bool udp = true);
 
   // Readable when a socket that was no connection has gone; -1 where the kernel does not tell. One that only stopped
   // listening is not told.
   int gone_fd() const { return gone_.valid() ? gone_.get() : -1; }
-  bool DrainGone();  // whether there was one
+  void DrainGone();
 
  private:
   absl::Status Dump(int family, Protocol protocol, std::vector<DiagSocket>& sockets);

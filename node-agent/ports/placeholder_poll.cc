@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "node-agent/ports/placeholder_ports.h"
 
@@ -18,8 +19,9 @@ namespace {
 // one hundredth of a CPU.
 constexpr uint64_t kCountNs = 2'000'000, kRarestCountNs = 100'000'000;
 constexpr uint64_t kCountShare = 100;
-// Counts that change with every connection of a busy server must not make dumps take more than a tenth.
-constexpr uint64_t kDumpShare = 10;
+// Counts that change with every connection of a busy server must not make dumps take more than a quarter of a CPU, as
+// an average over a second: a single change is looked at at once.
+constexpr uint64_t kDumpShare = 4, kDumpBudgetNs = 250'000'000;
 // What the counts do not show.
 constexpr uint64_t kDumpAnywayNs = 100'000'000;
 constexpr uint64_t kRetryNs = 1'000'000'000;
@@ -82,17 +84,22 @@ void PlaceholderPorts::PollAll() {
   if (retry) retry_at_ns_ = started + kRetryNs;
   for (auto& [pod_key, pod] : pods_) {
     uint64_t begin = MonotonicNs();
-    bool gone = pod.diag.gone_fd() >= 0 && pod.diag.DrainGone();
-    pod.dump_wanted |= pod.counts.Changed() || gone || begin >= pod.dumped_at_ns + kDumpAnywayNs;
+    if (pod.diag.gone_fd() >= 0) pod.diag.DrainGone();  // it woke us up; what it means is in the counts
+    Changes changes = pod.counts.Read();
+    bool anyway = begin >= pod.dumped_all_at_ns + kDumpAnywayNs;
+    pod.wanted.tcp |= changes.tcp || anyway;
+    pod.wanted.udp |= changes.udp || anyway;
     uint64_t counted = MonotonicNs();
     counting_ns += counted - begin;
     if (retry) HoldLocked(pod);
-    if (!pod.dump_wanted || counted < pod.no_dump_before_ns) continue;
-    absl::Status compared = CompareLocked(pod);
+    uint64_t earned = (counted - pod.budget_at_ns) / kDumpShare;
+    pod.budget_ns = std::min(kDumpBudgetNs, pod.budget_ns + earned);
+    pod.budget_at_ns = counted;
+    if ((!pod.wanted.tcp && !pod.wanted.udp) || pod.budget_ns == 0) continue;
+    if (pod.wanted.tcp && pod.wanted.udp) pod.dumped_all_at_ns = counted;
+    absl::Status compared = CompareLocked(pod, std::exchange(pod.wanted, {}));
     if (!compared.ok() && retry) spdlog::warn("ports of Pod '{}': {}", pod_key, Message(compared));
-    pod.dump_wanted = false;
-    pod.dumped_at_ns = MonotonicNs();
-    pod.no_dump_before_ns = pod.dumped_at_ns + (kDumpShare - 1) * (pod.dumped_at_ns - counted);
+    pod.budget_ns -= std::min(pod.budget_ns, MonotonicNs() - counted);
   }
   count_every_ns_ = std::clamp(kCountShare * counting_ns, kCountNs, kRarestCountNs);
 }
@@ -110,14 +117,14 @@ std::map<PortKey, uint32_t> PlaceholderPorts::OwnSockets(const Pod& pod, const s
 }
 
 // Closings first: a port that moved from one address to another is never in two hands.
-absl::Status PlaceholderPorts::CompareLocked(Pod& pod) {
-  HK_ASSIGN_OR_RETURN(std::vector<DiagSocket> sockets, pod.diag.List());
+absl::Status PlaceholderPorts::CompareLocked(Pod& pod, Changes which) {
+  HK_ASSIGN_OR_RETURN(std::vector<DiagSocket> sockets, pod.diag.List(which.tcp, which.udp));
   std::map<PortKey, uint32_t> counts = OwnSockets(pod, sockets);
   uint64_t now = MonotonicNs();
   std::set<PortNumber> changed;
   std::erase_if(pod.local, [&](const auto& entry) {
     const PortKey& key = entry.first;
-    if (counts.contains(key)) return false;
+    if (counts.contains(key) || !(key.protocol == Protocol::kTcp ? which.tcp : which.udp)) return false;
     changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = false, .epoch_ns = now});
     changed.insert({key.protocol, key.port});
     ++closed_;

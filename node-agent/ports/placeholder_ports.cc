@@ -146,7 +146,7 @@ absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
   Pod& pod = found->second;
   pod.ports = ports;
   absl::Status wired = sys::InNetns(pod.ns, [&] { return WireLocked(pod); });
-  if (wired.ok()) wired = CompareLocked(pod);
+  if (wired.ok()) wired = CompareLocked(pod, {.tcp = true, .udp = true});
   if (!wired.ok()) {
     if (fresh) {
       absl::Status undone = RemoveLocked(ports.pod_key);

@@ -68,8 +68,9 @@ class PlaceholderPorts : public Ports {
     std::map<PortKey, std::optional<Placeholder>> remote;  // none: a socket of this side is in the way
     std::set<PortKey> contested;                           // the other PU's, but ours are older; theirs when ours close
     std::map<PortNumber, Called> called;                   // what the NAT sets hold
-    bool dump_wanted = true;
-    uint64_t dumped_at_ns = 0, no_dump_before_ns = 0;  // CLOCK_MONOTONIC
+    Changes wanted;                                        // dumps that are due
+    uint64_t dumped_all_at_ns = 0, budget_at_ns = 0;       // CLOCK_MONOTONIC
+    uint64_t budget_ns = 0;                                // time that dumps may take now
   };
 
   // All "Locked" ones need mutex_.
@@ -77,7 +78,7 @@ class PlaceholderPorts : public Ports {
   absl::Status WireLocked(Pod& pod);
   absl::Status RemoveLocked(const std::string& pod_key);
   std::map<PortKey, uint32_t> OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const;
-  absl::Status CompareLocked(Pod& pod);
+  absl::Status CompareLocked(Pod& pod, Changes which);
   void HoldLocked(Pod& pod);
   absl::Status CallLocked(Pod& pod, PortNumber number);
   void SettleLocked(Pod& pod, std::set<PortNumber> changed);
