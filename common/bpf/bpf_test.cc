@@ -1,9 +1,12 @@
 #include <fmt/format.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <sstream>
 
 #include "common/bpf/handles.h"
 #include "common/bpf/log.h"
@@ -38,6 +41,22 @@ BpfObject Open() {
   return *std::move(object);
 }
 Numbers NumbersOf(const BpfObject& object) { return Numbers(bpf_object__find_map_by_name(object.get(), "numbers")); }
+
+TEST_CASE("libbpf's own debug lines are in the log at trace only") {
+  auto lines_at = [](spdlog::level::level_enum level) {
+    std::ostringstream text;
+    auto before = spdlog::default_logger();
+    auto logger = std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(text));
+    logger->set_level(level);
+    spdlog::set_default_logger(logger);
+    Open();
+    spdlog::set_default_logger(before);
+    return text.str();
+  };
+
+  CHECK(lines_at(spdlog::level::debug) == "");
+  CHECK_THAT(lines_at(spdlog::level::trace), Catch::Contains("libbpf:"));
+}
 
 TEST_CASE("a pinned map keeps its entries when the object is loaded again", "[netns]") {
   Bpffs bpffs;

@@ -28,7 +28,8 @@ int Print(libbpf_print_level level, const char* format, va_list arguments) {
     captured->append(text).append("\n");
     if (captured->size() > 4 * kTailBytes) captured->erase(0, captured->size() - 2 * kTailBytes);
   }
-  spdlog::debug("{}", text);
+  // libbpf's debug lines, more than a thousand for one object, are for those who debug libbpf.
+  spdlog::log(level == LIBBPF_DEBUG ? spdlog::level::trace : spdlog::level::debug, "{}", text);
   return 0;
 }
 
