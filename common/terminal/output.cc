@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <numeric>
 
 namespace heterok8s::terminal {
 namespace {
@@ -36,6 +37,37 @@ size_t Width(const std::string& text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
+constexpr size_t kGap = 2, kNarrowest = 12;  // between columns; what a column keeps
+
+// The widest columns give way until all fit into `columns`, or all are narrow.
+void Narrow(std::vector<size_t>& widths, size_t columns) {
+  size_t total = std::accumulate(widths.begin(), widths.end(), kGap * widths.size()) - kGap;
+  while (!widths.empty() && total > columns) {
+    auto widest = std::max_element(widths.begin(), widths.end());
+    if (*widest <= kNarrowest) return;
+    --*widest, --total;
+  }
+}
+
+// `text` in lines of at most `width` characters, at spaces where there are any; at least one line.
+std::vector<std::string> Wrap(std::string text, size_t width) {
+  std::vector<std::string> lines;
+  while (Width(text) > width) {
+    size_t end = 0, space = 0, characters = 0;  // end: of as many bytes as fit
+    for (size_t i = 0; i <= text.size(); ++i) {
+      if (i < text.size() && (static_cast<unsigned char>(text[i]) & 0xC0) == 0x80) continue;
+      end = i;
+      if (text[i] == ' ') space = i;
+      if (++characters > width) break;
+    }
+    const bool at_space = space > 0;
+    lines.push_back(text.substr(0, at_space ? space : end));
+    text.erase(0, at_space ? space + 1 : end);
+  }
+  lines.push_back(std::move(text));
+  return lines;
+}
+
 size_t TerminalColumns(int fd) {
   winsize size{};
   return ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
@@ -56,31 +88,45 @@ bool ColourWanted(int fd) {
   return isatty(fd) == 1;
 }
 
-std::string Table::Render(bool colour) const {
+std::string Table::Render(bool colour, size_t columns) const {
   std::vector<size_t> widths;
   for (const std::string& header : headers_) widths.push_back(Width(header));
   for (const auto& row : rows_) {
     for (size_t i = 0; i < row.size() && i < widths.size(); ++i) widths[i] = std::max(widths[i], Width(row[i].text));
   }
+  if (columns > 0) Narrow(widths, columns);
   std::string text;
   auto append = [&](size_t column, const std::string& cell, Style style, bool last) {
     text += Paint(cell, style, colour);
     if (!last) text.append(widths[column] - Width(cell) + 2, ' ');
   };
+  auto append_row = [&](const std::vector<Cell>& row) {
+    std::vector<std::vector<std::string>> cells;  // by column, then line
+    size_t lines = 1;
+    for (size_t i = 0; i < row.size() && i < widths.size(); ++i) {
+      cells.push_back(Wrap(row[i].text, widths[i]));
+      lines = std::max(lines, cells.back().size());
+    }
+    for (size_t line = 0; line < lines; ++line) {
+      size_t last = cells.size();  // behind the last cell that reaches this line
+      while (line > 0 && last > 0 && cells[last - 1].size() <= line) --last;
+      for (size_t i = 0; i < last; ++i)
+        append(i, line < cells[i].size() ? cells[i][line] : "", row[i].style, i + 1 == last);
+      text += '\n';
+    }
+  };
   if (std::any_of(headers_.begin(), headers_.end(), [](const std::string& h) { return !h.empty(); })) {
-    for (size_t i = 0; i < headers_.size(); ++i) append(i, headers_[i], Style::kStrong, i + 1 == headers_.size());
-    text += '\n';
+    std::vector<Cell> row;
+    for (const std::string& header : headers_) row.push_back({header, Style::kStrong});
+    append_row(row);
   }
-  for (const auto& row : rows_) {
-    for (size_t i = 0; i < row.size() && i < widths.size(); ++i)
-      append(i, row[i].text, row[i].style, i + 1 == row.size());
-    text += '\n';
-  }
+  for (const auto& row : rows_) append_row(row);
   return text;
 }
 
 void Output::Print(const Table& table) const {
-  fmt::print(stdout, "{}", table.Render(ColourWanted(STDOUT_FILENO)));
+  const size_t columns = isatty(STDOUT_FILENO) == 1 ? TerminalColumns(STDOUT_FILENO) : 0;
+  fmt::print(stdout, "{}", table.Render(ColourWanted(STDOUT_FILENO), columns));
   fflush(stdout);
 }
 

@@ -36,13 +36,15 @@ struct Cell {
   Cell(const char* text_in, Style style_in = Style::kPlain) : text(text_in), style(style_in) {}
 };
 
-// Columns as wide as their widest cell (in characters, not bytes); the last one is not padded.
+// Columns as wide as their widest cell (in characters, not bytes); the last one is not padded. On a terminal that is
+// narrower, the widest columns give way and their cells go on in the next line.
 class Table {
  public:
   explicit Table(std::vector<std::string> headers) : headers_(std::move(headers)) {}
   void Row(std::vector<Cell> cells) { rows_.push_back(std::move(cells)); }
   bool empty() const { return rows_.empty(); }
-  std::string Render(bool colour) const;
+  // `columns`: of the terminal, in characters; 0: as wide as it gets.
+  std::string Render(bool colour, size_t columns = 0) const;
 
  private:
   std::vector<std::string> headers_;

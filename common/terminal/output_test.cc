@@ -32,6 +32,28 @@ TEST_CASE("characters beyond ASCII are one column wide") {
   CHECK(table.Render(false) == "é   1\nab  2\n");
 }
 
+TEST_CASE("on a narrow terminal long cells go on in the next line and short ones stay whole") {
+  Table table({"", "HOST", "DPU"});
+  table.Row({"other PU", "alive", "lease expired: connect to 100.64.0.2 failed"});
+  table.Row({"epoch", "1", "nospacesinthisonewhichiscut"});
+
+  CHECK(table.Render(false, 38) ==
+        "          HOST   DPU\n"
+        "other PU  alive  lease expired:\n"
+        "                 connect to 100.64.0.2\n"
+        "                 failed\n"
+        "epoch     1      nospacesinthisonewhic\n"
+        "                 hiscut\n");
+  CHECK(table.Render(false).find("lease expired: connect to 100.64.0.2 failed\n") != std::string::npos);
+}
+
+TEST_CASE("a column is never narrower than a short word, however narrow the terminal") {
+  Table table({"NAME"});
+  table.Row({"ééééééééééééé"});
+
+  CHECK(table.Render(false, 1) == "NAME\néééééééééééé\né\n");
+}
+
 TEST_CASE("a hint travels with its status and leaves the message alone") {
   const absl::Status status = WithHint(absl::NotFoundError("no Pod 'web'"), "`heteroctl ps` lists the Pods");
 
