@@ -59,6 +59,8 @@ def all_kinds(cases, lab):
         kind = "ordinary" if offload is None else "split"
         refuses(cases, lab, f"{kind}: an image that is nowhere", "nowhere.invalid/x:1", "run", "-",
                 stdin=manifest("bad", [dict(container("a"), image="nowhere.invalid/x:1")], offload=offload))
+        refuses(cases, lab, f"{kind}: a bandwidth that is no quantity", "annotation kubernetes.io/ingress-bandwidth: '10Mbit'", "run", "-",
+                stdin=manifest("bad", [container("a")], offload=offload, annotations={"kubernetes.io/ingress-bandwidth": "10Mbit"}))
         refuses(cases, lab, f"{kind}: a program that is not in the image", "/no/such", "run", "-",
                 stdin=manifest("bad", [container("a", "/no/such")], offload=offload))
     lab.run_pod(manifest("twice", [container("a")]))

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <set>
 
+#include "common/kube/quantity.h"
 #include "heteroctl/manifest/documents.h"
-#include "heteroctl/manifest/quantity.h"
 #include "heteroctl/manifest/reader.h"
 
 namespace heterok8s::manifest {
@@ -57,7 +57,7 @@ SecurityContext ReadSecurity(Reader& reader) {
 int64_t ReadQuantity(Reader& reader, const std::string& key) {
   std::string text = reader.Text(key);
   if (text.empty()) return 0;
-  absl::StatusOr<int64_t> milli = ParseMilli(text);
+  absl::StatusOr<int64_t> milli = kube::ParseMilli(text);
   if (!milli.ok()) reader.Fail(key, Message(milli.status()));
   return *milli;
 }

@@ -6,7 +6,6 @@
 #include <random>
 
 #include "common/testing/matchers.h"
-#include "heteroctl/manifest/quantity.h"
 
 namespace heterok8s::manifest {
 namespace {
@@ -100,16 +99,6 @@ TEST_CASE("bad input is refused by path, value and remedy") {
     INFO(row.text);
     CHECK_THAT(ParseManifest(row.text, "p.yaml").status(), Says(row.says));
   }
-}
-
-TEST_CASE("quantities are read as Kubernetes reads them") {
-  CHECK(*ParseMilli("250m") == 250);
-  CHECK(*ParseMilli("1.5") == 1500);
-  CHECK(*ParseMilli("64Mi") == int64_t{64} * 1048576 * 1000);
-  CHECK(*ParseMilli("1k") == 1000000);
-  CHECK_FALSE(ParseMilli("1e3").ok());
-  CHECK_FALSE(ParseMilli("").ok());
-  CHECK_FALSE(ParseMilli("1.2.3").ok());
 }
 
 TEST_CASE("damaged manifests never crash the reader") {

@@ -3,6 +3,7 @@
 
 #include "common/testing/matchers.h"
 #include "node-agent/cri/annotations.h"
+#include "node-agent/cri/bandwidth_check.h"
 #include "node-agent/cri/twin.h"
 
 namespace heterok8s::cri {
@@ -21,6 +22,20 @@ rt::PodSandboxConfig Sandbox(const std::map<std::string, std::string>& annotatio
   for (const auto& [key, value] : annotations) (*config.mutable_annotations())[key] = value;
   config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(rt::CONTAINER);
   return config;
+}
+
+TEST_CASE("a bandwidth that a runtime could not read is refused by name") {
+  for (const char* good : {"1k", "10M", "1.5G", "1e6", "1P", "64Mi"}) {
+    INFO(good);
+    CHECK_OK(CheckBandwidth(Sandbox({{"kubernetes.io/egress-bandwidth", good}}).annotations()));
+  }
+  for (const char* bad : {"", "fast", "10Mbit", "-1M", "999", "2P"}) {
+    INFO(bad);
+    CHECK_THAT(CheckBandwidth(Sandbox({{"kubernetes.io/ingress-bandwidth", bad}}).annotations()),
+               testing::HasCode(absl::StatusCode::kInvalidArgument) &&
+                   testing::Says("kubernetes.io/ingress-bandwidth") && testing::Says(bad));
+  }
+  CHECK_OK(CheckBandwidth(Sandbox({}).annotations()));
 }
 
 TEST_CASE("a Pod without the annotation is not looked at") {

@@ -5,6 +5,7 @@
 #include <future>
 
 #include "node-agent/cri/annotations.h"
+#include "node-agent/cri/bandwidth_check.h"
 #include "node-agent/cri/router.h"
 
 namespace heterok8s::cri {
@@ -38,6 +39,10 @@ void Router::RunPodSandbox(const CallPtr& call) {
   // These say what heterocri decided; from a Pod's author they would be a claim.
   size_t claims = 0;
   for (const char* key : {kPlacement, kPlacementReason, kTwin, kLogDirectory}) claims += annotations.erase(key);
+  if (absl::Status bandwidth = CheckBandwidth(annotations); !bandwidth.ok()) {
+    Answer(*call, bandwidth);
+    return;
+  }
   SplitPod pod;
   pod.metadata = config.metadata();
   pod.verdict = DecidePod(config, options_.rules);
