@@ -28,8 +28,16 @@ const char* StateName(cri::ContainerState state) {
 
 struct Row {
   std::string pod, ip, container, id, pu, state, reason;
+  std::string ended;  // why an ended container ended: "DPULost", "Error", "Completed", …
+  int exit_code = 0;
   int64_t created_at_ns = 0;
 };
+
+// "running"; "exited: DPULost"; "exited: Error 7".
+std::string StateText(const Row& row) {
+  if (row.state != "exited" || row.ended.empty() || row.ended == "Completed") return row.state;
+  return row.ended == "Error" ? fmt::format("exited: Error {}", row.exit_code) : fmt::format("exited: {}", row.ended);
+}
 
 absl::StatusOr<std::vector<Row>> Collect(CriClient& cri) {
   HK_ASSIGN_OR_RETURN(cri::ListPodSandboxResponse sandboxes, cri.ListPodSandbox());
@@ -51,11 +59,16 @@ absl::StatusOr<std::vector<Row>> Collect(CriClient& cri) {
       if (container.pod_sandbox_id() != sandbox.id()) continue;
       rows.push_back({pod, ip, container.metadata().name(), container.id(),
                       pu_of.contains(container.id()) ? pu_of[container.id()] : "host", StateName(container.state()),
-                      why[container.id()], container.created_at()});
+                      why[container.id()], "", 0, container.created_at()});
+      if (container.state() != cri::CONTAINER_EXITED) continue;
+      if (auto status = cri.ContainerStatus(container.id()); status.ok()) {
+        rows.back().ended = status->reason();
+        rows.back().exit_code = status->exit_code();
+      }
     }
     if (rows.size() == before) {
       rows.push_back({pod, ip, "", "", "", sandbox.state() == cri::SANDBOX_READY ? "no containers" : "not ready", "",
-                      sandbox.created_at()});
+                      "", 0, sandbox.created_at()});
     }
   }
   std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) {
@@ -79,6 +92,7 @@ absl::StatusOr<int> Ps(Context& context) {
                       {"state", row.state},
                       {"reason", row.reason},
                       {"created_unix_ns", row.created_at_ns}});
+      if (row.state == "exited") list.back().update({{"ended", row.ended}, {"exit_code", row.exit_code}});
     }
     context.output.Print(list);
     return 0;
@@ -92,7 +106,7 @@ absl::StatusOr<int> Ps(Context& context) {
                row.ip,
                row.container,
                row.pu,
-               {row.state, style},
+               {StateText(row), style},
                HumanAge(age),
                {row.id.substr(0, 12), Style::kDim}});
   }

@@ -13,9 +13,9 @@
 
 #include "common/metrics/http_server.h"
 #include "common/metrics/samples.h"
+#include "common/rpc/channel_keeper.h"
 #include "common/sys/unique_fd.h"
 #include "node-agent/cri/byte_service.h"
-#include "node-agent/cri/channel_keeper.h"
 #include "node-agent/cri/heterocri_config.h"
 #include "node-agent/cri/router.h"
 
@@ -48,7 +48,7 @@ class Daemon {
   // In order of use: the server goes first, then waiting calls, then what they use.
   std::shared_ptr<grpc::Channel> dpu_channel_;
   std::shared_ptr<grpc::Channel> host_channel_;
-  ChannelKeeper dpu_keeper_, host_keeper_;
+  rpc::ChannelKeeper dpu_keeper_, host_keeper_;
   CriClient host_;
   CriClient dpu_;
   std::unique_ptr<v1::DpuRuntime::Stub> runtime_;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/confined.h"
 #include "node-agent/cri/grpc_status.h"
@@ -16,7 +18,7 @@ namespace rt = runtime::v1;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr milliseconds kStopTime{10000};
+constexpr milliseconds kStopTime{10000};  // of a kill: fenced containers get no grace, they have ended for kubelet
 constexpr milliseconds kLookForDpu{200};
 constexpr milliseconds kCleanTime{30000};
 // All containers that ended in one round together: their last lines come before the news of their end.
@@ -149,7 +151,10 @@ absl::Status DpuLink::Fence() {
                    container.id(), epoch_text, epoch);
       rt::StopContainerRequest stop;
       stop.set_container_id(container.id());
-      HK_RETURN_IF_ERROR(dpu_.Call<rt::StopContainerResponse>(kStopContainer, stop, In(kStopTime)).status());
+      stop.set_timeout(0);
+      absl::Status stopped = dpu_.Call<rt::StopContainerResponse>(kStopContainer, stop, In(kStopTime)).status();
+      if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound)
+        return Annotate(stopped, "StopContainer " + container.id());
     }
   }
   return table_.Save();
@@ -246,13 +251,19 @@ absl::Status DpuLink::Poll() {
     std::optional<SplitPod> pod = table_.FindPodOfTwin(listed.pod_sandbox_id());
     if (!pod || removed.contains(listed.id())) continue;
     auto found = known.find(listed.id());
+    if (found != known.end() && found->second.lost) {  // stopped by Fence; Replace keeps what is shown of it
+      // One that never started has no log.
+      if (listed.state() == rt::CONTAINER_CREATED || DrainLost(found->second, drain_until))
+        RemoveOnDpu(listed, "was lost with the DPU");
+      continue;
+    }
+    // The answer to its CreateContainer never came through the loss; kubelet, or the fallback, has made another.
+    if (found == known.end() && listed.state() == rt::CONTAINER_CREATED && EpochOf(listed) < table_.epoch()) {
+      RemoveOnDpu(listed, "was made for an older epoch");
+      continue;
+    }
     if (found != known.end() && found->second.listed.state() == listed.state() && !found->second.status.id().empty()) {
       seen.push_back(std::move(found->second));
-    } else if (found != known.end() && found->second.lost) {
-      const DpuContainer& lost = found->second;  // stopped by Fence: its last lines may still be there
-      mirror_.Ensure(lost.id(), lost.dpu_log, lost.status.log_path(), false);
-      seen.push_back(std::move(found->second));
-      continue;
     } else {
       absl::StatusOr<DpuContainer> read = ReadContainer(*pod, listed, In(options_.duration / 2));
       if (read.status().code() == absl::StatusCode::kNotFound) continue;  // removed meanwhile
@@ -272,7 +283,8 @@ absl::Status DpuLink::Poll() {
       mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), container.running());
     }
   }
-  news |= seen.size() != known.size();
+  auto is_lost = [](const auto& item) { return item.second.lost; };
+  news |= seen.size() + std::count_if(known.begin(), known.end(), is_lost) != known.size();
   if (!table_.Replace(version, std::move(seen))) {
     PollSoon();  // something changed while we read: read again
     return absl::OkStatus();
@@ -282,6 +294,20 @@ absl::Status DpuLink::Poll() {
   saved_version_ = version;
   PutTwinsRight(sandboxes);
   return absl::OkStatus();
+}
+
+bool DpuLink::DrainLost(const DpuContainer& container, steady_clock::time_point until) {
+  auto left = std::chrono::duration_cast<milliseconds>(until - steady_clock::now());
+  mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), false);
+  return mirror_.Drain(container.id(), std::max(left, kShortestWait));
+}
+
+void DpuLink::RemoveOnDpu(const rt::Container& container, std::string_view why) {
+  rt::RemoveContainerRequest remove;
+  remove.set_container_id(container.id());
+  absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
+  spdlog::info("container '{}' ({}) {} and is removed there: {}", container.metadata().name(), container.id(), why,
+               ToString(done));
 }
 
 void DpuLink::FindTwins(const rt::ListPodSandboxResponse& sandboxes) {

@@ -2,7 +2,10 @@
 //
 // Purpose: one thread asks the DPU's runtime every `interval`. An answer renews the lease and brings the state of the
 // DPU's containers into the table. When the lease is over, the containers are shown as ended (reason DPULost), which
-// begins a new epoch. A DPU that returns first stops what is left of older epochs, and only then counts as there.
+// begins a new epoch. What was shown as ended has ended: a DPU that returns is first rid of what still runs of older
+// epochs (Fence), and only then counts as there; then the last lines of their logs come to the host, and the containers
+// are removed on the DPU. They stay listed as lost until kubelet removes them, which then has nothing left to do there.
+// An outage that is shorter than the lease begins no epoch and ends nothing.
 // Twins without a sandbox on the host, and stopped ones that still run, are put right at each round.
 // Threading: thread-safe. Ownership: borrows table, mirror, tasks and the clients, which must outlive it.
 // Errors: logged; LastError has the latest.
@@ -83,6 +86,9 @@ class DpuLink {
   absl::Status Round();
   absl::Status Poll();
   absl::Status Fence();
+  // Whether the last lines of one that was shown as lost are on the host.
+  bool DrainLost(const DpuContainer& container, std::chrono::steady_clock::time_point until);
+  void RemoveOnDpu(const runtime::v1::Container& container, std::string_view why);
   // What kubelet removed while the DPU was away.
   absl::Status FinishRemovals(const runtime::v1::ListContainersResponse& list, const std::set<std::string>& removed);
   void PutTwinsRight(const runtime::v1::ListPodSandboxResponse& sandboxes);

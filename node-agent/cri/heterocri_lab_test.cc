@@ -1,18 +1,12 @@
 // heterocri between two real containerds; see lab/two_runtimes.h for the picture. Needs root, containerd and runc.
-#include <fmt/format.h>
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
 #include <future>
-#include <map>
-#include <sstream>
-#include <thread>
 
 #include "common/sys/file.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/annotations.h"
-#include "node-agent/cri/lab/two_runtimes.h"
+#include "node-agent/cri/lab/kubelet.h"
 #include "proto/heterok8s/v1/runtime.grpc.pb.h"
 
 namespace heterok8s::cri {
@@ -20,130 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace rt = runtime::v1;
-using CriStub = rt::RuntimeService::Stub;
-
-bool Eventually(const std::function<bool()>& there, int seconds = 15) {
-  auto until = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
-  while (!there()) {
-    if (std::chrono::steady_clock::now() > until) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
-  return true;
-}
-
-std::string Text(const grpc::Status& status) {
-  return status.ok() ? "OK" : fmt::format("{}: {}", static_cast<int>(status.error_code()), status.error_message());
-}
-
-struct Kubelet {
-  explicit Kubelet(Lab& lab) : lab(lab) {}
-
-  std::string Run(const rt::PodSandboxConfig& pod) {
-    rt::RunPodSandboxRequest request;
-    *request.mutable_config() = pod;
-    rt::RunPodSandboxResponse response;
-    REQUIRE(Text(Ask(lab.cri(), &CriStub::RunPodSandbox, request, &response)) == "OK");
-    return response.pod_sandbox_id();
-  }
-  rt::CreateContainerRequest Request(const std::string& sandbox, const rt::PodSandboxConfig& pod,
-                                     const std::string& name, const std::string& script) {
-    rt::CreateContainerRequest request;
-    request.set_pod_sandbox_id(sandbox);
-    *request.mutable_sandbox_config() = pod;
-    rt::ContainerConfig& config = *request.mutable_config();
-    config.mutable_metadata()->set_name(name);
-    config.mutable_image()->set_image("hk.test/busybox:1");
-    for (const char* word : {"/bin/sh", "-c"}) config.add_command(word);
-    config.add_command(script);
-    config.set_log_path(name + "/0.log");
-    fs::create_directories(pod.log_directory() + "/" + name);
-    (*config.mutable_labels())["io.kubernetes.container.name"] = name;
-    config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(rt::CONTAINER);
-    return request;
-  }
-  std::string Create(const rt::CreateContainerRequest& request) {
-    rt::CreateContainerResponse response;
-    REQUIRE(Text(Ask(lab.cri(), &CriStub::CreateContainer, request, &response)) == "OK");
-    return response.container_id();
-  }
-  void Start(const std::string& id) {
-    rt::StartContainerRequest request;
-    request.set_container_id(id);
-    rt::StartContainerResponse response;
-    REQUIRE(Text(Ask(lab.cri(), &CriStub::StartContainer, request, &response)) == "OK");
-  }
-  grpc::Status Stop(const std::string& id) {
-    rt::StopContainerRequest request;
-    request.set_container_id(id);
-    request.set_timeout(1);
-    rt::StopContainerResponse response;
-    return Ask(lab.cri(), &CriStub::StopContainer, request, &response);
-  }
-  grpc::Status Remove(const std::string& id) {
-    rt::RemoveContainerRequest request;
-    request.set_container_id(id);
-    rt::RemoveContainerResponse response;
-    return Ask(lab.cri(), &CriStub::RemoveContainer, request, &response);
-  }
-  rt::ContainerStatus Status(const std::string& id) {
-    rt::ContainerStatusRequest request;
-    request.set_container_id(id);
-    rt::ContainerStatusResponse response;
-    REQUIRE(Text(Ask(lab.cri(), &CriStub::ContainerStatus, request, &response)) == "OK");
-    return response.status();
-  }
-  std::map<std::string, rt::Container> List(CriStub& stub) {
-    rt::ListContainersResponse response;
-    REQUIRE(Text(Ask(stub, &CriStub::ListContainers, rt::ListContainersRequest(), &response, 5)) == "OK");
-    std::map<std::string, rt::Container> byname;
-    for (const rt::Container& container : response.containers()) byname[container.metadata().name()] = container;
-    return byname;
-  }
-  int Sandboxes(CriStub& stub) {
-    rt::ListPodSandboxResponse response;
-    REQUIRE(Text(Ask(stub, &CriStub::ListPodSandbox, rt::ListPodSandboxRequest(), &response, 5)) == "OK");
-    return response.items_size();
-  }
-  std::string Exec(const std::string& id, const std::string& script) {
-    rt::ExecSyncRequest request;
-    request.set_container_id(id);
-    for (const std::string& word : {std::string("/bin/sh"), std::string("-c"), script}) request.add_cmd(word);
-    request.set_timeout(10);
-    rt::ExecSyncResponse response;
-    REQUIRE(Text(Ask(lab.cri(), &CriStub::ExecSync, request, &response)) == "OK");
-    return response.stdout();
-  }
-  void End(const std::string& sandbox) {
-    rt::StopPodSandboxRequest stop;
-    stop.set_pod_sandbox_id(sandbox);
-    rt::StopPodSandboxResponse stopped;
-    REQUIRE(Text(Ask(lab.cri(), &CriStub::StopPodSandbox, stop, &stopped)) == "OK");
-    rt::RemovePodSandboxRequest remove;
-    remove.set_pod_sandbox_id(sandbox);
-    rt::RemovePodSandboxResponse removed;
-    REQUIRE(Text(Ask(lab.cri(), &CriStub::RemovePodSandbox, remove, &removed)) == "OK");
-  }
-
-  Lab& lab;
-};
-
-// The numbers of a CRI log's lines "TIME stdout F N".
-std::vector<int> Numbers(const std::string& path) {
-  std::vector<int> numbers;
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    size_t at = line.find(" stdout F ");
-    if (at != std::string::npos) numbers.push_back(std::atoi(line.c_str() + at + 10));
-  }
-  return numbers;
-}
-
-bool Consecutive(const std::vector<int>& numbers) {
-  for (size_t i = 0; i < numbers.size(); ++i) {
-    if (numbers[i] != static_cast<int>(i)) return false;
-  }
-  return !numbers.empty();
-}
 
 rt::Mount Mount(const std::string& host, const std::string& container, bool readonly) {
   rt::Mount mount;
@@ -152,8 +22,6 @@ rt::Mount Mount(const std::string& host, const std::string& container, bool read
   mount.set_readonly(readonly);
   return mount;
 }
-
-constexpr const char* kCount = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.02; done";
 
 TEST_CASE("a split Pod lives its life through one socket") {
   Lab lab;
@@ -322,100 +190,6 @@ TEST_CASE("what cannot be split runs on the host, and says why") {
   CHECK(kubelet.List(lab.host->cri())["side"].annotations().at(kPlacementReason) ==
         "shared volume 'both' with app on the host");
   kubelet.End(sandbox);
-}
-
-TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fenced when it returns") {
-  Lab lab;
-  Kubelet kubelet(lab);
-  rt::PodSandboxConfig pod = lab.Pod("lost");
-  (*pod.mutable_annotations())[kOffload] = "dpu";
-  (*pod.mutable_annotations())[kOffloadContainers] = "side,other";
-  std::string sandbox = kubelet.Run(pod);
-  std::string side = kubelet.Create(kubelet.Request(sandbox, pod, "side", kCount));
-  std::string other = kubelet.Create(kubelet.Request(sandbox, pod, "other", kCount));
-  kubelet.Start(side);
-  kubelet.Start(other);
-
-  lab.dpu->Kill();
-  CHECK(kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_RUNNING);  // within the lease
-  REQUIRE(Eventually([&] { return kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_EXITED; }));
-  CHECK(kubelet.Status(side).reason() == "DPULost");
-  rt::StatusResponse status;
-  REQUIRE(Ask(lab.cri(), &CriStub::Status, rt::StatusRequest(), &status).ok());
-  for (const rt::RuntimeCondition& condition : status.status().conditions()) {
-    INFO(condition.type());
-    CHECK(condition.status() == (condition.type() != "HeteroK8sDPUReady"));
-  }
-  rt::ExecSyncRequest exec;
-  exec.set_container_id(side);
-  rt::ExecSyncResponse executed;
-  CHECK(Ask(lab.cri(), &CriStub::ExecSync, exec, &executed).error_code() == grpc::StatusCode::UNAVAILABLE);
-
-  // New Pods: by their own wish on the host, or not at all.
-  rt::PodSandboxConfig next = lab.Pod("next");
-  (*next.mutable_annotations())[kOffload] = "dpu";
-  std::string next_sandbox = kubelet.Run(next);
-  kubelet.Create(kubelet.Request(next_sandbox, next, "side", kCount));
-  CHECK(kubelet.List(lab.host->cri())["side"].annotations().at(kPlacementReason).find("the DPU is away") !=
-        std::string::npos);
-  kubelet.End(next_sandbox);
-  rt::RunPodSandboxRequest strict;
-  *strict.mutable_config() = lab.Pod("strict");
-  (*strict.mutable_config()->mutable_annotations())[kOffload] = "dpu";
-  (*strict.mutable_config()->mutable_annotations())[kFallback] = "fail";
-  rt::RunPodSandboxResponse response;
-  CHECK(Ask(lab.cri(), &CriStub::RunPodSandbox, strict, &response).error_code() == grpc::StatusCode::UNAVAILABLE);
-
-  // kubelet removes one of the lost; heterocri forgets nothing of it by a restart.
-  CHECK(Text(kubelet.Remove(other)) == "OK");
-  lab.KillHeterocri();
-  lab.StartHeterocri();
-  auto listed = kubelet.List(lab.cri());
-  CHECK(listed.count("other") == 0);
-  CHECK(listed["side"].state() == rt::CONTAINER_EXITED);
-
-  lab.dpu->Start();
-  REQUIRE(Eventually([&] {
-    auto on_dpu = kubelet.List(lab.dpu->cri());
-    return on_dpu.count("other") == 0 && on_dpu["side"].state() == rt::CONTAINER_EXITED;
-  }));
-  CHECK(kubelet.Status(side).reason() == "DPULost");
-  CHECK(Text(kubelet.Remove(side)) == "OK");
-  // The DPU takes containers again, in the same Pod.
-  REQUIRE(Eventually([&] {
-    rt::StatusResponse now;
-    Ask(lab.cri(), &CriStub::Status, rt::StatusRequest(), &now);
-    for (const rt::RuntimeCondition& condition : now.status().conditions()) {
-      if (!condition.status()) return false;
-    }
-    return true;
-  }));
-  rt::CreateContainerRequest again = kubelet.Request(sandbox, pod, "side", kCount);
-  again.mutable_config()->mutable_metadata()->set_attempt(1);
-  side = kubelet.Create(again);
-  kubelet.Start(side);
-  CHECK(kubelet.List(lab.dpu->cri())["side"].id() == side);
-  kubelet.End(sandbox);
-  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 0);
-}
-
-TEST_CASE("a Pod that ends while the DPU's agent is away leaves nothing on the DPU") {
-  Lab lab;
-  Kubelet kubelet(lab);
-  rt::PodSandboxConfig pod = lab.Pod("gone");
-  (*pod.mutable_annotations())[kOffload] = "dpu";
-  std::string sandbox = kubelet.Run(pod);
-  kubelet.Start(kubelet.Create(kubelet.Request(sandbox, pod, "side", kCount)));
-
-  lab.StopDpu();
-  REQUIRE(Eventually([&] { return kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_EXITED; }));
-  kubelet.End(sandbox);
-  CHECK(kubelet.List(lab.cri()).empty());
-  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 1);
-  lab.ServeDpu();
-
-  CHECK(Eventually([&] { return kubelet.Sandboxes(lab.dpu->cri()) == 0; }));
-  CHECK(Eventually([&] { return fs::is_empty(lab.folder() + "/dpu/logs"); }));
 }
 
 }  // namespace

@@ -21,8 +21,8 @@
 #include <thread>
 #include <vector>
 
+#include "common/rpc/channel_keeper.h"
 #include "common/status/status.h"
-#include "node-agent/cri/channel_keeper.h"
 #include "node-agent/cri/cri_client.h"
 #include "proto/cri/v1/cri.pb.h"
 
@@ -61,7 +61,7 @@ class ImageKeeper {
 
   const ImageKeeperOptions options_;
   std::shared_ptr<grpc::Channel> channel_;
-  ChannelKeeper channel_keeper_;
+  rpc::ChannelKeeper channel_keeper_;
   CriClient runtime_;
   std::map<std::string, int64_t> last_used_;  // by image id, seconds since 1970
   std::set<std::string> in_use_;              // in the latest round

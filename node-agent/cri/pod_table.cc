@@ -193,7 +193,7 @@ bool PodTable::Replace(uint64_t version, std::vector<DpuContainer> seen) {
     if (!removed_.contains(container.id())) now[container.id()] = std::move(container);
   }
   for (auto& [id, container] : containers_) {
-    if (container.lost) now[id] = std::move(container);
+    if (container.lost && pods_.contains(container.listed.pod_sandbox_id())) now[id] = std::move(container);
   }
   containers_ = std::move(now);
   return true;

@@ -71,7 +71,8 @@ class PodTable {
 
   // Rises with every change but Replace's. A poll notes it first, and Replace refuses what was read before a change.
   uint64_t version() const;
-  // `seen` are the DPU's containers now; a lost one stays as it is shown until it is removed.
+  // `seen` are the DPU's containers now, without the lost ones: those stay as they are shown until kubelet removes them
+  // or their Pod.
   bool Replace(uint64_t version, std::vector<DpuContainer> seen);
 
   uint64_t epoch() const;

@@ -106,6 +106,9 @@ TEST_CASE("a lost container has ended for good, over the DPU's return and over a
 
   PodTable again(TempFile());
   REQUIRE_OK(again.Load());
+  SplitPod pod;
+  pod.sandbox_id = "sandbox-1";
+  again.PutPod(pod);
   CHECK(again.epoch() == 1);
   CHECK(again.Removed() == std::set<std::string>{"removed"});
   // The DPU returns and says that all three still run.
@@ -113,9 +116,22 @@ TEST_CASE("a lost container has ended for good, over the DPU's return and over a
   CHECK(again.FindContainer("ran")->status.reason() == "DPULost");
   CHECK(again.FindContainer("ran")->listed.state() == rt::CONTAINER_EXITED);
   CHECK(!again.FindContainer("removed"));
+  // Fenced and removed there.
+  CHECK(again.Replace(again.version(), {}));
+  CHECK(again.FindContainer("ran")->status.reason() == "DPULost");
   again.EraseContainer("ran");
   CHECK(!again.FindContainer("ran"));
   unlink(TempFile().c_str());
+}
+
+TEST_CASE("a lost container of a Pod that went while heterocri was away is not shown for ever") {
+  PodTable table(TempFile());
+  table.PutContainer(Running("ran"));
+  table.LoseAll(12345);
+
+  CHECK(table.Replace(table.version(), {}));
+
+  CHECK(!table.AnyContainer());
 }
 
 TEST_CASE("a state file that is no state file is said to be one") {

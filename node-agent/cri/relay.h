@@ -10,8 +10,8 @@
 //   relay.Register(builder);
 #pragma once
 
+#include "common/rpc/channel_keeper.h"
 #include "node-agent/cri/byte_service.h"
-#include "node-agent/cri/channel_keeper.h"
 
 namespace heterok8s::cri {
 
@@ -31,7 +31,7 @@ class Relay {
 
   RelayOptions options_;
   std::shared_ptr<grpc::Channel> channel_;
-  ChannelKeeper keeper_;
+  rpc::ChannelKeeper keeper_;
   grpc::GenericStub stub_;
   ByteService service_;
 };

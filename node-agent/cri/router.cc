@@ -198,7 +198,13 @@ absl::StatusOr<v1::PlacementsReply> Router::Placements(const std::string& pod_ui
     placement.set_reason(reason.empty() ? fmt::format("the Pod has no annotation {}", kOffload) : reason);
   };
   for (const rt::Container& container : list.containers()) add(container, "host");
-  for (const DpuContainer& container : parts_.table.Containers()) add(container.listed, "dpu");
+  for (const DpuContainer& container : parts_.table.Containers()) {
+    add(container.listed, "dpu");
+    if (!container.lost || reply.placements_size() == 0) continue;
+    v1::Placement& last = *reply.mutable_placements(reply.placements_size() - 1);
+    if (last.container_id() == container.id())
+      last.set_reason(container.status.message() + "; was there: " + last.reason());
+  }
   return reply;
 }
 

@@ -14,15 +14,16 @@ namespace {
 
 // While the other side is away it is looked for this often, so that a restart costs little.
 constexpr std::chrono::milliseconds kSearchInterval{200};
-constexpr int kFirstBackoffMs = 50, kLongestBackoffMs = 1000;
+constexpr int kFirstBackoffMs = 50, kLongestBackoffMs = 200;
+constexpr int kConnectMs = 1000;
 
 grpc::ChannelArguments Arguments(const ClientOptions& options) {
   grpc::ChannelArguments arguments;
   tls::ExpectServer(arguments, options.server);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstBackoffMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestBackoffMs);
-  // In gRPC this is also how long one attempt to connect may take; its default is 20 s.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kLongestBackoffMs);
+  // Despite its name: how long one attempt may take, the TLS handshake included; its default is 20 s.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
   // A machine that vanishes sends no RST: keepalive ends the connection, so that the next attempt makes a new one.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(options.lease_duration.count()));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(options.lease_duration.count()));
@@ -41,7 +42,11 @@ absl::StatusOr<std::unique_ptr<GrpcPeerClient>> GrpcPeerClient::Create(ClientOpt
 }
 
 GrpcPeerClient::GrpcPeerClient(ClientOptions options, Lease& lease, std::shared_ptr<grpc::Channel> channel)
-    : options_(std::move(options)), lease_(lease), channel_(std::move(channel)), stub_(v1::Peer::NewStub(channel_)) {}
+    : options_(std::move(options)),
+      lease_(lease),
+      channel_(std::move(channel)),
+      keeper_(channel_),
+      stub_(v1::Peer::NewStub(channel_)) {}
 
 GrpcPeerClient::~GrpcPeerClient() { Stop(); }
 

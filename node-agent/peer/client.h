@@ -2,8 +2,9 @@
 //
 // Purpose: each call with a deadline, mutual TLS, the other side's own answer unchanged in code, message and payload.
 // On the host Start() also runs the heartbeats; on the DPU the server feeds the lease from the host's.
+// While the other side is away the connection is tried again all the time, not only when somebody calls.
 // Threading: thread-safe. Ownership: borrows `lease` and `self_ready`'s captures; one heartbeat thread, ended by Stop()
-// or the destructor.
+// or the destructor, and one that keeps the channel connected.
 // Errors: kUnavailable and kDeadlineExceeded say nothing about whether the other side did it; "peer ADDRESS: CALL: …".
 //
 //   HK_ASSIGN_OR_RETURN(auto client, GrpcPeerClient::Create(options, lease));
@@ -18,6 +19,7 @@
 #include <mutex>
 #include <thread>
 
+#include "common/rpc/channel_keeper.h"
 #include "common/tls/credentials.h"
 #include "node-agent/attach/peer.h"
 #include "node-agent/peer/lease.h"
@@ -67,6 +69,8 @@ class GrpcPeerClient final : public attach::PeerClient {
   const ClientOptions options_;
   Lease& lease_;
   const std::shared_ptr<grpc::Channel> channel_;
+  // Also without a heartbeat of our own (the DPU's side) and between two of them: whoever returns is met soon after.
+  rpc::ChannelKeeper keeper_;
   const std::unique_ptr<v1::Peer::Stub> stub_;
   std::mutex mutex_;
   std::condition_variable stopped_changed_;

@@ -199,6 +199,19 @@ TEST_CASE("a peer that is away is an error that names it, within the deadline") 
   CHECK_THAT(status, Says("peer heterok8s://demo/dpu at 127.0.0.1:"));
 }
 
+TEST_CASE("a peer that comes is met without a call, so that the first call finds it") {
+  Pair pair;
+  const int port = pair.dpu_server->port();
+  pair.dpu_server.reset();
+  auto client = pair.Client("host", {"demo", tls::Role::kDpu}, port, pair.host_lease);
+  auto state = [&] { return client->channel()->GetState(/*try_to_connect=*/false); };
+  REQUIRE(testing::Eventually([&] { return state() == GRPC_CHANNEL_TRANSIENT_FAILURE; }));
+
+  pair.StartDpu(2, port);
+
+  CHECK(testing::Eventually([&] { return state() == GRPC_CHANNEL_READY; }));
+}
+
 TEST_CASE("heartbeats keep both sides' leases and tell the engine when the other heterod restarts") {
   Pair pair;
   CountingWatcher watcher;

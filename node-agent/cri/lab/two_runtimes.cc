@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 namespace rt = runtime::v1;
 
 // Read before the next line makes the path of this program one of another mount namespace.
-const fs::path own_folder = fs::read_symlink("/proc/self/exe").parent_path();
+const fs::path own_program = fs::read_symlink("/proc/self/exe");
 
 // The containers' mounts stay ours, and runc's exec finds a container also when the test runs in a chroot. Before main,
 // as both calls are for a process with one thread.
@@ -181,16 +181,14 @@ ContainerdUnderTest::~ContainerdUnderTest() {
   process_.Terminate();
 }
 
-Lab::Lab()
+Lab::Lab(std::chrono::milliseconds lease)
     : folder_(fmt::format("/var/tmp/hk-cri-lab-{}-{}", getpid(), ++labs_of_this_process)),
       cgroup_(fmt::format("/hk-cri-lab-{}-{}", getpid(), labs_of_this_process)),
       images_(folder_ + "/images") {
   REQUIRE_OK(own_mounts);
   fs::create_directories(folder_);
-  fs::path own = own_folder;
-  fs::path script = fs::exists("node-agent/cri/lab/make_images")
-                        ? fs::path("node-agent/cri/lab/make_images")
-                        : own / "heterocri_lab_test.runfiles/heterok8s/node-agent/cri/lab/make_images";
+  fs::path script = "node-agent/cri/lab/make_images";
+  if (!fs::exists(script)) script = own_program.string() + ".runfiles/heterok8s/" + script.string();
   MustRun({"bash", script, images_});
   host = std::make_unique<ContainerdUnderTest>(folder_ + "/host", "10.231.1.0/24", images_);
   dpu = std::make_unique<ContainerdUnderTest>(folder_ + "/dpu", "10.231.2.0/24", images_);
@@ -204,11 +202,11 @@ dpu:
   tls: {{ca: {0}/pki/ca.crt, cert: {0}/pki/cri.crt, key: {0}/pki/cri.key}}
   pod_log_root: {0}/dpu/logs
   cgroup_parent: {3}/dpu
-lease: {{interval_ms: 200, duration_ms: 2000}}
+lease: {{interval_ms: 200, duration_ms: {4}}}
 offload_containers: [side]
 metrics: {{listen: "127.0.0.1:0"}}
 )",
-                                                            folder_, host->socket(), port_, cgroup_);
+                                                            folder_, host->socket(), port_, cgroup_, lease.count());
   StartHeterocri();
 }
 
@@ -254,10 +252,10 @@ void Lab::StopDpu() {
 }
 
 void Lab::StartHeterocri() {
-  fs::path own = own_folder;
-  heterocri_ = Child({own / "heterocri", "--config", folder_ + "/heterocri.yaml"}, folder_ + "/heterocri.log");
+  heterocri_ = Child({own_program.parent_path() / "heterocri", "--config", folder_ + "/heterocri.yaml"},
+                     folder_ + "/heterocri.log");
   channel_ = UnixChannel(folder_ + "/cri.sock");
-  keeper_ = std::make_unique<ChannelKeeper>(channel_);
+  keeper_ = std::make_unique<rpc::ChannelKeeper>(channel_);
   runtime_ = rt::RuntimeService::NewStub(channel_);
   image_ = rt::ImageService::NewStub(channel_);
   WaitFor("heterocri answers", [&] {

@@ -48,13 +48,13 @@ class ContainerdUnderTest {
   std::string folder_, socket_, images_;
   Child process_;
   std::shared_ptr<grpc::Channel> channel_;
-  ChannelKeeper keeper_;
+  rpc::ChannelKeeper keeper_;
   std::unique_ptr<runtime::v1::RuntimeService::Stub> stub_;
 };
 
 class Lab {
  public:
-  Lab();
+  explicit Lab(std::chrono::milliseconds lease = std::chrono::milliseconds(2000));
   ~Lab();
 
   void StartHeterocri();
@@ -87,7 +87,7 @@ class Lab {
   std::unique_ptr<grpc::Server> dpu_server_;
   Child heterocri_;
   std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<ChannelKeeper> keeper_;
+  std::unique_ptr<rpc::ChannelKeeper> keeper_;
   std::unique_ptr<runtime::v1::RuntimeService::Stub> runtime_;
   std::unique_ptr<runtime::v1::ImageService::Stub> image_;
 };

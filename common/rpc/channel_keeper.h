@@ -13,7 +13,7 @@
 #include <memory>
 #include <thread>
 
-namespace heterok8s::cri {
+namespace heterok8s::rpc {
 
 class ChannelKeeper {
  public:
@@ -38,4 +38,4 @@ class ChannelKeeper {
   std::thread thread_;
 };
 
-}  // namespace heterok8s::cri
+}  // namespace heterok8s::rpc
