@@ -210,11 +210,17 @@ void PortSync::OnConflict(const v1::PortConflict& conflict) {
                                            Name(Other(self_)), conflict.holder()));
 }
 
+// Ports refuse a remote claim that is not older than the local one, on both PUs: of two in the same nanosecond each
+// would refuse the other's, and both would lose. The host's counts as the older one.
+uint64_t PortSync::RankOf(uint64_t remote_epoch_ns) const {
+  return self_ == pu::Side::kDpu && remote_epoch_ns > 0 ? remote_epoch_ns - 1 : remote_epoch_ns;
+}
+
 void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {
   pod.claims.OpenRemote(key, epoch_ns);
   unsteered_.insert(pod_key);
   if (!pod.in_kernel) return;  // OnPodAdded enforces it
-  const absl::Status status = ports_->SetRemote(pod_key, key, true, epoch_ns);
+  const absl::Status status = ports_->SetRemote(pod_key, key, true, RankOf(epoch_ns));
   if (status.code() == absl::StatusCode::kFailedPrecondition) {
     pod.claims.CloseRemote(key);
     v1::PortMessage message;

@@ -3,12 +3,12 @@
 //
 // Purpose: on a new connection a snapshot of each Pod, then each change as the kernel reports it; the other side's
 // claims go to ports::SetRemote, the DPU's ports (own ones on the DPU, remote ones on the host) to podnet::SetPort, and
-// only then is the message acknowledged. Two claims of one port: the lower epoch wins, the loser is told
-// (PortConflict), counted, shown by LastConflict(), and reported again when the winner lets go. When the connection is
-// lost, the last known state of the other side stays enforced. Threading: thread-safe. One worker does everything in
-// order; LocalChange() only enqueues, so it may be ports' listener. Ownership: borrows what Start() gets; sessions are
-// shared with the stream that made them. Errors: what the kernel refuses is logged, counted and tried again; a missing
-// link is waited for.
+// only then is the message acknowledged. Two claims of one port: the lower epoch wins, of equal ones the host's; the
+// loser is told (PortConflict), counted, shown by LastConflict(), and reported again when the winner lets go. When the
+// connection is lost, the last known state of the other side stays enforced.
+// Threading: thread-safe. One worker does everything in order; LocalChange() only enqueues, so it may be ports'
+// listener. Ownership: borrows what Start() gets; sessions are shared with the stream that made them.
+// Errors: what the kernel refuses is logged, counted and tried again; a missing link is waited for.
 //
 //   PortSync sync(pu::Side::kHost, [&](std::chrono::nanoseconds ack) { histogram.Observe(ack); });
 //   auto ports = ports::NewBpfPorts(options, [&](const ports::PortChange& c) { sync.LocalChange(c); });
@@ -102,6 +102,7 @@ class PortSync {
   void OnSnapshot(const v1::PortSnapshot& snapshot);
   void OnDelta(const v1::PortDelta& delta);
   void OnConflict(const v1::PortConflict& conflict);
+  uint64_t RankOf(uint64_t remote_epoch_ns) const;
   void ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns);
   void DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key);
   void SendSnapshot(const std::string& pod_key, const PodClaims& claims);

@@ -182,6 +182,20 @@ TEST_CASE("the older claim wins; the loser is told, and gets the port when the w
   CHECK(node.dpu.Steers("p", 80));
 }
 
+TEST_CASE("of two claims made at the same time the host's wins, on both PUs") {
+  Node node;
+  node.host.AddPod("p");
+  node.dpu.AddPod("p");
+  node.host.ports.Open("p", Key("0.0.0.0", 80), 100);
+  node.dpu.ports.Open("p", Key("0.0.0.0", 80), 100);
+
+  CHECK(node.dpu.Enforces("p", Key("0.0.0.0", 80)));
+  CHECK(Eventually([&] { return node.dpu.sync.counters().conflicts_lost == 1; }));
+  CHECK(node.host.sync.counters().conflicts_won == 1);
+  CHECK(node.host.sync.counters().conflicts_lost == 0);
+  CHECK(node.dpu.StopsSteering("p", 80));
+}
+
 TEST_CASE("a lost connection leaves the last state enforced, and the next one brings what was missed") {
   Node node;
   node.host.AddPod("p");
