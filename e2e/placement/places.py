@@ -40,8 +40,11 @@ KINDS = [
      (HOST, "application"), (HOST, "privileged: it would own the DPU")),
     ("host-path", dict(containers=pair(volumeMounts=AT), offload="proxy", volumes=[{"name": "cache", "hostPath": {"path": "/tmp"}}]),
      (HOST, "application"), (HOST, "mount '/cache': host path '/tmp'")),
-    ("undeclared-volume", dict(containers=pair(volumeMounts=AT), offload="proxy", volumes=[CACHE]),
-     (HOST, "application"), (HOST, f"annotation {SOURCE} does not say who uses it")),
+    ("volume-of-its-own", dict(containers=pair(volumeMounts=AT), offload="proxy", volumes=[CACHE]),
+     (HOST, "application"), (DPU, "offload-containers")),
+    ("volume-with-a-privileged-one", dict(containers=[container("proxy", volumeMounts=AT), container("app", volumeMounts=AT, securityContext={"privileged": True})],
+                                          offload="proxy,app", volumes=[CACHE]),
+     (HOST, "privileged"), (HOST, f"annotation {SOURCE} does not say who uses it")),
     ("declared-shared", dict(containers=[container("app", volumeMounts=AT), container("proxy", volumeMounts=AT)], offload="proxy",
                              volumes=[MEMORY], annotations={SOURCE: "cache=app,proxy"}),
      (HOST, "application"), (HOST, "shared volume 'cache' with app")),
@@ -120,7 +123,9 @@ def data(cases, lab):
     both = [container("app"), container("proxy", volumeMounts=AT), container("shipper", volumeMounts=AT)]
     for kind, volume in (("disk", CACHE), ("memory", MEMORY)):
         name = f"dpu-only-{kind}"
-        text = manifest(name, both, offload="proxy,shipper", volumes=[volume], annotations={SOURCE: "cache=proxy,shipper"})
+        # heteroctl reads from the manifest who uses it; a kubelet cannot say, so an author does.
+        said = {} if kind == "disk" else {SOURCE: "cache=proxy,shipper"}
+        text = manifest(name, both, offload="proxy,shipper", volumes=[volume], annotations=said)
         check(cases, lab, name, text, {"app": (HOST, "application"), "proxy": (DPU, "offload"), "shipper": (DPU, "offload")})
         inside(name, "proxy", "echo from proxy > /cache/file")
         cases.check(f"an emptyDir of DPU containers is shared by them ({kind})",
@@ -134,7 +139,7 @@ def data(cases, lab):
     cases.check("a volume shared with the host keeps both there, and is one", inside("shared", "proxy", "cat /cache/file").stdout == "from app\n")
     # The mover comes first: the one on the host is not there yet, and it must not matter.
     check(cases, lab, "turned", manifest("turned", sharing[::-1], offload="proxy", volumes=[CACHE]),
-          {"app": (HOST, "application"), "proxy": (HOST, "does not say who uses it")})
+          {"app": (HOST, "application"), "proxy": (HOST, "shared volume 'cache' with app")})
     # The author forgot one user of the volume: said, not run with half the data.
     done = lab.ctl("run", "-", stdin=manifest("forgot", sharing[::-1], offload="proxy", volumes=[CACHE],
                                               annotations={SOURCE: "cache=proxy"}), check=False)

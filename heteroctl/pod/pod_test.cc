@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -64,6 +65,57 @@ TEST_CASE("a Pod reaches the runtime as a kubelet would say it") {
   CHECK(container->linux().resources().cpu_quota() == 50000);
   CHECK(container->linux().security_context().run_as_user().value() == 7);
   CHECK(container->log_path() == "a/0.log");
+}
+
+TEST_CASE("a sidecar's host port is the Pod's, that of an init container which ends is not") {
+  auto m = manifest::ParseManifest(R"(
+kind: Pod
+metadata: {name: web, uid: u-1}
+spec:
+  initContainers:
+  - {name: once, image: i, ports: [{containerPort: 1, hostPort: 1001}]}
+  - {name: proxy, image: i, restartPolicy: Always, ports: [{containerPort: 2, hostPort: 1002}]}
+  containers:
+  - {name: app, image: i, ports: [{containerPort: 3, hostPort: 1003}]}
+)",
+                                   "t");
+  REQUIRE_OK(m);
+
+  auto sandbox = SandboxConfig(m->pod, {});
+
+  REQUIRE(sandbox.port_mappings_size() == 2);
+  CHECK(sandbox.port_mappings(0).host_port() == 1002);
+  CHECK(sandbox.port_mappings(1).host_port() == 1003);
+}
+
+TEST_CASE("a split Pod is told who uses each emptyDir") {
+  auto annotation = [&](const std::string& said, const std::string& b) {
+    auto m = manifest::ParseManifest(fmt::format(R"(
+kind: Pod
+metadata: {{name: web, uid: u-1, annotations: {{{}}}}}
+spec:
+  initContainers:
+  - {{name: fill, image: i, volumeMounts: [{{name: shared, mountPath: /s}}]}}
+  containers:
+  - {{name: app, image: i, volumeMounts: [{{name: shared, mountPath: /s}}]}}
+  - {{name: a, image: i, volumeMounts: [{{name: cache, mountPath: /c}}]}}
+  - {{name: b, image: i, volumeMounts: [{{name: cache, mountPath: /c}}, {{name: both, mountPath: /b}}]}}
+  - {{name: c, image: i, {}, volumeMounts: [{{name: both, mountPath: /b}}]}}
+  volumes: [{{name: shared, emptyDir: {{}}}}, {{name: cache, emptyDir: {{medium: Memory}}}}, {{name: unused, emptyDir: {{}}}},
+            {{name: both, emptyDir: {{}}}}]
+)",
+                                                 said, b),
+                                     "t");
+    REQUIRE_OK(m);
+    auto all = SandboxConfig(m->pod, {}).annotations();
+    return all.contains(kAnnotationVolumes) ? all.at(kAnnotationVolumes) : "none";
+  };
+
+  CHECK(annotation("heteropod.io/offload: dpu", "tty: false") == "shared=fill,app;cache=a,b;both=b,c");
+  // c cannot leave the host: nor can what it shares, nor what is shared with those that share it.
+  CHECK(annotation("heteropod.io/offload: dpu", "securityContext: {privileged: true}") == "shared=fill,app");
+  CHECK(annotation("heteropod.io/offload: dpu, heteropod.io/volumes: cache=a", "tty: false") == "cache=a");
+  CHECK(annotation("", "tty: false") == "none");
 }
 
 TEST_CASE("volumes appear as folders and go again") {

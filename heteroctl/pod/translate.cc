@@ -1,8 +1,10 @@
 #include "heteroctl/pod/translate.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 
 #include "heteroctl/pod/volumes.h"
 
@@ -93,6 +95,56 @@ absl::Status AddMounts(const manifest::Pod& pod, const manifest::Container& cont
   return absl::OkStatus();
 }
 
+void AddPorts(const manifest::Container& container, cri::PodSandboxConfig& config) {
+  for (const manifest::ContainerPort& port : container.ports) {
+    cri::PortMapping& mapping = *config.add_port_mappings();
+    mapping.set_protocol(ToCri(port.protocol));
+    mapping.set_container_port(port.container_port);
+    mapping.set_host_port(port.host_port);
+    mapping.set_host_ip(port.host_ip);
+  }
+}
+
+// Whether heterocri will keep this container on the host whatever it is called.
+bool BoundToHost(const manifest::Pod& pod, const manifest::Container& container) {
+  auto binds = [&](const manifest::VolumeMount& mount) {
+    auto is_host_path = [&](const manifest::Volume& v) {
+      return v.name == mount.name && v.kind == manifest::Volume::Kind::kHostPath;
+    };
+    return !mount.sub_path.empty() || std::any_of(pod.volumes.begin(), pod.volumes.end(), is_host_path);
+  };
+  return container.security.privileged || std::any_of(container.mounts.begin(), container.mounts.end(), binds);
+}
+
+// The value of heteropod.io/volumes: what CRI cannot say and the manifest does, "cache=a,b;run=c". Without volumes of
+// containers that are bound to the host: those stay there, and with them whoever else uses them, and their volumes.
+std::string EmptyDirUsers(const manifest::Pod& pod) {
+  std::map<std::string, std::vector<std::string>> users;    // by volume
+  std::map<std::string, std::vector<std::string>> volumes;  // by container
+  std::vector<std::string> bound;                           // containers; grows while it is walked
+  for (const auto* containers : {&pod.init_containers, &pod.containers}) {
+    for (const manifest::Container& container : *containers) {
+      for (const manifest::VolumeMount& mount : container.mounts) {
+        users[mount.name].push_back(container.name);
+        volumes[container.name].push_back(mount.name);
+      }
+      if (BoundToHost(pod, container)) bound.push_back(container.name);
+    }
+  }
+  for (size_t i = 0; i < bound.size(); ++i) {
+    for (const std::string& volume : volumes[bound[i]]) {
+      auto stays = users.extract(volume);
+      if (!stays.empty()) bound.insert(bound.end(), stays.mapped().begin(), stays.mapped().end());
+    }
+  }
+  std::vector<std::string> declared;
+  for (const manifest::Volume& volume : pod.volumes) {
+    if (volume.kind == manifest::Volume::Kind::kEmptyDir && users.contains(volume.name))
+      declared.push_back(fmt::format("{}={}", volume.name, fmt::join(users.at(volume.name), ",")));
+  }
+  return fmt::format("{}", fmt::join(declared, ";"));
+}
+
 }  // namespace
 
 cri::PodSandboxConfig SandboxConfig(const manifest::Pod& pod, const PodPlace& place) {
@@ -107,20 +159,21 @@ cri::PodSandboxConfig SandboxConfig(const manifest::Pod& pod, const PodPlace& pl
   for (const auto& [name, value] : pod.annotations) (*config.mutable_annotations())[name] = value;
   (*config.mutable_annotations())[kAnnotationFolder] = place.folder;
   (*config.mutable_annotations())[kAnnotationGrace] = std::to_string(pod.termination_grace_seconds);
-  for (const manifest::Container& container : pod.containers) {
-    for (const manifest::ContainerPort& port : container.ports) {
-      cri::PortMapping& mapping = *config.add_port_mappings();
-      mapping.set_protocol(ToCri(port.protocol));
-      mapping.set_container_port(port.container_port);
-      mapping.set_host_port(port.host_port);
-      mapping.set_host_ip(port.host_ip);
-    }
+  std::string users = EmptyDirUsers(pod);
+  if (pod.annotations.contains(kAnnotationOffload) && !pod.annotations.contains(kAnnotationVolumes) && !users.empty())
+    (*config.mutable_annotations())[kAnnotationVolumes] = users;
+  // As kubelet: ports of init containers count when they stay, as sidecars.
+  for (const manifest::Container& container : pod.init_containers) {
+    if (container.is_sidecar) AddPorts(container, config);
   }
+  for (const manifest::Container& container : pod.containers) AddPorts(container, config);
   cri::LinuxPodSandboxConfig& linux_config = *config.mutable_linux();
   linux_config.set_cgroup_parent(place.cgroup_parent);
   SetNamespaces(pod, *linux_config.mutable_security_context()->mutable_namespace_options());
-  for (const auto& container : pod.containers) {
-    if (container.security.privileged) linux_config.mutable_security_context()->set_privileged(true);
+  for (const auto* containers : {&pod.init_containers, &pod.containers}) {
+    for (const manifest::Container& container : *containers) {
+      if (container.security.privileged) linux_config.mutable_security_context()->set_privileged(true);
+    }
   }
   return config;
 }

@@ -23,6 +23,11 @@ inline constexpr const char* kLabelContainerName = "io.kubernetes.container.name
 inline constexpr const char* kAnnotationFolder = "heteroctl.heteropod.io/folder";
 inline constexpr const char* kAnnotationGrace = "heteroctl.heteropod.io/grace-seconds";
 
+// heterocri's, see its annotations.h: a Pod that asks for a split is told who uses which emptyDir, unless its author
+// did.
+inline constexpr const char* kAnnotationOffload = "heteropod.io/offload";
+inline constexpr const char* kAnnotationVolumes = "heteropod.io/volumes";
+
 struct PodPlace {
   std::string folder;         // see volumes.h
   std::string cgroup_parent;  // of the Pod's cgroups, e.g. "/heterok8s"; empty: the runtime's default
