@@ -59,6 +59,7 @@ struct Heterod::Parts {
 
   absl::Status OpenState();
   absl::Status OpenKernel();
+  absl::Status LeavePlaceholders();
   absl::Status BuildEngine();
   absl::Status ServePeer();
   absl::Status ServePeople();
@@ -127,12 +128,25 @@ absl::Status Heterod::Parts::OpenKernel() {
                       ports::NewPorts(config.ports_mechanism,
                                       {.instance = config.instance, .bpffs = config.run_dir + "/bpf", .cgroup2 = ""},
                                       [this](const ports::PortChange& change) { sync.LocalChange(change); }));
+  HK_RETURN_IF_ERROR(LeavePlaceholders());
   synced_ports = std::make_unique<peer::SyncedPorts>(*ports, sync);
   HK_ASSIGN_OR_RETURN(podnet, podnet::NewKernelPodNet({.instance = config.instance}));
   HK_RETURN_IF_ERROR(podnet->PrepareRoot());
   HK_ASSIGN_OR_RETURN(
       backend,
       pu::NewNetnsBackend({.side = config.role, .instance = config.instance, .peer_netns = config.peer_netns}));
+  return absl::OkStatus();
+}
+
+// The configuration, or the kernel, may have made it BPF's turn since the Pods were attached.
+absl::Status Heterod::Parts::LeavePlaceholders() {
+  if (ports->features().placeholders) return absl::OkStatus();
+  HK_ASSIGN_OR_RETURN(std::vector<ledger::Attachment> rows, ledger->ListAttachments());
+  for (const ledger::Attachment& row : rows) {
+    if (row.mode == ledger::Mode::kOrdinary || row.netns_path.empty()) continue;
+    absl::Status left = ports::RemovePlaceholderNat(row.netns_path, is_host() ? row.key.ifname : attach::kDpuLinkName);
+    if (!left.ok()) spdlog::warn("Pod {}: remove the NAT of placeholders: {}", row.pod_key, Message(left));
+  }
   return absl::OkStatus();
 }
 
