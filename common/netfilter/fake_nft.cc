@@ -150,6 +150,18 @@ absl::StatusOr<std::vector<NftElement>> FakeNft::Elements(const std::string& tab
   return std::vector<NftElement>(elements.begin(), elements.end());
 }
 
+absl::StatusOr<std::map<std::string, std::vector<NftElement>>> FakeNft::AllElements(const std::string& table) {
+  auto found = tables_.find(table);
+  if (found == tables_.end()) return NoSuch("table " + table);
+  std::map<std::string, std::vector<NftElement>> all;
+  for (const auto& [name, declaration] : found->second.declared) {
+    if (declaration.starts_with("chain")) continue;
+    const std::set<NftElement>& elements = found->second.elements[name];
+    all[name] = {elements.begin(), elements.end()};
+  }
+  return all;
+}
+
 absl::StatusOr<std::map<std::string, NftCounter>> FakeNft::Counters(const std::string& table) {
   auto found = tables_.find(table);
   if (found == tables_.end()) return NoSuch("table " + table);

@@ -24,6 +24,7 @@ class FakeNft : public Nft {
  public:
   absl::Status Run(const std::string& script) override;
   absl::StatusOr<std::vector<NftElement>> Elements(const std::string& table, const std::string& name) override;
+  absl::StatusOr<std::map<std::string, std::vector<NftElement>>> AllElements(const std::string& table) override;
   absl::StatusOr<std::map<std::string, NftCounter>> Counters(const std::string& table) override;
   absl::StatusOr<std::string> Print(const std::string& table) override;
 

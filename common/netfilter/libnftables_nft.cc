@@ -42,6 +42,9 @@ absl::StatusCode CodeOf(std::string_view text) {
 
 std::string Scalar(const Json& value) {
   if (value.is_string()) return value.get<std::string>();
+  if (value.is_object() && value.contains("prefix")) {
+    return fmt::format("{}/{}", Scalar(value["prefix"].at("addr")), value["prefix"].at("len").dump());
+  }
   return value.dump();
 }
 
@@ -86,17 +89,21 @@ class LibnftablesNft : public Nft {
 
   absl::StatusOr<std::vector<NftElement>> Elements(const std::string& table, const std::string& name) override {
     std::vector<NftElement> elements;
-    auto collect = [&](const Json& object) {
-      for (const char* kind : {"set", "map"}) {
-        if (!object.contains(kind) || !object[kind].contains("elem")) continue;
-        for (const Json& element : object[kind]["elem"]) elements.push_back(ElementOf(element));
-      }
-    };
+    auto collect = [&](const Json& object) { Collect(object, [&](const std::string&) { return &elements; }); };
     // `list set` refuses maps and `list map` refuses sets.
     absl::Status listed = EachObject(fmt::format("list set {} {}", table, name), collect);
     if (!listed.ok()) HK_RETURN_IF_ERROR(EachObject(fmt::format("list map {} {}", table, name), collect));
     std::sort(elements.begin(), elements.end());
     return elements;
+  }
+
+  absl::StatusOr<std::map<std::string, std::vector<NftElement>>> AllElements(const std::string& table) override {
+    std::map<std::string, std::vector<NftElement>> all;
+    HK_RETURN_IF_ERROR(EachObject(fmt::format("list table {}", table), [&](const Json& object) {
+      Collect(object, [&](const std::string& name) { return &all[name]; });
+    }));
+    for (auto& [name, elements] : all) std::sort(elements.begin(), elements.end());
+    return all;
   }
 
   absl::StatusOr<std::map<std::string, NftCounter>> Counters(const std::string& table) override {
@@ -114,6 +121,17 @@ class LibnftablesNft : public Nft {
   }
 
  private:
+  // Adds the elements of a set or a map, if `object` is one, to where `into` says for its name.
+  template <typename Into>
+  static void Collect(const Json& object, Into into) {
+    for (const char* kind : {"set", "map"}) {
+      if (!object.contains(kind)) continue;
+      std::vector<NftElement>* elements = into(object[kind].at("name").template get<std::string>());
+      if (!object[kind].contains("elem")) continue;
+      for (const Json& element : object[kind]["elem"]) elements->push_back(ElementOf(element));
+    }
+  }
+
   absl::StatusOr<std::string> Command(const std::string& command, unsigned output_flags) {
     std::lock_guard lock(LibraryLock());
     nft_ctx_output_set_flags(context_.get(), output_flags);

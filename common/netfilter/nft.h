@@ -41,6 +41,8 @@ class Nft {
   virtual absl::Status Run(const std::string& script) = 0;
   // Of the set or map `name` in `table` ("inet heterok8s"), sorted.
   virtual absl::StatusOr<std::vector<NftElement>> Elements(const std::string& table, const std::string& name) = 0;
+  // Of every set and map of `table`, by its name, sorted.
+  virtual absl::StatusOr<std::map<std::string, std::vector<NftElement>>> AllElements(const std::string& table) = 0;
   // The named counters of `table`.
   virtual absl::StatusOr<std::map<std::string, NftCounter>> Counters(const std::string& table) = 0;
   // `table` as text, without what changes by itself: no set elements, no counter values.

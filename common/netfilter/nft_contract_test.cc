@@ -61,6 +61,10 @@ TEMPLATE_TEST_CASE("elements are read back as they were written, sorted", "[cont
     auto to = nft.Elements("inet t", "to");
     REQUIRE_OK(to);
     CHECK(*to == std::vector<NftElement>{{.key = {"tcp", "81"}, .value = {"10.0.0.1", "8080"}, .comment = "pod"}});
+    auto all = nft.AllElements("inet t");
+    REQUIRE_OK(all);
+    CHECK(*all == std::map<std::string, std::vector<NftElement>>{{"ports", *ports}, {"to", *to}});
+    CHECK_THAT(nft.AllElements("inet none").status(), HasCode(absl::StatusCode::kNotFound));
   });
 }
 

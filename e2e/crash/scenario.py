@@ -31,7 +31,7 @@ def main():
         name = f"crash-{uid[:13]}"
         if action == "add":
             subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
-        extra = {"ipam": DELEGATED} if kind == "delegated" else {}
+        extra = {"ipMasq": True, **({"ipam": DELEGATED} if kind == "delegated" else {})}
         if kind == "ordinary":  # with a host port, so that its steps of the journal are passed too
             extra["runtimeConfig"] = {"portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]}
         if action == "check":

@@ -87,6 +87,7 @@ std::string Details::ToText() const {
                       bandwidth->egress_burst_bits};
   }
   for (const podnet::HostPort& port : host_ports) j["hostPorts"].push_back(ToJson(port));
+  for (const IpPrefix& range : masquerade_outside) j["masqueradeOutside"].push_back(range.ToString());
   if (join.has_value()) j["join"] = ToJson(*join);
   SetUnlessEmpty(j, "ownNetns", own_netns);
   SetUnlessEmpty(j, "delegatedStdin", delegated_stdin);
@@ -117,6 +118,9 @@ absl::StatusOr<Details> Details::Parse(const std::string& text) {
                      b.at(3).get<uint64_t>()};
     }
     for (const json& port : j.value("hostPorts", json::array())) d.host_ports.push_back(HostPortOf(port));
+    for (const json& range : j.value("masqueradeOutside", json::array())) {
+      d.masquerade_outside.push_back(Must(IpPrefix::Parse(range.get<std::string>())));
+    }
     if (j.contains("join")) d.join = JoinOf(j.at("join"));
     d.own_netns = j.value("ownNetns", "");
     d.delegated_stdin = j.value("delegatedStdin", "");
@@ -171,8 +175,11 @@ ports::PodPorts PodPortsOf(const Identity& identity, const ledger::Attachment& r
           .other_ephemeral = host ? join.dpu_ephemeral : join.host_ephemeral};
 }
 
-podnet::HostPortSpec HostPortSpecOf(const Details& details) {
-  return {.pod_key = details.owner, .ports = details.host_ports, .addresses = details.addresses};
+podnet::HostPortSpec HostPortSpecOf(const Identity& identity, const Details& details) {
+  podnet::HostPortSpec spec{.pod_key = details.owner, .ports = details.host_ports, .addresses = details.addresses};
+  if (identity.side == pu::Side::kDpu || !details.join.has_value())
+    spec.masquerade_outside = details.masquerade_outside;
+  return spec;
 }
 
 podnet::LinkAddresses LinkBlock(const IpAddress& base) {

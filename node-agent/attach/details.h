@@ -40,8 +40,9 @@ struct Details {
   std::string mac;  // asked for by the runtime, else empty
   std::optional<podnet::Bandwidth> bandwidth;
   std::vector<podnet::HostPort> host_ports;
-  std::optional<Join> join;  // of a split Pod; of a twin once the host has prepared it
-  std::string own_netns;     // DPU: the namespace that this heterod made and must remove
+  std::vector<IpPrefix> masquerade_outside;  // see podnet::HostPortSpec
+  std::optional<Join> join;                  // of a split Pod; of a twin once the host has prepared it
+  std::string own_netns;                     // DPU: the namespace that this heterod made and must remove
   // Delegated IPAM: what the plugin was called with, for the DEL that may come from GC or after a crash.
   std::string delegated_stdin;
   std::map<std::string, std::string> delegated_environment;
@@ -64,7 +65,8 @@ podnet::UplinkSpec UplinkSpecOf(const Identity& identity, const ledger::Attachme
 // details.join must be there for these two.
 podnet::LinkSpec LinkSpecOf(const Identity& identity, const ledger::Attachment& row, const Details& details);
 ports::PodPorts PodPortsOf(const Identity& identity, const ledger::Attachment& row, const Details& details);
-podnet::HostPortSpec HostPortSpecOf(const Details& details);
+// What a split Pod sends leaves by the DPU, so that is where its masquerading is.
+podnet::HostPortSpec HostPortSpecOf(const Identity& identity, const Details& details);
 
 // The link's name in pod-d. In pod-h it has the name the runtime asked for, because there it is the Pod's interface.
 inline constexpr char kDpuLinkName[] = "xpu0";

@@ -24,6 +24,7 @@ TEST_CASE("details come back from their text as they were") {
   d.mtu = 1400;
   d.mac = "02:00:00:00:00:01";
   d.bandwidth = podnet::Bandwidth{1, 2, 3, 4};
+  d.masquerade_outside = {*IpPrefix::Parse("10.88.0.0/16"), *IpPrefix::Parse("fd00:88::/64")};
   d.host_ports = {
       {.protocol = Protocol::kUdp, .host_ip = *IpAddress::Parse("127.0.0.1"), .host_port = 53, .container_port = 5353}};
   d.join = Join{.generation = 7,
@@ -41,6 +42,7 @@ TEST_CASE("details come back from their text as they were") {
   CHECK(parsed->ToText() == d.ToText());
   CHECK(parsed->addresses == d.addresses);
   CHECK(parsed->bandwidth == d.bandwidth);
+  CHECK(parsed->masquerade_outside == d.masquerade_outside);
   CHECK(parsed->host_ports == d.host_ports);
   CHECK(parsed->join->generation == 7);
   CHECK(parsed->join->addresses.dpu_pod == *IpAddress::Parse("169.254.64.7"));

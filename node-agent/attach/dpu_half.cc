@@ -23,6 +23,7 @@ void SetHalf(const PrepareRequest& request, Attachment& row, Details& details) {
   details.addresses = request.addresses;
   details.mtu = request.mtu;
   details.bandwidth = request.bandwidth;
+  details.masquerade_outside = request.masquerade_outside;
   details.join = Join{.generation = request.generation,
                       .committed = false,
                       .addresses = request.link,
@@ -133,6 +134,8 @@ absl::StatusOr<podnet::Uplink> DpuEngine::PlaceHalf(const Attachment& row, const
   HK_FAULT_POINT("dpu.prepare.after-uplink");
   HK_RETURN_IF_ERROR(guarded.get());
   HK_FAULT_POINT("dpu.prepare.after-guards");
+  if (podnet::HostPortSpec spec = HostPortSpecOf(identity_, details); !spec.empty())
+    HK_RETURN_IF_ERROR(podnet_.EnsureHostPorts(spec));
   return uplink;
 }
 
@@ -194,6 +197,7 @@ absl::Status DpuEngine::UndoHalf(Attachment row) {
   FirstError failed;
   table_.DropLink(row.pod_key);
   failed.Add(ports_.RemovePod(row.pod_key));
+  if (!HostPortSpecOf(identity_, details).empty()) failed.Add(podnet_.RemoveHostPorts(details.owner));
   // A namespace of our own goes as a whole.
   if (!own && ns.has_value() && details.join.has_value()) {
     failed.Add(OkIfGone(podnet_.RemoveLink(LinkSpecOf(identity_, row, details))));
@@ -211,6 +215,7 @@ absl::Status DpuEngine::UndoHalf(Attachment row) {
   } else {
     row.generation = 0;
     details.join.reset();
+    details.masquerade_outside.clear();
     row.details = details.ToText();
     HK_RETURN_IF_ERROR(journal_.Put(row, Durability::kSynced));
   }

@@ -2,6 +2,8 @@
 #include <catch2/catch.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "common/testing/matchers.h"
 #include "node-agent/attach/testing/two_engines.h"
 
@@ -189,9 +191,43 @@ TEST_CASE("a taken host port and exhausted addresses are refused with their code
   node.subnet = "10.89.0.0/24";
   CHECK_OK(node.host().Status(node.StatusRequest()));
   const Annotations& annotations = GENERATE(kOrdinary, kSplit);
-  CHECK(cni::CodeOf(node.host().Add(node.HostAdd("c3", "uid-3", annotations, 8080)).status()) == cni::kHostPortTaken);
+  absl::Status taken = node.host().Add(node.HostAdd("c3", "uid-3", annotations, 8080)).status();
+  CHECK(cni::CodeOf(taken) == cni::kHostPortTaken);
+  CHECK_THAT(taken, Says("by Pod default/pod-uid-1 (UID uid-1)") && Says("choose another hostPort"));
 
   CHECK_OK(node.host().Del(node.Del(first)));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("ipMasq is where the Pod's packets leave, and goes with the Pod") {
+  TwoEngines node;
+  node.extra_config = {{"ipMasq", true}};
+  auto masquerades = [](const FakeKernel& kernel) {
+    std::vector<std::string> objects = kernel.Objects("");
+    return std::count(objects.begin(), objects.end(), "host ports of uid-1") == 1;
+  };
+  SECTION("an ordinary Pod's on the host") {
+    cni::Request add = node.HostAdd("c1", "uid-1", kOrdinary);
+    REQUIRE_OK(node.host().Add(add));
+    CHECK(masquerades(node.host_kernel));
+    CHECK_OK(node.host().Del(node.Del(add)));
+  }
+  SECTION("a split Pod's on the DPU, with a half of our own") {
+    cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+    REQUIRE_OK(node.host().Add(add));
+    CHECK_FALSE(masquerades(node.host_kernel));
+    CHECK(masquerades(node.dpu_kernel));
+    CHECK_OK(node.host().Del(node.Del(add)));
+  }
+  SECTION("and with a twin, until the host's half goes") {
+    cni::Request twin = node.TwinAdd("t1", "uid-1"), add = node.HostAdd("c1", "uid-1", kSplit);
+    REQUIRE_OK(node.dpu().Add(twin));
+    REQUIRE_OK(node.host().Add(add));
+    CHECK(masquerades(node.dpu_kernel));
+    CHECK_OK(node.host().Del(node.Del(add)));
+    CHECK_FALSE(masquerades(node.dpu_kernel));
+    CHECK_OK(node.dpu().Del(node.Del(twin)));
+  }
   CHECK(node.Leftovers() == Nothing());
 }
 

@@ -143,6 +143,7 @@ absl::Status HostEngine::WriteRow(ledger::Tx& tx, Job& job) {
   if (!ipam_.is_delegated(job.request)) {
     HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.Allocate(tx, job.request, job.details.owner));
     SetLease(job.details, lease.ips, lease.routes, lease.dns, job.request.config.dns);
+    SetMasquerade(job.details, job.request.config);
   }
   if (job.row.mode == ledger::Mode::kSplit) {
     const IpPrefix range = options_.link_range.Masked();
@@ -162,6 +163,7 @@ absl::Status HostEngine::AllocateByPlugin(Job& job) {
   if (!ipam_.is_delegated(job.request)) return absl::OkStatus();
   HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.DelegateAdd(job.request));
   SetLease(job.details, lease.ips, lease.routes, lease.dns, job.request.config.dns);
+  SetMasquerade(job.details, job.request.config);
   job.row.details = job.details.ToText();
   HK_FAULT_POINT("host.add.after-delegate");
   return journal_.Put(job.row, Durability::kOrdered);
@@ -178,11 +180,8 @@ absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
                     absl::StatusCode::kNotFound, cni::kInvalidNetns);
   }
   HK_FAULT_POINT("host.add.after-uplink");
-  if (!job.details.host_ports.empty()) {
-    HK_RETURN_IF_ERROR(WithCode(podnet_.EnsureHostPorts(HostPortSpecOf(job.details)), absl::StatusCode::kAlreadyExists,
-                                cni::kHostPortTaken));
-    HK_FAULT_POINT("host.add.after-host-ports");
-  }
+  HK_RETURN_IF_ERROR(TakeHostPorts(job.details));
+  HK_FAULT_POINT("host.add.after-host-ports");
   job.row.state = ledger::State::kCommitted;
   HK_RETURN_IF_ERROR(journal_.Put(job.row, Durability::kOrdered));
   HK_RETURN_IF_ERROR(synced.get());
@@ -247,9 +246,27 @@ absl::Status HostEngine::WireHostHalf(const Attachment& row, const Details& deta
   table_.SetLink(link);  // AddPod reports the sockets there are, and their ports are steered over this link
   HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
   HK_FAULT_POINT("host.add.after-ports");
-  if (details.host_ports.empty()) return absl::OkStatus();
-  return WithCode(podnet_.EnsureHostPorts(HostPortSpecOf(details)), absl::StatusCode::kAlreadyExists,
-                  cni::kHostPortTaken);
+  return TakeHostPorts(details);
+}
+
+absl::Status HostEngine::TakeHostPorts(const Details& details) {
+  podnet::HostPortSpec spec = HostPortSpecOf(identity_, details);
+  if (spec.empty()) return absl::OkStatus();
+  absl::Status taken = podnet_.EnsureHostPorts(spec);
+  std::optional<std::string> holder = podnet::HostPortHolder(taken);
+  if (!holder.has_value()) return taken;
+  // The kernel's table knows Pods by their UID only; people know them by name.
+  std::string text = Message(taken);
+  HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, journal_.All());
+  for (const Attachment& row : rows) {
+    if (row.pod_name.empty() || OwnerOf(row.pod_key, row.key.ifname) != *holder) continue;
+    const std::string by_uid = "by Pod " + *holder;
+    const size_t at = text.find(by_uid);
+    if (at == std::string::npos) break;
+    text.replace(at, by_uid.size(), fmt::format("by Pod {}/{} (UID {})", row.pod_namespace, row.pod_name, row.pod_key));
+    break;
+  }
+  return cni::MakeError(cni::kHostPortTaken, text + "; remove that Pod, or choose another hostPort or hostIP");
 }
 
 absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, const Details& details) {
@@ -267,7 +284,8 @@ absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, c
                                                       .host_ephemeral = join.host_ephemeral,
                                                       .dpu_ephemeral = join.dpu_ephemeral,
                                                       .mtu = details.mtu,
-                                                      .bandwidth = details.bandwidth});
+                                                      .bandwidth = details.bandwidth,
+                                                      .masquerade_outside = details.masquerade_outside});
   if (!reply.ok()) {
     absl::Status failed = Annotate(reply.status(), "prepare the DPU half");
     return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),

@@ -58,7 +58,7 @@ absl::Status HostEngine::RemoveDpuHalf(const Attachment& row) {
 absl::Status HostEngine::Unwire(const Attachment& row, const Details& details) {
   FirstError failed;
   std::optional<sys::NetnsRef> ns = OpenIfThere(row.netns_path);
-  if (!details.host_ports.empty()) failed.Add(podnet_.RemoveHostPorts(details.owner));
+  if (!HostPortSpecOf(identity_, details).empty()) failed.Add(podnet_.RemoveHostPorts(details.owner));
   if (row.mode == ledger::Mode::kOrdinary) {
     failed.Add(podnet_.RemoveUplink(TagOf(identity_, row), ns.has_value() ? row.netns_path : ""));
     return failed.status();

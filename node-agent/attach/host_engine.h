@@ -109,6 +109,7 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status AllocateByPlugin(Job& job);
   absl::StatusOr<cni::Result> AddOrdinary(Job& job);
   absl::StatusOr<cni::Result> AddSplit(Job& job);
+  absl::Status TakeHostPorts(const Details& details);
   absl::Status WireHostHalf(const Attachment& row, const Details& details, podnet::Guards guards);
   absl::StatusOr<PrepareReply> PrepareDpuHalf(const Attachment& row, const Details& details);
   absl::Status CommitDpuHalf(const Attachment& row);

@@ -67,8 +67,7 @@ absl::Status HostEngine::Restore(const Attachment& row) {
   if (!OpenIfThere(row.netns_path).has_value()) return absl::OkStatus();
   if (row.mode == ledger::Mode::kSplit) return WireHostHalf(row, details, podnet::Guards::kEnsure);
   HK_RETURN_IF_ERROR(podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)).status());
-  if (details.host_ports.empty()) return absl::OkStatus();
-  return podnet_.EnsureHostPorts(HostPortSpecOf(details));
+  return TakeHostPorts(details);
 }
 
 absl::Status HostEngine::Resync() {

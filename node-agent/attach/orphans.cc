@@ -22,6 +22,7 @@ absl::Status RemoveOrphans(const Identity& identity, const std::vector<ledger::A
     if (tag.instance != identity.instance || owners.contains(tag)) continue;
     spdlog::warn("uplink {} belongs to no attachment: removing it", tag.ToAlias());
     failed.Add(podnet.RemoveUplink(tag, ""));
+    failed.Add(podnet.RemoveHostPorts(OwnerOf(tag.pod_key, tag.ifname)));
   }
   // On the DPU a link end in the root namespace may be one that the host has just made; the host takes it away if not.
   if (identity.side == pu::Side::kHost) {
@@ -30,6 +31,7 @@ absl::Status RemoveOrphans(const Identity& identity, const std::vector<ledger::A
       if (tag.instance != identity.instance || owners.contains(tag)) continue;
       spdlog::warn("link {} belongs to no attachment: removing it", tag.ToAlias());
       failed.Add(backend.ReleaseLink(tag, nullptr));
+      failed.Add(podnet.RemoveHostPorts(OwnerOf(tag.pod_key, tag.ifname)));
     }
   }
   for (const std::string& pod_key : ports.ListPods()) {

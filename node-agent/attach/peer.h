@@ -44,6 +44,7 @@ struct PrepareRequest {
   podnet::PortRange host_ephemeral, dpu_ephemeral;
   int mtu = 1500;  // bytes
   std::optional<podnet::Bandwidth> bandwidth;
+  std::vector<IpPrefix> masquerade_outside;  // see podnet::HostPortSpec
 };
 struct PrepareReply {
   std::string netns_path;  // pod-d, on the DPU

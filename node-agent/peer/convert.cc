@@ -51,6 +51,7 @@ v1::PrepareRequest ToProto(const attach::PrepareRequest& request) {
     bandwidth->set_egress_rate_bits(request.bandwidth->egress_rate_bits);
     bandwidth->set_egress_burst_bits(request.bandwidth->egress_burst_bits);
   }
+  for (const IpPrefix& range : request.masquerade_outside) message.add_masquerade_outside(range.ToString());
   return message;
 }
 
@@ -79,6 +80,11 @@ absl::StatusOr<attach::PrepareRequest> FromProto(const v1::PrepareRequest& messa
                                           .ingress_burst_bits = message.bandwidth().ingress_burst_bits(),
                                           .egress_rate_bits = message.bandwidth().egress_rate_bits(),
                                           .egress_burst_bits = message.bandwidth().egress_burst_bits()};
+  }
+  for (const std::string& text : message.masquerade_outside()) {
+    absl::StatusOr<IpPrefix> range = IpPrefix::Parse(text);
+    if (!range.ok()) return Annotate(range.status(), "masquerade_outside");
+    request.masquerade_outside.push_back(*range);
   }
   return request;
 }

@@ -119,7 +119,8 @@ attach::PrepareRequest SomePrepare() {
           .host_ephemeral = {32768, 47103},
           .dpu_ephemeral = {47104, 60999},
           .mtu = 1450,
-          .bandwidth = podnet::Bandwidth{.ingress_rate_bits = 1, .egress_burst_bits = 2}};
+          .bandwidth = podnet::Bandwidth{.ingress_rate_bits = 1, .egress_burst_bits = 2},
+          .masquerade_outside = {*IpPrefix::Parse("10.88.0.0/16")}};
 }
 
 }  // namespace
@@ -139,6 +140,7 @@ TEST_CASE("Prepare arrives as it was sent, and so does its answer") {
   CHECK(got.link.dpu_pod == sent.link.dpu_pod);
   CHECK(got.dpu_ephemeral == sent.dpu_ephemeral);
   CHECK(got.bandwidth == sent.bandwidth);
+  CHECK(got.masquerade_outside == sent.masquerade_outside);
   CHECK(got.mtu == 1450);
 }
 

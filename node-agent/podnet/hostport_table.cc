@@ -26,6 +26,11 @@ std::string ElementText(const NftElement& element) {
 bool InFamily(const HostPort& port, Family family) { return !port.host_ip || port.host_ip->family == family; }
 bool Everywhere(const HostPort& port) { return !port.host_ip || port.host_ip->is_unspecified(); }
 
+// As nft prints it.
+std::string Range(const IpPrefix& prefix) {
+  return prefix.length == prefix.address.bits() ? prefix.address.ToString() : prefix.ToString();
+}
+
 HostPortElements Wanted(const HostPortSpec& spec, bool masquerade) {
   HostPortElements wanted;
   for (Family family : kFamilies) {
@@ -33,6 +38,12 @@ HostPortElements Wanted(const HostPortSpec& spec, bool masquerade) {
                                 [&](const IpAddress& a) { return a.family == family; });
     if (address == spec.addresses.end()) continue;
     std::string to = address->ToString();
+    for (const IpPrefix& inside : spec.masquerade_outside) {
+      if (inside.address.family != family) continue;
+      wanted[fmt::format("masq{}", Digit(family))] = {{.key = {to}, .comment = spec.pod_key}};
+      wanted[fmt::format("inside{}", Digit(family))].push_back(
+          {.key = {to, Range(inside.Masked())}, .comment = spec.pod_key});
+    }
     bool any = false;
     for (const HostPort& port : spec.ports) {
       if (!InFamily(port, family)) continue;
@@ -70,8 +81,13 @@ absl::Status CheckFree(const HostPortElements& present, const HostPortElements& 
           if (!present.contains(present_map)) continue;
           for (const NftElement& other : present.at(present_map)) {
             if (other.comment == pod_key || !Collide(element, other)) continue;
-            return absl::AlreadyExistsError(fmt::format("host port {} is taken by Pod {} ({} to {})", Key(element),
-                                                        other.comment, Key(other), fmt::join(other.value, " . ")));
+            // "tcp . 80" is nft's way to say it.
+            auto spaced = [](const std::vector<std::string>& parts) {
+              return fmt::format("{}", fmt::join(parts, " "));
+            };
+            return HostPortTaken(fmt::format("host port {} is taken by Pod {} ({} to {})", spaced(element.key),
+                                             other.comment, spaced(other.key), fmt::join(other.value, ":")),
+                                 other.comment);
           }
         }
       }
@@ -100,8 +116,8 @@ HostPort PortOf(const NftElement& element) {
 }  // namespace
 
 const std::vector<std::string>& HostPortSets() {
-  static const std::vector<std::string> names = {"any4", "one4", "hairpin4", "behind4",
-                                                 "any6", "one6", "hairpin6", "behind6"};
+  static const std::vector<std::string> names = {"any4", "one4", "hairpin4", "behind4", "masq4", "inside4",
+                                                 "any6", "one6", "hairpin6", "behind6", "masq6", "inside6"};
   return names;
 }
 
@@ -116,6 +132,8 @@ std::string HostPortTableScript(const std::string& table) {
                         type));
     declare(fmt::format("set {0} hairpin{1} {{ type {2} . {2}; }}", table, digit, type));
     declare(fmt::format("set {} behind{} {{ type {}; }}", table, digit, type));
+    declare(fmt::format("set {} masq{} {{ type {}; }}", table, digit, type));
+    declare(fmt::format("set {0} inside{1} {{ type {2} . {2}; flags interval; }}", table, digit, type));
   }
   declare(fmt::format("counter {} martian", table));
   declare(fmt::format("chain {} guard {{ type filter hook prerouting priority raw; }}", table));
@@ -130,7 +148,6 @@ std::string HostPortTableScript(const std::string& table) {
   rule("guard iif != lo ip daddr 127.0.0.0/8 counter name martian drop");
   rule("guard iif != lo ip saddr 127.0.0.0/8 counter name martian drop");
   rule("prerouting fib daddr type local goto ports");
-  rule("output ip6 daddr ::1 return");
   rule("output fib daddr type local goto ports");
   for (Family family : kFamilies) {
     const char* ip = family == Family::kV4 ? "ip" : "ip6";
@@ -138,9 +155,13 @@ std::string HostPortTableScript(const std::string& table) {
     rule(fmt::format("ports dnat {0} to {0} daddr . meta l4proto . th dport map @one{1}", ip, digit));
     rule(fmt::format("ports dnat {} to meta l4proto . th dport map @any{}", ip, digit));
     rule(fmt::format("postrouting ct status dnat {0} saddr . {0} daddr @hairpin{1} masquerade", ip, digit));
-    rule(fmt::format("postrouting ct status dnat {} daddr @behind{} masquerade", ip, digit));
+    // From a Pod of this Node (by its uplink's name, see pu::InterfaceName) the answer comes back this way.
+    rule(fmt::format("postrouting ct status dnat {} daddr @behind{} iifname != \"hku*\" masquerade", ip, digit));
+    rule(fmt::format("postrouting {0} saddr @masq{1} {0} daddr != {2} {0} saddr . {0} daddr != @inside{1} masquerade",
+                     ip, digit, family == Family::kV4 ? "224.0.0.0/4" : "ff00::/8"));
   }
   rule("postrouting ct status dnat ip saddr 127.0.0.0/8 oif != lo masquerade");
+  rule("postrouting ct status dnat ip6 saddr ::1 oif != lo masquerade");
   return script;
 }
 
@@ -176,9 +197,11 @@ absl::StatusOr<HostPortChange> PlanHostPorts(const std::string& table, const Hos
   return change;
 }
 
-bool ServesLoopback(const HostPortSpec& spec) {
-  return std::any_of(spec.ports.begin(), spec.ports.end(), [](const HostPort& port) {
-    return InFamily(port, Family::kV4) && (Everywhere(port) || port.host_ip->is_loopback());
+bool ServesLoopback(const HostPortSpec& spec, Family family) {
+  auto of_family = [&](const IpAddress& address) { return address.family == family; };
+  if (std::none_of(spec.addresses.begin(), spec.addresses.end(), of_family)) return false;
+  return std::any_of(spec.ports.begin(), spec.ports.end(), [&](const HostPort& port) {
+    return InFamily(port, family) && (Everywhere(port) || port.host_ip->is_loopback());
   });
 }
 

@@ -32,7 +32,7 @@ struct HostPortChange {
 absl::StatusOr<HostPortChange> PlanHostPorts(const std::string& table, const HostPortElements& present,
                                              const HostPortSpec& spec, bool masquerade);
 
-// True when 127.0.0.1:hostPort is to work for one of the ports.
-bool ServesLoopback(const HostPortSpec& spec);
+// True when 127.0.0.1:hostPort, or [::1]:hostPort, is to work for one of the ports.
+bool ServesLoopback(const HostPortSpec& spec, Family family);
 
 }  // namespace heterok8s::podnet

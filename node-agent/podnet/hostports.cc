@@ -17,6 +17,9 @@ namespace {
 using netfilter::Nft;
 using netlink::Netlink;
 
+// Of our routes to ::1; each device's is one more, because the kernel knows routes by destination and metric.
+constexpr uint32_t kBehindLo = 4096;
+
 // Between reading who has a port and taking it nobody else may. Only heterod changes the table, so a lock of this
 // process is enough.
 std::mutex& TableLock() {
@@ -29,14 +32,6 @@ uint32_t Fnv1a(const std::string& text) {
   uint32_t hash = 2166136261u;
   for (unsigned char c : text) hash = (hash ^ c) * 16777619u;
   return hash;
-}
-
-absl::StatusOr<HostPortElements> ReadTable(Nft& nft, const std::string& table) {
-  HostPortElements present;
-  for (const std::string& name : HostPortSets()) {
-    HK_ASSIGN_OR_RETURN(present[name], nft.Elements(table, name));
-  }
-  return present;
 }
 
 // The interface by which this namespace reaches a Pod.
@@ -67,6 +62,24 @@ absl::StatusOr<WayToPod> FindWay(Netlink& netlink, const HostPortSpec& spec) {
   return way;
 }
 
+// Lets calls from 127.0.0.1 and ::1 leave by `link`, and their answers come back.
+absl::Status ServeLoopback(Netlink& netlink, const HostPortSpec& spec, int link) {
+  if (ServesLoopback(spec, Family::kV4)) {
+    // Without it Linux neither sends 127.0.0.1 through an interface nor takes the answer for it.
+    HK_RETURN_IF_ERROR(netlink.Do(netlink::SetLink{.link = link, .inet4 = {{.route_localnet = 1}}}));
+  }
+  if (!ServesLoopback(spec, Family::kV6)) return absl::OkStatus();
+  // IPv6 has no such switch. Sending is no problem; the answer, translated back to ::1, is looked up with its input
+  // device (rt6_need_strict includes the loopback address), and the only route of ::1 is lo's. A second one for this
+  // device, behind lo's for all else. What arrives for ::1 untranslated the kernel drops before (ip6_rcv_core).
+  absl::Status added = netlink.Do(netlink::AddRoute{{.destination = IpPrefix::Host(*IpAddress::Parse("::1")),
+                                                     .link = link,
+                                                     .table = netlink::kTableLocal,
+                                                     .metric = kBehindLo + static_cast<uint32_t>(link),
+                                                     .type = netlink::RouteType::kLocal}});
+  return absl::IsAlreadyExists(added) ? absl::OkStatus() : added;
+}
+
 absl::Status Apply(Nft& nft, const HostPortChange& change) {
   if (change.script.empty()) return absl::OkStatus();
   HK_RETURN_IF_ERROR(nft.Run(change.script));
@@ -80,15 +93,15 @@ absl::Status Apply(Nft& nft, const HostPortChange& change) {
 }
 
 absl::Status Ensure(const std::string& table, const HostPortSpec& spec) {
-  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
-  HK_ASSIGN_OR_RETURN(WayToPod way, FindWay(*netlink, spec));
-  if (ServesLoopback(spec)) {
-    // Without it Linux neither sends 127.0.0.1 through an interface nor takes the answer for it.
-    HK_RETURN_IF_ERROR(netlink->Do(netlink::SetLink{.link = way.link, .inet4 = {{.route_localnet = 1}}}));
+  WayToPod way;
+  if (!spec.ports.empty()) {
+    HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
+    HK_ASSIGN_OR_RETURN(way, FindWay(*netlink, spec));
+    HK_RETURN_IF_ERROR(ServeLoopback(*netlink, spec, way.link));
   }
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
   std::lock_guard lock(TableLock());
-  HK_ASSIGN_OR_RETURN(HostPortElements present, ReadTable(*nft, table));
+  HK_ASSIGN_OR_RETURN(HostPortElements present, nft->AllElements(table));
   HK_ASSIGN_OR_RETURN(HostPortChange change, PlanHostPorts(table, present, spec, !way.own_interface));
   return Apply(*nft, change);
 }
@@ -110,7 +123,7 @@ absl::Status PrepareHostPorts(const std::string& instance) {
 }
 
 absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& spec) {
-  if (spec.ports.empty()) return RemoveHostPorts(instance, spec.pod_key);
+  if (spec.empty()) return RemoveHostPorts(instance, spec.pod_key);
   return Annotate(Ensure(HostPortTable(instance), spec), fmt::format("host ports of {}", spec.pod_key));
 }
 
@@ -118,7 +131,7 @@ absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod
   std::string table = HostPortTable(instance);
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
   std::lock_guard lock(TableLock());
-  absl::StatusOr<HostPortElements> present = ReadTable(*nft, table);
+  absl::StatusOr<HostPortElements> present = nft->AllElements(table);
   if (present.status().code() == absl::StatusCode::kNotFound) return absl::OkStatus();
   HK_RETURN_IF_ERROR(present.status());
   HK_ASSIGN_OR_RETURN(HostPortChange change, PlanHostPorts(table, *present, {.pod_key = pod_key}, false));

@@ -1,4 +1,4 @@
-// hostPort: ports of the Node that lead to a Pod.
+// hostPort: ports of the Node that lead to a Pod; and ipMasq, which is in the same table.
 //
 // Purpose: PodNet's host port part. The root namespace's nft table `inet heterok8s_<instance>` holds four maps
 //
@@ -6,10 +6,13 @@
 //   one4  192.0.2.1 . udp . 53 → 10.88.0.5 . 5353     one address (hostIP); and any6, one6
 //
 // and rules that translate destinations by them, in prerouting for callers elsewhere and in output for the Node's own
-// (127.0.0.1:hostPort included). The element's comment is the Pod's key, so the kernel is the only place that knows.
-// The source is kept, except where the answer would not come back this way: the Node's own calls from 127.0.0.1, a Pod
-// that calls itself, and Pods that are not behind an interface of their own (a split Pod is behind the DPU).
-// [::1]:hostPort is not served: Linux never sends ::1 to another interface.
+// (127.0.0.1:hostPort and [::1]:hostPort included). The element's comment is the Pod's key, so the kernel is the only
+// place that knows.
+// The source is kept, except where the answer would not come back this way: the Node's own calls from localhost, a Pod
+// that calls itself, and calls from beyond this Node to a Pod that has no interface of its own here (a split Pod is
+// behind the DPU, whose answers to such callers would not pass here).
+// Of a Pod with ipMasq `masq4` has the address and `inside4` the pairs of it and a range in which it is kept, as
+// bridge's and ptp's ipMasq keep it in the Pod's subnet; multicast is left alone. One rule for all Pods.
 // Threading: any thread. The calling thread is in the root namespace.
 // Errors: kAlreadyExists names the Pod that has the port; kNotFound before PrepareHostPorts.
 //

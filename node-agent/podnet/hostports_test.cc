@@ -69,9 +69,12 @@ struct Node {
   }
   absl::Status TryInNode(const std::function<absl::Status()>& fn) { return sys::InNetns(node, fn); }
   void InNode(const std::function<absl::Status()>& fn) { REQUIRE_OK(TryInNode(fn)); }
-  absl::Status Ensure(const Pod& pod, std::vector<HostPort> ports) {
-    return TryInNode(
-        [&] { return EnsureHostPorts(kInstance, {.pod_key = pod.key, .ports = ports, .addresses = pod.addresses}); });
+  absl::Status Ensure(const Pod& pod, std::vector<HostPort> ports, std::vector<IpPrefix> masquerade_outside = {}) {
+    return TryInNode([&] {
+      return EnsureHostPorts(
+          kInstance,
+          {.pod_key = pod.key, .ports = ports, .addresses = pod.addresses, .masquerade_outside = masquerade_outside});
+    });
   }
   absl::Status Remove(const Pod& pod) {
     return TryInNode([&] { return RemoveHostPorts(kInstance, pod.key); });
@@ -118,6 +121,7 @@ TEST_CASE("a TCP host port leads to the Pod from everywhere") {
   CHECK(Calls(v4, n.node, At("192.0.2.1", 80)) == "192.0.2.1");
   Calls(v4, n.node, At("127.0.0.1", 80));
   Calls(v6, n.node, At("2001:db8::1", 80));
+  Calls(v6, n.node, At("::1", 80));
   CHECK(Calls(v4, n.b.ns, At("192.0.2.1", 80)) == "10.88.0.6");
   Calls(v4, n.a.ns, At("192.0.2.1", 80));  // to itself
   Calls(v6, n.a.ns, At("2001:db8::1", 80));
@@ -178,6 +182,35 @@ TEST_CASE("a UDP caller that never stops follows the port to its next Pod") {
   CHECK(Receive(in_b) == "2");
 }
 
+TEST_CASE("with ipMasq a Pod calls outside by the Node's address and other Pods by its own") {
+  Node n;
+  n.AddPods();
+  // Only for the answers to b, which keeps its address.
+  SplitPodTopology::Sh(n.outside, "ip route add 10.88.0.0/16 via 192.0.2.1; ip route add fd00:88::/64 via 2001:db8::1");
+  std::string empty = SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test");
+  UniqueFd out4 = Listen(n.outside, Protocol::kTcp, At("0.0.0.0", 80)),
+           out6 = Listen(n.outside, Protocol::kTcp, At("2001:db8::9", 80)),
+           in_b = Listen(n.b.ns, Protocol::kTcp, At("10.88.0.6", 80)),
+           in_a = Listen(n.a.ns, Protocol::kTcp, At("10.88.0.5", 8080));
+  const std::vector<IpPrefix> inside = {*IpPrefix::Parse("10.88.0.0/16"), *IpPrefix::Parse("fd00:88::/64")};
+
+  for (int i = 0; i < 2; ++i) REQUIRE_OK(n.Ensure(n.a, {}, inside));
+
+  CHECK(Calls(out4, n.a.ns, At("192.0.2.9", 80)) == "192.0.2.1");
+  CHECK(Calls(out6, n.a.ns, At("2001:db8::9", 80)) == "2001:db8::1");
+  CHECK(Calls(in_b, n.a.ns, At("10.88.0.6", 80)) == "10.88.0.5");
+  CHECK(Calls(out4, n.b.ns, At("192.0.2.9", 80)) == "10.88.0.6");
+  CHECK(Calls(out6, n.b.ns, At("2001:db8::9", 80)) == "fd00:88::6");
+  // Who calls the Pod is not changed, nor by its host port.
+  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}, inside));
+  CHECK(Calls(in_a, n.outside, At("10.88.0.5", 8080)) == "192.0.2.9");
+  CHECK(Calls(in_a, n.outside, At("192.0.2.1", 80)) == "192.0.2.9");
+
+  REQUIRE_OK(n.Remove(n.a));
+  CHECK(Calls(out4, n.a.ns, At("192.0.2.9", 80)) == "10.88.0.5");
+  CHECK(SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test") == empty);
+}
+
 TEST_CASE("ports change with the spec, and removing leaves nothing") {
   Node n;
   n.AddPods();
@@ -211,8 +244,36 @@ TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet 
         std::string::npos);
 }
 
+TEST_CASE("::1 of the Node stays its own: for its programs, and against Pods") {
+  Node n;
+  n.AddPods();
+  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}));
+  REQUIRE_OK(n.Ensure(n.b, {{.host_port = 81, .container_port = 8080}}));
+  UniqueFd own = Listen(n.node, Protocol::kTcp, At("::1", 2000));
+  UniqueFd in_a = Listen(n.a.ns, Protocol::kTcp, At("::", 8080)), in_b = Listen(n.b.ns, Protocol::kTcp, At("::", 8080));
+
+  CHECK(Calls(own, n.node, At("::1", 2000)) == "::1");
+  Calls(in_a, n.node, At("::1", 80));
+  Calls(in_b, n.node, At("::1", 81));
+  CHECK(Connect(n.node, At("::1", 82), nullptr) == ECONNREFUSED);
+  UniqueFd secret = Listen(n.node, Protocol::kUdp, At("::1", 2000));
+  // The Pod's root sends to ::1 by its device.
+  SplitPodTopology::Sh(n.a.ns, R"(set -e
+    mac=$(ip -o neigh show dev eth0 169.254.1.1 | sed 's/.*lladdr //;s/ .*//')
+    ip -6 neigh replace fe80::77 lladdr $mac dev eth0
+    ip -6 rule add pref 0 table 77; ip -6 route del local ::1 dev lo table local
+    ip -6 route add ::1 via fe80::77 dev eth0 onlink table 77)");
+  UniqueFd attacker = Listen(n.a.ns, Protocol::kUdp, At("fd00:88::5", 0));
+  (void)SendTo(attacker, At("::1", 2000), "x");
+  // What comes later by a way that is open shows that the other did not come.
+  UniqueFd friendly = Listen(n.node, Protocol::kUdp, At("::1", 0));
+  REQUIRE(SendTo(friendly, At("::1", 2000), "y"));
+  CHECK(Receive(secret) == "y");
+}
+
 TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
   Node n;
+  n.AddPods();
   NetnsRef dpu = MakeNetns("dpu"), pod = MakeNetns("s");
   // The DPU's root namespace, by hand: it knows the Pod, the outside and the Node, and would route answers past the
   // Node.
@@ -223,7 +284,7 @@ TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
     ip link add out0 type veth peer name o2 netns {2}
     ip link set node0 up; ip link set pod0 up; ip link set out0 up
     ip addr add 198.51.100.2/30 dev node0; ip addr add 203.0.113.1/24 dev out0; ip addr add 10.88.0.1/32 dev pod0
-    ip route add 10.88.0.7 dev pod0; ip route add 192.0.2.0/24 via 198.51.100.1
+    ip route add 10.88.0.7 dev pod0; ip route add 192.0.2.0/24 via 198.51.100.1; ip route add 10.88.0.0/24 via 198.51.100.1
     nsenter --net={0} sh -ec 'ip link set dpu0 up; ip addr add 198.51.100.1/30 dev dpu0
       ip route add 203.0.113.0/24 via 198.51.100.2; ip route add 10.88.0.7 via 198.51.100.2'
     nsenter --net={1} sh -ec 'ip link set eth0 up; ip addr add 10.88.0.7/32 dev eth0
@@ -237,7 +298,8 @@ TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
   Pod split{"pod-s", std::move(pod), {*IpAddress::Parse("10.88.0.7")}};
   REQUIRE_OK(n.Ensure(split, {{.host_port = 80, .container_port = 8080}}));
 
-  Calls(server, n.outside, At("198.51.100.1", 80));
+  CHECK(Calls(server, n.outside, At("198.51.100.1", 80)) == "198.51.100.1");
+  CHECK(Calls(server, n.b.ns, At("198.51.100.1", 80)) == "10.88.0.6");  // an ordinary Pod of this Node
   Calls(server, n.node, At("127.0.0.1", 80));
   Calls(server, split.ns, At("198.51.100.1", 80));
   (void)sys::DeleteNetns(dpu.path());

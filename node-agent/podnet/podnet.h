@@ -91,7 +91,15 @@ struct HostPortSpec {
   std::string pod_key;
   std::vector<HostPort> ports;
   std::vector<IpAddress> addresses;  // Pod addresses
+  // CNI's ipMasq: what the Pod sends out of these ranges and this PU gets the address of the device it leaves by.
+  // Empty: the Pod's own address stays.
+  std::vector<IpPrefix> masquerade_outside;
+  bool empty() const { return ports.empty() && masquerade_outside.empty(); }
 };
+
+// The pod_key that has the port which EnsureHostPorts could not give (kAlreadyExists); absent in any other status.
+std::optional<std::string> HostPortHolder(const absl::Status& status);
+absl::Status HostPortTaken(std::string message, const std::string& holder);
 
 class PodNet {
  public:
@@ -123,7 +131,7 @@ class PodNet {
     return absl::UnimplementedError("ReplacePorts");
   }
 
-  // Host ports live in the root namespace's table. kAlreadyExists names the Pod that has the port.
+  // Host ports and masquerading live in the root namespace's table. kAlreadyExists names the Pod that has the port.
   virtual absl::Status EnsureHostPorts(const HostPortSpec& spec) = 0;
   virtual absl::Status RemoveHostPorts(const std::string& pod_key) = 0;
 

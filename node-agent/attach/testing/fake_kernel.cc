@@ -146,7 +146,7 @@ absl::Status FakePodNet::EnsureHostPorts(const podnet::HostPortSpec& spec) {
     for (const podnet::HostPort& theirs : other.ports) {
       for (const podnet::HostPort& ours : spec.ports) {
         if (theirs.protocol == ours.protocol && theirs.host_port == ours.host_port) {
-          return absl::AlreadyExistsError(fmt::format("host port {} belongs to {}", ours.host_port, pod));
+          return podnet::HostPortTaken(fmt::format("host port {} is taken by Pod {}", ours.host_port, pod), pod);
         }
       }
     }
