@@ -19,6 +19,7 @@
 
 #include "heterosock/tests/agent.h"
 #include "heterosock/tests/case.h"
+#include "heterosock/tests/limits.h"
 #include "heterosock/tests/outcome.h"
 
 namespace heterok8s::heterosock::behaviour {
@@ -30,6 +31,7 @@ constexpr Mode kModes[] = {
     {.name = "both, cold", .preload_server = true, .preload_client = true},
     {.name = "both, warm", .warm = true, .preload_server = true, .preload_client = true},
     {.name = "both, warm, v6", .family = 6, .warm = true, .preload_server = true, .preload_client = true},
+    {.name = "both, no agent", .preload_server = true, .preload_client = true, .without_agent = true},
     {.name = "client only", .warm = true, .preload_client = true},
     {.name = "server only", .warm = true, .preload_server = true},
 };
@@ -146,13 +148,13 @@ void RunCase(const Case& which, const Options& options, Totals& totals) {
     bool can_move = options.agent && both && mode.warm && !which.body.bare;
     bool moved = outcome.moved[0] == 3 && outcome.moved[1] == 3;
     bool stayed = can_move && !moved && !which.body.stays;
-    bool limit = !right && both && which.body.limit;
+    const char* limit = right ? nullptr : LimitOf(which.name);
     std::lock_guard hold(totals.lock);
     if (can_move) ++totals.could_move;
     if (can_move && moved) ++totals.moved;
     if (limit) {
       ++totals.limits;
-      std::printf("limit %-34s %s: %s\n", mode.name, which.name, which.body.limit);
+      std::printf("limit %-34s %s: %s\n", mode.name, which.name, limit);
       if (options.verbose) std::printf("%s", Difference(plain.First(PlainOf(mode)), outcome).c_str());
       continue;
     }

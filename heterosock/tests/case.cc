@@ -254,6 +254,7 @@ int End::Fill(int fd) {
   for (int quiet = 0; quiet < 4; ++quiet) {
     for (ssize_t n; (n = send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL)) > 0; quiet = 0)
       total += static_cast<int>(n);
+    if (errno != EAGAIN) Say("filling ended with %s", strerrorname_np(errno));
     usleep(3000);
   }
   return total;

@@ -90,8 +90,6 @@ struct Body {
   std::function<void(End&)> client, server;
   bool bare = false;   // the case connects for itself
   bool stays = false;  // need not move to shared memory even where it could (OOB, SCM_RIGHTS, …)
-  // Why a moved connection cannot be as Linux here, when it cannot: such a difference is shown and is no failure.
-  const char* limit = nullptr;
 };
 
 struct Case {

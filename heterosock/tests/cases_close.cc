@@ -147,26 +147,6 @@ CASE{"close: SHUT_RD of one's own side",
             e.Meet();
           }}};
 
-CASE{"close: the peer writes after my SHUT_RD",
-     {.client =
-          [](End& e) {
-            DO(shutdown(e.sock, SHUT_RD));
-            e.Recv(e.sock, 10);
-            e.Meet();
-            e.Meet();
-            Sleep(20);
-            e.Recv(e.sock, 10);
-            e.Recv(e.sock, 10);
-            SayEvents(e, e.sock);
-          },
-      .server =
-          [](End& e) {
-            e.Meet();
-            DO(send(e.sock, "abc", 3, MSG_NOSIGNAL));
-            e.Meet();
-            e.Drain(e.sock, 10);
-          }}};
-
 CASE{"close: SHUT_RDWR",
      {.client =
           [](End& e) {

@@ -2,8 +2,8 @@
 // library.
 //
 // Each program (program.h) runs on plain libc and then with the library, from fresh and from moved connections, in one
-// end alone, and with faults at the steps of a hand-over; both ends must say the same. A difference is
-// cut to its shortest program and printed with what repeats it. Without --seed programs are new in every run.
+// end alone, and with an agent that dies meanwhile; both ends must say the same. A difference is cut to its shortest
+// program and printed with what repeats it. Without --seed programs are new in every run.
 #include <unistd.h>
 
 #include <chrono>
@@ -12,6 +12,7 @@
 #include <cstring>
 #include <optional>
 #include <random>
+#include <thread>
 
 #include "heterosock/tests/agent.h"
 #include "heterosock/tests/outcome.h"
@@ -26,6 +27,7 @@ constexpr int kPlainRuns = 5;  // how often plain libc is asked before a differe
 constexpr Mode kModes[] = {
     {.name = "both, cold", .preload_server = true, .preload_client = true},
     {.name = "both, warm", .warm = true, .preload_server = true, .preload_client = true},
+    {.name = "both, cold, the agent dies", .preload_server = true, .preload_client = true, .agent_dies = true},
     {.name = "client only", .warm = true, .preload_client = true},
     {.name = "server only, v6", .family = 6, .preload_server = true},
 };
@@ -48,9 +50,24 @@ void Print(const char* who, const Outcome& outcome) {
   if (!outcome.output.empty()) std::printf("--- output\n%s\n", outcome.output.c_str());
 }
 
+// As RunOnce, with an agent of its own that is killed meanwhile when the mode says so.
+Outcome Run(const std::string& name, const Mode& mode, const Preload& preload) {
+  if (!mode.agent_dies) return RunOnce(name, mode, preload);
+  Agent agent;
+  Preload with_agent{preload.library, {}};
+  agent.Start(&with_agent.extra);
+  std::thread killer([&agent, after = std::random_device{}() % 60'000] {
+    usleep(after);
+    agent.Kill();
+  });
+  Outcome outcome = RunOnce(name, mode, with_agent);
+  killer.join();
+  return outcome;
+}
+
 // True when plain libc does something that the library's outcome is not.
 bool Differs(const std::string& name, const Mode& mode, const Preload& preload, Outcome* plain, Outcome* ours) {
-  *ours = RunOnce(name, mode, preload);
+  *ours = Run(name, mode, preload);
   for (int i = 0; i < kPlainRuns; ++i) {
     *plain = RunOnce(name, PlainOf(mode), preload);
     if (*plain == *ours) return false;
@@ -101,7 +118,7 @@ int RunAll(Options options) {
     for (const Mode& each : kModes) {
       Mode mode = library ? each : PlainOf(each);
       std::string name = Name(seed, options.steps);
-      Outcome plain = RunOnce(name, PlainOf(mode), options.preload), ours = RunOnce(name, mode, options.preload);
+      Outcome plain = RunOnce(name, PlainOf(mode), options.preload), ours = Run(name, mode, options.preload);
       ++runs;
       moved += ours.moved[0] == 3 && ours.moved[1] == 3;
       if (options.verbose) Print(mode.name, ours);

@@ -53,7 +53,11 @@ pid_t Start(const std::string& case_name, const Mode& mode, bool server, const P
       "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   if (server ? mode.preload_server : mode.preload_client) {
     environment.push_back("LD_PRELOAD=" + preload.library);
-    for (const std::string& extra : preload.extra) environment.push_back(extra);
+    if (!mode.without_agent) {
+      for (const std::string& extra : preload.extra) environment.push_back(extra);
+    } else {
+      environment.push_back("HETEROSOCK_AGENT=/nonexistent/agent.sock");
+    }
   }
   std::vector<char*> argv, envp;
   for (std::string& word : words) argv.push_back(word.data());

@@ -15,6 +15,8 @@ struct Mode {
   bool warm = false;            // the connection moves before the case begins
   bool preload_server = false;  // the library is in this end
   bool preload_client = false;
+  bool without_agent = false;  // nobody answers: everything stays on TCP
+  bool agent_dies = false;     // in the middle, at a random time
   bool plain() const { return !preload_server && !preload_client; }
 };
 
