@@ -1,7 +1,7 @@
 // Every fault point of both engines, as an error and as a crash, in every kind of Pod's life: whatever happens where,
 // repeating the calls and then removing the Pod leaves nothing on either PU.
-#include <catch2/catch.hpp>
 #include <fmt/format.h>
+#include <catch2/catch.hpp>
 
 #include <functional>
 #include <set>

@@ -1,6 +1,6 @@
 // Split Pods while the DPU, its heterod or an answer is lost, and when it returns.
-#include <catch2/catch.hpp>
 #include <fmt/format.h>
+#include <catch2/catch.hpp>
 
 #include "common/fault/fault.h"
 #include "common/testing/matchers.h"

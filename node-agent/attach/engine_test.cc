@@ -1,6 +1,6 @@
 // The CNI verbs on the host, with both PUs well.
-#include <catch2/catch.hpp>
 #include <fmt/format.h>
+#include <catch2/catch.hpp>
 
 #include <algorithm>
 

@@ -1,6 +1,6 @@
 // Calls at the same time.
-#include <catch2/catch.hpp>
 #include <fmt/format.h>
+#include <catch2/catch.hpp>
 
 #include <latch>
 #include <set>

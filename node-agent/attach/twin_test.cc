@@ -1,6 +1,6 @@
 // Split Pods whose DPU half is a sandbox of the DPU's own runtime.
-#include <catch2/catch.hpp>
 #include <fmt/format.h>
+#include <catch2/catch.hpp>
 
 #include "common/testing/matchers.h"
 #include "node-agent/attach/testing/two_engines.h"

@@ -8,8 +8,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <catch2/catch.hpp>
+#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <thread>
