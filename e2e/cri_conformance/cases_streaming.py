@@ -62,7 +62,7 @@ def exec_much(node):
 @case("streaming", "exec in a terminal: it has the size of ours, and changes with it")
 def exec_tty(node):
     for kind in KINDS:
-        code, out, errors = execute(node, "for i in 1 2 3 4 5 6 7 8 9; do stty size; sleep 0.2; done; exit 4", "--size", "80x24", "--then", "132x50",
+        code, out, errors = execute(node, "until [ \"$size\" = '50 132' ]; do size=$(stty size 2>&1); echo $size; sleep 0.1; done; exit 4", "--size", "80x24", "--then", "132x50",
                                     kind=kind, tty=True, stdin=True)
         sizes = out.decode().split("\r\n")
         expect(code == 4 and "24 80" in sizes and sizes[-2] == "50 132", (kind, code, sizes, errors))

@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/httpstream"
@@ -24,17 +26,18 @@ import (
 
 const connectionFailed = 250
 
-// sizes tells the terminal's size once, and another one half a second later.
+// sizes tells the terminal's size once, and another one when the program has shown the first.
 type sizes struct {
 	left []remotecommand.TerminalSize
 	told bool
+	seen <-chan struct{}
 	done <-chan struct{}
 }
 
 func (s *sizes) Next() *remotecommand.TerminalSize {
 	if s.told {
 		select {
-		case <-time.After(500 * time.Millisecond):
+		case <-s.seen:
 		case <-s.done:
 			return nil
 		}
@@ -73,11 +76,30 @@ func run(what, target, kind string, stdin, tty bool, wanted []remotecommand.Term
 		}
 	}
 	if tty {
-		options.TerminalSizeQueue = &sizes{left: wanted, done: ctx.Done()}
+		first := fmt.Sprintf("%d %d", wanted[0].Height, wanted[0].Width) // as stty says it
+		watched := &lookout{text: first, seen: make(chan struct{})}
+		options.Stdout = watched
+		options.TerminalSizeQueue = &sizes{left: wanted, seen: watched.seen, done: ctx.Done()}
 	} else {
 		options.Stderr = os.Stderr
 	}
 	return executor.StreamWithContext(ctx, options)
+}
+
+// lookout is standard output; it closes seen when the text has come by.
+type lookout struct {
+	text string
+	said strings.Builder
+	once sync.Once
+	seen chan struct{}
+}
+
+func (l *lookout) Write(data []byte) (int, error) {
+	l.said.Write(data)
+	if strings.Contains(l.said.String(), l.text) {
+		l.once.Do(func() { close(l.seen) })
+	}
+	return os.Stdout.Write(data)
 }
 
 type never struct{ done <-chan struct{} }
@@ -149,7 +171,7 @@ func main() {
 	stdin := flags.Bool("stdin", false, "send standard input")
 	tty := flags.Bool("tty", false, "in a terminal")
 	size := flags.String("size", "80x24", "of the terminal, columns x rows")
-	then := flags.String("then", "", "another size, half a second later")
+	then := flags.String("then", "", "another size, once the program has said the first as stty does")
 	port := flags.String("port", "", "forward: the Pod's port")
 	flags.Parse(os.Args[2:])
 	var err error
