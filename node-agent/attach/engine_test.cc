@@ -309,6 +309,7 @@ TEST_CASE("the link is made into a DPU half that is there, behind its guards on 
   TwoEngines node;
   std::vector<std::string> calls, there;
   node.to_dpu.SetHook([&](const std::string& call) {
+    if (call == "Sync") return;  // of the start; it may come at any time
     calls.push_back(fmt::format("{} with {} links", call, node.fabric.size()));
     there = node.dpu_kernel.Objects("/none");
   });
