@@ -81,20 +81,20 @@ TEST_CASE("Pods stay reachable when port ownership changes from placeholders to 
     return Eventually([&] { return Connect(pod_h, "127.0.0.1", 9090).ok(); }) &&
            Eventually([&] { return Connect(pod_d, "127.0.0.1", 8080).ok(); });
   };
-  // NAT tables and devices that let 127.0.0.1 pass, in both halves.
+  // NAT tables, in both halves. (That the link lets localhost pass is so with either mechanism, behind podnet's guard.)
   auto traces = [&] {
     std::string found;
     for (const std::string& pod : {pod_h, pod_d}) {
-      auto result = sys::Run({.argv = {"nsenter", "--net=" + pod, "sh", "-c",
-                                       "nft list tables | grep heterok8s_nat; grep -h 1 "
-                                       "/proc/sys/net/ipv4/conf/*/route_localnet"}});
+      auto result =
+          sys::Run({.argv = {"nsenter", "--net=" + pod, "sh", "-c", "nft list tables | grep heterok8s_nat; true"}});
       REQUIRE_OK(result);
+      REQUIRE(result->exit_code == 0);
       found += result->stdout_text;
     }
     return found;
   };
   REQUIRE(both_ways());
-  CHECK_THAT(traces(), Catch::Contains("heterok8s_nat\n1\n"));
+  CHECK_THAT(traces(), Catch::Contains("heterok8s_nat"));
 
   for (const std::string mechanism : {"bpf", "placeholder"}) {
     for (const std::string role : {"host", "dpu"}) node.Stop(role, SIGTERM);
