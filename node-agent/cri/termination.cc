@@ -12,11 +12,13 @@ namespace {
 
 constexpr size_t kMaxMessageBytes = 64 << 10;  // kubelet shows 4 KiB
 
-// In place: kubelet made the file, and knows it by its path and owner.
+// In place: kubelet made the file, and knows it by its path and owner. Cut to size after the bytes are there: a call
+// and the poll may both bring the message, and whoever has seen the first must not find the file empty for the second.
 absl::Status Overwrite(const std::string& path, const std::string& data) {
-  sys::UniqueFd fd(open(path.c_str(), O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC));
+  sys::UniqueFd fd(open(path.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
   if (!fd.valid()) return ErrnoToStatus(errno, "open '" + path + "'");
-  if (write(fd.get(), data.data(), data.size()) != static_cast<ssize_t>(data.size())) {
+  if (write(fd.get(), data.data(), data.size()) != static_cast<ssize_t>(data.size()) ||
+      ftruncate(fd.get(), static_cast<off_t>(data.size())) != 0) {
     return ErrnoToStatus(errno, "write '" + path + "'");
   }
   return absl::OkStatus();
