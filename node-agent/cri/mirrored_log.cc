@@ -40,6 +40,9 @@ class Stream final : public grpc::ClientReadReactor<v1::LogChunk> {
     StartRead(&chunk_);
   }
   void OnDone(const grpc::Status& status) override {
+    // Before Ended lets the owner go on and drop the channel: were the context the channel's last user, gRPC 1.51 would
+    // free the completion queue under this very thread (completion_queue_cc.cc, CallbackAlternativeCQ::Unref joins us).
+    context_.reset();
     log_->Ended(failure_.ok() ? status : grpc::Status(grpc::StatusCode::INTERNAL, Message(failure_)), !follow_);
     delete this;
   }
