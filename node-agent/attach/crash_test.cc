@@ -64,6 +64,7 @@ std::vector<Life> Lives() {
       {"split, removed while the DPU is away", {HostAddStep(kSplit), kHostDelUnheard, kResync}},
       {"twin, host first", {kTwinAdd, HostAddStep(kSplit), kHostDel, kTwinDel}},
       {"twin first", {kTwinAdd, HostAddStep(kSplit), kTwinDel, kHostDel}},
+      {"twin lost, joined again", {kTwinAdd, HostAddStep(kSplit), kTwinDel, kResync, kHostDel}},
   };
 }
 

@@ -121,15 +121,19 @@ absl::Status HostEngine::Rejoin(const Attachment& seen, bool dpu_has_it) {
   }
   if (dpu_has_it) {
     table_.SetPeerGeneration(row->pod_key, row->generation);
-    return CommitDpuHalf(*row);  // changes nothing when it is so already
+    absl::Status committed = CommitDpuHalf(*row);  // changes nothing when it is so already
+    // Prepared, but without a link: an earlier Rejoin died in between.
+    if (!absl::IsNotFound(committed)) return committed;
   }
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row->details));
   std::optional<sys::NetnsRef> ns = OpenIfThere(row->netns_path);
   if (!ns.has_value()) return absl::OkStatus();  // its DEL is on its way
   HK_RETURN_IF_ERROR(PrepareDpuHalf(*row, details).status());
+  HK_FAULT_POINT("host.rejoin.after-prepare");
   HK_RETURN_IF_ERROR(
       backend_.AcquireLink(TagOf(identity_, *row), {.mtu = details.mtu, .netns = &*ns, .ifname = row->key.ifname})
           .status());
+  HK_FAULT_POINT("host.rejoin.after-link");
   HK_RETURN_IF_ERROR(WireHostHalf(*row, details, podnet::Guards::kEnsure));
   HK_RETURN_IF_ERROR(CommitDpuHalf(*row));
   spdlog::info("Pod {} is joined again, generation {}", row->pod_key, row->generation);
