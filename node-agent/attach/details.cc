@@ -177,6 +177,7 @@ ports::PodPorts PodPortsOf(const Identity& identity, const ledger::Attachment& r
 
 podnet::HostPortSpec HostPortSpecOf(const Identity& identity, const Details& details) {
   podnet::HostPortSpec spec{.pod_key = details.owner, .ports = details.host_ports, .addresses = details.addresses};
+  spec.of_other_pu = identity.side == pu::Side::kDpu;
   if (identity.side == pu::Side::kDpu || !details.join.has_value())
     spec.masquerade_outside = details.masquerade_outside;
   return spec;

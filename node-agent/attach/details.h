@@ -39,7 +39,7 @@ struct Details {
   int mtu = 0;      // bytes
   std::string mac;  // asked for by the runtime, else empty
   std::optional<podnet::Bandwidth> bandwidth;
-  std::vector<podnet::HostPort> host_ports;
+  std::vector<podnet::HostPort> host_ports;  // on the DPU: on addresses of the host
   std::vector<IpPrefix> masquerade_outside;  // see podnet::HostPortSpec
   std::optional<Join> join;                  // of a split Pod; of a twin once the host has prepared it
   std::string own_netns;                     // DPU: the namespace that this heterod made and must remove

@@ -24,6 +24,7 @@ void SetHalf(const PrepareRequest& request, Attachment& row, Details& details) {
   details.mtu = request.mtu;
   details.bandwidth = request.bandwidth;
   details.masquerade_outside = request.masquerade_outside;
+  details.host_ports = request.host_ports;
   details.join = Join{.generation = request.generation,
                       .committed = false,
                       .addresses = request.link,
@@ -134,8 +135,15 @@ absl::StatusOr<podnet::Uplink> DpuEngine::PlaceHalf(const Attachment& row, const
   HK_FAULT_POINT("dpu.prepare.after-uplink");
   HK_RETURN_IF_ERROR(guarded.get());
   HK_FAULT_POINT("dpu.prepare.after-guards");
-  if (podnet::HostPortSpec spec = HostPortSpecOf(identity_, details); !spec.empty())
-    HK_RETURN_IF_ERROR(podnet_.EnsureHostPorts(spec));
+  if (podnet::HostPortSpec spec = HostPortSpecOf(identity_, details); !spec.empty()) {
+    absl::Status taken = podnet_.EnsureHostPorts(spec);
+    if (std::optional<std::string> holder = podnet::HostPortHolder(taken)) {
+      // The host has seen to it that the port is free: what is here is of a Pod whose removal is on its way.
+      HK_RETURN_IF_ERROR(podnet_.RemoveHostPorts(*holder));
+      taken = podnet_.EnsureHostPorts(spec);
+    }
+    HK_RETURN_IF_ERROR(taken);
+  }
   return uplink;
 }
 
@@ -216,6 +224,7 @@ absl::Status DpuEngine::UndoHalf(Attachment row) {
     row.generation = 0;
     details.join.reset();
     details.masquerade_outside.clear();
+    details.host_ports.clear();
     row.details = details.ToText();
     HK_RETURN_IF_ERROR(journal_.Put(row, Durability::kSynced));
   }

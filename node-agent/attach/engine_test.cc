@@ -56,6 +56,8 @@ TEST_CASE("a split Pod has both halves with one generation and one address, and 
   CHECK(host.addresses == dpu.addresses);
   CHECK(host.placement_reason == "annotation heteropod.io/offload=dpu");
   CHECK(host.host_ports.at(0).host_port == 8080);
+  CHECK(dpu.host_ports.at(0).host_port == 8080);
+  CHECK(dpu.host_ports.at(0).host_ip == *IpAddress::Parse("192.0.2.1"));
   CHECK(host.link->link.dpu_pod == dpu.link->link.dpu_pod);
   CHECK_OK(node.host().inspect().LinkOf("uid-1"));
   CHECK(node.host().inspect().Summarise()->split_pods == 1);

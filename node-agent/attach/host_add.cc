@@ -269,8 +269,26 @@ absl::Status HostEngine::TakeHostPorts(const Details& details) {
   return cni::MakeError(cni::kHostPortTaken, text + "; remove that Pod, or choose another hostPort or hostIP");
 }
 
+// The host ports that the DPU can translate before their packets reach this PU.
+absl::StatusOr<std::vector<podnet::HostPort>> HostEngine::HostPortsForDpu(const Details& details) {
+  std::vector<podnet::HostPort> ports;
+  if (details.host_ports.empty()) return ports;
+  HK_ASSIGN_OR_RETURN(std::vector<IpAddress> ours, podnet_.NodeAddresses());
+  for (const podnet::HostPort& port : details.host_ports) {
+    for (const IpAddress& address : ours) {
+      const bool here = !port.host_ip || *port.host_ip == address ||
+                        (port.host_ip->is_unspecified() && port.host_ip->family == address.family);
+      if (!here) continue;
+      ports.push_back(port);
+      ports.back().host_ip = address;
+    }
+  }
+  return ports;
+}
+
 absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, const Details& details) {
   const Join& join = *details.join;
+  HK_ASSIGN_OR_RETURN(std::vector<podnet::HostPort> host_ports, HostPortsForDpu(details));
   absl::StatusOr<PrepareReply> reply = peer_.Prepare({.pod_key = row.pod_key,
                                                       .generation = row.generation,
                                                       .instance = options_.instance,
@@ -285,7 +303,8 @@ absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, c
                                                       .dpu_ephemeral = join.dpu_ephemeral,
                                                       .mtu = details.mtu,
                                                       .bandwidth = details.bandwidth,
-                                                      .masquerade_outside = details.masquerade_outside});
+                                                      .masquerade_outside = details.masquerade_outside,
+                                                      .host_ports = std::move(host_ports)});
   if (!reply.ok()) {
     absl::Status failed = Annotate(reply.status(), "prepare the DPU half");
     return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),

@@ -110,6 +110,7 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::StatusOr<cni::Result> AddOrdinary(Job& job);
   absl::StatusOr<cni::Result> AddSplit(Job& job);
   absl::Status TakeHostPorts(const Details& details);
+  absl::StatusOr<std::vector<podnet::HostPort>> HostPortsForDpu(const Details& details);
   absl::Status WireHostHalf(const Attachment& row, const Details& details, podnet::Guards guards);
   absl::StatusOr<PrepareReply> PrepareDpuHalf(const Attachment& row, const Details& details);
   absl::Status CommitDpuHalf(const Attachment& row);

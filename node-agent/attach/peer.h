@@ -45,6 +45,7 @@ struct PrepareRequest {
   int mtu = 1500;  // bytes
   std::optional<podnet::Bandwidth> bandwidth;
   std::vector<IpPrefix> masquerade_outside;  // see podnet::HostPortSpec
+  std::vector<podnet::HostPort> host_ports;  // on addresses of the host
 };
 struct PrepareReply {
   std::string netns_path;  // pod-d, on the DPU

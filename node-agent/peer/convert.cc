@@ -52,6 +52,13 @@ v1::PrepareRequest ToProto(const attach::PrepareRequest& request) {
     bandwidth->set_egress_burst_bits(request.bandwidth->egress_burst_bits);
   }
   for (const IpPrefix& range : request.masquerade_outside) message.add_masquerade_outside(range.ToString());
+  for (const podnet::HostPort& port : request.host_ports) {
+    v1::HostPort* to = message.add_host_ports();
+    to->set_protocol(std::string(Name(port.protocol)));
+    to->set_host_ip(port.host_ip->ToString());
+    to->set_host_port(port.host_port);
+    to->set_container_port(port.container_port);
+  }
   return message;
 }
 
@@ -85,6 +92,14 @@ absl::StatusOr<attach::PrepareRequest> FromProto(const v1::PrepareRequest& messa
     absl::StatusOr<IpPrefix> range = IpPrefix::Parse(text);
     if (!range.ok()) return Annotate(range.status(), "masquerade_outside");
     request.masquerade_outside.push_back(*range);
+  }
+  for (const v1::HostPort& port : message.host_ports()) {
+    HK_ASSIGN_OR_RETURN(Protocol protocol, ParseProtocol(port.protocol()));
+    HK_ASSIGN_OR_RETURN(IpAddress host_ip, Address(port.host_ip(), "host_ports.host_ip"));
+    request.host_ports.push_back({.protocol = protocol,
+                                  .host_ip = host_ip,
+                                  .host_port = static_cast<uint16_t>(port.host_port()),
+                                  .container_port = static_cast<uint16_t>(port.container_port())});
   }
   return request;
 }

@@ -120,7 +120,11 @@ attach::PrepareRequest SomePrepare() {
           .dpu_ephemeral = {47104, 60999},
           .mtu = 1450,
           .bandwidth = podnet::Bandwidth{.ingress_rate_bits = 1, .egress_burst_bits = 2},
-          .masquerade_outside = {*IpPrefix::Parse("10.88.0.0/16")}};
+          .masquerade_outside = {*IpPrefix::Parse("10.88.0.0/16")},
+          .host_ports = {{.protocol = Protocol::kUdp,
+                          .host_ip = *IpAddress::Parse("192.0.2.1"),
+                          .host_port = 53,
+                          .container_port = 5353}}};
 }
 
 }  // namespace
@@ -141,6 +145,7 @@ TEST_CASE("Prepare arrives as it was sent, and so does its answer") {
   CHECK(got.dpu_ephemeral == sent.dpu_ephemeral);
   CHECK(got.bandwidth == sent.bandwidth);
   CHECK(got.masquerade_outside == sent.masquerade_outside);
+  CHECK(got.host_ports == sent.host_ports);
   CHECK(got.mtu == 1450);
 }
 

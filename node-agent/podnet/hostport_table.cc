@@ -52,7 +52,8 @@ HostPortElements Wanted(const HostPortSpec& spec, bool masquerade) {
                          .value = {to, std::to_string(port.container_port)},
                          .comment = spec.pod_key};
       if (!Everywhere(port)) element.key.insert(element.key.begin(), port.host_ip->ToString());
-      wanted[fmt::format("{}{}", Everywhere(port) ? "any" : "one", Digit(family))].push_back(element);
+      const char* map = spec.of_other_pu ? "far" : Everywhere(port) ? "any" : "one";
+      wanted[fmt::format("{}{}", map, Digit(family))].push_back(element);
     }
     if (!any) continue;
     wanted[fmt::format("hairpin{}", Digit(family))].push_back({.key = {to, to}, .comment = spec.pod_key});
@@ -73,7 +74,8 @@ bool Collide(const NftElement& a, const NftElement& b) {
 
 absl::Status CheckFree(const HostPortElements& present, const HostPortElements& wanted, const std::string& pod_key) {
   for (Family family : kFamilies) {
-    std::string maps[] = {fmt::format("any{}", Digit(family)), fmt::format("one{}", Digit(family))};
+    std::string maps[] = {fmt::format("any{}", Digit(family)), fmt::format("one{}", Digit(family)),
+                          fmt::format("far{}", Digit(family))};
     for (const std::string& wanted_map : maps) {
       if (!wanted.contains(wanted_map)) continue;
       for (const NftElement& element : wanted.at(wanted_map)) {
@@ -116,8 +118,8 @@ HostPort PortOf(const NftElement& element) {
 }  // namespace
 
 const std::vector<std::string>& HostPortSets() {
-  static const std::vector<std::string> names = {"any4", "one4", "hairpin4", "behind4", "masq4", "inside4",
-                                                 "any6", "one6", "hairpin6", "behind6", "masq6", "inside6"};
+  static const std::vector<std::string> names = {"any4", "one4", "far4", "hairpin4", "behind4", "masq4", "inside4",
+                                                 "any6", "one6", "far6", "hairpin6", "behind6", "masq6", "inside6"};
   return names;
 }
 
@@ -128,8 +130,10 @@ std::string HostPortTableScript(const std::string& table) {
     char digit = Digit(family);
     const char* type = family == Family::kV4 ? "ipv4_addr" : "ipv6_addr";
     declare(fmt::format("map {} any{} {{ type inet_proto . inet_service : {} . inet_service; }}", table, digit, type));
-    declare(fmt::format("map {0} one{1} {{ type {2} . inet_proto . inet_service : {2} . inet_service; }}", table, digit,
-                        type));
+    for (const char* map : {"one", "far"}) {
+      declare(fmt::format("map {0} {1}{2} {{ type {3} . inet_proto . inet_service : {3} . inet_service; }}", table, map,
+                          digit, type));
+    }
     declare(fmt::format("set {0} hairpin{1} {{ type {2} . {2}; }}", table, digit, type));
     declare(fmt::format("set {} behind{} {{ type {}; }}", table, digit, type));
     declare(fmt::format("set {} masq{} {{ type {}; }}", table, digit, type));
@@ -147,6 +151,8 @@ std::string HostPortTableScript(const std::string& table) {
   // Where route_localnet is on, this is what keeps 127.0.0.1 unreachable from outside.
   rule("guard iif != lo ip daddr 127.0.0.0/8 counter name martian drop");
   rule("guard iif != lo ip saddr 127.0.0.0/8 counter name martian drop");
+  rule("prerouting dnat ip to ip daddr . meta l4proto . th dport map @far4");
+  rule("prerouting dnat ip6 to ip6 daddr . meta l4proto . th dport map @far6");
   rule("prerouting fib daddr type local goto ports");
   rule("output fib daddr type local goto ports");
   for (Family family : kFamilies) {
@@ -172,7 +178,7 @@ absl::StatusOr<HostPortChange> PlanHostPorts(const std::string& table, const Hos
   HostPortChange change;
   std::string additions;
   for (const std::string& name : HostPortSets()) {
-    bool is_map = name.starts_with("any") || name.starts_with("one");
+    bool is_map = name.starts_with("any") || name.starts_with("one") || name.starts_with("far");
     const std::vector<NftElement> none;
     const std::vector<NftElement>& is = present.contains(name) ? present.at(name) : none;
     const std::vector<NftElement>& should = wanted.contains(name) ? wanted.at(name) : none;

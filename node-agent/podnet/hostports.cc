@@ -117,6 +117,20 @@ std::string HostPortTable(const std::string& instance) {
   return "inet heterok8s_" + name;
 }
 
+absl::StatusOr<std::vector<IpAddress>> NodeAddresses() {
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Link> links, netlink->Links());
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Address> addresses, netlink->Addresses(0));
+  std::vector<IpAddress> found;
+  for (const netlink::Address& address : addresses) {
+    auto link = std::find_if(links.begin(), links.end(), [&](const auto& l) { return l.index == address.link; });
+    const bool to_pod = link != links.end() && pu::OwnerTag::FromAlias(link->alias).ok();
+    if (!to_pod && address.scope == netlink::Scope::kGlobal && !address.prefix.address.is_loopback())
+      found.push_back(address.prefix.address);
+  }
+  return found;
+}
+
 absl::Status PrepareHostPorts(const std::string& instance) {
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
   return Annotate(nft->Run(HostPortTableScript(HostPortTable(instance))), "make the host port table");

@@ -9,8 +9,10 @@
 // (127.0.0.1:hostPort and [::1]:hostPort included). The element's comment is the Pod's key, so the kernel is the only
 // place that knows.
 // The source is kept, except where the answer would not come back this way: the Node's own calls from localhost, a Pod
-// that calls itself, and calls from beyond this Node to a Pod that has no interface of its own here (a split Pod is
+// that calls itself, and calls from beyond this PU to a Pod that has no interface of its own here (a split Pod is
 // behind the DPU, whose answers to such callers would not pass here).
+// On the DPU far4 and far6 are like one4 and one6, with addresses of the host: calls from outside are translated where
+// their answers pass, and keep their source. The host's own calls, and its Pods', are translated on the host.
 // Of a Pod with ipMasq `masq4` has the address and `inside4` the pairs of it and a range in which it is kept, as
 // bridge's and ptp's ipMasq keep it in the Pod's subnet; multicast is left alone. One rule for all Pods.
 // Threading: any thread. The calling thread is in the root namespace.
@@ -34,5 +36,7 @@ absl::Status PrepareHostPorts(const std::string& instance);
 // After EnsureUplink: the route to the Pod decides how answers come back.
 absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& spec);
 absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod_key);
+// Global addresses of this namespace; not those of links to Pods.
+absl::StatusOr<std::vector<IpAddress>> NodeAddresses();
 
 }  // namespace heterok8s::podnet

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "common/testing/matchers.h"
@@ -302,8 +303,37 @@ TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
   CHECK(Calls(server, n.b.ns, At("198.51.100.1", 80)) == "10.88.0.6");  // an ordinary Pod of this Node
   Calls(server, n.node, At("127.0.0.1", 80));
   Calls(server, split.ns, At("198.51.100.1", 80));
+
+  // Translated on the DPU, which their answers pass, calls from outside keep their source.
+  SplitPodTopology::Sh(dpu, "ip link set pod0 alias heterok8s:test:pod-s:eth0");
+  REQUIRE_OK(sys::InNetns(dpu, [&]() -> absl::Status {
+    HK_RETURN_IF_ERROR(PrepareHostPorts(kInstance));
+    return EnsureHostPorts(
+        kInstance, {.pod_key = split.key,
+                    .ports = {{.host_ip = *IpAddress::Parse("198.51.100.1"), .host_port = 80, .container_port = 8080}},
+                    .addresses = split.addresses,
+                    .of_other_pu = true});
+  }));
+  CHECK(Calls(server, n.outside, At("198.51.100.1", 80)) == "203.0.113.9");
+  CHECK(Calls(server, n.b.ns, At("198.51.100.1", 80)) == "10.88.0.6");
+  Calls(server, n.node, At("127.0.0.1", 80));
+  Calls(server, split.ns, At("198.51.100.1", 80));
   (void)sys::DeleteNetns(dpu.path());
   (void)sys::DeleteNetns(pod_path);
+}
+
+TEST_CASE("the Node's addresses are those by which others know it") {
+  Node n;
+  n.AddPods();
+  std::vector<IpAddress> found;
+  n.InNode([&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(found, NodeAddresses());
+    return absl::OkStatus();
+  });
+
+  std::sort(found.begin(), found.end());
+  CHECK(found == std::vector<IpAddress>{*IpAddress::Parse("192.0.2.1"), *IpAddress::Parse("192.0.2.2"),
+                                        *IpAddress::Parse("2001:db8::1")});
 }
 
 TEST_CASE("a table per instance, whatever its name") {

@@ -62,6 +62,15 @@ absl::Status KernelPodNet::RemoveHostPorts(const std::string& pod_key) {
   return InRoot([&] { return podnet::RemoveHostPorts(options_.instance, pod_key); });
 }
 
+absl::StatusOr<std::vector<IpAddress>> KernelPodNet::NodeAddresses() {
+  std::vector<IpAddress> addresses;
+  HK_RETURN_IF_ERROR(InRoot([&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(addresses, podnet::NodeAddresses());
+    return absl::OkStatus();
+  }));
+  return addresses;
+}
+
 absl::StatusOr<std::vector<pu::OwnerTag>> KernelPodNet::ListUplinks() {
   std::vector<pu::OwnerTag> tags;
   HK_RETURN_IF_ERROR(InRoot([&]() -> absl::Status {

@@ -28,6 +28,7 @@ class KernelPodNet : public PodNet {
 
   absl::Status EnsureHostPorts(const HostPortSpec& spec) override;
   absl::Status RemoveHostPorts(const std::string& pod_key) override;
+  absl::StatusOr<std::vector<IpAddress>> NodeAddresses() override;
 
   absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() override;
 

@@ -94,6 +94,8 @@ struct HostPortSpec {
   // CNI's ipMasq: what the Pod sends out of these ranges and this PU gets the address of the device it leaves by.
   // Empty: the Pod's own address stays.
   std::vector<IpPrefix> masquerade_outside;
+  // The ports' host_ip are addresses of the other PU, whose packets pass here: on the DPU, those of the host.
+  bool of_other_pu = false;
   bool empty() const { return ports.empty() && masquerade_outside.empty(); }
 };
 
@@ -134,6 +136,8 @@ class PodNet {
   // Host ports and masquerading live in the root namespace's table. kAlreadyExists names the Pod that has the port.
   virtual absl::Status EnsureHostPorts(const HostPortSpec& spec) = 0;
   virtual absl::Status RemoveHostPorts(const std::string& pod_key) = 0;
+  // The addresses by which others know this PU: of its root namespace, global ones.
+  virtual absl::StatusOr<std::vector<IpAddress>> NodeAddresses() { return std::vector<IpAddress>{}; }
 
   // Owner tags of all uplinks in this PU's root namespace (orphan scan), this instance only.
   virtual absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() = 0;
