@@ -93,6 +93,7 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   absl::StatusOr<std::optional<Attachment>> FindHalf(const std::string& pod_key);
   absl::StatusOr<Attachment> RowForHalf(const PrepareRequest& request, Details& details);
   absl::StatusOr<podnet::Uplink> PlaceHalf(const Attachment& row, const Details& details);
+  absl::Status TakeHostPorts(const Attachment& row, const Details& details);
   absl::Status JoinHalf(const Attachment& row, const Details& details);
   // Takes the link and what came with it away; a namespace of our own too. The twin's sandbox and uplink stay.
   absl::Status UndoHalf(Attachment row);

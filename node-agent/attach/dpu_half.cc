@@ -135,16 +135,30 @@ absl::StatusOr<podnet::Uplink> DpuEngine::PlaceHalf(const Attachment& row, const
   HK_FAULT_POINT("dpu.prepare.after-uplink");
   HK_RETURN_IF_ERROR(guarded.get());
   HK_FAULT_POINT("dpu.prepare.after-guards");
-  if (podnet::HostPortSpec spec = HostPortSpecOf(identity_, details); !spec.empty()) {
-    absl::Status taken = podnet_.EnsureHostPorts(spec);
-    if (std::optional<std::string> holder = podnet::HostPortHolder(taken)) {
-      // The host has seen to it that the port is free: what is here is of a Pod whose removal is on its way.
-      HK_RETURN_IF_ERROR(podnet_.RemoveHostPorts(*holder));
-      taken = podnet_.EnsureHostPorts(spec);
-    }
-    HK_RETURN_IF_ERROR(taken);
-  }
+  HK_RETURN_IF_ERROR(TakeHostPorts(row, details));
   return uplink;
+}
+
+// The host gives a port to one Pod at a time, so whoever else has it here is an older Pod whose removal is on its way,
+// or this one is.
+absl::Status DpuEngine::TakeHostPorts(const Attachment& row, const Details& details) {
+  podnet::HostPortSpec spec = HostPortSpecOf(identity_, details);
+  if (spec.empty()) return absl::OkStatus();
+  absl::Status taken = podnet_.EnsureHostPorts(spec);
+  while (std::optional<std::string> holder = podnet::HostPortHolder(taken)) {
+    HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, journal_.All());
+    auto newer = [&](const Attachment& other) {
+      return IsHalf(other) && OwnerOf(other.pod_key, other.key.ifname) == *holder && other.generation > row.generation;
+    };
+    if (std::any_of(rows.begin(), rows.end(), newer)) {
+      spdlog::info("Pod {}: {}; leaving its host ports to that one", row.pod_key, Message(taken));
+      spec.ports.clear();
+      return spec.empty() ? absl::OkStatus() : podnet_.EnsureHostPorts(spec);
+    }
+    HK_RETURN_IF_ERROR(podnet_.RemoveHostPorts(*holder));
+    taken = podnet_.EnsureHostPorts(spec);
+  }
+  return taken;
 }
 
 // The link, in a half that PlaceHalf has made.

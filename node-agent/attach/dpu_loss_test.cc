@@ -1,5 +1,6 @@
 // Split Pods while the DPU, its heterod or an answer is lost, and when it returns.
 #include <fmt/format.h>
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "common/fault/fault.h"
@@ -110,6 +111,30 @@ TEST_CASE("the same Pod added again while its tombstone waits is not hurt by the
   CHECK(node.host().inspect().Summarise()->tombstones == 0);
   CHECK_OK(node.host().Check(node.Check(again, *result)));
   CHECK_OK(node.host().Del(node.Del(again)));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("a host port goes to its next Pod although the DPU has not yet heard that the last one is gone") {
+  TwoEngines node;
+  const cni::Request add = node.HostAdd("c1", "uid-1", kSplit, 8080);
+  REQUIRE_OK(node.host().Add(add));
+  node.to_dpu.SetDown(true, /*lease_too=*/false);
+  REQUIRE_OK(node.host().Del(node.Del(add)));
+  node.to_dpu.SetDown(false);
+  auto has_it = [&](const std::string& uid) {
+    const std::vector<std::string> objects = node.dpu_kernel.Objects("");
+    return std::find(objects.begin(), objects.end(), "host ports of " + uid) != objects.end();
+  };
+
+  const cni::Request next = node.HostAdd("c2", "uid-2", kSplit, 8080);
+  REQUIRE_OK(node.host().Add(next));
+  CHECK(has_it("uid-2"));
+  node.CrashDpu();  // the old half may be restored before the new one, or after it
+  CHECK(has_it("uid-2"));
+  node.ResyncBoth();
+  CHECK(has_it("uid-2"));
+  CHECK_FALSE(has_it("uid-1"));
+  CHECK_OK(node.host().Del(node.Del(next)));
   CHECK(node.Leftovers() == Nothing());
 }
 

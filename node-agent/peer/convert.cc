@@ -24,6 +24,11 @@ absl::StatusOr<IpAddress> Address(const std::string& text, std::string_view fiel
   return address;
 }
 
+absl::StatusOr<uint16_t> Port(uint32_t number, std::string_view field) {
+  if (number == 0 || number > 65535) return absl::InvalidArgumentError(fmt::format("{}: {} is no port", field, number));
+  return static_cast<uint16_t>(number);
+}
+
 }  // namespace
 
 v1::PrepareRequest ToProto(const attach::PrepareRequest& request) {
@@ -96,10 +101,10 @@ absl::StatusOr<attach::PrepareRequest> FromProto(const v1::PrepareRequest& messa
   for (const v1::HostPort& port : message.host_ports()) {
     HK_ASSIGN_OR_RETURN(Protocol protocol, ParseProtocol(port.protocol()));
     HK_ASSIGN_OR_RETURN(IpAddress host_ip, Address(port.host_ip(), "host_ports.host_ip"));
-    request.host_ports.push_back({.protocol = protocol,
-                                  .host_ip = host_ip,
-                                  .host_port = static_cast<uint16_t>(port.host_port()),
-                                  .container_port = static_cast<uint16_t>(port.container_port())});
+    HK_ASSIGN_OR_RETURN(uint16_t host_port, Port(port.host_port(), "host_ports.host_port"));
+    HK_ASSIGN_OR_RETURN(uint16_t container_port, Port(port.container_port(), "host_ports.container_port"));
+    request.host_ports.push_back(
+        {.protocol = protocol, .host_ip = host_ip, .host_port = host_port, .container_port = container_port});
   }
   return request;
 }
