@@ -144,7 +144,7 @@ absl::Status Heterod::Parts::LeavePlaceholders() {
   HK_ASSIGN_OR_RETURN(std::vector<ledger::Attachment> rows, ledger->ListAttachments());
   for (const ledger::Attachment& row : rows) {
     if (row.mode == ledger::Mode::kOrdinary || row.netns_path.empty()) continue;
-    absl::Status left = ports::RemovePlaceholderNat(row.netns_path, is_host() ? row.key.ifname : attach::kDpuLinkName);
+    absl::Status left = ports::RemovePlaceholderNat(row.netns_path);
     if (!left.ok()) spdlog::warn("Pod {}: remove the NAT of placeholders: {}", row.pod_key, Message(left));
   }
   return absl::OkStatus();

@@ -97,7 +97,7 @@ std::string NatTableScript(const PodPorts& pod, const std::string& link_ifname) 
   script.Chain("output", "nat hook output priority -100");
   script.Chain("postrouting", "nat hook postrouting priority 100");
   script.Chain("refuse", "filter hook output priority filter");
-  // With route_localnet the kernel's own guard is off on the link; the Pod's table has the same rules.
+  // podnet sets route_localnet on the link, and guards it in the Pod's own table; the same here, before translation.
   script.Rule("track", "iifname {} ip saddr 127.0.0.0/8 drop", link_ifname);
   script.Rule("track", "iifname {} ip daddr 127.0.0.0/8 drop", link_ifname);
   FamilyRules(script, "ip", ViewOf(pod, Family::kV4), /*v4=*/true);

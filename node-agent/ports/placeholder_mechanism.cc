@@ -1,10 +1,8 @@
 #include "node-agent/ports/placeholder_mechanism.h"
 
-#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include "common/netfilter/libnftables_nft.h"
-#include "common/sys/file.h"
 #include "common/sys/netns.h"
 #include "node-agent/ports/nat_table.h"
 #include "node-agent/ports/placeholder_ports.h"
@@ -21,18 +19,12 @@ absl::StatusOr<std::unique_ptr<Ports>> NewPorts(Mechanism mechanism, Options opt
   return NewPlaceholderPorts(std::move(options), std::move(listener));
 }
 
-absl::Status RemovePlaceholderNat(const std::string& netns_path, const std::string& link_ifname) {
+absl::Status RemovePlaceholderNat(const std::string& netns_path) {
   absl::StatusOr<sys::NetnsRef> ns = sys::NetnsRef::Open(netns_path);
   if (absl::IsNotFound(ns.status())) return absl::OkStatus();
   HK_RETURN_IF_ERROR(ns.status());
   return sys::InNetns(*ns, [&]() -> absl::Status {
     HK_ASSIGN_OR_RETURN(std::unique_ptr<netfilter::Nft> nft, netfilter::OpenNft());
-    absl::Status found = nft->Print(kNatTable).status();
-    if (absl::IsNotFound(found)) return absl::OkStatus();
-    HK_RETURN_IF_ERROR(found);
-    // First what the table guards against.
-    absl::Status off = sys::SetSysctl(fmt::format("net/ipv4/conf/{}/route_localnet", link_ifname), "0");
-    if (!off.ok() && !absl::IsNotFound(off)) return off;
     return nft->Run(RemoveNatTableScript());
   });
 }

@@ -14,7 +14,7 @@ namespace heterok8s::ports {
 absl::StatusOr<std::unique_ptr<Ports>> NewPorts(Mechanism mechanism, Options options, Listener listener);
 
 // With BPF, at start, for each split Pod of the ledger: the table that placeholders made in its namespace would
-// translate what BPF has decided. `link_ifname`: the device of the link there. OK when there is no table, or no Pod.
-absl::Status RemovePlaceholderNat(const std::string& netns_path, const std::string& link_ifname);
+// translate what BPF has decided. OK when there is no table, or no Pod.
+absl::Status RemovePlaceholderNat(const std::string& netns_path);
 
 }  // namespace heterok8s::ports

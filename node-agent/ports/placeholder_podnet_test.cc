@@ -10,10 +10,12 @@
 #include <mutex>
 #include <set>
 
+#include "common/sys/file.h"
 #include "common/testing/matchers.h"
 #include "node-agent/podnet/link.h"
 #include "node-agent/podnet/split_pod_topology.h"
 #include "node-agent/podnet/test_sockets.h"
+#include "node-agent/ports/placeholder_mechanism.h"
 #include "node-agent/ports/placeholder_ports.h"
 
 namespace heterok8s::ports {
@@ -43,6 +45,15 @@ class WiredPod {
 
   const sys::NetnsRef& Ns(pu::Side side) const { return side == pu::Side::kHost ? pod_.pod_h() : pod_.pod_d(); }
   const sys::NetnsRef& far() const { return pod_.far(); }
+  Ports& ports(pu::Side side) { return *ports_[side == pu::Side::kDpu]; }
+  std::string Localnet(pu::Side side) const {
+    std::string value;
+    REQUIRE_OK(sys::InNetns(Ns(side), [&]() -> absl::Status {
+      HK_ASSIGN_OR_RETURN(value, sys::ReadFile("/proc/sys/net/ipv4/conf/" + Spec(side).ifname + "/route_localnet"));
+      return absl::OkStatus();
+    }));
+    return value;
+  }
 
   sys::UniqueFd Serve(pu::Side side, Protocol protocol, const char* address, uint16_t* port) {
     sys::UniqueFd server = podnet::Listen(Ns(side), protocol, At(address, 0));
@@ -149,6 +160,19 @@ TEST_CASE("a placeholder of the DPU takes no packet from outside that is the hos
     CHECK(podnet::Receive(udp, &from) == "ping");
     REQUIRE(podnet::SendTo(udp, from, "pong"));
     CHECK(podnet::Receive(sender) == "pong");
+  }
+}
+
+TEST_CASE("what lets localhost pass the link is podnet's: no end of the NAT takes it away", "[netns]") {
+  WiredPod pod;
+  for (pu::Side side : {pu::Side::kHost, pu::Side::kDpu}) {
+    REQUIRE(pod.Localnet(side) == "1\n");
+
+    CHECK_OK(RemovePlaceholderNat(pod.Ns(side).path()));
+    CHECK(pod.Localnet(side) == "1\n");
+    CHECK_OK(RemovePlaceholderNat(pod.Ns(side).path()));  // and there need not be any
+    CHECK_OK(pod.ports(side).RemovePod("pod-1"));
+    CHECK(pod.Localnet(side) == "1\n");
   }
 }
 

@@ -39,10 +39,6 @@ absl::StatusOr<std::string> LinkIfname(const PodPorts& pod) {
   return absl::FailedPreconditionError(fmt::format("no device has the link address {}", own.ToString()));
 }
 
-absl::Status SetRouteLocalnet(const std::string& ifname, bool on) {
-  return sys::SetSysctl(fmt::format("net/ipv4/conf/{}/route_localnet", ifname), on ? "1" : "0");
-}
-
 // As with BPF: what a Pod finds does not depend on the mechanism.
 absl::Status DisableMultipathTcp() {
   absl::Status status = sys::SetSysctl("net.mptcp.enabled", "0");
@@ -164,9 +160,9 @@ absl::Status PlaceholderPorts::WireLocked(Pod& pod) {
   HK_ASSIGN_OR_RETURN(pod.link_ifname, LinkIfname(pod.ports));
   HK_RETURN_IF_ERROR(DisableMultipathTcp());
   HK_ASSIGN_OR_RETURN(std::unique_ptr<netfilter::Nft> nft, netfilter::OpenNft());
+  // It needs route_localnet on the link, which podnet has set with the link: one owner, as of the guard against
+  // martians.
   HK_RETURN_IF_ERROR(nft->Run(NatTableScript(pod.ports, pod.link_ifname)));
-  // After the table: it has the guard against martians.
-  HK_RETURN_IF_ERROR(SetRouteLocalnet(pod.link_ifname, true));
   if (!pod.called.empty()) return absl::OkStatus();
   for (int set = 0; set < kNatSetCount; ++set) {
     HK_ASSIGN_OR_RETURN(std::vector<netfilter::NftElement> elements, nft->Elements(kNatTable, kNatSets[set]));
@@ -196,10 +192,6 @@ absl::Status PlaceholderPorts::RemoveLocked(const std::string& pod_key) {
   Pod& pod = found->second;
   HK_RETURN_IF_ERROR(sys::InNetns(pod.ns, [&]() -> absl::Status {
     HK_ASSIGN_OR_RETURN(std::unique_ptr<netfilter::Nft> nft, netfilter::OpenNft());
-    if (!pod.link_ifname.empty()) {
-      absl::Status off = SetRouteLocalnet(pod.link_ifname, false);
-      if (!off.ok() && !absl::IsNotFound(off)) return off;  // the device may be gone
-    }
     return nft->Run(RemoveNatTableScript());
   }));
   std::erase_if(changes_, [&](const PortChange& change) { return change.pod_key == pod_key; });
