@@ -116,6 +116,7 @@ class Receiver {
     int queued = 0;
     Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
     const uint64_t switch_at = channel_.peer().control.switch_at.load(std::memory_order_acquire);
+    seen_switch_ = switch_at;  // what Wait() compares with: a switch after this look must not be slept through
     uint64_t most = static_cast<uint64_t>(queued);
     if (switch_at != 0) {
       const uint64_t received = rx_.calls.bytes();
@@ -286,7 +287,6 @@ class Receiver {
   // Returns 0 to look again, or -errno. Enters and leaves with the lock held.
   ssize_t Wait() {
     layout::SideLines& own = channel_.own();
-    seen_switch_ = channel_.peer().control.switch_at.load(std::memory_order_acquire);
     if (rx_.mode.load(std::memory_order_relaxed) == Mode::kRing) {
       own.wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
       // Looking goes on under the lock, so that nobody unmaps what we look at; it lasts tens of microseconds at most.
