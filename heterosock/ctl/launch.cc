@@ -47,15 +47,44 @@ std::string FindProgram(const std::string& name, const std::string& path_variabl
   return "";
 }
 
-std::string FindLibrary(const std::string& own_folder) {
+std::string FindLibrary(const std::string& own_folder, bool musl) {
+  const std::string name = musl ? fmt::format("musl/{}", kLibraryName) : kLibraryName;
   for (const std::string& path :
-       {fmt::format("{}/{}", own_folder, kLibraryName), fmt::format("{}/../{}", own_folder, kLibraryName),
-        fmt::format("{}/../lib/heterosock/{}", own_folder, kLibraryName),
-        fmt::format("/usr/lib/heterosock/{}", kLibraryName)}) {
+       {fmt::format("{}/{}", own_folder, name), fmt::format("{}/../{}", own_folder, name),
+        fmt::format("{}/../lib/heterosock/{}", own_folder, name), fmt::format("/usr/lib/heterosock/{}", name)}) {
     std::error_code error;
     if (std::filesystem::exists(path, error)) return std::filesystem::canonical(path, error).string();
   }
   return "";
+}
+
+// The dynamic loader that an ELF program asks for; empty when it asks for none, or is no such program.
+struct Elf {
+  bool is_elf = false, is_64 = false;
+  std::string interpreter;
+};
+Elf ReadElf(const std::string& program) {
+  Elf elf;
+  std::ifstream in(program, std::ios::binary);
+  Elf64_Ehdr header{};
+  if (!in.read(reinterpret_cast<char*>(&header), sizeof header) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) {
+    return elf;
+  }
+  elf.is_elf = true;
+  elf.is_64 = header.e_ident[EI_CLASS] == ELFCLASS64;
+  if (!elf.is_64) return elf;
+  for (int i = 0; i < header.e_phnum; ++i) {
+    Elf64_Phdr segment{};
+    in.seekg(static_cast<std::streamoff>(header.e_phoff) + i * static_cast<std::streamoff>(header.e_phentsize));
+    if (!in.read(reinterpret_cast<char*>(&segment), sizeof segment)) break;
+    if (segment.p_type != PT_INTERP) continue;
+    std::string name(std::min<uint64_t>(segment.p_filesz, 4096), '\0');
+    in.seekg(static_cast<std::streamoff>(segment.p_offset));
+    in.read(name.data(), static_cast<std::streamsize>(name.size()));
+    elf.interpreter = name.c_str();
+    break;
+  }
+  return elf;
 }
 
 }  // namespace
@@ -68,18 +97,10 @@ std::string WhyNotPreloadable(const std::string& program) {
   if ((st.st_mode & S_ISGID) != 0 && st.st_gid != getegid()) return "it is set-group-ID";
   if (geteuid() != 0 && getxattr(program.c_str(), "security.capability", nullptr, 0) > 0)
     return "it has file capabilities";
-  std::ifstream in(program, std::ios::binary);
-  Elf64_Ehdr header{};
-  if (!in.read(reinterpret_cast<char*>(&header), sizeof header) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) {
-    return "";  // a script: its interpreter decides
-  }
-  if (header.e_ident[EI_CLASS] != ELFCLASS64) return "it is a 32-bit program";
-  for (int i = 0; i < header.e_phnum; ++i) {
-    Elf64_Phdr segment{};
-    in.seekg(static_cast<std::streamoff>(header.e_phoff) + i * static_cast<std::streamoff>(header.e_phentsize));
-    if (!in.read(reinterpret_cast<char*>(&segment), sizeof segment)) return "";
-    if (segment.p_type == PT_INTERP) return "";
-  }
+  const Elf elf = ReadElf(program);
+  if (!elf.is_elf) return "";  // a script: its interpreter decides
+  if (!elf.is_64) return "it is a 32-bit program";
+  if (!elf.interpreter.empty()) return "";
   return "it is statically linked";
 }
 
@@ -92,7 +113,11 @@ absl::StatusOr<Launch> PlanLaunch(const LaunchOptions& options, const std::vecto
   }
   std::string library = options.library;
   if (library.empty()) library = Variable(environment, kLibraryVariable);
-  if (library.empty()) library = FindLibrary(options.own_folder);
+  if (library.empty()) {
+    // "ld-musl-x86_64.so.1". The libraries get along with programs of the other libc that this one may start.
+    const bool musl = ReadElf(launch.program).interpreter.find("/ld-musl-") != std::string::npos;
+    library = FindLibrary(options.own_folder, musl);
+  }
   std::error_code error;
   if (library.empty() || !std::filesystem::exists(library, error)) {
     return absl::NotFoundError(fmt::format("{} is not at {}; {} or --library names it", kLibraryName,

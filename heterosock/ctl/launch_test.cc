@@ -1,10 +1,12 @@
 #include "heterosock/ctl/launch.h"
 
+#include <elf.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -46,6 +48,33 @@ TEST_CASE("the library is preloaded and the agent named") {
   CHECK(Has(*launch, "A=b"));
   REQUIRE(launch->warnings.size() == 1);
   CHECK(launch->warnings[0].find("no heterosockd at '/x/agent.sock'") == 0);
+}
+
+TEST_CASE("a program on musl gets the library that was built against musl") {
+  Folder folder;
+  std::filesystem::create_directory(folder.path() + "/musl");
+  std::ofstream(folder.path() + "/musl/libheterosock.so") << "x";
+  const std::string program = folder.path() + "/program", interpreter = "/lib/ld-musl-x86_64.so.1";
+  {
+    Elf64_Ehdr header{};
+    std::memcpy(header.e_ident, ELFMAG, SELFMAG);
+    header.e_ident[EI_CLASS] = ELFCLASS64;
+    header.e_phoff = sizeof header;
+    header.e_phentsize = sizeof(Elf64_Phdr);
+    header.e_phnum = 1;
+    Elf64_Phdr segment{};
+    segment.p_type = PT_INTERP;
+    segment.p_offset = sizeof header + sizeof segment;
+    segment.p_filesz = interpreter.size() + 1;
+    std::ofstream out(program, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(&header), sizeof header);
+    out.write(reinterpret_cast<const char*>(&segment), sizeof segment);
+    out.write(interpreter.c_str(), static_cast<std::streamsize>(interpreter.size() + 1));
+  }
+  REQUIRE(chmod(program.c_str(), 0755) == 0);
+  auto launch = PlanLaunch({.argv = {program}, .own_folder = folder.path()}, {});
+  REQUIRE_OK(launch);
+  CHECK(Has(*launch, "LD_PRELOAD=" + folder.path() + "/musl/libheterosock.so"));
 }
 
 TEST_CASE("what is preloaded already stays, and ours is added once") {

@@ -142,7 +142,7 @@ int CookieClose(void* cookie) {
   const int fd = CookieFd(cookie);
   for (auto& entry : cookies) {
     FILE* file = entry.load();
-    if (file != nullptr && file->_fileno == fd) entry.compare_exchange_strong(file, nullptr);
+    if (file != nullptr && DescriptorOf(file) == fd) entry.compare_exchange_strong(file, nullptr);
   }
   return close(fd);
 }
@@ -166,12 +166,12 @@ HETEROSOCK_EXPORT ssize_t splice(int in, off_t* in_offset, int out, off_t* out_o
 HETEROSOCK_EXPORT FILE* fdopen(int fd, const char* mode) {
   uint32_t slot;
   if (!StreamOf(fd, &slot)) return real.fdopen(fd, mode);
-  if (Slots::Get(slot).phase.load() == Phase::kArmed && mode != nullptr &&
+  if (CanNameDescriptor() && Slots::Get(slot).phase.load() == Phase::kArmed && mode != nullptr &&
       (mode[0] == 'r' || mode[0] == 'w' || mode[0] == 'a')) {
     FILE* file = fopencookie(reinterpret_cast<void*>(static_cast<intptr_t>(fd)), mode,
                              {CookieRead, CookieWrite, CookieSeek, CookieClose});
     if (file == nullptr) return nullptr;
-    file->_fileno = fd;
+    NameDescriptor(file, fd);
     if (NoteCookie(file)) return file;
     errno = EMFILE;  // more of them than there is room for
     return nullptr;
@@ -201,7 +201,7 @@ HETEROSOCK_EXPORT FILE* freopen(const char* path, const char* mode, FILE* stream
   if (mode[0] == 'a') flags |= O_CREAT | O_APPEND;
   const int fd = open(path, flags, 0666);
   if (fd < 0) return nullptr;
-  dup2(fd, stream->_fileno);
+  dup2(fd, DescriptorOf(stream));
   close(fd);
   clearerr(stream);
   return stream;

@@ -195,7 +195,7 @@ HETEROSOCK_EXPORT ssize_t recvmsg(int fd, msghdr* message, int flags) {
   return result;
 }
 
-HETEROSOCK_EXPORT int recvmmsg(int fd, mmsghdr* messages, unsigned count, int flags, timespec* timeout) {
+HETEROSOCK_EXPORT int recvmmsg(int fd, mmsghdr* messages, unsigned count, MmsgFlags flags, timespec* timeout) {
   uint32_t slot;
   if (!StreamOf(fd, &slot) || count == 0) return real.recvmmsg(fd, messages, count, flags, timeout);
   // As the kernel: the first waits, MSG_WAITFORONE makes the others not wait, an error after the first is kept for
@@ -260,7 +260,7 @@ HETEROSOCK_EXPORT ssize_t sendmsg(int fd, const msghdr* message, int flags) {
   return real.sendmsg(fd, message, flags);
 }
 
-HETEROSOCK_EXPORT int sendmmsg(int fd, mmsghdr* messages, unsigned count, int flags) {
+HETEROSOCK_EXPORT int sendmmsg(int fd, mmsghdr* messages, unsigned count, MmsgFlags flags) {
   uint32_t slot;
   if (!StreamOf(fd, &slot)) {
     for (unsigned i = 0; messages != nullptr && i < count; ++i) FencePassed(&messages[i].msg_hdr);
@@ -282,6 +282,6 @@ HETEROSOCK_EXPORT int sendmmsg(int fd, mmsghdr* messages, unsigned count, int fl
 HETEROSOCK_EXPORT ssize_t __read(int fd, void* buffer, size_t bytes) __attribute__((alias("read")));
 HETEROSOCK_EXPORT ssize_t __write(int fd, const void* buffer, size_t bytes) __attribute__((alias("write")));
 HETEROSOCK_EXPORT ssize_t __send(int fd, const void* buffer, size_t bytes, int flags) __attribute__((alias("send")));
-HETEROSOCK_EXPORT int __sendmmsg(int fd, mmsghdr* messages, unsigned count, int flags)
+HETEROSOCK_EXPORT int __sendmmsg(int fd, mmsghdr* messages, unsigned count, MmsgFlags flags)
     __attribute__((alias("sendmmsg")));
 HETEROSOCK_EXPORT ssize_t __read_nocancel(int fd, void* buffer, size_t bytes) __attribute__((alias("read")));

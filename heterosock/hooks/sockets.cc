@@ -200,7 +200,7 @@ HETEROSOCK_EXPORT int getsockopt(int fd, int level, int name, void* value, sockl
   return result;
 }
 
-HETEROSOCK_EXPORT int ioctl(int fd, unsigned long request, ...) {
+HETEROSOCK_EXPORT int ioctl(int fd, IoctlRequest request, ...) {
   va_list arguments;
   va_start(arguments, request);
   const long argument = va_arg(arguments, long);

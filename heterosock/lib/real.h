@@ -19,6 +19,8 @@
 #include <sys/uio.h>
 #include <time.h>
 
+#include "heterosock/lib/libc.h"
+
 namespace heterok8s::heterosock {
 
 // name, return type, parameters
