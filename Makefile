@@ -5,10 +5,10 @@ TIER ?= all
 BENCH ?= all
 SOAK ?= 3600
 
-.PHONY: help setup build programs test soak demo bench check lab-up lab-down clean
+.PHONY: help setup build programs test soak demo bench check lab-up lab-kubernetes lab-down clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing (apt, Go)
 	@tools/setup
@@ -37,6 +37,11 @@ check: setup ## formatting, lints, duplicate fault points, dead links
 lab-up: programs ## make one heterogeneous computer on this machine
 	@deploy/images/build
 	@bazel-bin/heteroctl/heteroctl lab up
+
+lab-kubernetes: programs ## the same with a real Kubernetes of two such Nodes
+	@deploy/images/build
+	@deploy/kubernetes/build
+	@bazel-bin/heteroctl/heteroctl lab up --kubernetes
 
 lab-down: ## remove it
 	@bazel-bin/heteroctl/heteroctl lab down

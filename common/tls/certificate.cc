@@ -87,7 +87,7 @@ absl::Status AddExtension(X509* certificate, X509* issuer, int nid, const std::s
 
 // Subject, key, serial and dates; issuer and signature are the caller's.
 absl::StatusOr<Certificate> NewCertificate(EVP_PKEY* key, const std::string& common_name,
-                                           std::chrono::seconds lifetime) {
+                                           const std::string& organization, std::chrono::seconds lifetime) {
   unsigned char serial[16];
   if (RAND_bytes(serial, sizeof(serial)) != 1) return OpensslError("random serial");
   serial[0] &= 0x7f;  // positive
@@ -100,9 +100,12 @@ absl::StatusOr<Certificate> NewCertificate(EVP_PKEY* key, const std::string& com
     return OpensslError("new certificate");
   }
   X509_NAME* name = X509_get_subject_name(certificate.get());
-  const auto* bytes = reinterpret_cast<const unsigned char*>(common_name.data());
-  if (X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, bytes, static_cast<int>(common_name.size()), -1, 0) != 1) {
-    return OpensslError(fmt::format("certificate subject '{}'", common_name));
+  for (const auto& [key_word, text] : {std::pair("O", organization), std::pair("CN", common_name)}) {
+    if (text.empty()) continue;
+    const auto* bytes = reinterpret_cast<const unsigned char*>(text.data());
+    if (X509_NAME_add_entry_by_txt(name, key_word, MBSTRING_UTF8, bytes, static_cast<int>(text.size()), -1, 0) != 1) {
+      return OpensslError(fmt::format("certificate subject '{}'", text));
+    }
   }
   using std::chrono::duration_cast;
   X509_gmtime_adj(X509_getm_notBefore(certificate.get()),
@@ -162,7 +165,7 @@ absl::Status Stage(const std::string& path, const std::string& text, mode_t mode
 absl::StatusOr<KeyPair> MakeCa(const std::string& common_name, std::chrono::seconds lifetime) {
   Key key(EVP_EC_gen("P-256"));
   if (!key) return OpensslError("make a key");
-  HK_ASSIGN_OR_RETURN(Certificate certificate, NewCertificate(key.get(), common_name, lifetime));
+  HK_ASSIGN_OR_RETURN(Certificate certificate, NewCertificate(key.get(), common_name, "", lifetime));
   X509* self = certificate.get();
   if (X509_set_issuer_name(self, X509_get_subject_name(self)) != 1) return OpensslError("CA issuer");
   HK_RETURN_IF_ERROR(AddExtension(self, self, NID_basic_constraints, "critical,CA:TRUE,pathlen:0"));
@@ -172,15 +175,14 @@ absl::StatusOr<KeyPair> MakeCa(const std::string& common_name, std::chrono::seco
   return ToPem(self, key.get());
 }
 
-absl::StatusOr<KeyPair> MakeLeaf(const KeyPair& ca, const Identity& identity, std::chrono::seconds lifetime) {
-  HK_RETURN_IF_ERROR(CheckNodeName(identity.node));
+absl::StatusOr<KeyPair> MakeCertificate(const KeyPair& ca, const CertificateRequest& request,
+                                        std::chrono::seconds lifetime) {
   HK_ASSIGN_OR_RETURN(Certificate issuer, LoadCertificate(ca.certificate_pem));
   HK_ASSIGN_OR_RETURN(Key issuer_key, LoadKey(ca.key_pem));
   Key key(EVP_EC_gen("P-256"));
   if (!key) return OpensslError("make a key");
-  // A common name holds at most 64 characters and nobody reads it: the role is enough, the SANs say all.
   HK_ASSIGN_OR_RETURN(Certificate certificate,
-                      NewCertificate(key.get(), fmt::format("heterok8s {}", Name(identity.role)), lifetime));
+                      NewCertificate(key.get(), request.common_name, request.organization, lifetime));
   X509* leaf = certificate.get();
   if (X509_set_issuer_name(leaf, X509_get_subject_name(issuer.get())) != 1) return OpensslError("leaf issuer");
   HK_RETURN_IF_ERROR(AddExtension(leaf, issuer.get(), NID_basic_constraints, "critical,CA:FALSE"));
@@ -188,10 +190,21 @@ absl::StatusOr<KeyPair> MakeLeaf(const KeyPair& ca, const Identity& identity, st
   HK_RETURN_IF_ERROR(AddExtension(leaf, issuer.get(), NID_ext_key_usage, "serverAuth,clientAuth"));
   HK_RETURN_IF_ERROR(AddExtension(leaf, issuer.get(), NID_subject_key_identifier, "hash"));
   HK_RETURN_IF_ERROR(AddExtension(leaf, issuer.get(), NID_authority_key_identifier, "keyid:always"));
-  HK_RETURN_IF_ERROR(AddExtension(leaf, issuer.get(), NID_subject_alt_name,
-                                  fmt::format("URI:{},DNS:{}", identity.Uri(), identity.DnsName())));
+  if (!request.alternative_names.empty()) {
+    HK_RETURN_IF_ERROR(AddExtension(leaf, issuer.get(), NID_subject_alt_name, request.alternative_names));
+  }
   if (X509_sign(leaf, issuer_key.get(), EVP_sha256()) == 0) return OpensslError("sign the leaf");
   return ToPem(leaf, key.get());
+}
+
+absl::StatusOr<KeyPair> MakeLeaf(const KeyPair& ca, const Identity& identity, std::chrono::seconds lifetime) {
+  HK_RETURN_IF_ERROR(CheckNodeName(identity.node));
+  // A common name holds at most 64 characters and nobody reads it: the role is enough, the SANs say all.
+  return MakeCertificate(ca,
+                         {.common_name = fmt::format("heterok8s {}", Name(identity.role)),
+                          .organization = "",
+                          .alternative_names = fmt::format("URI:{},DNS:{}", identity.Uri(), identity.DnsName())},
+                         lifetime);
 }
 
 absl::StatusOr<CertificateInfo> ParseCertificate(const std::string& pem) {

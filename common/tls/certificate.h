@@ -35,7 +35,14 @@ struct CertificateInfo {
 };
 
 absl::StatusOr<KeyPair> MakeCa(const std::string& common_name, std::chrono::seconds lifetime);
-// Usable by a server and by a client.
+// Usable by a server and by a client, as all that follow.
+struct CertificateRequest {
+  std::string common_name;        // at most 64 characters
+  std::string organization;       // empty: none
+  std::string alternative_names;  // "DNS:localhost,IP:127.0.0.1"; empty: none, for a client
+};
+absl::StatusOr<KeyPair> MakeCertificate(const KeyPair& ca, const CertificateRequest& request,
+                                        std::chrono::seconds lifetime);
 absl::StatusOr<KeyPair> MakeLeaf(const KeyPair& ca, const Identity& identity, std::chrono::seconds lifetime);
 
 absl::StatusOr<CertificateInfo> ParseCertificate(const std::string& pem);

@@ -7,8 +7,11 @@
 
 #include <memory>
 
+#include "heteroctl/lab/cluster.h"
 #include "heteroctl/lab/control.h"
+#include "heteroctl/lab/forward.h"
 #include "heteroctl/lab/init.h"
+#include "heteroctl/lab/kubernetes.h"
 #include "heteroctl/lab/lab.h"
 #include "heteroctl/lab/processes.h"
 #include "heteroctl/lab/spawn.h"
@@ -37,7 +40,7 @@ absl::StatusOr<int> Up(Context& context, const lab::UpOptions& options) {
                         progress.Update(fmt::format("lab '{}': {}", name, what));
                       }));
   if (context.output.json()) {
-    nlohmann::json json = nlohmann::json::parse(lab::EnvJson(options.layout));
+    nlohmann::json json = nlohmann::json::parse(lab::EnvJson(options.layout, options.config));
     json["took_ms"] = result.took.count();
     json["images"] = result.images;
     for (const lab::PartState& state : result.parts) {
@@ -47,10 +50,11 @@ absl::StatusOr<int> Up(Context& context, const lab::UpOptions& options) {
     context.output.Print(json);
     return 0;
   }
-  context.output.Line(fmt::format("lab '{}' is up after {:.1f} s: client {} ── DPU {} ── host {}, {} images", name,
-                                  static_cast<double>(result.took.count()) / 1000, lab::kClientAddress,
-                                  lab::kDpuAddress, lab::kHostAddress, result.images),
-                      Style::kStrong);
+  const lab::Addresses at = lab::AddressesOf(1);
+  context.output.Line(
+      fmt::format("lab '{}' is up after {:.1f} s: client {} ── DPU {} ── host {}, {} images", name,
+                  static_cast<double>(result.took.count()) / 1000, at.client, at.dpu, at.host, result.images),
+      Style::kStrong);
   Table table({"PU", "DAEMON", "STATE", "READY AFTER", "LOG"});
   for (const lab::PartState& state : result.parts) {
     table.Row({lab::Name(state.part.pu),
@@ -65,11 +69,48 @@ absl::StatusOr<int> Up(Context& context, const lab::UpOptions& options) {
   return 0;
 }
 
+absl::StatusOr<int> UpKubernetes(Context& context, const lab::UpOptions& options, int nodes) {
+  const std::string& name = options.layout.name;
+  Progress progress(fmt::format("lab '{}'", name));
+  HK_ASSIGN_OR_RETURN(lab::ClusterResult result, lab::UpCluster(options, nodes, [&](const std::string& what) {
+                        progress.Update(fmt::format("lab '{}': {}", name, what));
+                      }));
+  if (context.output.json()) {
+    nlohmann::json json = nlohmann::json::parse(lab::EnvJson(options.layout, options.config));
+    json["took_ms"] = result.took.count();
+    for (int node = 1; node <= nodes; ++node) json["nodes"].push_back(options.layout.OfNode(node).name);
+    context.output.Print(json);
+    return 0;
+  }
+  context.output.Line(fmt::format("lab '{}' is up after {:.1f} s: a Kubernetes of {} heterogeneous Node{}", name,
+                                  static_cast<double>(result.took.count()) / 1000, nodes, nodes == 1 ? "" : "s"),
+                      Style::kStrong);
+  Table table({"NODE", "PU", "DAEMON", "READY AFTER", "LOG"});
+  for (int node = 1; node <= nodes; ++node) {
+    const Layout layout = options.layout.OfNode(node);
+    for (const lab::PartState& state : result.nodes[static_cast<size_t>(node - 1)].parts) {
+      table.Row({layout.name,
+                 lab::Name(state.part.pu),
+                 state.part.daemon,
+                 fmt::format("{} ms", state.after.count()),
+                 {layout.Log(state.part.pu, state.part.daemon), Style::kDim}});
+    }
+  }
+  context.output.Print(table);
+  context.output.Line(fmt::format("use it: export KUBECONFIG={} PATH={}:$PATH; kubectl get nodes", result.kubeconfig,
+                                  options.config.kubernetes),
+                      Style::kDim);
+  return 0;
+}
+
 void RegisterUp(CLI::App& parent, Context& context) {
   CLI::App* sub = parent.add_subcommand("up", "Make a lab: host, DPU and client on this machine");
   auto options = std::make_shared<lab::UpOptions>();
   auto name = std::make_shared<std::string>();
-  auto seconds = std::make_shared<int>(30);
+  auto seconds = std::make_shared<int>(0);
+  auto kubernetes = std::make_shared<bool>(false);
+  auto programs = std::make_shared<std::string>();
+  auto nodes = std::make_shared<int>(2);
   auto only_containerd = std::make_shared<bool>(false);
   auto no_images = std::make_shared<bool>(false);
   sub->add_option("name,--name", *name, "Name of the lab (demo)");
@@ -81,17 +122,23 @@ void RegisterUp(CLI::App& parent, Context& context) {
       ->check(CLI::IsMember({"fail", "host"}));
   sub->add_option("--ports", options->config.ports, "How port ownership works: auto, bpf or placeholder")
       ->check(CLI::IsMember({"auto", "bpf", "placeholder"}));
-  sub->add_option("--timeout", *seconds, "Seconds until everything must be ready")->check(CLI::PositiveNumber);
+  sub->add_option("--timeout", *seconds, "Seconds until everything must be ready (30; with Kubernetes 180)")
+      ->check(CLI::PositiveNumber);
+  sub->add_flag("--kubernetes", *kubernetes, "With a real Kubernetes: deploy/kubernetes/build makes its programs");
+  sub->add_option("--kubernetes-programs", *programs, "Folder of Kubernetes's programs (.build/kubernetes)");
+  sub->add_option("--nodes", *nodes, "Nodes of that Kubernetes (2)")->check(CLI::Range(1, lab::kMaxNodes));
   sub->add_flag("--no-images", *no_images, "Import no images");
   sub->add_flag("--containerd-only", *only_containerd, "Without heterod and heterocri");
   sub->add_flag("--keep", options->keep_on_failure, "Keep what was made when the lab does not come up");
   sub->callback([=, &context] {
-    context.action = [=, &context] {
+    context.action = [=, &context]() -> absl::StatusOr<int> {
       options->layout = Named(context, *name);
-      options->deadline = std::chrono::seconds(*seconds);
+      options->deadline = std::chrono::seconds(*seconds > 0 ? *seconds : *kubernetes ? 180 : 30);
       options->config.agents = !*only_containerd;
       options->images = !*no_images;
-      return Up(context, *options);
+      if (!*kubernetes) return Up(context, *options);
+      HK_ASSIGN_OR_RETURN(options->config.kubernetes, lab::FindKubernetes(*programs));
+      return UpKubernetes(context, *options, *nodes);
     };
   });
 }
@@ -109,7 +156,7 @@ void RegisterDown(CLI::App& parent, Context& context) {
       absl::Status first;
       std::vector<std::string> removed;
       for (const std::string& each : names) {
-        absl::Status status = lab::Down({each});
+        absl::Status status = lab::DownCluster({each});
         first.Update(status);
         if (status.ok()) removed.push_back(each);
       }
@@ -131,7 +178,8 @@ void List(Context& context) {
   nlohmann::json json = nlohmann::json::array();
   for (const std::string& name : lab::ListLabs()) {
     const Layout layout{name};
-    for (Place pu : lab::kPus) {
+    for (Place pu : lab::kPlaces) {
+      if (pu == Place::kClient && access(layout.Control(pu).c_str(), F_OK) != 0) continue;  // only a namespace
       auto states = lab::Ask(layout.Control(pu), {}, std::chrono::seconds(3));
       if (!states.ok()) {
         table.Row({name, lab::Name(pu), "", "", {"not running", Style::kBad}, "", Message(states.status())});
@@ -208,9 +256,10 @@ void RegisterControl(CLI::App& parent, Context& context, const std::string& act,
   };
   auto flags = std::make_shared<Flags>();
   CLI::App* sub = parent.add_subcommand(act, help);
-  sub->add_option("daemon", flags->daemon, "containerd, heterod or heterocri")->required();
+  sub->add_option("daemon", flags->daemon, "containerd, heterod, heterocri, kubelet, …")->required();
   sub->add_option("--name", flags->name, "Name of the lab (demo)");
-  sub->add_option("--pu", flags->pu, "host or dpu (host)")->check(CLI::IsMember({"host", "dpu"}));
+  sub->add_option("--pu", flags->pu, "host, dpu or, with Kubernetes, client (host)")
+      ->check(CLI::IsMember({"host", "dpu", "client"}));
   if (act == "start") {
     sub->add_option("--env", flags->env, "KEY=value for this one start (repeatable)")->allow_extra_args(false);
   }
@@ -260,6 +309,19 @@ void RegisterLab(CLI::App& app, Context& context) {
   RegisterControl(*sub, context, "start", "Start a daemon that was stopped");
   RegisterControl(*sub, context, "stop", "Stop a daemon and keep it stopped");
   RegisterControl(*sub, context, "kill", "Send a daemon a signal; it is started again unless held");
+
+  CLI::App* forward = app.add_subcommand("lab-forward", "");
+  forward->group("");  // not for people
+  auto options = std::make_shared<lab::ForwardOptions>();
+  forward->add_option("--listen-netns", options->listen_netns);
+  forward->add_option("--port-file", options->port_file)->required();
+  forward->add_option("to", options->to)->required();
+  forward->callback([=, &context] {
+    context.action = [=]() -> absl::StatusOr<int> {
+      HK_RETURN_IF_ERROR(lab::RunForward(*options));
+      return 0;
+    };
+  });
 
   CLI::App* init = app.add_subcommand("lab-init", "");
   init->group("");  // not for people

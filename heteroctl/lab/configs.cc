@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/sys/unique_fd.h"
+#include "heteroctl/lab/kubernetes.h"
 #include "heteroctl/lab/topology.h"
 
 namespace heterok8s::lab {
@@ -58,6 +59,7 @@ absl::Status MakePuFolders(const Layout& layout, Place pu) {
   HK_RETURN_IF_ERROR(MakeOwnFolder(Etc(layout, pu) + "/heterok8s"));
   HK_RETURN_IF_ERROR(MakeFolders(Etc(layout, pu) + "/heterok8s/pki"));
   HK_RETURN_IF_ERROR(MakeFolders(layout.PuRun(pu) + "/lab/bin"));
+  HK_RETURN_IF_ERROR(MakeFolders(layout.PuRun(pu) + "/lab/kubernetes"));
   return MakeFolders(layout.PuRun(pu) + "/netns");
 }
 
@@ -103,7 +105,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 
 std::string HeterodYaml(const Layout& layout, Place pu, const ConfigOptions& options) {
   const bool host = pu == Place::kHost;
-  std::string text = fmt::format(R"(role: {role}
+  const Addresses at = AddressesOf(layout.Node());
+  std::string text =
+      fmt::format(R"(role: {role}
 instance: {instance}
 node_name: {node}
 state_dir: /var/lib/heterok8s
@@ -119,10 +123,9 @@ metrics: {{listen: "127.0.0.1:9464"}}
 ports: {{mechanism: {ports}}}
 log: {{level: {level}}}
 )",
-                                 fmt::arg("role", Name(pu)), fmt::arg("instance", layout.name),
-                                 fmt::arg("node", layout.name), fmt::arg("own", host ? kHostAddress : kDpuAddress),
-                                 fmt::arg("other", host ? kDpuAddress : kHostAddress), fmt::arg("port", kAgentPort),
-                                 fmt::arg("level", options.log_level), fmt::arg("ports", options.ports));
+                  fmt::arg("role", Name(pu)), fmt::arg("instance", layout.name), fmt::arg("node", layout.name),
+                  fmt::arg("own", host ? at.host : at.dpu), fmt::arg("other", host ? at.dpu : at.host),
+                  fmt::arg("port", kAgentPort), fmt::arg("level", options.log_level), fmt::arg("ports", options.ports));
   if (host) {
     text += fmt::format("pu: {{backend: netns, peer_netns: {}/dpu.netns}}\non_dpu_down: {}\n", kInsideFolder,
                         options.on_dpu_down);
@@ -136,7 +139,7 @@ log: {{level: {level}}}
   return text;
 }
 
-std::string HeterocriYaml(const ConfigOptions& options) {
+std::string HeterocriYaml(const Layout& layout, const ConfigOptions& options) {
   return fmt::format(R"(listen: /run/heterok8s/cri.sock
 state_dir: /var/lib/heterok8s
 host: {{socket: /run/containerd/containerd.sock}}
@@ -149,21 +152,24 @@ offload_containers: [istio-proxy, envoy, haproxy, fluent-bit, rsyslog, otel-coll
 metrics: {{listen: "127.0.0.1:9465"}}
 log: {{level: {level}}}
 )",
-                     fmt::arg("dpu", kDpuAddress), fmt::arg("port", kAgentPort), fmt::arg("level", options.log_level));
+                     fmt::arg("dpu", AddressesOf(layout.Node()).dpu), fmt::arg("port", kAgentPort),
+                     fmt::arg("level", options.log_level));
 }
 
-std::string CniConflist() {
+std::string CniConflist(const Layout& layout) {
+  const Addresses at = AddressesOf(layout.Node());
   return R"({"cniVersion":"1.0.0","name":"heterok8s","plugins":[
  {"type":"heterok8s-cni","socket":"/run/heterok8s/cni.sock","queueDir":"/var/lib/heterok8s/cni-queue",
   "capabilities":{"portMappings":true,"bandwidth":true,"ips":true,"mac":true,"dns":true,"io.kubernetes.cri.pod-annotations":true},
   "ipam":{"type":"heterok8s","ranges":[[{"subnet":")" +
-         std::string(kPodRange) + R"("}],[{"subnet":")" + kPodRange6 + R"("}]]}}]}
+         at.pods + R"("}],[{"subnet":")" + at.pods6 + R"("}]]}}]}
 )";
 }
 
 InitSpec MakeInitSpec(const Layout& layout, Place pu, const ConfigOptions& options) {
   const std::string state = layout.PuState(pu);
   const std::string run = layout.PuRun(pu);
+  const bool kubernetes = !options.kubernetes.empty();
   InitSpec spec{.hostname = layout.Hostname(pu),
                 .etc_upper = Etc(layout, pu),
                 .etc_work = state + "/etc-work",
@@ -171,8 +177,10 @@ InitSpec MakeInitSpec(const Layout& layout, Place pu, const ConfigOptions& optio
                 .control = layout.Control(pu),
                 .log_folder = layout.Logs(),
                 .log_prefix = Name(pu) + "-",
-                .daemons = {Containerd()}};
+                .daemons = {}};
   spec.binds.push_back({layout.Bin(), run + "/lab/bin"});
+  if (kubernetes) spec.binds.push_back({options.kubernetes, run + "/lab/kubernetes"});
+  if (pu == Place::kClient) spec.binds.push_back({layout.MachineNetns(), run + "/lab/machine.netns"});
   // The host's heterod makes links whose other end is born in the DPU's root namespace.
   if (pu == Place::kHost) spec.binds.push_back({layout.Netns(Place::kDpu), run + "/lab/dpu.netns"});
   spec.binds.push_back({layout.Pki(), "/etc/heterok8s/pki"});
@@ -181,10 +189,18 @@ InitSpec MakeInitSpec(const Layout& layout, Place pu, const ConfigOptions& optio
   // Covers the state folder: nothing of it can be named after this.
   spec.binds.push_back({state + "/var/lib", "/var/lib", /*recursive=*/true});
   spec.binds.push_back({run, "/run", /*recursive=*/true});
-  if (!options.agents) return spec;
-  spec.daemons.push_back(Agent("heterod"));
-  if (pu == Place::kHost) spec.daemons.push_back(Agent("heterocri"));
+  if (pu != Place::kClient) spec.daemons.push_back(Containerd());
+  if (pu != Place::kClient && options.agents) spec.daemons.push_back(Agent("heterod"));
+  if (pu == Place::kHost && options.agents) spec.daemons.push_back(Agent("heterocri"));
+  if (!kubernetes) return spec;
+  for (DaemonSpec& daemon : KubernetesDaemons(layout, pu)) spec.daemons.push_back(std::move(daemon));
   return spec;
+}
+
+std::vector<Place> PlacesWithInit(const Layout& layout, const ConfigOptions& options) {
+  std::vector<Place> places(kPus.begin(), kPus.end());
+  if (!options.kubernetes.empty() && layout.Node() == 1) places.push_back(Place::kClient);
+  return places;
 }
 
 absl::Status WriteConfigs(const Layout& layout, const ConfigOptions& options) {
@@ -193,34 +209,44 @@ absl::Status WriteConfigs(const Layout& layout, const ConfigOptions& options) {
     HK_RETURN_IF_ERROR(MakeFolders(folder));
   }
   chmod(layout.State().c_str(), 0700);
-  for (Place pu : kPus) {
+  const Addresses at = AddressesOf(layout.Node());
+  for (Place pu : PlacesWithInit(layout, options)) {
     HK_RETURN_IF_ERROR(MakePuFolders(layout, pu));
     if (pu == Place::kHost) {
       // The mount point of the bind above; a namespace is bound over a file.
       HK_RETURN_IF_ERROR(Write(layout.PuRun(pu) + "/lab/dpu.netns", ""));
     }
+    if (pu == Place::kClient) HK_RETURN_IF_ERROR(Write(layout.PuRun(pu) + "/lab/machine.netns", ""));
     const std::string etc = Etc(layout, pu);
     std::vector<std::pair<std::string, std::string>> files = {
         {etc + "/hostname", layout.Hostname(pu) + "\n"},
-        {etc + "/hosts", fmt::format("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{} {}\n{} {}\n", kHostAddress,
-                                     layout.Hostname(Place::kHost), kDpuAddress, layout.Hostname(Place::kDpu))},
+        {etc + "/hosts", fmt::format("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{} {}\n{} {}\n", at.host,
+                                     layout.Hostname(Place::kHost), at.dpu, layout.Hostname(Place::kDpu))},
         {etc + "/resolv.conf", "# A lab has no way out: names fail at once instead of after a time.\n"},
-        {etc + "/heterok8s/containerd.toml", ContainerdToml(options)},
         {layout.InitSpec(pu), ToJson(MakeInitSpec(layout, pu, options))},
     };
-    if (options.agents) {
+    if (pu != Place::kClient) files.push_back({etc + "/heterok8s/containerd.toml", ContainerdToml(options)});
+    if (options.agents && pu != Place::kClient) {
       files.push_back({etc + "/heterok8s/heterod.yaml", HeterodYaml(layout, pu, options)});
-      files.push_back({etc + "/cni/net.d/10-heterok8s.conflist", CniConflist()});
-      if (pu == Place::kHost) files.push_back({etc + "/heterok8s/heterocri.yaml", HeterocriYaml(options)});
+      files.push_back({etc + "/cni/net.d/10-heterok8s.conflist", CniConflist(layout)});
+      if (pu == Place::kHost) files.push_back({etc + "/heterok8s/heterocri.yaml", HeterocriYaml(layout, options)});
+    }
+    if (!options.kubernetes.empty()) {
+      for (auto& [name, text] : KubernetesFiles(layout, pu)) files.push_back({etc + "/heterok8s/" + name, text});
     }
     for (const auto& [path, text] : files) HK_RETURN_IF_ERROR(Write(path, text));
   }
-  return Write(layout.Env(), EnvJson(layout));
+  return Write(layout.Env(), EnvJson(layout, options));
 }
 
-std::string EnvJson(const Layout& layout) {
+std::string EnvJson(const Layout& layout, const ConfigOptions& options) {
+  const Addresses at = AddressesOf(layout.Node());
+  nlohmann::json kubernetes;
+  if (!options.kubernetes.empty()) {
+    kubernetes = {{"kubeconfig", layout.OfNode(1).Kubeconfig()}, {"kubernetes", options.kubernetes}};
+  }
   const std::string host = layout.PuRun(Place::kHost), dpu = layout.PuRun(Place::kDpu);
-  return nlohmann::json{
+  nlohmann::json json{
       {"name", layout.name},
       {"host_admin", host + "/heterok8s/admin.sock"},
       {"dpu_admin", dpu + "/heterok8s/admin.sock"},
@@ -233,7 +259,7 @@ std::string EnvJson(const Layout& layout) {
       {"dpu_cni", dpu + "/heterok8s/cni.sock"},
       {"host_netns", layout.Netns(Place::kHost)},
       {"dpu_netns", layout.Netns(Place::kDpu)},
-      {"client_netns", layout.Netns(Place::kClient)},
+      {"client_netns", layout.OfNode(1).Netns(Place::kClient)},
       {"host_control", layout.Control(Place::kHost)},
       {"dpu_control", layout.Control(Place::kDpu)},
       {"host_run", host},
@@ -243,14 +269,15 @@ std::string EnvJson(const Layout& layout) {
       {"logs", layout.Logs()},
       {"pki", layout.Pki()},
       {"bin", layout.Bin()},
-      {"host_v4", kHostAddress},
-      {"dpu_v4", kDpuAddress},
-      {"client_v4", kClientAddress},
-      {"host_v6", kHostAddress6},
-      {"dpu_v6", kDpuAddress6},
-      {"client_v6", kClientAddress6},
-  }
-      .dump(2);
+      {"host_v4", at.host},
+      {"dpu_v4", at.dpu},
+      {"client_v4", at.client},
+      {"host_v6", at.host6},
+      {"dpu_v6", at.dpu6},
+      {"client_v6", at.client6},
+  };
+  if (kubernetes.is_object()) json.update(kubernetes);
+  return json.dump(2);
 }
 
 }  // namespace heterok8s::lab

@@ -22,11 +22,11 @@ TEST_CASE("the two agents are told of each other's address and only the host of 
   CHECK(dpu["listen"].as<std::string>() == host["peer"]["address"].as<std::string>());
   CHECK(host["pu"]["peer_netns"].as<std::string>() == "/run/lab/dpu.netns");
   CHECK_FALSE(dpu["pu"]["peer_netns"]);
-  CHECK(YAML::Load(HeterocriYaml({}))["dpu"]["address"].as<std::string>() == dpu["listen"].as<std::string>());
+  CHECK(YAML::Load(HeterocriYaml(layout, {}))["dpu"]["address"].as<std::string>() == dpu["listen"].as<std::string>());
 }
 
 TEST_CASE("the CNI configuration is JSON with both address families") {
-  const auto json = nlohmann::json::parse(CniConflist());
+  const auto json = nlohmann::json::parse(CniConflist({"demo"}));
 
   CHECK(json["plugins"][0]["type"] == "heterok8s-cni");
   CHECK(json["plugins"][0]["ipam"]["ranges"].size() == 2);

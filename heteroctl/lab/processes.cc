@@ -104,8 +104,8 @@ absl::StatusOr<std::vector<pid_t>> FindProcesses(const Layout& layout) {
 absl::Status EndProcesses(const Layout& layout, std::chrono::milliseconds grace) {
   const auto graceful_end = Clock::now() + grace;
   std::vector<PuInit> inits;
-  for (Place pu : kPus) {
-    absl::StatusOr<PuInit> init = FindInit(layout, pu);
+  for (Place place : kPlaces) {
+    absl::StatusOr<PuInit> init = FindInit(layout, place);
     if (!init.ok()) continue;
     SignalPidfd(init->pidfd.get(), SIGTERM);
     inits.push_back(*std::move(init));

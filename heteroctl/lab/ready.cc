@@ -37,8 +37,24 @@ absl::Status ConnectUnix(const std::string& path) {
   return absl::UnavailableError(fmt::format("connect to '{}': {}", path, std::strerror(errno)));
 }
 
-// GET http://127.0.0.1:9464/readyz in the PU: 200, or the reason why not. heterod says ready only with a valid lease.
-absl::Status AskReadyz(const Layout& layout, Place pu) {
+// Where a daemon says in plain HTTP whether it does its work; with no path, where it listens when it does.
+struct Health {
+  const char* daemon;
+  uint16_t port;
+  const char* path;
+};
+constexpr Health kHealth[] = {
+    {"heterod", kMetricsPort, "/readyz"},  // ready only with a valid lease
+    {"etcd", 2379, "/health"},
+    {"kube-apiserver", 6443, ""},  // in TLS; the wait for Nodes asks more
+    {"kube-controller-manager", 10257, ""},
+    {"kube-scheduler", 10259, ""},
+    {"kubelet", 10248, "/healthz"},
+    {"kube-proxy", 10256, "/healthz"},
+};
+
+// GET http://127.0.0.1:port/path in the place: 200, or the reason why not.
+absl::Status AskHealth(const Layout& layout, Place pu, const Health& health) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef netns, sys::NetnsRef::Open(layout.Netns(pu)));
   std::string answer;
   HK_RETURN_IF_ERROR(sys::InNetns(netns, [&]() -> absl::Status {
@@ -47,26 +63,31 @@ absl::Status AskReadyz(const Layout& layout, Place pu) {
     setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     sockaddr_in address{};
     address.sin_family = AF_INET;
-    address.sin_port = htons(kMetricsPort);
+    address.sin_port = htons(health.port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-      return absl::UnavailableError(fmt::format("connect to 127.0.0.1:{}: {}", kMetricsPort, std::strerror(errno)));
+      return absl::UnavailableError(fmt::format("connect to 127.0.0.1:{}: {}", health.port, std::strerror(errno)));
     }
-    const std::string request = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    if (send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return ErrnoToStatus(errno, "GET /readyz");
+    if (health.path[0] == '\0') return absl::OkStatus();
+    const std::string request =
+        fmt::format("GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", health.path);
+    if (send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return ErrnoToStatus(errno, health.path);
     char buffer[4096];
     for (ssize_t n; (n = recv(fd.get(), buffer, sizeof buffer, 0)) > 0;) answer.append(buffer, static_cast<size_t>(n));
     return absl::OkStatus();
   }));
+  if (health.path[0] == '\0') return absl::OkStatus();
   const std::string status_line = answer.substr(0, answer.find("\r\n"));
   if (status_line.find(" 200") != std::string::npos) return absl::OkStatus();
   const size_t body = answer.find("\r\n\r\n");
   return absl::UnavailableError(
-      fmt::format("/readyz: {}: {}", status_line, body == std::string::npos ? "" : answer.substr(body + 4)));
+      fmt::format("{}: {}: {}", health.path, status_line, body == std::string::npos ? "" : answer.substr(body + 4)));
 }
 
 absl::Status AskPart(const Layout& layout, const Part& part) {
-  if (part.daemon == "heterod") return AskReadyz(layout, part.pu);
+  for (const Health& health : kHealth) {
+    if (part.daemon == health.daemon) return AskHealth(layout, part.pu, health);
+  }
   const std::string socket = part.daemon == "heterocri" ? layout.PuRun(part.pu) + "/heterok8s/cri.sock"
                                                         : layout.PuRun(part.pu) + "/containerd/containerd.sock";
   HK_RETURN_IF_ERROR(ConnectUnix(socket));
@@ -87,10 +108,13 @@ absl::Status CheckStarts(const Layout& layout, const Part& part) {
 
 }  // namespace
 
-std::vector<Part> Parts(bool agents) {
-  std::vector<Part> parts = {{Place::kHost, "containerd"}, {Place::kDpu, "containerd"}};
-  if (agents)
-    parts.insert(parts.end(), {{Place::kHost, "heterod"}, {Place::kDpu, "heterod"}, {Place::kHost, "heterocri"}});
+std::vector<Part> Parts(const Layout& layout, const ConfigOptions& options) {
+  std::vector<Part> parts;
+  for (Place place : PlacesWithInit(layout, options)) {
+    for (const DaemonSpec& daemon : MakeInitSpec(layout, place, options).daemons) {
+      if (daemon.name != "lab-forward") parts.push_back({place, daemon.name});  // waited for by its port file
+    }
+  }
   return parts;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/status/status.h"
+#include "heteroctl/lab/configs.h"
 #include "heteroctl/lab/layout.h"
 
 namespace heterok8s::lab {
@@ -17,8 +18,8 @@ struct Part {
   Place pu = Place::kHost;
   std::string daemon;
 };
-// containerd on both, heterod on both, heterocri on the host.
-std::vector<Part> Parts(bool agents);
+// containerd on both, heterod on both, heterocri on the host; with Kubernetes also what of it runs on this Node.
+std::vector<Part> Parts(const Layout& layout, const ConfigOptions& options);
 
 struct PartState {
   Part part;

@@ -5,8 +5,9 @@
 //
 // As on a machine with a DPU in front, every packet of the Node passes the DPU: the host's default route is the DPU,
 // and the DPU routes the Pod ranges to the host. The /32 and /128 of a split Pod, which heterod adds on the DPU, win
-// over that. A packet that comes from the host for a Pod address that nobody has is answered "unreachable" by the DPU
-// instead of being sent back and forth.
+// over that. Further Nodes (demo.2) are the same with other numbers, and all DPUs meet in the outside. A packet that
+// comes from the host for a Pod address that nobody has is answered "unreachable" by the DPU instead of being sent back
+// and forth.
 //
 // Threading: any. Errors: what `ip` said, with the line it said it about.
 #pragma once
@@ -18,16 +19,21 @@
 
 namespace heterok8s::lab {
 
-inline constexpr const char* kHostAddress = "192.0.2.1";
-inline constexpr const char* kDpuAddress = "192.0.2.2";
-inline constexpr const char* kClientAddress = "198.51.100.2";
-inline constexpr const char* kHostAddress6 = "fd00:2::1";
-inline constexpr const char* kDpuAddress6 = "fd00:2::2";
-inline constexpr const char* kClientAddress6 = "fd00:100::2";
-inline constexpr const char* kPodRange = "10.88.0.0/16";
-inline constexpr const char* kPodRange6 = "fd00:88::/64";
+struct Addresses {
+  std::string host, dpu;    // of the link between them, a /28
+  std::string uplink;       // the DPU's, outside
+  std::string client;       // the outside itself; the same for every Node
+  std::string nodes, pods;  // ranges
+  std::string host6, dpu6, uplink6, client6, nodes6, pods6;
+};
+Addresses AddressesOf(int node);
 
-// Makes the namespaces at layout.Netns(…) and everything in them. On failure what was made stays for Down to remove.
-absl::Status MakeTopology(const Layout& layout);
+// All of them together, for whoever must tell Pods from the rest.
+inline constexpr const char* kAllPods = "10.88.0.0/13";
+
+// Makes the namespaces at layout.Netns(…) and everything in them; with `several`, the outside is a bridge and has the
+// other Nodes' ranges in its routes. A further Node is plugged into the first one's. On failure what was made stays for
+// Down to remove.
+absl::Status MakeTopology(const Layout& layout, bool several);
 
 }  // namespace heterok8s::lab

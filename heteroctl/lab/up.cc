@@ -11,6 +11,7 @@
 #include "common/tls/pki.h"
 #include "heteroctl/lab/cgroups.h"
 #include "heteroctl/lab/images.h"
+#include "heteroctl/lab/kubernetes.h"
 #include "heteroctl/lab/lab.h"
 #include "heteroctl/lab/lock.h"
 #include "heteroctl/lab/processes.h"
@@ -96,7 +97,9 @@ absl::Status Prepare(const UpOptions& options, const Binaries& binaries, const I
   HK_RETURN_IF_ERROR(CheckFileSystem(layout));
   HK_RETURN_IF_ERROR(CopyPrograms(layout, binaries, options.config.agents));
   HK_RETURN_IF_ERROR(MakeCgroups(layout));
-  return Annotate(tls::InitPki({.dir = layout.Pki(), .node = layout.name}), "make certificates");
+  HK_RETURN_IF_ERROR(Annotate(tls::InitPki({.dir = layout.Pki(), .node = layout.name}), "make certificates"));
+  if (options.config.kubernetes.empty()) return absl::OkStatus();
+  return Annotate(MakeKubernetesPki(layout), "make Kubernetes's certificates");
 }
 
 absl::Status ImportEverywhere(const Layout& layout, const std::vector<std::string>& archives,
@@ -168,12 +171,13 @@ absl::StatusOr<UpResult> Up(const UpOptions& options, const Report& report) {
   });
 
   report("namespaces, links, configuration");
-  std::future<absl::Status> wired = std::async(std::launch::async, [&] { return MakeTopology(layout); });
+  std::future<absl::Status> wired =
+      std::async(std::launch::async, [&] { return MakeTopology(layout, !options.config.kubernetes.empty()); });
   absl::Status prepared = Prepare(options, binaries, images);
   absl::Status topology = wired.get();
   HK_RETURN_IF_ERROR(prepared);
   HK_RETURN_IF_ERROR(topology);
-  for (Place pu : kPus) {
+  for (Place pu : PlacesWithInit(layout, options.config)) {
     HK_RETURN_IF_ERROR(StartInit(layout, pu, {layout.Bin() + "/heteroctl", "lab-init", layout.InitSpec(pu)}));
   }
 
@@ -182,7 +186,7 @@ absl::StatusOr<UpResult> Up(const UpOptions& options, const Report& report) {
       std::async(std::launch::async, [&] { return ImportEverywhere(layout, images.to_import, deadline); });
   UpResult result{.images = images.count};
   std::vector<std::future<PartState>> waits;
-  for (const Part& part : Parts(options.config.agents)) {
+  for (const Part& part : Parts(layout, options.config)) {
     waits.push_back(std::async(std::launch::async, [&layout, part, deadline, start] {
       PartState state{.part = part, .status = WaitForPart(layout, part, deadline)};
       state.after = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);

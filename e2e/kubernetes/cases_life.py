@@ -1,0 +1,117 @@
+"""How containers end and begin again, by kubelet's rules, on both PUs."""
+from cluster import container, job, pod, wait_for, workload
+
+
+def name_of(what, split):
+    return f"{what}-{'split' if split else 'whole'}"
+
+
+def restarts(cluster, cases, split):
+    """Each container fails its own way, side by side in one Pod, and kubelet starts it again."""
+    for which in ("app", "sidecar"):
+        name = name_of(f"ends-{which}", split)
+        other = "sidecar" if which == "app" else "app"
+        ends = 'n=$(cat /tmp/n 2>/dev/null || echo 0); echo "life $(hostname) here"; sleep 1; echo last words; exit 3'
+        cluster.apply(pod(name, sorted([container(which, ends), container(other)], key=lambda c: c["name"]), split))
+        with cases.case(f"{name}: {which} that exits with 3 is started again, and logs --previous has its last words"):
+            wait_for("a second start", lambda: cluster.status(name, which).get("restartCount", 0) >= 1, 40)
+            wait_for("the former's end is shown", lambda: "terminated" in cluster.status(name, which).get("lastState", {}), 20)
+            ended = cluster.status(name, which)["lastState"]["terminated"]
+            assert (ended["exitCode"], ended["reason"]) == (3, "Error"), ended
+            previous = cluster.kubectl("logs", "--previous", name, "-c", which).stdout
+            assert previous.endswith("last words\n"), previous
+        with cases.case(f"{name}: the other container did not notice"):
+            assert cluster.status(name, other)["restartCount"] == 0
+        cluster.delete("pod", name, "--grace-period=0", "--force")
+
+
+def probes(cluster, cases, split):
+    """A failing liveness probe ends its container; readiness takes the Pod out and brings it back."""
+    for which in ("app", "sidecar"):
+        name = name_of(f"probed-{which}", split)
+        alive = {"exec": {"command": ["test", "-f", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1}
+        ready = {"httpGet": {"path": "/", "port": 8090}, "periodSeconds": 1, "failureThreshold": 1}
+        script = "mkdir -p /tmp/www; echo yes > /tmp/www/index.html; touch /tmp/alive; exec httpd -f -p 8090 -h /tmp/www"
+        containers = [container(each, **({"command": ["sh", "-c", script], "livenessProbe": alive, "readinessProbe": ready}
+                                         if each == which else {})) for each in ("app", "sidecar")]
+        cluster.apply(pod(name, containers, split))
+        with cases.case(f"{name}: an HTTP readiness probe of {which} finds it, and misses it when its page is gone"):
+            cluster.wait_ready(name)
+            cluster.exec(name, which, "rm", "/tmp/www/index.html")
+            cluster.wait(f"pod/{name}", "condition=Ready=false", 30)
+            cluster.exec(name, which, "sh", "-c", "echo yes > /tmp/www/index.html")
+            cluster.wait_ready(name)
+        with cases.case(f"{name}: a failing exec liveness probe of {which} ends it and kubelet starts it again"):
+            cluster.exec(name, which, "rm", "/tmp/alive")
+            wait_for("a second start", lambda: cluster.status(name, which)["restartCount"] == 1, 60)
+            cluster.wait_ready(name)
+        cluster.delete("pod", name, "--grace-period=0", "--force")
+
+
+def out_of_memory(cluster, cases, split):
+    for which in ("app", "sidecar"):
+        name = name_of(f"oom-{which}", split)
+        limit = {"limits": {"memory": "24Mi"}}
+        containers = [container(each, "sleep 1; exec tail /dev/zero" if each == which else "exec sleep 10000",
+                                **({"resources": limit} if each == which else {})) for each in ("app", "sidecar")]
+        cluster.apply(pod(name, containers, split, restartPolicy="Never"))
+        with cases.case(f"{name}: {which} that takes more memory than its limit ends as OOMKilled"):
+            wait_for("its end", lambda: "terminated" in cluster.status(name, which).get("state", {}), 60)
+            ended = cluster.status(name, which)["state"]["terminated"]
+            assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137), ended
+        cluster.delete("pod", name, "--grace-period=0", "--force")
+
+
+def jobs(cluster, cases, split):
+    name = name_of("job", split)
+    cluster.apply(job(name, [container("app", "echo done; exit 0"), container("sidecar", "echo done too; exit 0")], split))
+    with cases.case(f"{name}: a Job of two containers completes"):
+        cluster.wait(f"job/{name}", "condition=Complete", 60)
+        assert cluster.kubectl("logs", f"job/{name}", "-c", "sidecar").stdout == "done too\n"
+    cluster.delete("job", name)
+
+
+def rollout(cluster, cases, split):
+    name = name_of("rolls", split)
+
+    def version(number):
+        return workload("Deployment", name, [container("app"), container("sidecar", f"echo version {number}; exec sleep 100000")],
+                        split, replicas=2)
+    with cases.case(f"{name}: a Deployment of two comes up"):
+        cluster.apply(version(1))
+        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=90s", timeout=100)
+    with cases.case(f"{name}: it rolls to another version, and only that runs"):
+        cluster.apply(version(2))
+        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=90s", timeout=100)
+        assert cluster.kubectl("logs", f"deployment/{name}", "-c", "sidecar").stdout == "version 2\n"
+    cluster.delete("deployment", name)
+
+
+def sets(cluster, cases, split):
+    name = name_of("set", split)
+    with cases.case(f"{name}: a StatefulSet's Pod has its name again after its end"):
+        cluster.apply(workload("StatefulSet", name, [container("app"), container("sidecar")], split, replicas=1, serviceName=name))
+        cluster.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=60s", timeout=70)
+        uid = cluster.get("pod", f"{name}-0")["metadata"]["uid"]
+        cluster.delete("pod", f"{name}-0")
+        wait_for("another Pod of this name", lambda: cluster.kubectl("get", "pod", f"{name}-0", "-o", "jsonpath={.metadata.uid}", check=False).stdout not in ("", uid), 30)
+        cluster.wait_ready(f"{name}-0")
+        for which in ("app", "sidecar"):
+            assert cluster.exec(f"{name}-0", which, "hostname").stdout == f"{name}-0\n"
+    cluster.delete("statefulset", name)
+    name = name_of("daemon", split)
+    with cases.case(f"{name}: a DaemonSet has a Pod on every Node"):
+        cluster.apply(workload("DaemonSet", name, [container("app"), container("sidecar")], split))
+        cluster.kubectl("rollout", "status", f"daemonset/{name}", "--timeout=60s", timeout=70)
+        where = {each["spec"]["nodeName"] for each in cluster.get("pods", "-l", f"app={name}")["items"]}
+        assert len(where) == cluster.nodes, where
+    cluster.delete("daemonset", name)
+
+
+def run(cluster, cases, split, part):
+    for each in part:
+        each(cluster, cases, split)
+
+
+BASIC = (restarts, jobs)
+LONG = (probes, out_of_memory, rollout, sets)

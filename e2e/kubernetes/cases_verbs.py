@@ -1,0 +1,148 @@
+"""kubectl's verbs on both containers of a Pod: what a person does."""
+import os
+import pty
+import select
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+from cluster import IMAGE, Failed, pod, talker, wait_for
+
+
+def make(cluster, split):
+    name = "verbs-split" if split else "verbs-whole"
+    cluster.apply(pod(name, [
+        talker("app", ports=[{"containerPort": 8081}]),
+        talker("sidecar"),
+    ], split))
+    cluster.wait_ready(name)
+    return name
+
+
+def placement(cluster, cases, name, split):
+    with cases.case(f"{name}: Running and Ready, containers where they were asked to be"):
+        found = cluster.places(name)
+        assert found == {"app": "host", "sidecar": "dpu" if split else "host"}, found
+
+
+def logs(cluster, cases, name):
+    for which in ("app", "sidecar"):
+        with cases.case(f"{name}/{which}: logs shows its lines from the first on, and logs -f those to come"):
+            text = cluster.kubectl("logs", name, "-c", which).stdout
+            assert text.startswith(f"{which} starts\n{which} 1\n"), text[:200]
+            with cluster.start("logs", "-f", "--tail=1", name, "-c", which) as follow:
+                numbers = [int(follow.stdout.readline().split()[1]) for _ in range(6)]
+                follow.kill()
+            assert numbers == list(range(numbers[0], numbers[0] + 6)), numbers
+
+
+def execs(cluster, cases, name):
+    for which in ("app", "sidecar"):
+        with cases.case(f"{name}/{which}: exec has its output, its errors and its exit code"):
+            done = cluster.exec(name, which, "sh", "-c", "echo out; echo err >&2; exit 7", check=False)
+            assert (done.stdout, done.returncode) == ("out\n", 7) and "err\n" in done.stderr, done
+        with cases.case(f"{name}/{which}: exec -i reads stdin to its end, one MiB"):
+            text = "x" * 1023 + "\n"
+            done = cluster.kubectl("exec", "-i", name, "-c", which, "--", "wc", "-c", stdin=text * 1024)
+            assert done.stdout.strip() == str(1 << 20), done
+        with cases.case(f"{name}/{which}: exec -it is a terminal with its size, and Ctrl-C arrives"):
+            terminal(cluster, name, which)
+
+
+def terminal(cluster, name, which):
+    leader, follower = pty.openpty()
+    subprocess.run(["stty", "rows", "33", "cols", "111"], stdin=follower, check=True)
+    shell = subprocess.Popen(cluster.kubectl_argv("exec", "-it", name, "-c", which, "--", "sh"), stdin=follower,
+                             stdout=follower, stderr=follower, start_new_session=True)
+    os.close(follower)
+    seen = ""
+
+    def until(text, seconds=20):
+        nonlocal seen
+        end = time.monotonic() + seconds
+        while text not in seen:
+            ready, _, _ = select.select([leader], [], [], max(0, end - time.monotonic()))
+            if not ready:
+                raise Failed(f"no '{text}' on the terminal: {seen!r}")
+            seen += os.read(leader, 4096).decode(errors="replace")
+        seen = seen[seen.index(text) + len(text):]
+    try:
+        until("# ")
+        os.write(leader, b"tty; stty size; echo mark$((40+2))\n")
+        until("/dev/pts/")
+        until("33 111")
+        until("mark42")
+        os.write(leader, b"sleep 1000; echo code $?\n")
+        time.sleep(0.3)  # the shell must have begun to wait; a terminal does not say so
+        os.write(leader, b"\x03")
+        until("# ")
+        os.write(leader, b"exit 5\n")
+        shell.wait(20)
+        assert shell.returncode == 5, shell.returncode
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(leader)
+
+
+def attach(cluster, cases, name):
+    for which in ("app", "sidecar"):
+        with cases.case(f"{name}/{which}: attach shows what it says from now on"):
+            with cluster.start("attach", name, "-c", which) as attached:
+                line = attached.stdout.readline()
+                attached.kill()
+            assert line.split()[0] == which and line.split()[1].isdigit(), line
+
+
+def copy(cluster, cases, name):
+    data = os.urandom(3 << 20)
+    for which in ("app", "sidecar"):
+        with cases.case(f"{name}/{which}: cp there and back"), tempfile.TemporaryDirectory() as folder:
+            there, back = os.path.join(folder, "there"), os.path.join(folder, "back")
+            with open(there, "wb") as file:
+                file.write(data)
+            cluster.kubectl("cp", "-c", which, there, f"{name}:/tmp/copied")
+            cluster.kubectl("cp", "-c", which, f"{name}:/tmp/copied", back)
+            with open(back, "rb") as file:
+                assert file.read() == data
+
+
+def port_forward(cluster, cases, name):
+    for which, port in (("app", 8081), ("sidecar", 8082)):
+        with cases.case(f"{name}/{which}: port-forward reaches what listens on localhost there"):
+            cluster.exec(name, which, "sh", "-c",
+                         f"mkdir -p /tmp/www; echo page of {which} > /tmp/www/index.html; httpd -p 127.0.0.1:{port} -h /tmp/www")
+            with cluster.start("port-forward", f"pod/{name}", f"0:{port}") as forward:
+                line = forward.stdout.readline()  # Forwarding from 127.0.0.1:41234 -> 8081
+                local = line.split("127.0.0.1:")[1].split()[0]
+                with urllib.request.urlopen(f"http://127.0.0.1:{local}/", timeout=10) as answer:
+                    page = answer.read().decode()
+                forward.kill()
+            assert page == f"page of {which}\n", page
+
+
+def describe(cluster, cases, name):
+    with cases.case(f"{name}: describe names both containers, Running, and the events of each"):
+        text = cluster.kubectl("describe", "pod", name).stdout
+        assert text.count("State:          Running") == 2, text
+        for event in ("Created container: app", "Created container: sidecar", "Started container sidecar"):
+            assert event in text, text
+
+
+def debug(cluster, cases, name):
+    for target in ("app", "sidecar"):
+        with cases.case(f"{name}/{target}: an ephemeral container beside it sees its processes"):
+            helper = f"debug-{target}"
+            cluster.kubectl("debug", name, f"--image={IMAGE}", f"--target={target}", "-c", helper,
+                            "--", "sh", "-c", "ps; sleep 100000")
+            wait_for("the helper runs", lambda: "trap" in cluster.kubectl("logs", name, "-c", helper, check=False).stdout, 30)
+
+
+def run(cluster, cases, split):
+    name = make(cluster, split)
+    placement(cluster, cases, name, split)
+    for part in (logs, execs, attach, copy, port_forward, describe, debug):
+        part(cluster, cases, name)
+    with cases.case(f"{name}: delete ends it within its grace"):
+        cluster.delete("pod", name, timeout=30)

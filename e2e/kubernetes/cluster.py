@@ -1,0 +1,122 @@
+"""A cluster for a test: `heteroctl lab up --kubernetes`, used with kubectl as anybody would.
+
+    with Cluster("kube", nodes=1) as cluster:
+        cluster.apply(pod("web", split=True))
+        cluster.wait_ready("web")
+        cluster.kubectl("logs", "web", "-c", "sidecar").stdout
+"""
+import json
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from lib.lab import HETEROCTL, ROOT, Failed, Lab, run, wait_for  # noqa: E402,F401
+from lib.manifest import IMAGE  # noqa: E402
+
+PROGRAMS = os.path.join(ROOT, ".build", "kubernetes")
+SPLIT = {"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": "sidecar"}
+KINDS = {"split": True, "whole": False}  # of Pods: over host and DPU, or all on the host
+
+
+class Cluster(Lab):
+    def __init__(self, label, nodes=1):
+        super().__init__(label)
+        self.nodes = nodes
+
+    def __enter__(self):
+        try:
+            run([HETEROCTL, "lab", "up", "--name", self.name, "--kubernetes", "--kubernetes-programs", PROGRAMS,
+                 "--nodes", str(self.nodes)], timeout=240)
+            with open(f"/run/heterok8s-lab/{self.name}/env.json", encoding="utf-8") as file:
+                self.env = json.load(file)
+        except BaseException:
+            if not os.environ.get("HETEROK8S_KEEP_LAB"):
+                self.down()
+            raise
+        return self
+
+    def kubectl_argv(self, *args):
+        return [os.path.join(PROGRAMS, "kubectl"), "--kubeconfig", self.env["kubeconfig"], *args]
+
+    def kubectl(self, *args, check=True, timeout=60, stdin=None):
+        return run(self.kubectl_argv(*args), check=check, timeout=timeout, stdin=stdin)
+
+    def start(self, *args, **kwargs):
+        """kubectl … that goes on: a Popen with pipes."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **kwargs}
+        return subprocess.Popen(self.kubectl_argv(*args), **pipes)
+
+    def get(self, *args):
+        return json.loads(self.kubectl("get", *args, "-o", "json").stdout)
+
+    def apply(self, *objects):
+        text = "\n---\n".join(json.dumps(each) for each in objects)
+        self.kubectl("apply", "-f", "-", stdin=text)
+
+    def delete(self, *args, timeout=60):
+        self.kubectl("delete", "--ignore-not-found", "--wait", f"--timeout={timeout}s", *args, timeout=timeout + 10)
+
+    def wait(self, what, condition, seconds=60):
+        """kubectl wait; its failure shows the Pods and the last events."""
+        done = self.kubectl("wait", what, f"--for={condition}", f"--timeout={seconds}s", check=False, timeout=seconds + 10)
+        if done.returncode != 0:
+            raise Failed(f"{what}: {condition}: {done.stderr}{self.situation()}")
+
+    def wait_ready(self, *pods, seconds=60):
+        for name in pods:
+            self.wait(f"pod/{name}", "condition=Ready", seconds)
+
+    def situation(self):
+        pods = self.kubectl("get", "pods", "-o", "wide", check=False).stdout
+        events = self.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False).stdout
+        return f"{pods}\n" + "\n".join(events.splitlines()[-12:])
+
+    def status(self, name, container):
+        """The ContainerStatus."""
+        statuses = self.get("pod", name)["status"].get("containerStatuses", [])
+        return next((each for each in statuses if each["name"] == container), {})
+
+    def exec(self, pod, container, *argv, **kwargs):
+        return self.kubectl("exec", pod, "-c", container, "--", *argv, **kwargs)
+
+    def places(self, pod):
+        """container -> the PU that it runs on, as heteroctl says."""
+        return {row["container"]: row["pu"] for row in self.why(f"default/{pod}")["containers"]}
+
+
+def container(name, script="exec sleep 1000000", **fields):
+    return {"name": name, "image": IMAGE, "command": ["/bin/sh", "-c", script], **fields}
+
+
+# Says a line at its start and one each 0.2 s; ends at once when told.
+TALK = 'trap "exit 0" TERM; echo "$NAME starts"; i=0; while :; do i=$((i+1)); echo "$NAME $i"; sleep 0.2 & wait $!; done'
+
+
+def talker(name, **fields):
+    return container(name, TALK, env=[{"name": "NAME", "value": name}], **fields)
+
+
+def template(containers, split, labels=None, **spec):
+    metadata = {"labels": labels or {}, "annotations": SPLIT if split else {}}
+    return {"metadata": metadata, "spec": {"terminationGracePeriodSeconds": 2, "containers": containers, **spec}}
+
+
+def pod(name, containers, split, labels=None, **spec):
+    body = template(containers, split, labels, **spec)
+    body["metadata"]["name"] = name
+    return {"apiVersion": "v1", "kind": "Pod", **body}
+
+
+def workload(kind, name, containers, split, replicas=None, pod_spec=None, **spec):
+    """Deployment, StatefulSet or DaemonSet."""
+    labels = {"app": name}
+    body = {"selector": {"matchLabels": labels}, "template": template(containers, split, labels, **(pod_spec or {})), **spec}
+    if replicas is not None:
+        body["replicas"] = replicas
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": body}
+
+
+def job(name, containers, split, **spec):
+    body = template(containers, split, {"app": name}, restartPolicy="Never")
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": body, **spec}}
