@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "common/sys/file.h"
 #include "node-agent/ports/claims.h"
@@ -45,6 +46,18 @@ absl::Status DisableMultipathTcp() {
 absl::Status EraseLinks(const Kernel& kernel, const hk_pod& pod) {
   for (const hk_pair& pair : pod.pair) {
     for (const hk_addr& self : pair.self) HK_RETURN_IF_ERROR(kernel.links.Erase(self));
+  }
+  return absl::OkStatus();
+}
+
+// What is right already stays: programs have written to it, and calls go on.
+absl::Status PutLinks(const Kernel& kernel, uint64_t cookie, const hk_pod& pod) {
+  for (uint32_t meaning : {HK_LOCALHOST, HK_POD_IP}) {
+    for (const hk_addr& self : pod.pair[meaning].self) {
+      const std::optional<hk_link> link = kernel.links.Get(self);
+      if (link.has_value() && link->netns == cookie && link->meaning == meaning) continue;
+      HK_RETURN_IF_ERROR(kernel.links.Put(self, {.netns = cookie, .meaning = meaning}));
+    }
   }
   return absl::OkStatus();
 }
@@ -147,12 +160,12 @@ absl::Status BpfPorts::AddLocked(const PodPorts& ports, const sys::NetnsRef& ns,
   wire.generation = pod.generation;
   absl::Status made = [&]() -> absl::Status {
     HK_RETURN_IF_ERROR(kernel_->pod_names.Put(cookie, name));
-    if (std::optional<hk_pod> former = kernel_->pods.Get(cookie)) HK_RETURN_IF_ERROR(EraseLinks(*kernel_, *former));
-    for (uint32_t meaning : {HK_LOCALHOST, HK_POD_IP}) {
-      for (const hk_addr& self : wire.pair[meaning].self) {
-        HK_RETURN_IF_ERROR(kernel_->links.Put(self, {.netns = cookie, .meaning = meaning}));
-      }
+    if (std::optional<hk_pod> former = kernel_->pods.Get(cookie)) {
+      if (std::memcmp(former->pair, wire.pair, sizeof wire.pair) != 0)
+        HK_RETURN_IF_ERROR(EraseLinks(*kernel_, *former));
+      wire.has_bound_callers = former->has_bound_callers;
     }
+    HK_RETURN_IF_ERROR(PutLinks(*kernel_, cookie, wire));
     HK_RETURN_IF_ERROR(kernel_->pods.Put(cookie, wire));
     return kernel_->AttachPod(cookie, ns.fd());
   }();

@@ -8,10 +8,11 @@
 
 #include <linux/types.h>
 
-#define HK_PORTS_LAYOUT 2
+#define HK_PORTS_LAYOUT 3
 #define HK_REMOTE_CLAIMS 8 /* claims of the other PU on one port: different addresses */
 #define HK_POD_ADDRESSES 8
 #define HK_LISTENER_SLOTS 8 /* sockets of one REUSEPORT group that are known to sk_lookup at a time */
+#define HK_LISTENER_BITS 1024
 
 struct hk_addr {
   __u32 w[4];
@@ -65,7 +66,7 @@ struct hk_pod {
   __u32 address_count;
   struct hk_addr addresses[HK_POD_ADDRESSES];
   __u16 own_first, own_last, other_first, other_last; /* ephemeral ports */
-  __u32 zero;
+  __u32 has_bound_callers; /* of this Pod something is, or was, in bound_callers. Written by programs */
 };
 /* pod_names: keyed by cookie; for heterod only. */
 struct hk_pod_name {
@@ -79,6 +80,9 @@ struct hk_link {
   __u64 netns;
   __u32 meaning;
   __u32 zero;
+  /* By port modulo HK_LISTENER_BITS: a socket with this port is, or was, in `listeners`. Written by programs. A packet
+   * for a port without the bit, which is nearly every one, costs no look into the sockhash. */
+  __u64 listeners[HK_LISTENER_BITS / 64];
 };
 
 /* listeners (sockhash): sockets that a link address does not match by itself. */

@@ -41,6 +41,7 @@ SEC("sockops") int hk_sockops(struct bpf_sock_ops *o)
 	int meaning = hk_meaning_of(pod, &key.addr);
 	if (meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
+		expect(pod, &l);
 		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
 			l.slot = i;
 			if (bpf_sock_hash_update(o, &listeners, &l, BPF_NOEXIST) == 0) {

@@ -11,3 +11,20 @@ static __always_inline struct hk_listener_key listener_key(const struct hk_claim
 					.meaning = meaning,
 					.is_v6 = !is_v4(&key->addr)};
 }
+// Before the socket goes in: from then on packets for its port are looked up.
+static __always_inline void expect(const struct hk_pod *pod, const struct hk_listener_key *l)
+{
+	const struct hk_pair *pair = l->meaning == HK_LOCALHOST ? &pod->pair[HK_LOCALHOST] : &pod->pair[HK_POD_IP];
+	struct hk_addr self = l->is_v6 ? pair->self[1] : pair->self[0];
+	struct hk_link *link = bpf_map_lookup_elem(&links, &self);
+	__u32 bit = l->port % HK_LISTENER_BITS;
+
+	if (link)
+		__sync_fetch_and_or(&link->listeners[bit / 64], 1ULL << (bit % 64));
+}
+static __always_inline bool expected(const struct hk_link *link, __u32 port)
+{
+	__u32 bit = port % HK_LISTENER_BITS;
+
+	return (link->listeners[bit / 64] >> (bit % 64)) & 1;
+}

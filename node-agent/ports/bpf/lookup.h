@@ -4,7 +4,7 @@
 // more specific and so come first, as they would on one kernel.
 #pragma once
 
-#include "node-agent/ports/bpf/address.h"
+#include "node-agent/ports/bpf/listeners.h"
 
 SEC("sk_lookup") int hk_lookup(struct bpf_sk_lookup *c)
 {
@@ -14,7 +14,7 @@ SEC("sk_lookup") int hk_lookup(struct bpf_sk_lookup *c)
 	else
 		a = WORDS(c->local_ip6);
 	struct hk_link *link = bpf_map_lookup_elem(&links, &a);
-	if (!link)
+	if (!link || !expected(link, c->local_port))
 		return SK_PASS;
 	struct hk_listener_key key = {.netns = link->netns,
 				      .port = c->local_port,

@@ -3,74 +3,100 @@
 
 #include "node-agent/ports/bpf/address.h"
 
-static __always_inline const struct hk_addr *shown(struct bpf_sock_addr *c, const struct hk_addr *a)
+static __always_inline struct hk_pod *pod_of(struct bpf_sock_addr *c)
 {
 	__u64 netns = bpf_get_netns_cookie(c);
-	struct hk_pod *pod = bpf_map_lookup_elem(&pods, &netns);
-	if (!pod)
-		return 0;
-	bool v4 = is_v4(a);
-	if (same(a, v4 ? &pod->bound_localhost[0] : &pod->bound_localhost[1]))
-		return v4 ? &pod->pair[HK_LOCALHOST].shown[0] : &pod->pair[HK_LOCALHOST].shown[1];
-	for (int m = 0; m < 2; m++) {
-		struct hk_pair *pair = &pod->pair[m];
-		if (v4) {
-			if (same(a, &pair->self[0]) || same(a, &pair->peer[0]))
-				return &pair->shown[0];
-		} else if (same(a, &pair->self[1]) || same(a, &pair->peer[1])) {
-			return &pair->shown[1];
-		}
-	}
-	return 0;
+
+	return bpf_map_lookup_elem(&pods, &netns);
+}
+// Of IPv4 the last word alone, in the hooks that each datagram passes.
+static __always_inline __be32 shown4(const struct hk_pod *pod, __be32 a)
+{
+	const struct hk_pair *localhost = &pod->pair[HK_LOCALHOST], *ip = &pod->pair[HK_POD_IP];
+
+	if (a == localhost->peer[0].w[3] || a == localhost->self[0].w[3] || a == pod->bound_localhost[0].w[3])
+		return localhost->shown[0].w[3];
+	if (a == ip->peer[0].w[3] || a == ip->self[0].w[3])
+		return ip->shown[0].w[3];
+	return a;
+}
+static __always_inline void show6(const struct hk_pod *pod, struct bpf_sock_addr *c, const struct hk_addr *a)
+{
+	const struct hk_pair *localhost = &pod->pair[HK_LOCALHOST], *ip = &pod->pair[HK_POD_IP];
+
+	if (is_v4(a))
+		WORD(c->user_ip6[3]) = shown4(pod, a->w[3]);
+	else if (same(a, &localhost->peer[1]) || same(a, &localhost->self[1]) || same(a, &pod->bound_localhost[1]))
+		set6(c, &localhost->shown[1]);
+	else if (same(a, &ip->peer[1]) || same(a, &ip->self[1]))
+		set6(c, &ip->shown[1]);
 }
 static __always_inline int name4(struct bpf_sock_addr *c)
 {
-	struct hk_addr a = mapped(c->user_ip4);
-	const struct hk_addr *s = shown(c, &a);
-	if (s)
-		c->user_ip4 = s->w[3];
+	const struct hk_pod *pod = pod_of(c);
+
+	if (pod)
+		c->user_ip4 = shown4(pod, c->user_ip4);
 	return 1;
 }
 static __always_inline int name6(struct bpf_sock_addr *c)
 {
+	const struct hk_pod *pod = pod_of(c);
 	struct hk_addr a = dst6(c);
-	const struct hk_addr *s = shown(c, &a);
-	if (s)
-		set6(c, s);
+
+	if (pod)
+		show6(pod, c, &a);
 	return 1;
 }
 // The answer to a caller that bound itself to localhost has to go to that name, which the program never sees.
-static __always_inline void remember(struct bpf_sock_addr *c, const struct hk_addr *from)
+static __always_inline void remember(struct bpf_sock_addr *c, struct hk_pod *pod, bool is_v6, bool bound)
 {
-	struct hk_caller_key caller = {
-		.netns = bpf_get_netns_cookie(c), .port = bpf_ntohs(c->user_port), .is_v6 = !is_v4(from)};
-	struct hk_pod *pod = bpf_map_lookup_elem(&pods, &caller.netns);
-	if (!pod)
+	if (!bound && !pod->has_bound_callers)
 		return;
-	__u8 *known = bpf_map_lookup_elem(&bound_callers, &caller);
-	bool bound = same(from, caller.is_v6 ? &pod->bound_localhost[1] : &pod->bound_localhost[0]);
-	if (bound && !known) {
-		__u8 yes = 1;
-
-		bpf_map_update_elem(&bound_callers, &caller, &yes, BPF_ANY);
-	} else if (!bound && known &&
-		   same(from, caller.is_v6 ? &pod->pair[HK_LOCALHOST].peer[1] : &pod->pair[HK_LOCALHOST].peer[0])) {
+	struct hk_caller_key caller = {
+		.netns = bpf_get_netns_cookie(c), .port = bpf_ntohs(c->user_port), .is_v6 = is_v6};
+	__u8 *known = bpf_map_lookup_elem(&bound_callers, &caller), yes = 1;
+	if (bound) {
+		pod->has_bound_callers = 1;  // each time: heterod may just have written the Pod anew
+		if (!known)
+			bpf_map_update_elem(&bound_callers, &caller, &yes, BPF_ANY);
+	} else if (known) {
 		bpf_map_delete_elem(&bound_callers, &caller);
 	}
 }
+static __always_inline void remember4(struct bpf_sock_addr *c, struct hk_pod *pod, __be32 from)
+{
+	if (from == pod->bound_localhost[0].w[3])
+		remember(c, pod, false, true);
+	else if (from == pod->pair[HK_LOCALHOST].peer[0].w[3])
+		remember(c, pod, false, false);
+}
 SEC("cgroup/recvmsg4") int hk_recvmsg4(struct bpf_sock_addr *c)
 {
-	struct hk_addr from = mapped(c->user_ip4);
+	struct hk_pod *pod = pod_of(c);
+	__be32 from = c->user_ip4;
 
-	remember(c, &from);
-	return name4(c);
+	if (!pod)
+		return 1;
+	remember4(c, pod, from);
+	c->user_ip4 = shown4(pod, from);
+	return 1;
 }
 SEC("cgroup/recvmsg6") int hk_recvmsg6(struct bpf_sock_addr *c)
 {
+	struct hk_pod *pod = pod_of(c);
 	struct hk_addr from = dst6(c);
 
-	remember(c, &from);
-	return name6(c);
+	if (!pod)
+		return 1;
+	if (is_v4(&from))
+		remember4(c, pod, from.w[3]);
+	else if (same(&from, &pod->bound_localhost[1]))
+		remember(c, pod, true, true);
+	else if (same(&from, &pod->pair[HK_LOCALHOST].peer[1]))
+		remember(c, pod, true, false);
+	show6(pod, c, &from);
+	return 1;
 }
 SEC("cgroup/getpeername4") int hk_peername4(struct bpf_sock_addr *c) { return name4(c); }
 SEC("cgroup/getpeername6") int hk_peername6(struct bpf_sock_addr *c) { return name6(c); }

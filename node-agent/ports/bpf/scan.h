@@ -40,9 +40,10 @@ SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
 	if (!s)
 		return 0;
 	int meaning = hk_meaning_of(pod, &key.addr);
-	if (meaning != HK_NONE && !s->hashed) {
+	if (meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
-		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
+		expect(pod, &l);  // also of one that is in: the link may be made anew
+		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
 			l.slot = i;
 			if (bpf_map_update_elem(&listeners, &l, t, BPF_NOEXIST) == 0) {
 				s->hashed = 1;
@@ -76,9 +77,10 @@ SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
 	if (!s)
 		return 0;
 	int meaning = hk_meaning_of(pod, &key.addr);
-	if (meaning != HK_NONE && !s->hashed) {
+	if (meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
-		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
+		expect(pod, &l);  // also of one that is in: the link may be made anew
+		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
 			l.slot = i;
 			if (bpf_map_update_elem(&listeners, &l, u, BPF_NOEXIST) == 0) {
 				s->hashed = 1;
