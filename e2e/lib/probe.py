@@ -4,6 +4,8 @@
   probe.py serve tcp:0.0.0.0:0 udp:[::1]:5353 …   prints {"ready": [ports]}, answers each call with what it sees, until
                                                   its standard input closes
   probe.py call tcp 127.0.0.1 8080 [SOURCE]       one call; {"ok", "error", "reply", "peer", "name", "us"}
+  probe.py late 127.0.0.1 8080 [SOURCE]           a UDP exchange, {"ready"}; then, when its standard input closes, one
+                                                  more datagram; {"ok", "error"}
   probe.py bind tcp 0.0.0.0 8080                  bind and listen; {"ok", "error"}
 """
 import errno
@@ -88,6 +90,24 @@ def call(protocol, address, port, source=None):
         say(ok=False, error=error_name(error), reply={}, peer="", name="", us=round((time.monotonic() - start) * 1e6))
 
 
+def late(address, port, source=None):
+    sock = make("udp", address)
+    sock.settimeout(LIMIT)
+    if source:
+        sock.bind((source, 0))
+    sock.connect((address, int(port)))
+    sock.send(b"hello")
+    sock.recv(4096)
+    say(ready=True)
+    sys.stdin.read()
+    try:
+        sock.send(b"hello")
+        sock.recv(4096)
+        say(ok=True, error="")
+    except OSError as error:
+        say(ok=False, error=error_name(error))
+
+
 def bind(protocol, address, port):
     try:
         sock = make(protocol, address)
@@ -100,4 +120,4 @@ def bind(protocol, address, port):
 
 
 if __name__ == "__main__":
-    {"serve": lambda a: serve(a), "call": lambda a: call(*a), "bind": lambda a: bind(*a)}[sys.argv[1]](sys.argv[2:])
+    {"serve": lambda a: serve(a), "call": lambda a: call(*a), "bind": lambda a: bind(*a), "late": lambda a: late(*a)}[sys.argv[1]](sys.argv[2:])

@@ -106,7 +106,7 @@ absl::StatusOr<HeterodConfig> ParseHeterodConfig(const std::string& text, const 
   if (absl::StatusOr<IpPrefix> prefix = IpPrefix::Parse(link_range);
       prefix.ok() && prefix->address.family == Family::kV4 && prefix->length <= kLongestLinkRange) {
     config.link_range = prefix->Masked();
-    const IpAddress taken = podnet::LinkAddresses::Localhost();
+    const IpAddress taken = podnet::LinkAddresses::Localhost(Family::kV4);
     if (prefix->Contains(taken)) {
       root.Fail("link_range", fmt::format("holds {}, which has a meaning of its own on the link", taken.ToString()));
     }

@@ -88,7 +88,7 @@ TEST_CASE("each mistake is named with file and key") {
       {.more = "ephemeral: {host: [50000, 40000]}", .says = "ephemeral.host: is no range"},
       {.more = "ephemeral: 5", .says = "ephemeral: is no mapping"},
       {.more = "mtu: 500", .says = "mtu: is less than the 1280"},
-      {.more = "link_range: 169.254.0.0/16", .says = "link_range: holds 169.254.1.2"},
+      {.more = "link_range: 169.254.0.0/16", .says = "link_range: holds 169.254.213.2"},
       {.more = "link_range: fe80::/64", .says = "link_range: 'fe80::/64' is no IPv4 range"},
       {.more = "metrics: {listen: localhost}", .says = "metrics.listen: 'localhost' is no ADDRESS:PORT"},
       {.more = "state_dir: var/lib", .says = "state_dir: 'var/lib' is no absolute path"},

@@ -11,4 +11,13 @@ IpAddress LinkAddresses::ToV6(const IpAddress& v4) {
   return v6;
 }
 
+IpAddress LinkAddresses::Localhost(Family family) {
+  const IpAddress v4 = IpAddress::V4(0xa9fed502);  // 169.254.213.2: a9fe + d502 = 7f00 + 0001, in ones' complement
+  if (family == Family::kV4) return v4;
+  IpAddress v6 = ToV6(v4);  // fd68:6b38:7338::a525:a9fe:d502
+  v6.bytes[10] = 0xa5;
+  v6.bytes[11] = 0x25;
+  return v6;
+}
+
 }  // namespace heterok8s::podnet

@@ -2,6 +2,8 @@
 // split_pod_topology.h.
 #include <fmt/format.h>
 
+#include <cerrno>
+
 #include <catch2/catch.hpp>
 
 #include "common/testing/matchers.h"
@@ -49,15 +51,15 @@ TEST_CASE("a source that cannot be is dropped and counted") {
        kCountLinkAddress},
       {"v6 link address from the network", pod.net(), "ethn", "fd68:6b38:7338::a9fe:4004", "fd00:88::5", pod.pod_d(),
        kCountLinkAddress},
-      {"localhost's name on the link, from the network", pod.net(), "ethn", "169.254.1.2", "10.88.0.5", pod.pod_d(),
+      {"localhost's name on the link, from the network", pod.net(), "ethn", "169.254.213.2", "10.88.0.5", pod.pod_d(),
        kCountLinkAddress},
-      {"to localhost's name on the link, from the network", pod.net(), "ethn", "10.88.0.1", "169.254.1.2", pod.pod_d(),
-       kCountLinkAddress},
-      {"localhost's v6 name on the link, from the network", pod.net(), "ethn", "fd68:6b38:7338::a9fe:102", "fd00:88::5",
+      {"to localhost's name on the link, from the network", pod.net(), "ethn", "10.88.0.1", "169.254.213.2",
        pod.pod_d(), kCountLinkAddress},
-      {"localhost's name on the link to the outside", pod.pod_h(), "eth0", "169.254.1.2", "10.99.0.2", pod.pod_d(),
+      {"localhost's v6 name on the link, from the network", pod.net(), "ethn", "fd68:6b38:7338::a525:a9fe:d502",
+       "fd00:88::5", pod.pod_d(), kCountLinkAddress},
+      {"localhost's name on the link to the outside", pod.pod_h(), "eth0", "169.254.213.2", "10.99.0.2", pod.pod_d(),
        kCountSpoofed},
-      {"to localhost's name, not from a link address", pod.pod_d(), "xpu0", "10.99.0.2", "169.254.1.2", pod.pod_h(),
+      {"to localhost's name, not from a link address", pod.pod_d(), "xpu0", "10.99.0.2", "169.254.213.2", pod.pod_h(),
        kCountSpoofed},
       {"the Pod IP from the network", pod.net(), "ethn", "10.88.0.5", "10.88.0.5", pod.pod_d(), kCountSpoofed},
       {"another Pod's IP from pod-h", pod.pod_h(), "eth0", "10.88.0.6", "10.99.0.2", pod.pod_d(), kCountSpoofed},
@@ -100,6 +102,48 @@ TEST_CASE("both sides can ping the outside") {
     CHECK_NOTHROW(SplitPodTopology::Sh(pod.pod_h(), fmt::format("ping -qc2 -i0.01 -W5 {}", address)));
     CHECK_NOTHROW(SplitPodTopology::Sh(pod.pod_d(), fmt::format("ping -qc2 -i0.01 -W5 {}", address)));
   }
+}
+
+// On the link such a caller has another name, also where an error quotes its packet.
+TEST_CASE("an error about a direct call comes to the caller, also to one bound to localhost") {
+  Wired pod;
+  const LinkAddresses link = pod.HostSpec().link;
+  struct Side {
+    const sys::NetnsRef &caller, &callee;
+    IpAddress to;
+  };
+  for (const Side& side :
+       {Side{pod.pod_h(), pod.pod_d(), link.dpu_localhost}, {pod.pod_d(), pod.pod_h(), link.host_localhost}}) {
+    SplitPodTopology::Sh(
+        side.callee,
+        "nft 'add table inet refusing; add chain inet refusing in { type filter hook input priority 0; }; "
+        "add rule inet refusing in tcp dport 7777 reject with icmpx type admin-prohibited'");
+    for (const char* localhost : {"127.0.0.1", "::1"}) {
+      const bool v4 = localhost[0] == '1';
+      const IpAddress to = v4 ? side.to : LinkAddresses::ToV6(side.to);
+      for (bool bound : {false, true}) {
+        INFO(to.ToString() << (bound ? " from localhost" : ""));
+        const std::optional<Endpoint> from = bound ? std::optional(At(localhost, 0)) : std::nullopt;
+        UniqueFd udp = ConnectUdp(side.caller, {to, 7778}, from);
+
+        REQUIRE(Send(udp, "anybody?"));
+        CHECK(Receive(udp) == fmt::format("error {}", ECONNREFUSED));
+        CHECK(Connect(side.caller, {to, 7777}, nullptr, kPatience, from) == (v4 ? EHOSTUNREACH : EACCES));
+      }
+    }
+  }
+}
+
+TEST_CASE("localhost's name on the link can take its place without any checksum") {
+  auto sum = [](const IpAddress& address) {
+    unsigned total = 0;
+    for (size_t i = 0; i < static_cast<size_t>(address.bits()) / 8; i += 2)
+      total += address.bytes[i] << 8 | address.bytes[i + 1];
+    while (total > 0xffff) total = (total & 0xffff) + (total >> 16);
+    return total;
+  };
+  CHECK(sum(LinkAddresses::Localhost(Family::kV4)) == sum(*IpAddress::Parse("127.0.0.1")));
+  CHECK(sum(LinkAddresses::Localhost(Family::kV6)) == sum(*IpAddress::Parse("::1")));
 }
 
 TEST_CASE("port unreachable from outside comes to the side that asked") {

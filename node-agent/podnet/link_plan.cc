@@ -70,7 +70,7 @@ class Planner {
       AddAddress(OfFamily(family, own_v4));
       ToPeer(OfFamily(family, peer_v4), OfFamily(family, own_v4));
     }
-    ToPeer(OfFamily(family, LinkAddresses::Localhost()), OfFamily(family, pairs[0].first));
+    ToPeer(LinkAddresses::Localhost(family), OfFamily(family, pairs[0].first));
     if (family == Family::kV6) {
       // The kernel takes a packet for ::1 only where the device it came from has a route to it (rt6_need_strict). What
       // a program sends to ::1 takes lo's, whose metric is lower.

@@ -14,6 +14,8 @@ struct View {
   std::string both;                       // all of these
   std::string in, out;                    // source and destination of direct calls, as "source . destination"
   std::string localhost, localhost_name;  // 127.0.0.1, and what it is called on the link
+  std::string quoted;                     // in an ICMP error: the source of the packet it is about, as nft reads it
+  std::string localhost_hex, name_hex;    // the same two as numbers
   const char* echo;                       // "icmp type echo-request"
   const char* errors;                     // ICMP types that report on a packet sent earlier
   const char* port_unreachable;
@@ -24,6 +26,10 @@ std::string Set(const std::vector<IpAddress>& addresses) {
   for (const IpAddress& address : addresses) texts.push_back(address.ToString());
   if (texts.size() == 1) return texts[0];  // a comparison costs less than a look into a set
   return fmt::format("{{ {} }}", fmt::join(texts, ", "));
+}
+
+std::string Hex(const IpAddress& address) {
+  return fmt::format("0x{:02x}", fmt::join(address.bytes.begin(), address.bytes.begin() + address.bits() / 8, ""));
 }
 
 View ViewOf(const LinkSpec& spec, Family family) {
@@ -41,7 +47,7 @@ View ViewOf(const LinkSpec& spec, Family family) {
   view.pod = pod.empty() ? "" : Set(pod);
   view.own = Set(on_host ? host : dpu);
   view.peer = Set(on_host ? dpu : host);
-  IpAddress name = of_family(LinkAddresses::Localhost());
+  IpAddress name = LinkAddresses::Localhost(family);
   std::vector<IpAddress> far = on_host ? dpu : host;
   far.push_back(name);
   view.both = Set({host[0], host[1], dpu[0], dpu[1], name});
@@ -56,6 +62,10 @@ View ViewOf(const LinkSpec& spec, Family family) {
   view.out = fmt::format("{{ {} }}", fmt::join(out, ", "));
   view.localhost = v4 ? "127.0.0.1" : "::1";
   view.localhost_name = name.ToString();
+  // After eight bytes of ICMP comes the packet's IP header; the source is at its byte 12 (IPv4), 8 (IPv6).
+  view.quoted = v4 ? "@th,160,32" : "@th,128,128";
+  view.localhost_hex = Hex(*IpAddress::Parse(view.localhost));
+  view.name_hex = Hex(name);
   view.echo = v4 ? "icmp type echo-request" : "icmpv6 type echo-request";
   view.errors = v4 ? "icmp type { destination-unreachable, time-exceeded, parameter-problem }"
                    : "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
@@ -114,6 +124,10 @@ void GuardRules(Script& script, const LinkSpec& spec, const View& v4, const View
   for (const View& v : {v4, v6}) {
     script.Rule("output_raw", "oifname {0} {1} saddr {2} {1} daddr {3} {1} saddr set {4} notrack", spec.ifname, v.ip,
                 v.localhost, v.peer, v.localhost_name);
+    // An ICMP error finds the caller's socket by the packet it quotes. Nothing mends the checksum of ICMP here, but it
+    // stays right: see LinkAddresses::Localhost.
+    script.Rule("guard", "iifname {} {} daddr {} {} {} {} {} set {}", spec.ifname, v.ip, v.localhost_name, v.errors,
+                v.quoted, v.name_hex, v.quoted, v.localhost_hex);
     script.Rule("guard", "iifname {0} {1} saddr {2} {1} daddr {3} {1} daddr set {4} notrack accept", spec.ifname, v.ip,
                 v.peer, v.localhost_name, v.localhost);
   }

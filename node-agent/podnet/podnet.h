@@ -59,10 +59,10 @@ struct LinkAddresses {
   // fd68:6b38:7338::<v4 as two groups>, e.g. 169.254.64.4 -> fd68:6b38:7338::a9fe:4004
   static IpAddress ToV6(const IpAddress& v4);
 
-  // What 127.0.0.1 (ToV6: ::1) as a source is called on the link, in both directions: a socket that a program bound to
-  // localhost sends from there. The same in every Pod, because it never leaves the Pod's link. 169.254.1.2, beside the
-  // gateway's address.
-  static IpAddress Localhost() { return IpAddress::V4(0xa9fe0102); }
+  // What 127.0.0.1 (::1) as a source is called on the link, in both directions: a socket that a program bound to
+  // localhost sends from there. The same in every Pod, because it never leaves the Pod's link. Its 16-bit words add up
+  // to what localhost's add up to, so that one can take the other's place where no checksum can be mended.
+  static IpAddress Localhost(Family family);
 };
 
 // The Pod's side of the link to the other PU.

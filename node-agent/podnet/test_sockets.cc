@@ -122,8 +122,12 @@ int Connect(const sys::NetnsRef& ns, const Endpoint& to, sys::UniqueFd* out, std
   return error;
 }
 
-sys::UniqueFd ConnectUdp(const sys::NetnsRef& ns, const Endpoint& to) {
+sys::UniqueFd ConnectUdp(const sys::NetnsRef& ns, const Endpoint& to, const std::optional<Endpoint>& from) {
   sys::UniqueFd fd = Open(ns, FamilyOf(to), SOCK_DGRAM);
+  if (from) {
+    Raw raw = ToRaw(*from);
+    REQUIRE(bind(fd.get(), raw.get(), raw.size) == 0);
+  }
   Raw raw = ToRaw(to);
   REQUIRE(connect(fd.get(), raw.get(), raw.size) == 0);
   return fd;

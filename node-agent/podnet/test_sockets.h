@@ -35,7 +35,7 @@ Endpoint PeerOf(const sys::UniqueFd& socket);
 int Connect(const sys::NetnsRef& ns, const Endpoint& to, sys::UniqueFd* out,
             std::chrono::milliseconds patience = kPatience, const std::optional<Endpoint>& from = {});
 // A UDP socket with a fixed peer: it also receives that peer's ICMP errors.
-sys::UniqueFd ConnectUdp(const sys::NetnsRef& ns, const Endpoint& to);
+sys::UniqueFd ConnectUdp(const sys::NetnsRef& ns, const Endpoint& to, const std::optional<Endpoint>& from = {});
 // The accepted connection; invalid when none came.
 sys::UniqueFd Accept(const sys::UniqueFd& listener);
 

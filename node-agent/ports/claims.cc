@@ -141,8 +141,8 @@ absl::StatusOr<hk_pod> ToWire(const PodPorts& pod) {
                  Loopback(Family::kV4), Loopback(Family::kV6));
   wire.pair[HK_POD_IP] =
       PairToWire(host ? link.host_pod : link.dpu_pod, host ? link.dpu_pod : link.host_pod, first4, first6);
-  wire.bound_localhost[0] = ToWire(podnet::LinkAddresses::Localhost());
-  wire.bound_localhost[1] = ToWire(podnet::LinkAddresses::ToV6(podnet::LinkAddresses::Localhost()));
+  wire.bound_localhost[0] = ToWire(podnet::LinkAddresses::Localhost(Family::kV4));
+  wire.bound_localhost[1] = ToWire(podnet::LinkAddresses::Localhost(Family::kV6));
   for (const IpAddress& address : pod.addresses) wire.addresses[wire.address_count++] = ToWire(address);
   wire.own_first = pod.own_ephemeral.first;
   wire.own_last = pod.own_ephemeral.last;

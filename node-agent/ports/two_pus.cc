@@ -62,7 +62,7 @@ void Wire(const Pu& pu, bool host) {
   // As podnet: what a socket bound to localhost sends is called otherwise on the link.
   for (int v6 = 0; v6 < 2; ++v6) {
     auto text = [&](const IpAddress& v4) { return (v6 ? podnet::LinkAddresses::ToV6(v4) : v4).ToString(); };
-    std::string name = text(podnet::LinkAddresses::Localhost());
+    std::string name = podnet::LinkAddresses::Localhost(v6 ? Family::kV6 : Family::kV4).ToString();
     std::string own = text(host ? link.host_localhost : link.dpu_localhost);
     std::string peers = fmt::format("{{ {}, {} }}", text(host ? link.dpu_localhost : link.host_localhost),
                                     text(host ? link.dpu_pod : link.host_pod));

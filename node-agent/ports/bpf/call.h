@@ -36,7 +36,7 @@ static __always_inline bool direct(struct bpf_sock_addr *c, struct hk_addr *dst,
 	way->pod = pod;
 	way->self = v4 ? &pair->self[0] : &pair->self[1];
 	way->peer = v4 ? &pair->peer[0] : &pair->peer[1];
-	if (call.protocol == IPPROTO_UDP && meaning == HK_LOCALHOST) {
+	if (call.protocol == IPPROTO_UDP && meaning == HK_LOCALHOST && pod->has_bound_callers) {
 		struct hk_caller_key caller = {.netns = netns, .port = call.port, .is_v6 = !v4};
 		if (bpf_map_lookup_elem(&bound_callers, &caller))
 			way->peer = v4 ? &pod->bound_localhost[0] : &pod->bound_localhost[1];
@@ -45,13 +45,21 @@ static __always_inline bool direct(struct bpf_sock_addr *c, struct hk_addr *dst,
 }
 
 // May a socket that is bound to src take this way? One bound to localhost can, by the name that podnet's table gives
-// its packets; one bound to the Pod IP too: the other side's table knows the way back. No other could be answered.
+// its packets; one bound to the Pod IP too: the other side's table knows the way back. No other could be answered:
+// there is one name for localhost on the link, not one for each address of 127/8.
 static __always_inline bool source_fits(const struct way *way, const struct hk_addr *src)
 {
 	struct hk_addr localhost4 = mapped(bpf_htonl(0x7f000001)), localhost6 = {{0, 0, 0, bpf_htonl(1)}};
 
 	return is_any(src) || same(src, &localhost4) || same(src, &localhost6) || same(src, way->self) ||
 	       hk_meaning_of(way->pod, src) == HK_POD_IP;
+}
+
+static __always_inline int cannot_leave_from_there(void)
+{
+	if (have_set_retval)
+		bpf_set_retval(-EADDRNOTAVAIL);
+	return 0;
 }
 
 SEC("cgroup/connect4") int hk_connect4(struct bpf_sock_addr *c)
@@ -63,7 +71,7 @@ SEC("cgroup/connect4") int hk_connect4(struct bpf_sock_addr *c)
 		return 1;
 	struct hk_addr src = mapped(sk->src_ip4);
 	if (!source_fits(&way, &src))
-		return 1;
+		return cannot_leave_from_there();
 	c->user_ip4 = way.peer->w[3];
 	count(HK_STAT_DIRECT);
 	return 1;
@@ -77,7 +85,7 @@ SEC("cgroup/connect6") int hk_connect6(struct bpf_sock_addr *c)
 		return 1;
 	struct hk_addr src = WORDS(sk->src_ip6);
 	if (!source_fits(&way, &src))
-		return 1;
+		return cannot_leave_from_there();
 	set6(c, way.peer);
 	count(HK_STAT_DIRECT);
 	return 1;

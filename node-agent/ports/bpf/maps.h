@@ -14,6 +14,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define EADDRINUSE 98
+#define EADDRNOTAVAIL 99
 #define SOL_TCP 6
 
 // Kernels before 5.18 have no bpf_set_retval; the verifier drops the call when this is false.
