@@ -3,12 +3,12 @@ from cluster import KINDS, pod, talker, wait_for
 
 
 DAEMONS = [("kubelet", "host"), ("heterocri", "host"), ("heterod", "host"), ("heterod", "dpu"), ("containerd", "host"),
-           ("containerd", "dpu"), ("kube-proxy", "dpu")]
+           ("containerd", "dpu"), ("kube-proxy", "host"), ("kube-proxy", "dpu")]
 
 
 def run(cluster, cases):
     names = [f"lives-{kind}" for kind in KINDS]
-    cluster.apply(*[pod(f"lives-{kind}", [talker("app"), talker("sidecar")], split) for kind, split in KINDS.items()])
+    cluster.apply(*[pod(f"lives-{kind}", [talker("app"), talker("sidecar")], split, nodeName=cluster.name) for kind, split in KINDS.items()])
     cluster.wait_ready(*names)
     before = {(name, which): cluster.status(name, which)["containerID"] for name in names for which in ("app", "sidecar")}
     for daemon, pu in DAEMONS:
@@ -26,6 +26,6 @@ def run(cluster, cases):
             assert numbers == list(range(1, len(numbers) + 1)), [pair for pair in zip(numbers, numbers[1:]) if pair[1] != pair[0] + 1][:5]
     with cases.case("the Node is Ready, and a new Pod of each kind starts"):
         cluster.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s", timeout=70)
-        cluster.apply(*[pod(f"after-{kind}", [talker("app"), talker("sidecar")], split) for kind, split in KINDS.items()])
+        cluster.apply(*[pod(f"after-{kind}", [talker("app"), talker("sidecar")], split, nodeName=cluster.name) for kind, split in KINDS.items()])
         cluster.wait_ready(*[f"after-{kind}" for kind in KINDS])
     cluster.delete("pod", *names, *[f"after-{kind}" for kind in KINDS])

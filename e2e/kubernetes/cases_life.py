@@ -89,7 +89,10 @@ def rollout(cluster, cases, split):
     with cases.case(f"{name}: it rolls to another version, and only that runs"):
         cluster.apply(version(2))
         cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=90s", timeout=100)
-        assert cluster.kubectl("logs", f"deployment/{name}", "-c", "sidecar").stdout == "version 2\n"
+        wait_for("the former ones are gone", lambda: len(cluster.get("pods", "-l", f"app={name}")["items"]) == 2, 30)
+        for each in cluster.get("pods", "-l", f"app={name}")["items"]:
+            text = cluster.kubectl("logs", each["metadata"]["name"], "-c", "sidecar").stdout
+            assert text == "version 2\n", text
     cluster.delete("deployment", name)
 
 
@@ -114,10 +117,55 @@ def sets(cluster, cases, split):
     cluster.delete("daemonset", name)
 
 
+def drain(cluster, cases, split):
+    """Every Pod leaves the second Node, to the other when something makes it anew."""
+    name, node = name_of("moves", split), f"{cluster.name}.2"
+    selector = {"kubernetes.io/hostname": node}
+    preferred = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 100, "preference": {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}
+                                                            for key, value in selector.items()]}}]}}
+    with cases.case(f"{name}: drain moves a Deployment's Pod to the other Node, uncordon lets Pods in again"):
+        cluster.apply(workload("Deployment", name, [container("app"), container("sidecar")], split, replicas=1,
+                               pod_spec={"affinity": preferred}))
+        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s", timeout=70)
+
+        def where():
+            return [each["spec"]["nodeName"] for each in cluster.get("pods", "-l", f"app={name}")["items"]]
+        assert where() == [node], where()
+        try:
+            cluster.kubectl("drain", node, "--force", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s", timeout=70)
+            cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s", timeout=70)
+            assert where() == [cluster.name], where()
+        finally:
+            cluster.kubectl("uncordon", node)
+    cluster.delete("deployment", name)
+
+
+def many(cluster, cases, split):
+    """Many at once, and their end."""
+    name, count = name_of("many", split), 16
+    with cases.case(f"{name}: {count} Pods at once become Ready, each with an address of its own, and go"):
+        cluster.apply(workload("Deployment", name, [container("app"), container("sidecar")], split, replicas=count))
+        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=240s", timeout=250)
+        pods = cluster.get("pods", "-l", f"app={name}")["items"]
+        addresses = {each["status"]["podIP"] for each in pods}
+        assert len(addresses) == count, len(addresses)
+        restarted = [each["metadata"]["name"] for each in pods
+                     if any(status["restartCount"] for status in each["status"]["containerStatuses"])]
+        assert not restarted, restarted
+        cluster.kubectl("delete", "deployment", name, "--wait=false")
+        wait_for("all are gone", lambda: not cluster.get("pods", "-l", f"app={name}")["items"], 180, every=1)
+    with cases.case(f"{name}: the agents hold nothing of them any more"):
+        def attachments():
+            return [int(cluster.agents(node)[pu]["attachments"])
+                    for node in cluster.node_names() for pu in ("host", "dpu")]
+        wait_for("no attachment is left", lambda: not any(attachments()), 60, every=1)
+
+
 def run(cluster, cases, split, part):
     for each in part:
         each(cluster, cases, split)
 
 
 BASIC = (restarts, jobs)
-LONG = (probes, out_of_memory, rollout, sets)
+LONG = (probes, out_of_memory, rollout, sets, drain, many)

@@ -4,36 +4,45 @@ import itertools
 from cluster import KINDS, container, pod, wait_for
 
 SERVE = "mkdir -p /tmp/www; echo $WHO > /tmp/www/index.html; exec httpd -f -p {port} -h /tmp/www"
+GET = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 80 | tail -n 1"
+PORTS = {"app": 8101, "sidecar": 8102}
 
 
-def server(kind, which, port):
-    return container(which, SERVE.format(port=port), env=[{"name": "WHO", "value": f"{which} of {kind}"}],
-                     readinessProbe={"tcpSocket": {"port": port}, "periodSeconds": 1})
+def server(who, which):
+    return container(which, SERVE.format(port=PORTS[which]), env=[{"name": "WHO", "value": f"{which} of {who}"}],
+                     readinessProbe={"tcpSocket": {"port": PORTS[which]}, "periodSeconds": 1})
+
+
+def make(cluster):
+    """A Pod of each kind on each Node, and a Service for each of its containers: who -> Pod, "which of who" -> Service."""
+    pods = {}
+    for (number, node), (kind, split) in itertools.product(enumerate(cluster.node_names(), 1), KINDS.items()):
+        who = f"{kind}-{number}"
+        pods[who] = f"serves-{who}"
+        services = [{"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{which}-{who}", "labels": {"app": "serves"}},
+                     "spec": {"type": "NodePort", "selector": {"who": who}, "ports": [{"port": 80, "targetPort": port}]}}
+                    for which, port in PORTS.items()]
+        cluster.apply(pod(pods[who], [server(who, which) for which in PORTS], split, {"app": "serves", "who": who}, nodeName=node),
+                      *services)
+    cluster.wait_ready(*pods.values())
+    specs = {f"{which} of {who}": cluster.get("service", f"{which}-{who}")["spec"] for who in pods for which in PORTS}
+    return pods, specs
 
 
 def run(cluster, cases):
-    services = {}
-    for kind, split in KINDS.items():
-        name = f"serves-{kind}"
-        cluster.apply(pod(name, [server(kind, "app", 8101), server(kind, "sidecar", 8102)], split, labels={"app": name}))
-        for which, port in (("app", 8101), ("sidecar", 8102)):
-            service = f"{which}-{kind}"
-            cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": service},
-                           "spec": {"type": "NodePort", "selector": {"app": name}, "ports": [{"port": 80, "targetPort": port}]}})
-    cluster.wait_ready(*[f"serves-{kind}" for kind in KINDS])
-    for kind, which in itertools.product(KINDS, ("app", "sidecar")):
-        spec = cluster.get("service", f"{which}-{kind}")["spec"]
-        services[f"{which} of {kind}"] = (spec["clusterIP"], spec["ports"][0]["nodePort"])
+    pods, services = make(cluster)
 
-
-    for kind, which in itertools.product(KINDS, ("app", "sidecar")):
-        for server_name, (cluster_ip, _) in services.items():
-            with cases.case(f"{which} of {kind} reaches {server_name} by its ClusterIP"):
-                get = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {cluster_ip} 80 | tail -n 1"
-                wait_for("its page", lambda: cluster.exec(f"serves-{kind}", which, "sh", "-c", get, check=False).stdout == f"{server_name}\n", 20, every=0.5)
-    address = cluster.get("nodes")["items"][0]["status"]["addresses"][0]["address"]
-    for server_name, (_, node_port) in services.items():
-        with cases.case(f"from outside {server_name} is reached by its NodePort"):
-            wait_for("its page", lambda: cluster.place("client", "curl", "-s", "-m", "5", f"http://{address}:{node_port}/", check=False).stdout == f"{server_name}\n", 20, every=0.5)
-    cluster.delete("pod,service", "-l", "app", timeout=30)
-    cluster.delete("service", *[f"{which}-{kind}" for kind in KINDS for which in ("app", "sidecar")])
+    def reach(what, ask):
+        """A proxy learns of an endpoint some time after the Pod is Ready."""
+        wait_for("its page", lambda: ask() == f"{what}\n", 30, every=0.5)
+    for (who, name), which in itertools.product(pods.items(), PORTS):
+        with cases.case(f"{which} of {who} reaches every server by its ClusterIP"):
+            for what, spec in services.items():
+                get = GET.format(address=spec["clusterIP"])
+                reach(what, lambda n=name, w=which, g=get: cluster.exec(n, w, "sh", "-c", g, check=False).stdout)
+    for what, spec in services.items():
+        with cases.case(f"from outside {what} is reached by its NodePort on every Node"):
+            for node in cluster.get("nodes")["items"]:
+                url = f"http://{node['status']['addresses'][0]['address']}:{spec['ports'][0]['nodePort']}/"
+                reach(what, lambda u=url: cluster.place("client", "curl", "-s", "-m", "5", u, check=False).stdout)
+    cluster.delete("pod,service", "-l", "app=serves", timeout=30)

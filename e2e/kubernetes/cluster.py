@@ -36,6 +36,13 @@ class Cluster(Lab):
             raise
         return self
 
+    def node_names(self):
+        return [self.name, *(f"{self.name}.{number}" for number in range(2, self.nodes + 1))]
+
+    def agents(self, node):
+        """heteroctl status of one Node."""
+        return json.loads(run([HETEROCTL, "--lab", node, "-o", "json", "status"]).stdout)
+
     def kubectl_argv(self, *args):
         return [os.path.join(PROGRAMS, "kubectl"), "--kubeconfig", self.env["kubeconfig"], *args]
 
