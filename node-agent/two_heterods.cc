@@ -14,6 +14,8 @@
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <iostream>
+#include <random>
 
 #include "common/net/ip.h"
 #include "common/sys/file.h"
@@ -28,9 +30,10 @@ using nlohmann::json;
 
 namespace {
 
+// Random too: what a killed test of the same process id has left is not taken for ours. Short enough for an interface.
 std::string NewId() {
   static std::atomic<int> counter = 0;
-  return fmt::format("hk{}{}", getpid(), static_cast<char>('a' + counter++ % 26));
+  return fmt::format("hk{}{:02x}{}", getpid(), std::random_device()() & 0xff, static_cast<char>('a' + counter++ % 26));
 }
 
 void Must(const std::string& command) {
@@ -48,7 +51,7 @@ std::string MadeFolder(const std::string& path) {
 }  // namespace
 
 bool Eventually(const std::function<bool()>& condition) {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::minutes(1);
   while (!condition()) {
     if (std::chrono::steady_clock::now() > give_up) return false;
     usleep(10000);
@@ -81,6 +84,10 @@ void TwoHeterods::Up(const std::string& mechanism) {
 }
 
 TwoHeterods::~TwoHeterods() {
+  if (!Catch::getResultCapture().lastAssertionPassed() || std::uncaught_exceptions() > 0) {
+    for (const std::string role : {"host", "dpu"})
+      std::cerr << role << ":\n" << sys::ReadFile(fmt::format("{}/{}.log", dir_, role)).value_or("no log\n");
+  }
   for (auto& [role, pid] : pids_) kill(pid, SIGKILL);
   for (auto& [role, pid] : pids_) waitpid(pid, nullptr, 0);
   for (const std::string role : {"host", "dpu"}) {
@@ -143,7 +150,7 @@ bool TwoHeterods::Ready(const std::string& role) {
 
 std::string TwoHeterods::Metric(const std::string& role, const std::string& name) {
   absl::StatusOr<sys::RunResult> result =
-      sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-{}", id_, role[0]), "curl", "-s", "-m", "2",
+      sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-{}", id_, role[0]), "curl", "-s", "-m", "10",
                          "http://127.0.0.1:9464/metrics"}});
   if (!result.ok()) return "";
   const std::string line = "\n" + name + " ";
@@ -176,13 +183,13 @@ json TwoHeterods::Cni(const std::string& command, const std::string& pod, bool s
                         fmt::format("CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=uid-{0}", pod)},
                 .stdin_text = config.dump()});
   REQUIRE_OK(result);
-  INFO(command << " " << result->stdout_text);
+  UNSCOPED_INFO(command << " " << pod << ": " << result->stdout_text);  // also for what the caller asserts next
   REQUIRE((result->exit_code == 0 || result->stdout_text.find("\"code\"") != std::string::npos));
   return result->stdout_text.empty() ? json::object() : json::parse(result->stdout_text);
 }
 
 bool TwoHeterods::Pings(const std::string& address) {
-  return sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-d", id_), "ping", "-c1", "-W2", address}})
+  return sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-d", id_), "ping", "-c1", "-W10", address}})
              ->exit_code == 0;
 }
 
@@ -207,10 +214,10 @@ run_dir: {1}/{0}/run
 listen: "{2}:7443"
 peer: {{address: "{3}:7443"}}
 tls: {{ca: {1}/pki/ca.crt, cert: {1}/pki/{0}.crt, key: {1}/pki/{0}.key}}
-lease: {{interval_ms: 200, duration_ms: 2000}}
+lease: {{interval_ms: 200, duration_ms: {6}}}
 {4}
 )",
-                                       role, dir_, own, other, more, id_);
+                                       role, dir_, own, other, more, id_, lease.count());
   REQUIRE_OK(sys::WriteFileAtomic(fmt::format("{}/{}.yaml", dir_, role), text, 0600));
 }
 

@@ -14,6 +14,7 @@
 //   REQUIRE(node.Cni("ADD", "web", /*split=*/true).contains("ips"));
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -24,7 +25,7 @@
 
 namespace heterok8s::agent {
 
-bool Eventually(const std::function<bool()>& condition);  // within 30 seconds
+bool Eventually(const std::function<bool()>& condition);  // within a minute
 
 class TwoHeterods {
  public:
@@ -32,6 +33,9 @@ class TwoHeterods {
   // Not the constructor: what fails in there would leave everything behind. `mechanism`: ports.mechanism.
   void Up(const std::string& mechanism = "auto");
   ~TwoHeterods();
+
+  // A DPU that is only slow, as every process of a busy machine is at times, must not be taken for lost. Before Up().
+  std::chrono::milliseconds lease{10000};
 
   // Of the next start of both.
   void Configure(const std::string& mechanism);
