@@ -23,6 +23,7 @@ struct Wired : SplitPodTopology {
   Wired() {
     REQUIRE_OK(EnsureLink(DpuSpec()));
     REQUIRE_OK(EnsureLink(HostSpec()));
+    AwaitLink();
   }
   uint64_t Counted(const sys::NetnsRef& ns, const char* counter) {
     auto counters = ReadLinkCounters(ns.path());

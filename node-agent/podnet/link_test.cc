@@ -24,6 +24,7 @@ struct Wired : SplitPodTopology {
   Wired() {
     REQUIRE_OK(EnsureLink(DpuSpec()));
     REQUIRE_OK(EnsureLink(HostSpec()));
+    AwaitLink();
   }
   // What the two heterods do when a program on the DPU opens a port.
   void DpuOwns(Protocol protocol, uint16_t port, bool owns = true) {

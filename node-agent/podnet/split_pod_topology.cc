@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <chrono>
 
 #include "common/sys/process.h"
 #include "common/testing/matchers.h"
@@ -65,6 +66,17 @@ SplitPodTopology::SplitPodTopology() : SplitPodTopology(Namespaces::kMade) {
     nsenter --net={ph} ip link set eth0 alias {alias})",
                          fmt::arg("ph", pod_h_.path()), fmt::arg("dmac", kDpuMac), fmt::arg("hmac", kHostMac),
                          fmt::arg("alias", kOwner.ToAlias())));
+}
+
+void SplitPodTopology::AwaitLink() const {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  for (const LinkSpec& spec : {HostSpec(), DpuSpec()}) {
+    const sys::NetnsRef& ns = spec.side == pu::Side::kHost ? pod_h_ : pod_d_;
+    while (Ip(ns, "-o link show dev " + spec.ifname).find("state UP") == std::string::npos) {
+      REQUIRE(std::chrono::steady_clock::now() < give_up);
+      usleep(1000);
+    }
+  }
 }
 
 SplitPodTopology::~SplitPodTopology() {

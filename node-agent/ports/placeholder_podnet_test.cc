@@ -28,6 +28,7 @@ class WiredPod {
  public:
   WiredPod() {
     for (pu::Side side : {pu::Side::kHost, pu::Side::kDpu}) REQUIRE_OK(podnet::EnsureLink(Spec(side)));
+    pod_.AwaitLink();
     for (pu::Side side : {pu::Side::kHost, pu::Side::kDpu}) {
       auto made = NewPlaceholderPorts({.instance = "test", .bpffs = "/run/hk-no-pins", .cgroup2 = ""},
                                       [this, side](const PortChange& change) { Tell(side, change); });
