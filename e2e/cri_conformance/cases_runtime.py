@@ -78,8 +78,8 @@ def pull_nothing(node):
 
 @case("image", "a private image: refused without credentials, pulled with them, used without, removed")
 def private_image(node):
-    pod = node.common()
-    image = pb.ImageSpec(image=registry.NAME, annotations=node.annotations)
+    pod, name = node.common(), registry.reference(f"private/{node.target}")
+    image = pb.ImageSpec(image=name, annotations=node.annotations)
     node.cri.RemoveImage(image=image)
     refused(lambda: node.cri.PullImage(image=image, sandbox_config=pod.config))
     auth = pb.AuthConfig(username=registry.USER, password=registry.PASSWORD)
@@ -88,13 +88,13 @@ def private_image(node):
     expect(reference and reference in [status.id, *status.repo_digests], (reference, status))
     request = pod.request("second", argv=["/note"], script="")
     request.config.image.image = reference  # as kubelet, which also says the name that the Pod has
-    request.config.image.user_specified_image = registry.NAME
+    request.config.image.user_specified_image = name
     container = node.cri.CreateContainer(request).container_id
     shown = node.status(container)
-    expect(registry.NAME in (shown.image.image, shown.image.user_specified_image) or shown.image_ref == reference, shown)
+    expect(name in (shown.image.image, shown.image.user_specified_image) or shown.image_ref == reference, shown)
     node.cri.RemoveContainer(container_id=container)
     node.cri.RemoveImage(image=pb.ImageSpec(image=reference))
-    expect(registry.NAME not in [tag for i in node.cri.ListImages().images for tag in i.repo_tags], "still listed")
+    expect(name not in [tag for i in node.cri.ListImages().images for tag in i.repo_tags], "still listed")
 
 
 @case("image", "ImageFsInfo names folders of this machine, each once")

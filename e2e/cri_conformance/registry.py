@@ -1,4 +1,6 @@
-"""A registry with one private image, for as long as its standard input is open: 127.0.0.1:5000/private/note:1.
+"""A registry whose images are private, for as long as its standard input is open: 127.0.0.1:5000/ANY-NAME:1.
+
+Each name is another image, with one file that says the name.
 
 Plain HTTP, which runtimes accept on loopback, and Basic authentication. Prints "ready" when it listens.
 """
@@ -13,7 +15,6 @@ import tarfile
 import threading
 
 PORT, USER, PASSWORD = 5000, "robot", "open-sesame-7f3a"
-NAME = f"127.0.0.1:{PORT}/private/note:1"
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -21,13 +22,17 @@ def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def image():
+def reference(name):
+    return f"127.0.0.1:{PORT}/{name}:1"
+
+
+def image(name):
     """The blobs and the manifest of an image with one file."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
         entry = tarfile.TarInfo("note")
-        entry.size = 5
-        tar.addfile(entry, io.BytesIO(b"hello"))
+        entry.size = len(name)
+        tar.addfile(entry, io.BytesIO(name.encode()))
     layer = raw.getvalue()
     arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     config = json.dumps({"architecture": arch, "os": "linux", "config": {"Cmd": ["/note"]},
@@ -38,7 +43,6 @@ def image():
     return {digest(layer): layer, digest(config): config}, manifest
 
 
-BLOBS, MANIFEST = image()
 ALLOWED = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
@@ -56,10 +60,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.headers.get("Authorization") != ALLOWED:
             self.answer(401, WWW_Authenticate='Basic realm="private"')
-        elif "/manifests/" in self.path:
-            self.answer(200, MANIFEST, MANIFEST_TYPE, Docker_Content_Digest=digest(MANIFEST))
-        elif self.path.rsplit("/", 1)[1] in BLOBS:
-            self.answer(200, BLOBS[self.path.rsplit("/", 1)[1]])
+            return
+        if self.path.count("/") < 4:  # "/v2/": does this speak the protocol?
+            self.answer(200)
+            return
+        name, kind, what = self.path.removeprefix("/v2/").rsplit("/", 2)
+        blobs, manifest = image(name)
+        if kind == "manifests":
+            self.answer(200, manifest, MANIFEST_TYPE, Docker_Content_Digest=digest(manifest))
+        elif what in blobs:
+            self.answer(200, blobs[what])
         else:
             self.answer(404)
 
