@@ -173,11 +173,17 @@ void PodTable::EraseContainer(const std::string& id) {
 
 std::string PodTable::ListBytes(const rt::ContainerFilter& filter) const {
   std::lock_guard lock(mutex_);
-  rt::ListContainersResponse response;
+  std::string bytes;
   for (const auto& [id, container] : containers_) {
-    if (Matches(container.listed, filter)) *response.add_containers() = container.listed;
+    if (!Matches(container.listed, filter)) continue;
+    // Written at once as what ListContainersResponse is, field 1 again and again; a message of copies costs the double.
+    bytes += '\x0a';
+    size_t size = container.listed.ByteSizeLong();
+    for (; size >= 0x80; size >>= 7) bytes += static_cast<char>(size | 0x80);
+    bytes += static_cast<char>(size);
+    container.listed.AppendToString(&bytes);
   }
-  return response.SerializeAsString();
+  return bytes;
 }
 
 uint64_t PodTable::version() const {

@@ -154,7 +154,14 @@ void Router::ListContainers(const CallPtr& call) {
   if (!ParseRequest(*call, &request)) return;
   ForwardToHost(call, [this, filter = request.filter()](grpc::Status* status, grpc::ByteBuffer* response) {
     // Two encoded messages one after the other are one message with the lists of both.
-    if (status->ok()) *response = ToBuffer(BytesOf(*response) + parts_.table.ListBytes(filter));
+    if (!status->ok()) return;
+    std::vector<grpc::Slice> slices;
+    if (response->Valid() && !response->Dump(&slices).ok()) {
+      *status = grpc::Status(grpc::StatusCode::INTERNAL, "the host's list cannot be read");
+      return;
+    }
+    slices.emplace_back(parts_.table.ListBytes(filter));
+    *response = grpc::ByteBuffer(slices.data(), slices.size());
   });
 }
 

@@ -15,6 +15,7 @@ namespace rt = runtime::v1;
 
 constexpr std::chrono::milliseconds kDpuTime{500};
 constexpr std::chrono::seconds kStatusTime{10};
+constexpr size_t kIdLength = 64;  // of containerd
 
 }  // namespace
 
@@ -51,6 +52,10 @@ void Router::ListContainerStats(const CallPtr& call) {
   if (!parts_.table.AnyContainer()) return ForwardToHost(call);
   rt::ListContainerStatsRequest request;
   if (!ParseRequest(*call, &request)) return;
+  // Of a host's container by its whole id, the DPU has nothing to say.
+  if (request.filter().id().size() == kIdLength && !parts_.table.FindContainer(request.filter().id())) {
+    return ForwardToHost(call);
+  }
   MergeLists<rt::ListContainerStatsRequest, rt::ListContainerStatsResponse>(
       call, kListContainerStats,
       [&](const rt::ListContainerStatsResponse& dpu, rt::ListContainerStatsResponse* response) {
