@@ -30,6 +30,9 @@
 
 namespace heterok8s::cri {
 
+// For the last lines of a log, when others used up the time of all.
+inline constexpr std::chrono::milliseconds kShortestWait{100};
+
 struct DpuLinkOptions {
   std::chrono::milliseconds interval{1000};
   std::chrono::milliseconds duration{5000};

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "node-agent/cri/annotations.h"
+#include "node-agent/cri/annotation_of.h"
 #include "node-agent/cri/grpc_status.h"
 #include "node-agent/cri/wire.h"
 
@@ -13,11 +13,6 @@ namespace rt = runtime::v1;
 
 constexpr std::chrono::minutes kLongestCall{15};  // a large image over a slow line
 constexpr std::chrono::seconds kHostList{30};
-
-std::string Value(const google::protobuf::Map<std::string, std::string>& map, const char* key) {
-  auto found = map.find(key);
-  return found == map.end() ? "" : found->second;
-}
 
 }  // namespace
 
@@ -42,11 +37,11 @@ absl::Status Router::RebuildFromHost() {
     if (!pod.verdict.wanted) continue;
     pod.sandbox_id = sandbox.id();
     pod.metadata = sandbox.metadata();
-    pod.log_directory = Value(sandbox.annotations(), kLogDirectory);
+    pod.log_directory = AnnotationOf(sandbox.annotations(), kLogDirectory);
     pod.stopped = sandbox.state() != rt::SANDBOX_READY;
     // What was decided when it was made counts, not what today's configuration would say.
-    pod.verdict.split = Value(sandbox.annotations(), kPlacement) == "split";
-    pod.verdict.reason = Value(sandbox.annotations(), kPlacementReason);
+    pod.verdict.split = AnnotationOf(sandbox.annotations(), kPlacement) == "split";
+    pod.verdict.reason = AnnotationOf(sandbox.annotations(), kPlacementReason);
     parts_.table.PutPod(std::move(pod));
   }
   return absl::OkStatus();
@@ -200,8 +195,8 @@ absl::StatusOr<v1::PlacementsReply> Router::Placements(const std::string& pod_ui
     placement.set_container(container.metadata().name());
     placement.set_container_id(container.id());
     placement.set_pu(pu);
-    std::string reason = Value(container.annotations(), kPlacementReason);
-    if (reason.empty()) reason = Value(pod->second->annotations(), kPlacementReason);
+    std::string reason = AnnotationOf(container.annotations(), kPlacementReason);
+    if (reason.empty()) reason = AnnotationOf(pod->second->annotations(), kPlacementReason);
     placement.set_reason(reason.empty() ? fmt::format("the Pod has no annotation {}", kOffload) : reason);
   };
   for (const rt::Container& container : list.containers()) add(container, "host");

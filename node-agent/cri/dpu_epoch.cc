@@ -1,0 +1,84 @@
+// What must not be on a DPU that returns: containers of older epochs, and what kubelet removed meanwhile.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "node-agent/cri/annotation_of.h"
+#include "node-agent/cri/dpu_link.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kStopTime{10000};  // of a kill: fenced containers get no grace, they have ended for kubelet
+
+}  // namespace
+
+void DpuLink::Lose() {
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  table_.LoseAll(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+  spdlog::error("the DPU is lost: no answer for {} ms; its containers count as ended, epoch {} begins",
+                options_.duration.count(), table_.epoch());
+  if (absl::Status saved = table_.Save(); !saved.ok()) {
+    spdlog::error("epoch {} is not on disk: {}; after a restart survivors on the DPU would not be stopped",
+                  table_.epoch(), ToString(saved));
+  }
+}
+
+absl::Status DpuLink::Fence() {
+  HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
+                                                                       In(options_.duration)));
+  uint64_t epoch = table_.epoch();
+  for (const rt::Container& container : list.containers()) {
+    std::string epoch_text = AnnotationOf(container.annotations(), kEpoch);
+    if (epoch_text.empty()) continue;  // not of ours
+    // A lost state file must not make the newest containers look like survivors of a later epoch.
+    table_.RaiseEpoch(EpochOf(container));
+    bool old = EpochOf(container) < epoch;
+    if (old && container.state() != rt::CONTAINER_EXITED) {
+      spdlog::info("container '{}' ({}) is of epoch {}, it is now {}: stopped", container.metadata().name(),
+                   container.id(), epoch_text, epoch);
+      rt::StopContainerRequest stop;
+      stop.set_container_id(container.id());
+      stop.set_timeout(0);
+      absl::Status stopped = dpu_.Call<rt::StopContainerResponse>(kStopContainer, stop, In(kStopTime)).status();
+      if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound)
+        return Annotate(stopped, "StopContainer " + container.id());
+    }
+  }
+  return table_.Save();
+}
+
+absl::Status DpuLink::FinishRemovals(const rt::ListContainersResponse& list, const std::set<std::string>& removed) {
+  if (removed.empty()) return absl::OkStatus();
+  for (const rt::Container& container : list.containers()) {
+    if (!removed.contains(container.id())) continue;
+    rt::RemoveContainerRequest remove;  // also of one that runs
+    remove.set_container_id(container.id());
+    absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
+    if (!done.ok() && done.code() != absl::StatusCode::kNotFound)
+      return Annotate(done, "RemoveContainer " + container.id());
+  }
+  for (const std::string& id : removed) table_.EraseRemoved(id);
+  return table_.Save();
+}
+
+bool DpuLink::DrainLost(const DpuContainer& container, steady_clock::time_point until) {
+  auto left = std::chrono::duration_cast<milliseconds>(until - steady_clock::now());
+  mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), false);
+  return mirror_.Drain(container.id(), std::max(left, kShortestWait));
+}
+
+void DpuLink::RemoveOnDpu(const rt::Container& container, std::string_view why) {
+  rt::RemoveContainerRequest remove;
+  remove.set_container_id(container.id());
+  absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
+  spdlog::info("container '{}' ({}) {} and is removed there: {}", container.metadata().name(), container.id(), why,
+               ToString(done));
+}
+
+}  // namespace heterok8s::cri

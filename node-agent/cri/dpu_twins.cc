@@ -1,0 +1,111 @@
+// Twins: each with the sandbox on the host that it belongs to, and none without.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "node-agent/cri/annotation_of.h"
+#include "node-agent/cri/dpu_link.h"
+#include "node-agent/cri/grpc_status.h"
+#include "node-agent/cri/twin.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+constexpr std::chrono::milliseconds kCleanTime{30000};
+
+}  // namespace
+
+void DpuLink::FindTwins(const rt::ListPodSandboxResponse& sandboxes) {
+  std::vector<SplitPod> pods = table_.Pods();
+  for (const rt::PodSandbox& twin : sandboxes.items()) {
+    if (AnnotationOf(twin.annotations(), kTwin) != "true") continue;
+    for (const SplitPod& pod : pods) {
+      if (pod.twin_id.empty() && pod.verdict.split && pod.metadata.uid() == twin.metadata().uid() &&
+          pod.metadata.attempt() == twin.metadata().attempt()) {
+        table_.SetTwin(pod.sandbox_id, twin.id());
+      }
+    }
+  }
+}
+
+void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
+  // Before the table is read: a Pod is entered there before it leaves at_work_, so a twin that is on its way is seen in
+  // one of both.
+  std::multiset<std::pair<std::string, uint32_t>> at_work;
+  {
+    std::lock_guard lock(mutex_);
+    at_work = at_work_;
+  }
+  std::map<std::pair<std::string, uint32_t>, SplitPod> pods;
+  for (SplitPod& pod : table_.Pods()) {
+    if (pod.verdict.split) pods[{pod.metadata.uid(), pod.metadata.attempt()}] = std::move(pod);
+  }
+  for (const rt::PodSandbox& twin : sandboxes.items()) {
+    if (AnnotationOf(twin.annotations(), kTwin) != "true") continue;
+    std::pair<std::string, uint32_t> key(twin.metadata().uid(), twin.metadata().attempt());
+    auto pod = pods.find(key);
+    bool remove = pod == pods.end();
+    bool stop = !remove && pod->second.stopped && twin.state() == rt::SANDBOX_READY;
+    if (!remove && !stop) continue;
+    {
+      std::lock_guard lock(mutex_);
+      if (at_work.contains(key) || !cleaning_.insert(twin.id()).second) continue;
+    }
+    bool started = tasks_.Run([this, remove, id = twin.id(), metadata = twin.metadata()] {
+      absl::Status done;
+      if (remove) {
+        done = RemoveTwin(id, metadata, In(kCleanTime));
+      } else {
+        rt::StopPodSandboxRequest request;
+        request.set_pod_sandbox_id(id);
+        done = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, request, In(kCleanTime)).status();
+      }
+      spdlog::info("Pod {}/{} {} on the host; its twin is {}: {}", metadata.namespace_(), metadata.name(),
+                   remove ? "is gone" : "has stopped", remove ? "removed" : "stopped", ToString(done));
+      std::lock_guard lock(mutex_);
+      cleaning_.erase(id);
+    });
+    if (!started) {
+      std::lock_guard lock(mutex_);
+      cleaning_.erase(twin.id());
+    }
+  }
+}
+
+absl::Status DpuLink::RemoveTwin(const std::string& twin_id, const rt::PodSandboxMetadata& metadata,
+                                 Deadline deadline) {
+  rt::StopPodSandboxRequest stop;
+  stop.set_pod_sandbox_id(twin_id);
+  absl::Status stopped = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, deadline).status();
+  if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound)
+    return Annotate(stopped, "StopPodSandbox on the DPU");
+  rt::RemovePodSandboxRequest remove;
+  remove.set_pod_sandbox_id(twin_id);
+  absl::Status removed = dpu_.Call<rt::RemovePodSandboxResponse>(kRemovePodSandbox, remove, deadline).status();
+  if (!removed.ok() && removed.code() != absl::StatusCode::kNotFound)
+    return Annotate(removed, "RemovePodSandbox on the DPU");
+  for (const SplitPod& pod : table_.Pods()) {  // a newer attempt of the same Pod still needs the files
+    if (pod.metadata.uid() == metadata.uid() && pod.twin_id != twin_id && pod.verdict.split) return absl::OkStatus();
+  }
+  grpc::ClientContext context;
+  context.set_deadline(deadline);
+  v1::RemovePodRequest request;
+  request.set_pod_uid(metadata.uid());
+  request.set_log_directory(LogFolderName(metadata));
+  v1::RemovePodReply reply;
+  return Annotate(FromGrpc(runtime_.RemovePod(&context, request, &reply)), "RemovePod on the DPU");
+}
+
+DpuLink::AtWork::AtWork(DpuLink& link, const rt::PodSandboxMetadata& metadata)
+    : link_(link), key_(metadata.uid(), metadata.attempt()) {
+  std::lock_guard lock(link_.mutex_);
+  link_.at_work_.insert(key_);
+}
+
+DpuLink::AtWork::~AtWork() {
+  std::lock_guard lock(link_.mutex_);
+  link_.at_work_.erase(link_.at_work_.find(key_));
+}
+
+}  // namespace heterok8s::cri
