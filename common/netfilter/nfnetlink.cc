@@ -95,8 +95,10 @@ absl::Status NfSocket::Request(const std::string& bytes, std::string_view what) 
   }
   return Read(what, [&](const nlmsghdr& message, absl::Status* result) {
     if (message.nlmsg_type != NLMSG_ERROR) return false;
-    int error = reinterpret_cast<const nlmsgerr*>(NLMSG_DATA(&message))->error;
-    if (error != 0) *result = ErrnoToStatus(-error, what);
+    const auto* answer = reinterpret_cast<const nlmsgerr*>(NLMSG_DATA(&message));
+    if (answer->error == 0) return true;
+    const uint32_t number = answer->msg.nlmsg_seq;
+    *result = ErrnoToStatus(-answer->error, number == 0 ? std::string(what) : fmt::format("{} {}", what, number));
     return true;
   });
 }

@@ -45,7 +45,8 @@ class NfSocket {
  public:
   static absl::StatusOr<NfSocket> Open();
 
-  // Sends; waits for the acknowledgement of the one message that asked for it (NLM_F_ACK), or for the first error.
+  // Sends; waits for the acknowledgement of the one message that asked for it (NLM_F_ACK), or for the first error. Its
+  // text begins with `what`, and the sequence number of the message it is about when that has one.
   absl::Status Request(const std::string& bytes, std::string_view what);
   // Sends a dump request; `fn` gets the attributes of each answer.
   absl::Status Dump(const std::string& bytes, std::string_view what, const std::function<void(std::string_view)>& fn);

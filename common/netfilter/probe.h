@@ -2,14 +2,14 @@
 //
 // Threading: any thread. Errors: kPermissionDenied without CAP_NET_ADMIN.
 //
-//   HK_ASSIGN_OR_RETURN(bool has_socket_match, HasSocketMatch(nft));
+//   HK_ASSIGN_OR_RETURN(bool has_socket_match, HasSocketMatch());
 #pragma once
 
-#include "common/netfilter/nft.h"
+#include "common/status/status.h"
 
 namespace heterok8s::netfilter {
 
 // `socket wildcard`: a packet is matched by the socket that would receive it (CONFIG_NFT_SOCKET, kernel >= 5.10).
-absl::StatusOr<bool> HasSocketMatch(Nft& nft);
+absl::StatusOr<bool> HasSocketMatch();
 
 }  // namespace heterok8s::netfilter

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "common/netfilter/libnftables_nft.h"
+#include "common/netfilter/nft_script.h"
 #include "common/netfilter/port_set.h"
 #include "common/netfilter/probe.h"
 #include "common/netlink/libnl_netlink.h"
@@ -57,9 +58,8 @@ absl::Status DropOtherAddresses(Netlink& netlink, const LinkPlan& plan, int link
 }
 
 absl::Status Guard(const LinkSpec& spec) {
-  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
-  HK_ASSIGN_OR_RETURN(bool has_socket_match, HasSocketMatch(*nft));
-  HK_RETURN_IF_ERROR(nft->Run(LinkTableScript(spec, has_socket_match)));
+  HK_ASSIGN_OR_RETURN(bool has_socket_match, HasSocketMatch());
+  HK_RETURN_IF_ERROR(netfilter::RunScript(LinkTableScript(spec, has_socket_match)));
   for (const auto& [name, value] : PlanLink(spec, 0).sysctls) HK_RETURN_IF_ERROR(sys::SetSysctl(name, value));
   return absl::OkStatus();
 }
@@ -92,8 +92,7 @@ absl::Status Remove(const LinkSpec& spec) {
   if (ours) {  // before the table that guards it
     HK_RETURN_IF_ERROR(netlink->Do(netlink::SetLink{.link = link->index, .inet4 = {{.route_localnet = 0}}}));
   }
-  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
-  HK_RETURN_IF_ERROR(nft->Run(RemoveLinkTableScript()));
+  HK_RETURN_IF_ERROR(netfilter::RunScript(RemoveLinkTableScript()));
   LinkPlan plan = PlanLink(spec, ours ? link->index : 0);
 
   netlink::Batch batch;

@@ -117,7 +117,7 @@ absl::StatusOr<std::string> WantedTable(const LinkSpec& spec) {
     }
     auto print = [&]() -> absl::StatusOr<std::string> {
       HK_ASSIGN_OR_RETURN(std::unique_ptr<netfilter::Nft> nft, netfilter::OpenNft());
-      HK_ASSIGN_OR_RETURN(bool has_socket_match, netfilter::HasSocketMatch(*nft));
+      HK_ASSIGN_OR_RETURN(bool has_socket_match, netfilter::HasSocketMatch());
       HK_RETURN_IF_ERROR(nft->Run(LinkTableScript(spec, has_socket_match)));
       return nft->Print(kPodTable);
     };

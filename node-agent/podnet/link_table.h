@@ -1,13 +1,13 @@
 // The table `inet heterok8s` of a split Pod, as an nft script per side.
 //
 // Purpose: decide for every packet of the Pod which PU it belongs to, and refuse what can only be forged. Pure text:
-// link.cc runs it. ARCHITECTURE.md "Life of a packet" is the same in words.
-// Threading: pure functions. Errors: none.
+// link.cc runs it (netfilter::RunScript, whose words it keeps to), link_check.cc has libnftables read it.
+// ARCHITECTURE.md "Life of a packet" is the same in words. Threading: pure functions. Errors: none.
 //
 // Running the script again rebuilds all rules in one transaction and keeps the set `dpu_ports` and the counters as
 // they are, so packets never see a moment without rules or without port owners.
 //
-//   HK_RETURN_IF_ERROR(nft.Run(LinkTableScript(spec, probed)));
+//   HK_RETURN_IF_ERROR(netfilter::RunScript(LinkTableScript(spec, probed)));
 #pragma once
 
 #include <string>
