@@ -125,6 +125,7 @@ class Receiver {
       if (most == 0) {
         rx_.mode.store(Mode::kRing, std::memory_order_release);
         convert_ = true;
+        boundary_ = true;
         Trace("fd %d: receives from shared memory after %llu bytes of TCP", fd_,
               static_cast<unsigned long long>(received));
         return kMore;
@@ -226,6 +227,7 @@ class Receiver {
       if (continue_at - 1 != head) return Corrupt("continues elsewhere");
       rx_.mode.store(Mode::kPlain, std::memory_order_release);
       convert_ = true;
+      boundary_ = true;
       Trace("fd %d: receives from TCP again", fd_);
       return kMore;
     }

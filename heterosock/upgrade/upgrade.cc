@@ -133,24 +133,25 @@ void TryArm(uint32_t index, int fd) {
   if (slot.rx.calls.inside() != 0 || slot.tx.calls.inside() != 0) return;
   if (!Slots::Alone(slot)) return GiveUpChannel(index, Reason::kShared);
   if (!CountsAgree(slot, fd)) return GiveUpChannel(index, Reason::kByteCount);
-  if (!EpollAttach(index)) return GiveUpChannel(index, Reason::kEpoll);
-  if (!slot.rx.lock.Acquire()) return;
+  // From here on registrations that the program adds are made for shared memory; the others get their bell below.
+  slot.phase.store(Phase::kArmed, std::memory_order_seq_cst);
+  if (slot.rx.calls.inside() != 0) {
+    slot.phase.store(Phase::kPaired, std::memory_order_seq_cst);  // somebody just went into the kernel: another time
+    return;
+  }
+  // The other end cannot switch before it sees the epoch, so nothing is in the ring if this fails.
+  if (!EpollAttach(index)) return Fence(index, fd, Reason::kEpoll);
+  if (!slot.rx.lock.Acquire()) return Fence(index, fd, Reason::kShared);
   layout::SideLines& own = channel.own();
   own.counters.pid.store(process.pid, std::memory_order_relaxed);
   own.counters.tcp_received.store(slot.rx.calls.bytes(), std::memory_order_relaxed);
-  slot.phase.store(Phase::kArmed, std::memory_order_seq_cst);
-  const bool armed = slot.rx.calls.inside() == 0;
-  if (armed) {
-    own.sender.ring_size.store(channel.ring_bytes, std::memory_order_relaxed);
-    own.control.armed_nonce.store(channel.nonce, std::memory_order_relaxed);
-    own.control.armed_epoch.store(channel.epoch, std::memory_order_release);
-  } else {
-    slot.phase.store(Phase::kPaired, std::memory_order_seq_cst);  // somebody just went into the kernel: another time
-  }
+  own.sender.ring_size.store(channel.ring_bytes, std::memory_order_relaxed);
+  // Sets that sleep already: the bell is asked for before the other end may switch, or its first bytes would ring none.
+  if (channel.items.load() != 0) bell::Arm(own.wait.rx_sleep, slot.rx.sleep);
+  own.control.armed_nonce.store(channel.nonce, std::memory_order_relaxed);
+  own.control.armed_epoch.store(channel.epoch, std::memory_order_release);
   slot.rx.lock.Release();
-  if (!armed) return;
   Trace("fd %d: armed, channel %llu side %d", fd, static_cast<unsigned long long>(channel.channel_id), channel.side);
-  if (channel.items.load() != 0) ArmBell(index, POLLIN);
 }
 
 void Paired(const Rendezvous::Event& event) {
