@@ -15,6 +15,7 @@ class IovCursor {
   bool done() const { return left_ == 0; }
   uint8_t* data() const { return static_cast<uint8_t*>(iov_->iov_base) + at_; }
   size_t size() const { return iov_->iov_len - at_; }
+  // At most Total() bytes; they may end in a later iovec.
   void Advance(size_t n) {
     at_ += n;
     Settle();
@@ -41,7 +42,7 @@ class IovCursor {
  private:
   void Settle() {
     while (left_ > 0 && at_ >= iov_->iov_len) {
-      at_ = 0;
+      at_ -= iov_->iov_len;
       ++iov_;
       --left_;
     }
