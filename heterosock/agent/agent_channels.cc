@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "heterosock/agent/agent_impl.h"
+#include "heterosock/agent/hand_back.h"
 #include "heterosock/protocol/parse.h"
 
 namespace heterok8s::heterosock::agent {
@@ -84,6 +85,8 @@ bool Agent::Impl::OnResume(Session& session, Packet& packet) {
     end.label.local = identity->local;
     end.label.remote = identity->remote;
     end.domain.netns_cookie = identity->netns_cookie;
+    end.cookie = identity->cookie;
+    end.inode = identity->inode;
   }
   const ChannelEnd& other = found->second.ends[1 - message.side];
   const bool paid = end.charged || (other.charged && CreditKey(other.domain) == CreditKey(end.domain));
@@ -91,6 +94,37 @@ bool Agent::Impl::OnResume(Session& session, Packet& packet) {
   end.holders.insert(session.id);
   session.channels.insert(key);
   return true;
+}
+
+bool Agent::Impl::OnHandBack(Session& session, const Packet& packet) {
+  protocol::HandBack message;
+  if (!protocol::Parse(packet.bytes.data(), packet.bytes.size(), packet.descriptors.size(), message)) return false;
+  for (const ChannelKey& key : session.channels) {
+    auto found = channels_.find(key);
+    if (key.second != message.channel_id || found == channels_.end()) continue;
+    Channel& channel = found->second;
+    const int side = channel.ends[0].holders.contains(session.id) ? 0 : 1;
+    ChannelEnd& sender = channel.ends[1 - side];
+    if (std::exchange(channel.ends[side].handed_back, true)) return true;
+    absl::Status why = absl::NotFoundError("no process of this PU holds the other end");
+    for (uint64_t holder : sender.holders) {
+      auto other = sessions_.find(holder);
+      if (other == sessions_.end() || !other->second.pidfd.valid()) continue;
+      absl::StatusOr<sys::UniqueFd> socket =
+          TakeSocket(other->second.pidfd.get(), other->second.who.pid, sender.inode, sender.cookie);
+      why = socket.status();
+      if (!socket.ok()) continue;
+      absl::StatusOr<uint64_t> bytes = HandBack(channel.memory.get(), side, socket->get());
+      why = bytes.status();
+      closer_.Close(*std::move(socket), other->second.credit_key);
+      if (bytes.ok()) counters_.handed_back += *bytes;
+      break;
+    }
+    // The other end brings them back with its next call.
+    if (!why.ok()) spdlog::debug("channel {}: nothing handed back: {}", channel.name.id, Message(why));
+    return true;
+  }
+  return true;  // of an agent before us
 }
 
 void Agent::Impl::LetGo(const ChannelKey& key, int side, uint64_t session_id, Reason reason) {

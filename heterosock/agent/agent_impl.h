@@ -31,6 +31,7 @@ struct Session {
   uint64_t id = 0;
   sys::UniqueFd fd;
   ProcessIdentity who;
+  sys::UniqueFd pidfd;
   std::string credit_key;
   bool welcomed = false;
   uint32_t layout_version = 0;
@@ -46,9 +47,11 @@ struct Session {
 struct ChannelEnd {
   EndLabel label;
   Domain domain;
-  std::set<uint64_t> holders;  // sessions of this agent
-  bool on_other_pu = false;    // held by a process there
-  bool charged = false;        // credits of `domain` were taken
+  std::set<uint64_t> holders;      // sessions of this agent
+  bool on_other_pu = false;        // held by a process there
+  bool charged = false;            // credits of `domain` were taken
+  bool handed_back = false;        // it asked once for what it had not read
+  uint64_t cookie = 0, inode = 0;  // of its socket
   bool alive() const { return on_other_pu || !holders.empty(); }
 };
 
@@ -70,7 +73,7 @@ struct AdminClient {
 
 struct AgentCounters {
   uint64_t sessions = 0, offers = 0, pairs = 0, pairs_by_token = 0, releases = 0, resumes = 0, fences = 0,
-           malformed = 0, refused = 0;
+           handed_back = 0, malformed = 0, refused = 0;
   uint64_t shared_bytes = 0;  // of channels that are gone, both directions
   std::map<Reason, uint64_t> declines;
 };
@@ -95,6 +98,7 @@ class Agent::Impl {
   // agent_channels.cc: from PAIRED to the end.
   bool OnRelease(Session& session, const Packet& packet);
   bool OnResume(Session& session, Packet& packet);
+  bool OnHandBack(Session& session, const Packet& packet);
   void SendPaired(Session& session, uint64_t offer_id, const Channel& channel, int side, int sleeper, int ringer);
   void LetGo(const ChannelKey& key, int side, uint64_t session, Reason reason);
   void ForgetIfDead(const ChannelKey& key);

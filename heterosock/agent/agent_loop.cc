@@ -182,6 +182,7 @@ void Agent::Impl::Accept() {
   const uint64_t id = next_session_++;
   Session session{.id = id, .fd = std::move(fd)};
   session.who = IdentifyPeer(session.fd.get());
+  session.pidfd = PidFdOfPeer(session.fd.get());
   session.credit_key = CreditKey({.pod_uid = session.who.pod_uid, .cgroup = session.who.cgroup});
   if (sessions_of_[session.credit_key] >= options_.max_processes || closer_.Saturated(session.credit_key)) {
     ++counters_.refused;
@@ -257,6 +258,8 @@ bool Agent::Impl::Dispatch(Session& session, Packet& packet) {
       return OnRelease(session, packet);
     case protocol::Type::kResume:
       return OnResume(session, packet);
+    case protocol::Type::kHandBack:
+      return OnHandBack(session, packet);
     default:
       return false;
   }

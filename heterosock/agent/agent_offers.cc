@@ -183,7 +183,10 @@ void Agent::Impl::Join(const Pair& pair) {
   channel.by_token = pair.first.socket.token != 0 && pair.first.socket.token == pair.second.socket.token;
   channel.bytes = layout::ChannelBytes(options_.ring_bytes);
   for (int side = 0; side < 2; ++side) {
-    channel.ends[side] = {.label = LabelOf(*offers[side]), .domain = offers[side]->domain};
+    channel.ends[side] = {.label = LabelOf(*offers[side]),
+                          .domain = offers[side]->domain,
+                          .cookie = offers[side]->socket.cookie,
+                          .inode = offers[side]->socket.inode};
   }
   const bool same = CreditKey(pair.first.domain) == CreditKey(pair.second.domain);
   bool paid = Charge(channel.ends[0], channel.bytes) && (same || Charge(channel.ends[1], channel.bytes));

@@ -36,6 +36,8 @@ std::shared_ptr<metrics::LiveMetrics> MakeMetrics(Agent& agent) {
     counter("heterosockd_releases_total", "Ends that said they are done", "releases");
     counter("heterosockd_resumes_total", "Ends that an earlier agent or a parent process had", "resumes");
     counter("heterosockd_fences_total", "Channels that were asked to go back to TCP", "fences");
+    counter("heterosockd_handed_back_bytes_total", "Bytes written to TCP in the place of a busy sender",
+            "handed_back_bytes");
     counter("heterosockd_malformed_total", "Connections dropped for what they sent", "malformed");
     counter("heterosockd_refused_total", "Libraries refused by limits or version", "refused");
     for (const auto& [reason, count] : totals.at("declines").items()) {

@@ -67,6 +67,13 @@ std::string CgroupOfText(const std::string& text) {
   return unified.size() > 1 || legacy.empty() ? unified : legacy;
 }
 
+sys::UniqueFd PidFdOfPeer(int unix_socket) {
+  ucred peer{};
+  socklen_t length = sizeof peer;
+  if (getsockopt(unix_socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.pid <= 0) return {};
+  return PidFd(unix_socket, peer.pid);
+}
+
 ProcessIdentity IdentifyPeer(int unix_socket) {
   ucred peer{};
   socklen_t length = sizeof peer;

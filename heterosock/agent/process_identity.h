@@ -12,6 +12,8 @@
 
 #include <string>
 
+#include "common/sys/unique_fd.h"
+
 namespace heterok8s::heterosock::agent {
 
 struct ProcessIdentity {
@@ -23,6 +25,8 @@ struct ProcessIdentity {
 };
 
 ProcessIdentity IdentifyPeer(int unix_socket);
+// A descriptor of that process; invalid when it is gone or in a PID namespace that this one does not contain.
+sys::UniqueFd PidFdOfPeer(int unix_socket);
 
 // "0a1b2c3d-…" for ".../kubepods-burstable-pod0a1b2c3d_….slice/…" and ".../pod0a1b2c3d-…/…"; empty for others.
 std::string PodUidOfCgroup(const std::string& cgroup);

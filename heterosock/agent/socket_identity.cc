@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
@@ -87,6 +88,9 @@ absl::StatusOr<SocketIdentity> SocketInspector::Inspect(int fd) {
   HK_ASSIGN_OR_RETURN(identity.traffic, ReadTraffic(fd));
   HK_ASSIGN_OR_RETURN(identity.cookie, Option<uint64_t>(fd, SO_COOKIE, "SO_COOKIE"));
   HK_ASSIGN_OR_RETURN(identity.netns_cookie, Option<uint64_t>(fd, SO_NETNS_COOKIE, "SO_NETNS_COOKIE"));
+  struct stat st {};
+  if (fstat(fd, &st) != 0) return ErrnoToStatus(errno, "stat a socket");
+  identity.inode = st.st_ino;
   HK_ASSIGN_OR_RETURN(diag::Tuple hint, Hint(fd));
   HK_ASSIGN_OR_RETURN(int netlink, NetlinkFor(identity.netns_cookie, fd));
   HK_ASSIGN_OR_RETURN(diag::Tuple tuple, diag::Find(netlink, hint, identity.cookie));

@@ -37,6 +37,7 @@ struct Traffic {
 struct SocketIdentity {
   uint64_t cookie = 0;        // unique among all sockets of this kernel since it booted
   uint64_t netns_cookie = 0;  // likewise
+  uint64_t inode = 0;         // of sockfs, as /proc/PID/fd shows it
   Endpoint local, remote;     // before any translation of names, after any of packets at this end
   uint64_t token = 0;         // from the connection's SYN; 0: none was seen
   bool connected = false;     // with a token: this end sent the SYN

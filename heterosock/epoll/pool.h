@@ -20,7 +20,9 @@ struct Item {
   uint32_t events = 0;
   uint64_t data = 0;
   uint64_t seen_tail = 0;  // edge triggered: what was reported
+  uint64_t seen_tcp = 0;   // ArrivedOverTcp()
   uint32_t seen_full = 0;
+  uint32_t seen_ends = 0;  // of the kernel's RDHUP, HUP and ERR
   uint32_t next_of_slot = kNone;
   uint32_t previous = kNone;  // in the instance's active list
   uint32_t next = kNone;
@@ -31,6 +33,7 @@ struct Item {
   bool active = false;
   bool moved_now = false;  // became ours just now: the kernel may have reported it in the same call
   bool edge = false;
+  bool changed = false;   // our change of the registration makes the kernel report it once
   bool disabled = false;  // EPOLLONESHOT has fired
   uint8_t misses = 0;     // looks in a row that found nothing
 };

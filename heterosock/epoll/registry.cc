@@ -113,14 +113,15 @@ void Manage(uint32_t index) {
   const bool with_out = (events & EPOLLOUT) != 0;
   if ((!item.managed || item.with_out != with_out) && item.registered >= 0) {
     if (KernelControl(instance, EPOLL_CTL_MOD, item.fd, events, Pool::Cookie(index, false)) != 0) return;
+    item.changed = true;
     if (!item.managed) {
       instance.attached.fetch_add(1);
       item.moved_now = true;
+      item.edge = true;  // it may have been about to be reported
     }
     item.managed = true;
     item.with_out = with_out;
   }
-  item.edge = true;
   Activate(index);
 }
 
@@ -187,6 +188,7 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   Guard guard(instance.lock);
   item.managed = true;
   item.with_out = (ManagedEvents(slot) & EPOLLOUT) != 0;
+  item.changed = true;
   instance.attached.fetch_add(1);
   AddBell(index);
   item.edge = true;
@@ -327,11 +329,15 @@ bool EpollAttach(uint32_t slot) {
   return all;
 }
 
-void EpollConvert(uint32_t slot, int fd) {
+void EpollConvert(uint32_t slot) {
   if (Slots::Local(slot).items.load() == 0) return;
   Guard guard(Pool::Lock());
   if (!guard) return;
+  const bool was_full = Slots::Get(slot).tx.full.load(std::memory_order_relaxed) != 0;
   for (uint32_t index = Slots::Local(slot).first_item.load(); index != kNone; index = Pool::At(index).next_of_slot) {
+    // That a direction moved is no edge. The kernel's registration does until there is something to report: then the
+    // bell is rung, or a sender has found no room.
+    if (!Pool::At(index).managed && (Pool::At(index).events & EPOLLET) != 0 && !was_full) continue;
     Guard instance_guard(Pool::InstanceAt(Pool::At(index).instance).lock);
     if (instance_guard) Manage(index);
   }
@@ -342,7 +348,7 @@ void EpollPoke(uint32_t slot) {
   for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
        index = Pool::At(index).next_of_slot) {
     Guard instance_guard(Pool::InstanceAt(Pool::At(index).instance).lock);
-    if (instance_guard && Pool::At(index).managed) Activate(index);
+    if (instance_guard) Manage(index);
   }
 }
 

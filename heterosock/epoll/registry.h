@@ -37,7 +37,7 @@ int EpollAdopt(uint32_t number, int epfd, epoll_event* events, int n, int max);
 // A channel was armed / a direction moved / the process closes its last descriptor of the slot / one of several.
 // Attach: false when some registration cannot be kept up outside the kernel; the connection must not arm then.
 bool EpollAttach(uint32_t slot);
-void EpollConvert(uint32_t slot, int fd);
+void EpollConvert(uint32_t slot);
 void EpollPoke(uint32_t slot);  // its bell was emptied by somebody else: every set looks again
 void EpollForget(uint32_t slot);
 void EpollForgetBell(uint32_t slot);  // the channel goes, the registrations stay

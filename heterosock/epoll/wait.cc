@@ -17,6 +17,8 @@ static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLPRI == POLLPRI &&
               EPOLLHUP == POLLHUP && EPOLLRDHUP == POLLRDHUP);
 constexpr uint32_t kConditions = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLERR | EPOLLHUP;
 
+constexpr uint32_t kEnds = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+
 constexpr uint64_t kKernelEveryUs = 50;  // while there is always something in shared memory
 constexpr uint64_t kForeignEveryUs = 1;  // with other descriptors in the set: what is ready together comes together
 constexpr int kRoomForBoth = 8;          // below it the kernel's events and ours take turns at being first
@@ -103,14 +105,25 @@ class Waiter {
       if (!bell && item != index) continue;
       Instance& instance = Pool::InstanceAt(Pool::At(item).instance);
       if (!instance.lock.Acquire()) continue;
-      // A ring is no edge by itself: the offset that moved is. Room on an idle TCP socket is no news either.
-      const bool tcp_room = (events & EPOLLOUT) != 0 && Slots::Get(slot).tx.mode.load() != Mode::kRing;
-      const bool edge =
-          Pool::At(item).edge || !Pool::At(item).managed || (!bell && (tcp_room || (events & ~EPOLLOUT) != 0));
+      // A ring is no edge by itself: the offset that moved is.
+      if (!bell && IsNews(slot, Pool::At(item), events)) Pool::At(item).edge = true;
+      if (!bell) Pool::At(item).changed = false;
       Manage(item);
-      Pool::At(item).edge = edge;
       instance.lock.Release();
     }
+  }
+
+  // What the kernel says of the TCP socket and no counter of Look() shows: room, where somebody else found none; bytes
+  // of somebody who does not know of the ring. The first report after a change of the registration is no news.
+  static bool IsNews(uint32_t slot, const Item& item, uint32_t events) {
+    if ((events & EPOLLPRI) != 0) return true;
+    if (item.changed) return false;
+    const Slot& state = Slots::Get(slot);
+    const LocalChannel& channel = Slots::Local(slot);
+    if ((events & kEnds) != 0) return false;
+    if ((events & EPOLLIN) == 0) return state.tx.mode.load() != Mode::kRing;
+    return state.rx.mode.load() == Mode::kRing && channel.page != nullptr &&
+           channel.peer().control.returning.load(std::memory_order_acquire) == 0;
   }
 
   // Whether the item is to be reported now, and with what.
@@ -122,15 +135,18 @@ class Waiter {
     // Read before the state, so that what comes later makes an edge of its own.
     const uint64_t tail = channel.page != nullptr ? channel.peer().sender.tail.load(std::memory_order_acquire) : 0;
     const uint32_t full = slot.tx.full.load(std::memory_order_relaxed);
-    const uint32_t ready =
-        static_cast<uint32_t>(static_cast<uint16_t>(Readiness(item.slot, item.fd, static_cast<short>(wanted)))) &
-        (wanted | EPOLLERR | EPOLLHUP);
+    const uint64_t tcp = edge_triggered ? ArrivedOverTcp(item.slot, item.fd) : 0;
+    const uint32_t all = static_cast<uint16_t>(Readiness(item.slot, item.fd, static_cast<short>(wanted | EPOLLRDHUP)));
+    const uint32_t ready = all & (wanted | EPOLLERR | EPOLLHUP);
     if (ready == 0) return 0;
     if (!edge_triggered) return ready;
-    const bool edge = item.edge || tail != item.seen_tail || ((ready & EPOLLOUT) != 0 && full != item.seen_full);
+    const bool edge = item.edge || tail != item.seen_tail || ((ready & EPOLLOUT) != 0 && full != item.seen_full) ||
+                      tcp != item.seen_tcp || (all & kEnds & ~item.seen_ends) != 0;
     if (!edge) return 0;
     item.edge = false;
+    item.seen_tcp = tcp;
     item.seen_tail = tail;
+    item.seen_ends = all & kEnds;
     if (ready & EPOLLOUT) item.seen_full = full;
     return ready;
   }
@@ -168,7 +184,7 @@ class Waiter {
 
   // One item is reported once in a call.
   bool Merge(Item& item, uint32_t ready, int from) {
-    if (!item.moved_now) return false;
+    if (!item.moved_now && item.managed) return false;
     item.moved_now = false;
     for (int i = 0; i < from; ++i) {
       if (events_[i].data.u64 != item.data) continue;
@@ -328,7 +344,9 @@ bool EpollReady(uint32_t number) {
     const uint64_t tail = Slots::Local(copy.slot).page != nullptr
                               ? Slots::Local(copy.slot).peer().sender.tail.load(std::memory_order_acquire)
                               : 0;
-    if (now != 0 && ((copy.events & EPOLLET) == 0 || copy.edge || tail != copy.seen_tail)) ready = true;
+    if (now != 0 && ((copy.events & EPOLLET) == 0 || copy.edge || tail != copy.seen_tail ||
+                     (static_cast<uint16_t>(now) & kEnds & ~copy.seen_ends) != 0))
+      ready = true;
   }
   instance.lock.Release();
   return ready;

@@ -160,7 +160,7 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
   uint32_t slot;
   if (!StreamOf(fd, &slot)) return real.shutdown(fd, how);
   if (Slots::Get(slot).phase.load() == Phase::kArmed) {
-    // What is in the ring was sent before; the kernel's FIN follows it, and answers later sends with EPIPE.
+    // What is unread in the ring goes to TCP in front of the FIN, so that a program without the library finds it there.
     if (how != SHUT_RD) ReturnSend(slot, fd, Reason::kClosed);
     LocalChannel& channel = Slots::Local(slot);
     if (how != SHUT_RD && channel.page != nullptr)
@@ -168,6 +168,8 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
     // What arrives after SHUT_RD is the kernel's to throw away.
     if (how != SHUT_WR) ShutReceive(slot);
     Slots::Get(slot).rx.kernel_event.store(1);
+  } else {
+    Fence(slot, fd, Reason::kClosed);  // a direction that has ended does not move any more
   }
   return real.shutdown(fd, how);
 }
@@ -182,10 +184,15 @@ HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value,
   return result;
 }
 
-// The counts of bytes go on where TCP's stopped.
+// The counts of bytes go on where TCP's stopped. An error that the kernel told us is still the program's to hear.
 HETEROSOCK_EXPORT int getsockopt(int fd, int level, int name, void* value, socklen_t* length) {
   const int result = real.getsockopt(fd, level, name, value, length);
   uint32_t slot;
+  if (result == 0 && level == SOL_SOCKET && name == SO_ERROR && StreamOf(fd, &slot)) {
+    const uint32_t error = Slots::Get(slot).rx.reset.exchange(0);
+    if (error != 0 && *length >= sizeof(int)) *static_cast<int*>(value) = static_cast<int>(error);
+    return result;
+  }
   if (result != 0 || level != IPPROTO_TCP || name != TCP_INFO || !StreamOf(fd, &slot)) [[likely]]
     return result;
   const Slot& state = Slots::Get(slot);
@@ -215,7 +222,7 @@ HETEROSOCK_EXPORT int ioctl(int fd, IoctlRequest request, ...) {
       Slots::Get(slot).nonblocking.store(*value != 0);
       break;
     case SIOCINQ:
-      *value += static_cast<int>(UnreadBytes(slot));
+      *value = static_cast<int>(ReadableBytes(slot, static_cast<uint64_t>(*value)));
       break;
     case SIOCOUTQ:
       // What lies in the ring has reached the other end; so has all of TCP once that reads the ring.

@@ -29,13 +29,22 @@ inline bool Addressable(const iovec* iov, size_t count) {
   return true;
 }
 
+// What the kernel did not take whole is an edge of epoll once there is room.
+inline ssize_t NoteFull(Slot& slot, const iovec* iov, size_t count, ssize_t result) {
+  size_t wanted = 0;
+  for (size_t i = 0; i < count; ++i) wanted += iov[i].iov_len;
+  if (result < 0 ? errno == EAGAIN : static_cast<size_t>(result) < wanted) [[unlikely]]
+    slot.tx.full.fetch_add(1, std::memory_order_relaxed);
+  return result;
+}
+
 // As send() does unless MSG_NOSIGNAL is given. The kernel raises it itself for what goes through it.
 template <typename Kernel>
 ssize_t Send(uint32_t index, int fd, const iovec* iov, size_t count, int flags, Kernel&& kernel) {
   Slot& slot = Slots::Get(index);
   for (;;) {
     const Mode mode = slot.tx.mode.load(std::memory_order_acquire);
-    if (mode == Mode::kPlain) return kernel();
+    if (mode == Mode::kPlain) return NoteFull(slot, iov, count, kernel());
     if (mode != Mode::kTcp || slot.phase.load(std::memory_order_relaxed) == Phase::kArmed) {
       if (!Addressable(iov, count)) return -1;
       const ssize_t result = RingSend(index, fd, iov, count, flags);
@@ -46,7 +55,7 @@ ssize_t Send(uint32_t index, int fd, const iovec* iov, size_t count, int flags, 
       slot.tx.calls.Leave(0);
       continue;
     }
-    const ssize_t result = kernel();
+    const ssize_t result = NoteFull(slot, iov, count, kernel());
     slot.tx.calls.Leave(result);
     ++slot.tx.writes;
     if (result > 0 && WorthAdvancing(slot)) [[unlikely]]

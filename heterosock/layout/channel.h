@@ -1,4 +1,4 @@
-// The shared memory of one connection: what two processes see of each other. Version 1.
+// The shared memory of one connection: what two processes see of each other. Version 2.
 //
 // A channel is `channel_bytes` of a sealed memfd (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), made by the agent and
 // mapped by both ends. From its start:
@@ -28,11 +28,19 @@
 //
 // Moving a direction from TCP to the ring: each side stores its armed_nonce, then armed_epoch; when the sender sees
 // both equal to the header's it stores switch_at = 1 + number of bytes it wrote to TCP, and from then on writes only to
-// its ring. The receiver reads TCP until it has read switch_at - 1 bytes, then the ring. Moving back: the sender stores
-// continue_at = 1 + tail and writes TCP again; the receiver reads the ring up to there, then TCP, for good.
-// A receiver that will not read the ring any longer (the socket goes to a program without the library) stores
-// recall_at = 1 + head, sets kFlagWantTcp and rings. The sender then writes what is in the ring from there on to TCP,
-// stores continue_at = recall_at, and goes on with TCP: nothing is lost and the order is kept.
+// its ring. The receiver reads TCP until it has read switch_at - 1 bytes, then the ring.
+//
+// Moving back, which a direction does at most once in its life: the sender sets `returning` from 0 to kSenderReturns,
+// writes to TCP what is unread in the ring, from the offset F on and as far as TCP takes it, to the offset R; it stores
+// returned_to = 1 + R, then continue_at = 1 + F, and goes on with TCP. F is the receiver's head as the sender saw it,
+// so bytes may be in both places: the receiver reads the ring to its tail, drops R - F bytes of TCP, and reads TCP for
+// good. What comes on TCP while `returning` is set and continue_at is not is such a copy. A receiver that will not read
+// the ring any longer (the socket goes to a program without the library) stores recall_at = 1 + head, sets
+// kFlagWantTcp, and rings. The sender then takes F = recall_at - 1, and R is the tail: nothing is lost and the order is
+// kept. Where `returning` is set after that store, the sender may not have seen it: the receiver waits for continue_at
+// and drops head - F bytes of TCP. The agent can do the writing for a sender that is busy elsewhere (HAND_BACK): it
+// sets `returning` from 0 to kAgentReturns, and stores returned_to when done. The sender, who had published at most
+// once more without seeing the recall, writes what is behind returned_to itself and stores continue_at.
 //
 // Who reads must take the other side for hostile: load every field once, check it, and treat what cannot be as a reset.
 #pragma once
@@ -44,7 +52,7 @@
 namespace heterok8s::heterosock::layout {
 
 inline constexpr uint64_t kChannelMagic = 0x31306b736f746568;  // "hetosk01"
-inline constexpr uint32_t kChannelVersion = 1;
+inline constexpr uint32_t kChannelVersion = 2;
 inline constexpr size_t kLineBytes = 128;
 inline constexpr size_t kMinRingBytes = 4096;         // one page: what an idle connection keeps
 inline constexpr size_t kFirstRingBytes = 128 << 10;  // the paper's local record
@@ -55,6 +63,11 @@ inline constexpr size_t kRingAlignment = 64 << 10;  // kernels with 64 KiB pages
 // Flags of WaitLine::flags.
 inline constexpr uint32_t kFlagFin = 1;      // this side called shutdown or close: the kernel's FIN is about to follow
 inline constexpr uint32_t kFlagWantTcp = 2;  // please move your direction back to TCP
+inline constexpr uint32_t kFlagClosed = 4;   // this side closed its last descriptor: it reads no more
+
+// Values of ControlLine::returning.
+inline constexpr uint32_t kSenderReturns = 1;
+inline constexpr uint32_t kAgentReturns = 2;
 
 template <typename T>
 using Shared = std::atomic<T>;
@@ -94,6 +107,9 @@ struct alignas(kLineBytes) ControlLine {
   Shared<uint64_t> switch_at;    // 0: still TCP
   Shared<uint64_t> continue_at;  // 0: not gone back
   Shared<uint64_t> recall_at;    // as receiver. 0: reading; else this side will not read past it
+  Shared<uint64_t> returned_to;  // 0: no bytes of the ring are on TCP; else 1 + the offset up to which they are
+  Shared<uint32_t> returning;    // who brings the direction back. The only word that two may write: by exchange, once
+  uint32_t reserved;
 };
 
 // For `heterosockctl status`; nothing depends on it.

@@ -64,8 +64,9 @@ struct alignas(128) SendState {
   std::atomic<uint32_t> full{0};  // counts sends that found no room: an edge is due when there is room again
   uint64_t checked = 0;           // Cycles() when the kernel was last asked about the peer
   uint32_t fin_seen = 0;
-  uint32_t writes = 0;    // evidence of life
-  uint64_t returned = 0;  // kReturning: stream offset up to which the recalled bytes are on TCP
+  uint32_t writes = 0;         // evidence of life
+  uint64_t returned_from = 0;  // kReturning: the first offset that is brought back to TCP
+  uint64_t returned = 0;       // and the offset up to which that is done
 };
 
 struct alignas(128) ReceiveState {
@@ -78,8 +79,10 @@ struct alignas(128) ReceiveState {
   std::atomic<uint32_t> kernel_event{0};  // the kernel reported something on the socket: ask it before saying "empty"
   uint64_t checked = 0;
   uint32_t reads = 0;              // evidence of life
-  std::atomic<uint32_t> reset{0};  // the peer ended with bytes unread: the next call is told of the reset
+  std::atomic<uint32_t> reset{0};  // an error that the next call is told of: the peer ended with bytes unread
   uint64_t shut_at = 0;            // after SHUT_RD: 1 + the offset up to which bytes had come
+  uint64_t dropped = 0;            // passing to TCP: copies of the ring's bytes that were thrown away there
+  uint64_t tcp_base = 0;           // after that: what TCP had received when it had nothing but what the ring had had
 };
 
 struct alignas(128) Slot {

@@ -28,7 +28,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                        Accepts<Withdraw>(packet, bytes, descriptors) + Accepts<Release>(packet, bytes, descriptors) +
                        Accepts<Resume>(packet, bytes, descriptors) + Accepts<Welcome>(packet, bytes, descriptors) +
                        Accepts<Refused>(packet, bytes, descriptors) + Accepts<Paired>(packet, bytes, descriptors) +
-                       Accepts<Declined>(packet, bytes, descriptors) + Accepts<Fence>(packet, bytes, descriptors);
+                       Accepts<Declined>(packet, bytes, descriptors) + Accepts<Fence>(packet, bytes, descriptors) +
+                       Accepts<HandBack>(packet, bytes, descriptors);
   if (accepted > 1) abort();  // a packet is one message
   if (accepted == 1 && TypeOf(packet, bytes) == 0) abort();
   return 0;

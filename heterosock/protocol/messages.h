@@ -13,6 +13,7 @@
 //                                      or  DECLINED{id, reason}
 //     RELEASE{channel, reason}         ->      the connection is over, or is TCP again
 //                                      <-  FENCE{channel or all, reason}: go back to TCP
+//     HAND_BACK{channel}               ->      writes to TCP what the other end is too busy to bring back
 //
 // An upgrade costs each side one OFFER and one PAIRED. Between PAIRED and RELEASE the data path needs no agent: both
 // sides write epoch and nonce to their shared memory, and each goes on when it sees the other's. An agent that dies
@@ -45,6 +46,7 @@ enum class Type : uint16_t {
   kWithdraw = 3,
   kRelease = 4,
   kResume = 5,
+  kHandBack = 6,
   // agent -> library
   kWelcome = 64,
   kRefused = 65,
@@ -155,6 +157,15 @@ struct Resume {
   uint8_t reserved[7];
 };
 
+// This end called its unread bytes back (layout/channel.h) and the other end has not answered: it may be far from any
+// call of its library. The agent takes that process's socket (pidfd_getfd) and writes them in its place. Once for each
+// end; not answered, the shared memory says when it is done. No descriptors.
+struct HandBack {
+  static constexpr Type kType = Type::kHandBack;
+  Header header;
+  uint64_t channel_id;
+};
+
 // Hand the stream back to TCP. Answered by a RELEASE when that is done. No descriptors.
 struct Fence {
   static constexpr Type kType = Type::kFence;
@@ -171,7 +182,7 @@ static_assert(sizeof(Refused) == 24 && offsetof(Refused, retry_after_ms) == 16);
 static_assert(sizeof(Offer) == 16 && sizeof(Withdraw) == 16);
 static_assert(sizeof(Paired) == 64 && offsetof(Paired, memory_offset) == 40 && offsetof(Paired, side) == 56);
 static_assert(sizeof(Declined) == 24 && offsetof(Declined, retry_after_ms) == 20);
-static_assert(sizeof(Release) == 24 && sizeof(Fence) == 24);
+static_assert(sizeof(Release) == 24 && sizeof(Fence) == 24 && sizeof(HandBack) == 16);
 static_assert(sizeof(Resume) == 40 && offsetof(Resume, side) == 32);
 static_assert(sizeof(Paired) <= kMaxMessageBytes);
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian; a big-endian side must swap");

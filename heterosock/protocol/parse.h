@@ -35,6 +35,7 @@ constexpr bool IsValid(const Release& m, size_t descriptors) {
 constexpr bool IsValid(const Resume& m, size_t descriptors) {
   return descriptors == 2 && m.channel_id != 0 && m.epoch != 0 && m.side <= 1 && AllZero(m.reserved);
 }
+constexpr bool IsValid(const HandBack& m, size_t descriptors) { return descriptors == 0 && m.channel_id != 0; }
 constexpr bool IsValid(const Welcome& m, size_t descriptors) {
   return descriptors == 0 && m.reserved == 0 && m.epoch != 0;
 }

@@ -64,7 +64,7 @@ TEST_CASE("a header is believed only when both rings lie inside the channel and 
   CHECK(layout::ValidHeader(good, bytes));
   CHECK_FALSE(layout::ValidHeader(good, bytes - 1));
   CHECK_FALSE(with([](auto& h) { h.magic ^= 1; }));
-  CHECK_FALSE(with([](auto& h) { h.version = 2; }));
+  CHECK_FALSE(with([](auto& h) { h.version = layout::kChannelVersion + 1; }));
   CHECK_FALSE(with([](auto& h) { h.ring_bytes = 3 << 16; }));
   CHECK_FALSE(with([](auto& h) { h.ring_bytes = 1u << 31; }));
   CHECK_FALSE(with([](auto& h) { h.ring_offset[1] = h.ring_offset[0]; }));

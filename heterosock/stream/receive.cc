@@ -10,6 +10,7 @@
 #include "heterosock/notify/spin.h"
 #include "heterosock/ring/ring.h"
 #include "heterosock/stream/iov.h"
+#include "heterosock/stream/passage.h"
 #include "heterosock/stream/stream.h"
 
 namespace heterok8s::heterosock {
@@ -43,7 +44,7 @@ class Receiver {
     generation_ = slot_.generation;
     const ssize_t result = Loop();
     rx_.lock.Release();
-    if (convert_) EpollConvert(index_, fd_);
+    if (convert_) EpollConvert(index_);
     return result;
   }
 
@@ -55,8 +56,9 @@ class Receiver {
     for (;;) {
       if (slot_.broken.load(std::memory_order_relaxed)) return done_ > 0 ? done_ : -ECONNRESET;
       const Mode mode = rx_.mode.load(std::memory_order_relaxed);
-      if (mode != Mode::kPlain && rx_.reset.load(std::memory_order_relaxed) && rx_.reset.exchange(0)) {
-        Reset(-ECONNRESET);
+      if (rx_.reset.load(std::memory_order_relaxed) != 0 && mode != Mode::kPlain && NothingQueued(mode)) {
+        if (done_ > 0) return done_;
+        Reset(-static_cast<long>(rx_.reset.exchange(0)));
         return result_;
       }
       if (slot_.phase.load(std::memory_order_relaxed) < Phase::kArmed || mode == Mode::kPlain ||
@@ -80,11 +82,24 @@ class Receiver {
     }
   }
 
+  // What came before a reset is read before it is told.
+  bool NothingQueued(Mode mode) const {
+    int queued = 0;
+    if (mode == Mode::kTcp) Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
+    return channel_.page == nullptr ||
+           (queued == 0 && channel_.peer().sender.tail.load(std::memory_order_acquire) == rx_.head.load());
+  }
+
   // The direction is on TCP. What a call has already taken from the ring is returned; MSG_WAITALL goes on in the
   // kernel.
   ssize_t FromKernel() {
     if (done_ == 0) return kUseKernel;
     if (flags_ & MSG_PEEK) return done_;
+    // An error or the end is for the next call: this one has received something.
+    int queued = 0;
+    Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
+    if (queued == 0 && (!(flags_ & MSG_WAITALL) || (PollNow(fd_, POLLRDHUP) & (POLLRDHUP | POLLERR | POLLHUP)) != 0))
+      return done_;
     if (!(flags_ & MSG_WAITALL)) {
       const long more = KernelReceive(fd_, cursor_, cursor_.Total(), flags_);
       return more > 0 ? done_ + more : done_;
@@ -160,17 +175,19 @@ class Receiver {
     uint64_t head = rx_.head.load(std::memory_order_relaxed);
     uint64_t tail = peer.sender.tail.load(std::memory_order_acquire);
     if (rx_.shut_at != 0 && tail > rx_.shut_at - 1) tail = rx_.shut_at - 1;
+    if (tail != head && peer.control.continue_at.load(std::memory_order_relaxed) != 0) {
+      const Passage passage = PassToTcp(index_, fd_);
+      if (passage == Passage::kImpossible) return Corrupt("continues elsewhere");
+      if (passage == Passage::kTcp) {
+        convert_ = true;
+        boundary_ = true;
+        return kMore;
+      }
+    }
     if (tail == head && done_ > 0 && !(flags_ & MSG_WAITALL) &&
         peer.control.continue_at.load(std::memory_order_relaxed) == 0)
       return kEmpty;
     if (tail == head) return rx_.shut_at != 0 ? End(0) : LookBehindRing(head);
-    if (rx_.kernel_event.load(std::memory_order_relaxed)) {
-      // The kernel has news: an end comes after the ring's bytes, a reset before them.
-      char byte;
-      const long peeked = Syscall(SYS_recvfrom, fd_, reinterpret_cast<long>(&byte), 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
-      if (peeked < 0 && peeked != -EAGAIN && peeked != -EINTR) return Reset(peeked);
-      if (peeked < 0) rx_.kernel_event.store(0, std::memory_order_relaxed);
-    }
     const uint64_t size = peer.sender.ring_size.load(std::memory_order_relaxed);
     const uint64_t base = peer.sender.ring_base.load(std::memory_order_relaxed);
     if (!ring::ValidSize(size, channel_.ring_bytes, layout::kMinRingBytes)) return Corrupt("ring size");
@@ -191,12 +208,18 @@ class Receiver {
     }
     if (flags_ & MSG_PEEK) {
       // Peeking for all of it: all must be there, or as much as a ring can hold.
-      if ((flags_ & MSG_WAITALL) && copied < cursor_.Total() && used < size && !at_end_ &&
+      const bool last = peer.control.continue_at.load(std::memory_order_acquire) != 0;
+      if ((flags_ & MSG_WAITALL) && copied < cursor_.Total() && used < size && !at_end_ && !last &&
           !slot_.nonblocking.load(std::memory_order_relaxed) && !(flags_ & MSG_DONTWAIT)) {
         peek_from_ = tail;
         return LookBehindRing(taken_from) == kEnd ? (result_ = static_cast<ssize_t>(copied), kEnd) : kEmpty;
       }
       done_ += static_cast<ssize_t>(copied);
+      // Behind the last of the ring TCP goes on, unless it begins with copies.
+      if (last && !place.done() && peer.control.returned_to.load() == peer.control.continue_at.load()) {
+        const long more = KernelReceive(fd_, place, place.Total(), flags_);
+        if (more > 0) done_ += more;
+      }
       return kMore;
     }
     rx_.head.store(head, std::memory_order_relaxed);
@@ -220,16 +243,19 @@ class Receiver {
   // The ring is empty: has the peer gone back to TCP, has the kernel seen its end?
   Look LookBehindRing(uint64_t head) {
     layout::SideLines& peer = channel_.peer();
-    const uint64_t continue_at = peer.control.continue_at.load(std::memory_order_acquire);
-    if (continue_at != 0) {
-      if (peer.sender.tail.load(std::memory_order_acquire) != head)
-        return continue_at - 1 <= head ? Corrupt("continues early") : kMore;
-      if (continue_at - 1 != head) return Corrupt("continues elsewhere");
-      rx_.mode.store(Mode::kPlain, std::memory_order_release);
-      convert_ = true;
-      boundary_ = true;
-      Trace("fd %d: receives from TCP again", fd_);
-      return kMore;
+    switch (PassToTcp(index_, fd_)) {
+      case Passage::kRing:
+        if (peer.control.continue_at.load(std::memory_order_relaxed) != 0) return kMore;  // there came more meanwhile
+        break;
+      case Passage::kDropping:
+        dropping_ = true;
+        return kEmpty;
+      case Passage::kTcp:
+        convert_ = true;
+        boundary_ = true;
+        return kMore;
+      case Passage::kImpossible:
+        return Corrupt("continues elsewhere");
     }
     const uint64_t now = Cycles();
     const bool fin = (peer.wait.flags.load(std::memory_order_relaxed) & layout::kFlagFin) != 0;
@@ -257,6 +283,8 @@ class Receiver {
       if (PeerEnded(index_, fd_)) return kMore;
       return End(0);
     }
+    if (peer.control.returning.load(std::memory_order_acquire) != 0)
+      return kMore;  // it is about to say that it came back
     // Bytes on TCP without a way back announced: a process that shares the peer's socket wrote behind its library's
     // back.
     const long got = KernelReceive(fd_, cursor_, cursor_.Total(), flags_);
@@ -265,8 +293,12 @@ class Receiver {
     return kMore;
   }
 
-  // Linux throws away what was received when a reset comes, and tells the error once.
+  // Told once, and by a call that received nothing.
   Look Reset(long error) {
+    if (done_ > 0) {
+      rx_.reset.store(static_cast<uint32_t>(-error));
+      return End(0);
+    }
     rx_.mode.store(Mode::kPlain, std::memory_order_release);
     convert_ = true;
     return End(error);
@@ -283,7 +315,7 @@ class Receiver {
       return peer.control.switch_at.load(std::memory_order_acquire) != seen_switch_;
     const uint64_t from = peek_from_ != 0 ? peek_from_ : rx_.head.load(std::memory_order_relaxed);
     return peer.sender.tail.load(std::memory_order_acquire) != from ||
-           peer.control.continue_at.load(std::memory_order_relaxed) != 0;
+           (peer.control.continue_at.load(std::memory_order_relaxed) != 0 && !dropping_);
   }
 
   // Returns 0 to look again, or -errno. Enters and leaves with the lock held.
@@ -346,6 +378,7 @@ class Receiver {
   bool boundary_ = false;  // what was taken ended where another queue begins
   bool convert_ = false;
   bool at_end_ = false;
+  bool dropping_ = false;  // what TCP has is in part what the ring had
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "heterosock/notify/spin.h"
 #include "heterosock/ring/ring.h"
 #include "heterosock/stream/iov.h"
+#include "heterosock/stream/return.h"
 #include "heterosock/stream/stream.h"
 
 namespace heterok8s::heterosock {
@@ -54,70 +55,6 @@ bool TrySwitch(uint32_t index, int fd) {
   return true;
 }
 
-// The receiver's head, or kImpossible after breaking the connection.
-uint64_t RefreshHead(uint32_t index, int fd) {
-  SendState& tx = Slots::Get(index).tx;
-  LocalChannel& channel = Slots::Local(index);
-  const uint64_t head = channel.peer().receiver.head.load(std::memory_order_acquire);
-  const uint64_t used = ring::Used(tx.tail, head, channel.ring_bytes);
-  if (used == ring::kImpossible || head < tx.head_seen) {
-    Break(index, fd, "head");
-    return ring::kImpossible;
-  }
-  tx.head_seen = head;
-  return used;
-}
-
-void EndRing(uint32_t index, int fd, uint64_t continue_at, Reason reason) {
-  Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
-  layout::SideLines& own = channel.own();
-  own.control.continue_at.store(continue_at + 1, std::memory_order_release);
-  own.counters.fenced.store(static_cast<uint32_t>(reason), std::memory_order_relaxed);
-  slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
-  bell::Notify(channel.peer().wait.rx_sleep, slot.tx.rang, own.wait, channel.peer_bell);
-  Trace("fd %d: sends to TCP again: %s", fd, Text(reason));
-}
-
-// Writes to TCP what the receiver will not read from the ring. True when all of it is there.
-bool FlushReturn(uint32_t index, int fd) {
-  Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
-  while (slot.tx.returned < slot.tx.tail) {
-    const uint64_t mask = channel.ring_bytes - 1;
-    const uint64_t at = (slot.tx.returned - slot.tx.base) & mask;
-    uint64_t n = slot.tx.tail - slot.tx.returned;
-    if (n > channel.ring_bytes - at) n = channel.ring_bytes - at;
-    const long sent = Syscall(SYS_sendto, fd, reinterpret_cast<long>(channel.out + at), static_cast<long>(n),
-                              MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
-    if (sent == -EINTR) continue;
-    if (sent == -EAGAIN) return false;
-    if (sent < 0) break;  // the connection is gone; the program learns it from its next call
-    slot.tx.returned += static_cast<uint64_t>(sent);
-  }
-  const bool asked = (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
-  EndRing(index, fd, slot.tx.head_seen, asked ? Reason::kPeerAsked : Reason::kPeerClosed);
-  return true;
-}
-
-void StartReturn(uint32_t index, int fd, Reason reason) {
-  Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
-  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing) return;
-  const uint64_t recall = channel.peer().control.recall_at.load(std::memory_order_acquire);
-  if (recall == 0) {
-    EndRing(index, fd, slot.tx.tail, reason);
-    return;
-  }
-  if (ring::Used(slot.tx.tail, recall - 1, channel.ring_bytes) == ring::kImpossible) {
-    Break(index, fd, "recall");
-    return;
-  }
-  slot.tx.head_seen = slot.tx.returned = recall - 1;
-  slot.tx.mode.store(Mode::kReturning, std::memory_order_release);
-  FlushReturn(index, fd);
-}
-
 // What the other side and the kernel have to say before bytes go into the ring.
 void LookAtPeer(uint32_t index, int fd) {
   SendState& tx = Slots::Get(index).tx;
@@ -125,6 +62,11 @@ void LookAtPeer(uint32_t index, int fd) {
   const uint32_t flags = channel.peer().wait.flags.load(std::memory_order_relaxed);
   if (flags & layout::kFlagWantTcp) {
     StartReturn(index, fd, Reason::kPeerAsked);
+    return;
+  }
+  if (flags & layout::kFlagClosed) {
+    // It reads no more: what it left and what comes now is answered by the kernel with RST.
+    StartReturn(index, fd, Reason::kPeerClosed);
     return;
   }
   const uint64_t now = Cycles();
@@ -151,7 +93,7 @@ class Sender {
     generation_ = slot_.generation;
     const ssize_t result = Loop();
     tx_.lock.Release();
-    if (convert_) EpollConvert(index_, fd_);
+    if (convert_) EpollConvert(index_);
     return result;
   }
 
@@ -191,6 +133,11 @@ class Sender {
         continue;
       }
       done_ += static_cast<ssize_t>(n);
+      // Called back while this was published, so perhaps without these bytes. Looked at behind the fence of Notify().
+      if (channel_.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) {
+        StartReturn(index_, fd_, Reason::kPeerAsked);
+        convert_ = true;
+      }
       if (cursor_.done()) return done_;
     }
   }
@@ -262,6 +209,7 @@ class Sender {
     Count(own.counters.tx_full);
     if (Nonblocking()) {
       tx_.full.fetch_add(1, std::memory_order_relaxed);
+      convert_ = true;  // a set has to hear of room from us
       return -EAGAIN;
     }
     own.wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
@@ -342,51 +290,6 @@ bool RingWasRead(uint32_t index) {
   const bool read = channel.page != nullptr && channel.peer().receiver.head.load(std::memory_order_acquire) != 0;
   slot.tx.lock.Release();
   return read;
-}
-
-void ReturnSend(uint32_t index, int fd, Reason reason) {
-  Slot& slot = Slots::Get(index);
-  if (!slot.tx.lock.Acquire()) return;
-  const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
-  if (mode == Mode::kRing && Slots::Local(index).page != nullptr) StartReturn(index, fd, reason);
-  if (mode == Mode::kTcp) slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
-  slot.tx.lock.Release();
-}
-
-bool PeerEnded(uint32_t index, int fd) {
-  Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
-  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !slot.tx.lock.TryAcquire()) return false;
-  bool unread = false;
-  if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kRing &&
-      (channel.peer().wait.flags.load(std::memory_order_relaxed) & (layout::kFlagFin | layout::kFlagWantTcp)) == 0 &&
-      (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == POLLRDHUP) {
-    const uint64_t used = RefreshHead(index, fd);
-    unread = used != ring::kImpossible && used > 0;
-    if (unread) {
-      // The kernel takes the RST for the answer to a write after FIN (EPIPE); Linux would have sent it instead of the
-      // FIN.
-      slot.rx.reset.store(1);
-      slot.rx.kernel_event.store(1);
-      slot.tx.returned = slot.tx.head_seen;
-      slot.tx.mode.store(Mode::kReturning, std::memory_order_release);
-      FlushReturn(index, fd);
-    } else if (used == 0) {
-      EndRing(index, fd, slot.tx.tail, Reason::kPeerClosed);
-    }
-  }
-  slot.tx.lock.Release();
-  return unread;
-}
-
-void ServePeer(uint32_t index, int fd) {
-  Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
-  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !slot.tx.lock.TryAcquire()) return;
-  if (channel.page != nullptr && (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp)) {
-    StartReturn(index, fd, Reason::kPeerAsked);
-  }
-  slot.tx.lock.Release();
 }
 
 }  // namespace heterok8s::heterosock

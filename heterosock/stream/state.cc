@@ -3,6 +3,7 @@
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/passage.h"
 #include "heterosock/stream/stream.h"
 
 namespace heterok8s::heterosock {
@@ -12,8 +13,11 @@ constexpr short kEnds = POLLRDHUP | POLLHUP | POLLERR;
 constexpr short kReadable = POLLIN | POLLRDNORM;  // as tcp_poll() says them
 constexpr short kWritable = POLLOUT | POLLWRNORM;
 
-// Sets POLLIN in `ready`. True when the kernel has to be asked as well.
-bool LookAtReceive(Slot& slot, LocalChannel& channel, short* ready) {
+// Sets POLLIN in `ready`. True when the kernel has to be asked as well; `hidden` are the conditions of which it knows
+// nothing.
+bool LookAtReceive(uint32_t index, int fd, short* ready, short* hidden) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
   const uint64_t head = slot.rx.head.load(std::memory_order_relaxed);
   layout::SideLines& peer = channel.peer();
   const Mode mode = slot.rx.mode.load(std::memory_order_relaxed);
@@ -23,6 +27,12 @@ bool LookAtReceive(Slot& slot, LocalChannel& channel, short* ready) {
     // Until all bytes of TCP were received the kernel alone can say; afterwards the ring counts although nobody
     // switched yet.
     if (switch_at == 0 || switch_at - 1 != slot.rx.calls.bytes()) return true;
+  }
+  if (mode == Mode::kRing) {
+    const Passage passage = PassToTcp(index, fd);
+    if (passage == Passage::kTcp) return true;
+    if (passage == Passage::kDropping) *hidden = kReadable;
+    if (passage == Passage::kImpossible) *ready |= kReadable;  // the program learns it from recv()
   }
   if (peer.sender.tail.load(std::memory_order_acquire) != head) *ready |= kReadable;
   return mode == Mode::kTcp || peer.control.continue_at.load(std::memory_order_acquire) != 0 ||
@@ -37,12 +47,13 @@ short Readiness(uint32_t index, int fd, short wanted) {
   LocalChannel& channel = Slots::Local(index);
   short ready = 0;
   bool ask = true;
+  short hidden = 0;
   short from_kernel = wanted | kEnds;
   if (slot.broken.load(std::memory_order_relaxed))
     return static_cast<short>((wanted & (kReadable | kWritable | POLLRDHUP)) | POLLERR | POLLHUP);
   if (!slot.rx.lock.Acquire()) return 0;
   if (channel.page != nullptr && slot.phase.load(std::memory_order_relaxed) == Phase::kArmed)
-    ask = LookAtReceive(slot, channel, &ready);
+    ask = LookAtReceive(index, fd, &ready, &hidden);
   slot.rx.lock.Release();
   if ((wanted & kWritable) != 0 && slot.tx.lock.Acquire()) {
     const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
@@ -61,10 +72,12 @@ short Readiness(uint32_t index, int fd, short wanted) {
     if ((kernel & POLLRDHUP) != 0 && PeerEnded(index, fd))
       kernel = PollNow(fd, static_cast<short>(from_kernel | POLLIN));
     slot.rx.kernel_event.store((kernel & (POLLIN | kEnds)) != 0, std::memory_order_relaxed);
-    ready |= kernel;
+    ready |= static_cast<short>(kernel & ~hidden);
     // The end of the stream leaves a socket writable: Linux says so, whatever the ring holds.
     if (kernel & (POLLHUP | POLLERR)) ready |= kWritable;
   }
+  if (slot.rx.reset.load(std::memory_order_relaxed) != 0 && slot.rx.mode.load() != Mode::kPlain)
+    ready |= kReadable | POLLERR | POLLHUP | POLLRDHUP;
   return static_cast<short>(ready & (wanted | POLLHUP | POLLERR));
 }
 
@@ -83,18 +96,39 @@ void ArmBell(uint32_t index, short wanted) {
   }
 }
 
-uint64_t UnreadBytes(uint32_t index) {
+namespace {
+
+// Bytes in the ring that were not received; with `on_tcp`, what the kernel holds besides, less what is there twice.
+uint64_t Unread(uint32_t index, uint64_t on_tcp) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  uint64_t used = 0;
-  if (!slot.rx.lock.Acquire()) return 0;
+  if (!slot.rx.lock.Acquire()) return on_tcp;
+  uint64_t unread = on_tcp;
   if (channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) != Mode::kPlain) {
-    used = ring::Used(channel.peer().sender.tail.load(std::memory_order_acquire),
-                      slot.rx.head.load(std::memory_order_relaxed), channel.ring_bytes);
+    const layout::SideLines& peer = channel.peer();
+    const uint64_t tail = peer.sender.tail.load(std::memory_order_acquire);
+    const uint64_t used = ring::Used(tail, slot.rx.head.load(std::memory_order_relaxed), channel.ring_bytes);
+    const uint64_t switch_at = peer.control.switch_at.load(std::memory_order_acquire);
+    uint64_t before = 0, copies = 0;  // on TCP before the ring's bytes; and behind that, of the ring's bytes
+    if (slot.rx.mode.load(std::memory_order_relaxed) == Mode::kTcp) {
+      before = switch_at == 0 ? on_tcp : switch_at - 1 - slot.rx.calls.bytes();
+      if (before > on_tcp) before = on_tcp;
+    }
+    if (peer.control.returning.load(std::memory_order_acquire) != 0) {
+      const uint64_t from = peer.control.continue_at.load(std::memory_order_acquire);
+      copies = from == 0 ? on_tcp : peer.control.returned_to.load() - from - slot.rx.dropped;
+    }
+    const uint64_t behind = on_tcp - before;
+    unread = (used == ring::kImpossible ? 0 : used) + before + (behind > copies ? behind - copies : 0);
   }
   slot.rx.lock.Release();
-  return used == ring::kImpossible ? 0 : used;
+  return unread;
 }
+
+}  // namespace
+
+uint64_t UnreadBytes(uint32_t index) { return Unread(index, 0); }
+uint64_t ReadableBytes(uint32_t index, uint64_t on_tcp) { return Unread(index, on_tcp); }
 
 void ShutReceive(uint32_t index) {
   Slot& slot = Slots::Get(index);
@@ -102,26 +136,6 @@ void ShutReceive(uint32_t index) {
   if (!slot.rx.lock.Acquire()) return;
   if (channel.page != nullptr && slot.rx.shut_at == 0)
     slot.rx.shut_at = channel.peer().sender.tail.load(std::memory_order_acquire) + 1;
-  slot.rx.lock.Release();
-}
-
-void RecallReceive(uint32_t index, int fd, Reason reason) {
-  Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
-  if (!slot.rx.lock.Acquire()) return;
-  if (channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) != Mode::kPlain) {
-    layout::SideLines& own = channel.own();
-    const uint64_t switch_at = channel.peer().control.switch_at.load(std::memory_order_acquire);
-    own.control.recall_at.store(slot.rx.head.load(std::memory_order_relaxed) + 1, std::memory_order_release);
-    own.wait.flags.fetch_or(layout::kFlagWantTcp, std::memory_order_release);
-    own.counters.fenced.store(static_cast<uint32_t>(reason), std::memory_order_relaxed);
-    FullFence();
-    // Rung without looking whether somebody sleeps: this is rare, and a sleeper of any kind must see it.
-    bell::Ring(channel.peer_bell);
-    slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
-    Trace("fd %d: asked the other end to send over TCP (%s)%s", fd, Text(reason),
-          switch_at == 0 ? ", it had not switched" : "");
-  }
   slot.rx.lock.Release();
 }
 

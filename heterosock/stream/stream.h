@@ -35,6 +35,10 @@ bool RoomToSend(uint32_t index);
 
 // Bytes in the ring that were not received.
 uint64_t UnreadBytes(uint32_t index);
+// All bytes that can be received when the kernel holds `on_tcp` of them.
+uint64_t ReadableBytes(uint32_t index, uint64_t on_tcp);
+// Bytes of the stream that came over TCP, without copies of what the ring had: grows with each arrival there alone.
+uint64_t ArrivedOverTcp(uint32_t index, int fd);
 // True when the peer has received something from the ring, so everything that went over TCP before.
 bool RingWasRead(uint32_t index);
 // The kernel has seen the peer's FIN. When the peer did not announce it, it died or was closed by a call that its

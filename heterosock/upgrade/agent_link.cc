@@ -51,7 +51,7 @@ void AgentLink::Connect() {
   hello.version_min = hello.version_max = protocol::kVersion;
   hello.layout_version = layout::kChannelVersion;
   state_ = kGreeted;
-  if (!Send(&hello, sizeof hello, -1)) Drop("it takes no messages", kRetryMs);
+  if (!Send(&hello, sizeof hello)) Drop("it takes no messages", kRetryMs);
 }
 
 bool AgentLink::Ready() {
@@ -60,20 +60,22 @@ bool AgentLink::Ready() {
   return false;
 }
 
-bool AgentLink::Send(const void* message, size_t bytes, int descriptor) {
+bool AgentLink::Send(const void* message, size_t bytes, int first, int second) {
   iovec part = {const_cast<void*>(message), bytes};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  const int descriptors[2] = {first, second};
+  const size_t count = first < 0 ? 0 : second < 0 ? 1 : 2;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof descriptors)] = {};
   msghdr packet = {};
   packet.msg_iov = &part;
   packet.msg_iovlen = 1;
-  if (descriptor >= 0) {
+  if (count > 0) {
     packet.msg_control = control;
-    packet.msg_controllen = sizeof control;
+    packet.msg_controllen = CMSG_SPACE(count * sizeof(int));
     cmsghdr* header = CMSG_FIRSTHDR(&packet);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(header), descriptors, count * sizeof(int));
   }
   return Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&packet), MSG_DONTWAIT | MSG_NOSIGNAL) ==
          static_cast<long>(bytes);
@@ -88,13 +90,30 @@ bool AgentLink::Offer(uint64_t id, int socket) {
   return true;
 }
 
+bool AgentLink::Resume(const Pairing& held, int socket) {
+  if (state_ != kUp) return false;
+  auto resume = protocol::Make<protocol::Resume>();
+  resume.channel_id = held.channel_id;
+  resume.epoch = held.epoch;
+  resume.nonce = held.nonce;
+  resume.side = static_cast<uint8_t>(held.side);
+  return Send(&resume, sizeof resume, socket, held.memfd);
+}
+
+void AgentLink::HandBack(uint64_t channel_id) {
+  if (state_ != kUp) return;
+  auto message = protocol::Make<protocol::HandBack>();
+  message.channel_id = channel_id;
+  Send(&message, sizeof message);
+}
+
 void AgentLink::Release(uint64_t channel_id, Reason reason) {
   if (state_ != kUp) return;
   auto release = protocol::Make<protocol::Release>();
   release.channel_id = channel_id;
   release.reason = static_cast<uint32_t>(reason);
   // Lost when the agent is slow: it also notices that the process is gone, or asks for it with the next connection.
-  Send(&release, sizeof release, -1);
+  Send(&release, sizeof release);
 }
 
 bool AgentLink::Receive(uint8_t* packet, size_t* bytes, int* fds, size_t* count) {
@@ -137,7 +156,8 @@ bool AgentLink::Next(Event* event) {
     if (state_ == kGreeted && protocol::Parse(packet, bytes, count, welcome)) {
       state_ = kUp;
       max_pending_ = welcome.max_pending_offers == 0 ? 1 : welcome.max_pending_offers;
-      continue;
+      event->kind = Event::kWelcomed;
+      return true;
     }
     if (protocol::Parse(packet, bytes, count, refused)) {
       Trace("agent: refused: %s", Text(static_cast<Reason>(refused.reason)));

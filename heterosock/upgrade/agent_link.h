@@ -12,18 +12,21 @@ class AgentLink final : public Rendezvous {
   bool Ready() override;
   bool Offer(uint64_t id, int socket) override;
   bool Next(Event* event) override;
+  bool Resume(const Pairing& held, int socket) override;
+  void HandBack(uint64_t channel_id) override;
   void Release(uint64_t channel_id, Reason reason) override;
 
   // In a forked child: the parent's connection is not ours.
   void Forget();
   bool Connected() const { return fd_ >= 0; }
+  bool Up() const { return state_ == kUp; }
 
  private:
   enum State { kDown, kGreeted, kUp };
 
   void Connect();
   void Drop(const char* why, uint64_t retry_ms);
-  bool Send(const void* message, size_t bytes, int descriptor);
+  bool Send(const void* message, size_t bytes, int first = -1, int second = -1);
   // Reads one packet; false when there is none. Hands out descriptors in `fds`.
   bool Receive(uint8_t* packet, size_t* bytes, int* fds, size_t* count);
 

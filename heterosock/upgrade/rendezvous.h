@@ -37,7 +37,7 @@ struct Pairing {
 class Rendezvous {
  public:
   struct Event {
-    enum Kind { kNone, kPaired, kDeclined, kFence } kind = kNone;
+    enum Kind { kNone, kPaired, kDeclined, kFence, kWelcomed } kind = kNone;
     uint64_t id = 0;  // the offer's id; for kFence the channel id, 0 for every channel
     Reason reason = Reason::kNone;
     uint32_t retry_ms = 0;  // of kDeclined; 0: never again
@@ -50,6 +50,10 @@ class Rendezvous {
   virtual bool Offer(uint64_t id, int socket) = 0;
   // The next answer, or false when there is none now.
   virtual bool Next(Event* event) = 0;
+  // Counts a channel that an earlier agent, or our parent's connection, knows of. After kWelcomed.
+  virtual bool Resume(const Pairing& held, int socket) = 0;
+  // The other end is too busy to bring back what this one called back: the agent may do it.
+  virtual void HandBack(uint64_t channel_id) = 0;
   // This side no longer uses the channel.
   virtual void Release(uint64_t channel_id, Reason reason) = 0;
 

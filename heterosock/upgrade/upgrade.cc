@@ -23,7 +23,8 @@ namespace {
 constexpr uint64_t kPollUs = 20;       // between looks for the agent's answers
 constexpr uint64_t kRetryUs = 2000;    // an offer that could not be made
 constexpr uint64_t kSharedUs = 50000;  // a socket that another process holds too; it often closes its copy soon
-constexpr uint64_t kSettleNs = 200 * 1000 * 1000;
+constexpr uint64_t kSettleNs = 500 * 1000 * 1000;  // and for the agent, on a machine with too much to do
+constexpr uint64_t kAnswerNs = 300 * 1000;         // for an end that is asleep in a call of its library
 
 SharedLock agent_lock;
 AgentLink agent;
@@ -211,6 +212,23 @@ void Obey(const FenceOrder& order) {
   }
 }
 
+// What this process holds, told to an agent that does not know: it restarted, or the channels are our parent's.
+void ResumeAll() {
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() != FdWord::kStream) continue;
+    const LocalChannel& channel = Slots::Local(word.index());
+    if (channel.page == nullptr || channel.channel_id == 0) continue;
+    Pairing held;
+    held.side = channel.side;
+    held.channel_id = channel.channel_id;
+    held.epoch = channel.epoch;
+    held.nonce = channel.nonce;
+    held.memfd = channel.memfd;
+    if (!agent.Resume(held, fd)) return;  // it is slow: what is not told is not counted
+  }
+}
+
 FenceOrder PollAgent() {
   FenceOrder order;
   poll_at.store(Later(kPollUs), std::memory_order_relaxed);
@@ -225,6 +243,9 @@ FenceOrder PollAgent() {
         break;
       case Rendezvous::Event::kFence:
         order = {true, event.id, event.reason};
+        break;
+      case Rendezvous::Event::kWelcomed:
+        ResumeAll();
         break;
       case Rendezvous::Event::kNone:
         break;
@@ -299,16 +320,48 @@ void Fence(uint32_t index, int fd, Reason reason) {
   if (channel.page == nullptr) return;
   ReturnSend(index, fd, reason);
   RecallReceive(index, fd, reason);
-  EpollConvert(index, fd);
+  EpollConvert(index);
 }
 
+namespace {
+
+// The other end has not answered: it is far from its library, perhaps for long.
+void AskToHandBack(uint64_t channel_id, uint64_t until_ns) {
+  if (!agent_lock.TryAcquire()) return;
+  // A forked child has no connection of its own yet.
+  FenceOrder order;
+  while (!agent.Up() && Nanoseconds() < until_ns) {
+    agent.Ready();
+    if (!agent.Connected()) break;
+    order = PollAgent();
+    if (!agent.Up()) sched_yield();
+  }
+  agent.HandBack(channel_id);
+  agent_lock.Release();
+  if (order.wanted) Obey(order);
+}
+
+// Nothing of ours is in the ring any more that the next reader of the socket would miss.
+bool Settled(const Slot& slot, const LocalChannel& channel) {
+  const layout::SideLines& peer = channel.peer();
+  return peer.control.continue_at.load(std::memory_order_acquire) != 0 ||
+         peer.control.returned_to.load(std::memory_order_acquire) != 0 ||
+         peer.sender.tail.load(std::memory_order_acquire) == slot.rx.head.load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
 void Settle(uint32_t index, int fd, uint64_t until_ns) {
-  Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
+  const Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  const uint64_t ask_at = Nanoseconds() + kAnswerNs;
+  bool asked = false;
   while (channel.page != nullptr && slot.phase.load() == Phase::kArmed && !slot.broken.load()) {
-    const bool moved = channel.peer().control.switch_at.load(std::memory_order_acquire) == 0 ||
-                       channel.peer().control.continue_at.load(std::memory_order_acquire) != 0;
-    if (moved || (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0 || Nanoseconds() > until_ns) return;
+    if (Settled(slot, channel)) return;
+    const uint64_t now = Nanoseconds();
+    if (now > until_ns || (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0) return;
+    if (!asked && now > ask_at) AskToHandBack(channel.channel_id, until_ns);
+    asked = asked || now > ask_at;
     sched_yield();
   }
 }
@@ -339,6 +392,19 @@ void FenceAll(Reason reason) {
   }
 }
 
+namespace {
+bool ClosesWithReset(int fd) {
+  struct {
+    int on;
+    int seconds;
+  } linger = {};
+  socklen_t length = sizeof linger;
+  return Syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_LINGER, reinterpret_cast<long>(&linger),
+                 reinterpret_cast<long>(&length)) == 0 &&
+         linger.on != 0 && linger.seconds == 0;
+}
+}  // namespace
+
 void LeaveClosed(uint32_t index) { Leave(index, -1); }
 
 void Leave(uint32_t index, int fd) {
@@ -350,6 +416,8 @@ void Leave(uint32_t index, int fd) {
   }
   const bool alone = Slots::Alone(slot);
   if (alone && !slot.broken.load()) {
+    // What is unread in the ring goes to TCP in front of the FIN; of an abortive close nothing has to arrive.
+    if (fd >= 0 && UnreadBytes(index) == 0 && !ClosesWithReset(fd)) ReturnSend(index, fd, Reason::kClosed);
     if (fd >= 0 && UnreadBytes(index) > 0) {
       // Linux answers with RST when a socket is closed before everything was read; its own queue is empty here.
       const struct {
@@ -358,7 +426,7 @@ void Leave(uint32_t index, int fd) {
       } linger = {1, 0};
       Syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, reinterpret_cast<long>(&linger), sizeof linger);
     }
-    channel.own().wait.flags.fetch_or(layout::kFlagFin, std::memory_order_release);
+    channel.own().wait.flags.fetch_or(layout::kFlagFin | layout::kFlagClosed, std::memory_order_release);
   }
   EpollForget(index);
   // Whoever looks at the channel holds one of the two locks; sleepers find the page gone.

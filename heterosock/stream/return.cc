@@ -1,0 +1,161 @@
+#include "heterosock/stream/return.h"
+
+#include "heterosock/lib/trace.h"
+#include "heterosock/notify/bell.h"
+#include "heterosock/ring/ring.h"
+#include "heterosock/stream/stream.h"
+
+namespace heterok8s::heterosock {
+namespace {
+
+constexpr uint64_t kAgentNs = 2'000'000'000;  // an agent that has begun is done in far less, or dead
+
+bool Claim(layout::SideLines& own) {
+  uint32_t nobody = 0;
+  return own.control.returning.compare_exchange_strong(nobody, layout::kSenderReturns, std::memory_order_seq_cst);
+}
+
+// Puts the direction on TCP; the receiver learns what it finds there.
+void EndRing(uint32_t index, int fd, Reason reason) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  layout::SideLines& own = channel.own();
+  own.control.returned_to.store(slot.tx.returned + 1, std::memory_order_relaxed);
+  own.control.continue_at.store(slot.tx.returned_from + 1, std::memory_order_release);
+  own.counters.fenced.store(static_cast<uint32_t>(reason), std::memory_order_relaxed);
+  slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+  bell::Notify(channel.peer().wait.rx_sleep, slot.tx.rang, own.wait, channel.peer_bell);
+  Trace("fd %d: sends to TCP again: %s", fd, Text(reason));
+}
+
+// Writes bytes of the ring to TCP. False when TCP takes no more now.
+bool WriteReturned(SendState& tx, const LocalChannel& channel, int fd) {
+  while (tx.returned < tx.tail) {
+    // An error that waits there is the program's: it is told once.
+    if ((PollNow(fd, 0) & (POLLERR | POLLHUP)) != 0) return true;
+    const uint64_t at = (tx.returned - tx.base) & (channel.ring_bytes - 1);
+    uint64_t n = tx.tail - tx.returned;
+    if (n > channel.ring_bytes - at) n = channel.ring_bytes - at;
+    const long sent = Syscall(SYS_sendto, fd, reinterpret_cast<long>(channel.out + at), static_cast<long>(n),
+                              MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
+    if (sent == -EINTR) continue;
+    if (sent == -EAGAIN) return false;
+    if (sent < 0) return true;  // the connection is gone; the program learns it from its next call
+    tx.returned += static_cast<uint64_t>(sent);
+  }
+  return true;
+}
+
+Reason WhyReturned(const LocalChannel& channel) {
+  const bool asked = (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
+  return asked ? Reason::kPeerAsked : Reason::kPeerClosed;
+}
+
+// The agent was first: the offset up to which it has written. False when it does not say so.
+bool AwaitAgent(const layout::SideLines& own, uint64_t* to) {
+  const uint64_t end = Nanoseconds() + kAgentNs;
+  uint64_t value = 0;
+  while ((value = own.control.returned_to.load(std::memory_order_acquire)) == 0) {
+    if (Nanoseconds() > end) return false;
+    sched_yield();
+  }
+  *to = value - 1;
+  return true;
+}
+
+}  // namespace
+
+uint64_t RefreshHead(uint32_t index, int fd) {
+  SendState& tx = Slots::Get(index).tx;
+  LocalChannel& channel = Slots::Local(index);
+  const uint64_t head = channel.peer().receiver.head.load(std::memory_order_acquire);
+  const uint64_t used = ring::Used(tx.tail, head, channel.ring_bytes);
+  if (used == ring::kImpossible || head < tx.head_seen) {
+    Break(index, fd, "head");
+    return ring::kImpossible;
+  }
+  tx.head_seen = head;
+  return used;
+}
+
+bool FlushReturn(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  if (!WriteReturned(slot.tx, channel, fd)) return false;
+  EndRing(index, fd, WhyReturned(channel));
+  return true;
+}
+
+void StartReturn(uint32_t index, int fd, Reason reason) {
+  Slot& slot = Slots::Get(index);
+  SendState& tx = slot.tx;
+  LocalChannel& channel = Slots::Local(index);
+  if (tx.mode.load(std::memory_order_relaxed) != Mode::kRing) return;
+  const bool ours = Claim(channel.own());
+  const uint64_t recall = channel.peer().control.recall_at.load(std::memory_order_seq_cst);
+  if (recall == 0 && ours) {
+    const uint64_t used = RefreshHead(index, fd);
+    if (used == ring::kImpossible) return;
+    tx.returned_from = tx.returned = tx.tail - used;
+    WriteReturned(tx, channel, fd);  // the rest, if any, is read from the ring
+    EndRing(index, fd, reason);
+    return;
+  }
+  tx.returned_from = tx.returned = recall - 1;
+  if (recall == 0 || ring::Used(tx.tail, recall - 1, channel.ring_bytes) == ring::kImpossible)
+    return Break(index, fd, "recall");
+  if (!ours) {
+    if (!AwaitAgent(channel.own(), &tx.returned)) return Break(index, fd, "the agent died while it brought bytes back");
+    if (tx.returned < tx.returned_from || tx.returned > tx.tail) return Break(index, fd, "returned");
+  }
+  tx.mode.store(Mode::kReturning, std::memory_order_release);
+  FlushReturn(index, fd);
+}
+
+void ReturnSend(uint32_t index, int fd, Reason reason) {
+  Slot& slot = Slots::Get(index);
+  if (!slot.tx.lock.Acquire()) return;
+  const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
+  if (mode == Mode::kRing && Slots::Local(index).page != nullptr) StartReturn(index, fd, reason);
+  if (mode == Mode::kReturning && Slots::Local(index).page != nullptr) FlushReturn(index, fd);
+  if (mode == Mode::kTcp) slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+  slot.tx.lock.Release();
+}
+
+bool PeerEnded(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !slot.tx.lock.Acquire()) return false;
+  bool unread = false;
+  const auto flags = channel.page != nullptr ? channel.peer().wait.flags.load(std::memory_order_relaxed) : 0;
+  const bool half_closed = (flags & layout::kFlagFin) != 0 && (flags & layout::kFlagClosed) == 0;
+  if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kRing && !half_closed &&
+      (flags & layout::kFlagWantTcp) == 0 && (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == POLLRDHUP) {
+    const uint64_t used = RefreshHead(index, fd);
+    unread = used != ring::kImpossible && used > 0;
+    if (unread) {
+      // The kernel takes the RST for the answer to a write after FIN (EPIPE); Linux would have sent it instead of the
+      // FIN.
+      slot.rx.reset.store(ECONNRESET);
+      slot.rx.kernel_event.store(1);
+    }
+    if (used != ring::kImpossible) StartReturn(index, fd, Reason::kPeerClosed);
+  }
+  slot.tx.lock.Release();
+  return unread;
+}
+
+void ServePeer(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
+  const bool asked = mode == Mode::kRing && channel.page != nullptr &&
+                     (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
+  if ((!asked && mode != Mode::kReturning) || !slot.tx.lock.Acquire()) return;
+  if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kReturning)
+    FlushReturn(index, fd);
+  if (channel.page != nullptr && asked) StartReturn(index, fd, Reason::kPeerAsked);
+  slot.tx.lock.Release();
+}
+
+}  // namespace heterok8s::heterosock
