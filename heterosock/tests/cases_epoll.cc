@@ -384,11 +384,13 @@ CASE{"epoll: a full socket becomes writable",
             Wait(e, edge, 5000);
             e.Meet();
             Wait(e, level, 0);
+            e.Meet();  // no end before this
           },
       .server =
           [](End& e) {
             e.Meet();
             e.RecvAll(e.sock, static_cast<size_t>(e.Told()));
+            e.Meet();
             e.Meet();
           }}};
 

@@ -330,23 +330,27 @@ CASE{"process: an exec that fails changes nothing", {.client = kEcho, .server = 
                                                        DO(close(e.sock));
                                                      }}};
 
-CASE{"process: kill -9 of the child leaves the parent's connection", {.client = kEcho, .server = [](End& e) {
-                                                                        pid_t child = fork();
-                                                                        if (child == 0) {
-                                                                          e.SendAll(e.sock, "abc");
-                                                                          char b[3];
-                                                                          recv(e.sock, b, 3, MSG_WAITALL);
-                                                                          recv(e.sock, b, 1, 0);
-                                                                          _exit(0);
-                                                                        }
-                                                                        Sleep(20);
-                                                                        kill(child, SIGKILL);
-                                                                        waitpid(child, nullptr, 0);
-                                                                        e.SendAll(e.sock, Pattern(9000));
-                                                                        e.Say("%d",
-                                                                              e.RecvAll(e.sock, 9000) == Pattern(9000));
-                                                                        DO(close(e.sock));
-                                                                      }}};
+CASE{"process: kill -9 of the child leaves the parent's connection",
+     {.client = kEcho, .server = [](End& e) {
+        int ready[2];
+        if (pipe(ready) != 0) e.Say("cannot make a pipe");
+        pid_t child = fork();
+        if (child == 0) {
+          e.SendAll(e.sock, "abc");
+          char b[3];
+          recv(e.sock, b, 3, MSG_WAITALL);
+          if (write(ready[1], "x", 1) == 1) recv(e.sock, b, 1, 0);
+          _exit(0);
+        }
+        char b;
+        DO(read(ready[0], &b, 1));
+        Sleep(20);  // so that it mostly dies inside recv()
+        kill(child, SIGKILL);
+        waitpid(child, nullptr, 0);
+        e.SendAll(e.sock, Pattern(9000));
+        e.Say("%d", e.RecvAll(e.sock, 9000) == Pattern(9000));
+        DO(close(e.sock));
+      }}};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour

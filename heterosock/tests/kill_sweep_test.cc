@@ -68,6 +68,9 @@ sockaddr_in Loopback(int port) {
   }
 }
 
+constexpr unsigned kShortestLife = 10'000, kLongestLife = 80'000;  // of a client, in microseconds, at most
+constexpr int kLately = 16;                                        // cycles after which that is thought over
+
 struct Held {
   long descriptors = 0, mappings = 0;
 };
@@ -129,20 +132,21 @@ int Serve(int cycles, pid_t agent) {
 
   std::mt19937 random(std::random_device{}());
   Held mine, agents;
-  int moved = 0, failed = 0, reached = 0;
+  int moved = 0, moved_lately = 0, failed = 0, reached = 0;
+  unsigned window = kShortestLife;
   for (int cycle = 1; cycle <= cycles && failed < 3; ++cycle) {
     if (cycle == std::min(kSettleCycles, cycles / 2)) mine = Count(getpid()), agents = Count(agent);
     char* argv[] = {self.data(), const_cast<char*>("--client"), port.data(), nullptr};
     pid_t client = -1;
     if (posix_spawn(&client, self.c_str(), nullptr, nullptr, argv, environ) != 0) return 1;
-    std::thread killer([client, after = random() % 10'000] {
+    std::thread killer([client, after = random() % window] {
       usleep(after);
       kill(client, SIGKILL);
       waitpid(client, nullptr, 0);
     });
     // A client that died before it connected is none to the server.
     int fd = -1;
-    for (int i = 0; i < 15 && fd < 0; ++i) {
+    for (unsigned i = 0; i < window / 1000 + 5 && fd < 0; ++i) {
       pollfd one{listener, POLLIN, 0};
       poll(&one, 1, 1);
       fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
@@ -152,12 +156,19 @@ int Serve(int cycles, pid_t agent) {
       close(fd);
       ++reached;
       moved += seen.moved;
+      moved_lately += seen.moved;
       if (seen.wrong) {
         std::printf("cycle %d, after %zu bytes: %s\n", cycle, seen.bytes, seen.wrong);
         ++failed;
       }
     }
     killer.join();
+    if (cycle % kLately == 0) {
+      // Some die before they move, some after, however slow the machine is.
+      if (moved_lately < kLately / 4) window = std::min(window * 2, kLongestLife);
+      if (moved_lately > kLately / 2) window = std::max(window / 2, kShortestLife);
+      moved_lately = 0;
+    }
   }
   usleep(200'000);  // the agent hears of the last deaths
   if (Grew("server", mine, Count(getpid()))) ++failed;

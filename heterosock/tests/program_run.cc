@@ -1,5 +1,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -175,6 +177,7 @@ class Runner {
         return Wait(sets_[step.b % 2], static_cast<int>(step.b / 2 % 3 * 3));
       case Act::kHalfClose:
         DO(shutdown(fd, SHUT_WR));
+        AwaitFinAcknowledged(fd);
         return;
       case Act::kClose: {
         linger now{1, 0};
@@ -335,6 +338,17 @@ class Runner {
     });
     for (const epoll_event& each : events)
       e.Say("  %llu %s", static_cast<unsigned long long>(each.data.u64), EventNames(each.events).c_str());
+  }
+
+  // The acknowledgement of a FIN, which may be delayed, is an edge for epoll.
+  void AwaitFinAcknowledged(int fd) {
+    for (int i = 0; i < 2000; ++i) {
+      tcp_info info{};
+      socklen_t length = sizeof info;
+      if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return;
+      if (info.tcpi_state != TCP_FIN_WAIT1 && info.tcpi_state != TCP_CLOSING && info.tcpi_state != TCP_LAST_ACK) return;
+      usleep(500);
+    }
   }
 
   void WaitInVain(int fd, const ProgramStep& step) {
