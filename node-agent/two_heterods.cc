@@ -189,7 +189,7 @@ json TwoHeterods::Cni(const std::string& command, const std::string& pod, bool s
 }
 
 bool TwoHeterods::Pings(const std::string& address) {
-  return sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-d", id_), "ping", "-c1", "-W10", address}})
+  return sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-d", id_), "ping", "-c1", "-w10", address}})
              ->exit_code == 0;
 }
 

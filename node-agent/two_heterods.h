@@ -52,7 +52,8 @@ class TwoHeterods {
   std::string NewPod(const std::string& name);
   // A CNI call on the host; the answer of the plugin.
   nlohmann::json Cni(const std::string& command, const std::string& pod, bool split);
-  // From the DPU's root namespace.
+  // From the DPU's root namespace; again each second, because the end of a veth that came up first takes nothing until
+  // the kernel's link watch has run.
   bool Pings(const std::string& address);
   // pod-d of the only split Pod.
   std::string PodD();

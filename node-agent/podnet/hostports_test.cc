@@ -51,6 +51,7 @@ struct Node {
       nsenter --net={0} sh -ec 'ip link set wan up; ip addr add 192.0.2.1/24 dev wan
         ip addr add 192.0.2.2/24 dev wan; ip addr add 2001:db8::1/64 dev wan')",
                                               node.path()));
+    SplitPodTopology::AwaitUp(outside, "o");
     InNode([&] { return EnableForwarding(); });
     InNode([&] { return PrepareHostPorts(kInstance); });
   }

@@ -66,17 +66,21 @@ SplitPodTopology::SplitPodTopology() : SplitPodTopology(Namespaces::kMade) {
     nsenter --net={ph} ip link set eth0 alias {alias})",
                          fmt::arg("ph", pod_h_.path()), fmt::arg("dmac", kDpuMac), fmt::arg("hmac", kHostMac),
                          fmt::arg("alias", kOwner.ToAlias())));
+  AwaitUp(far_, "up0");
+  AwaitUp(net_, "ethn");
+}
+
+void SplitPodTopology::AwaitUp(const sys::NetnsRef& ns, const std::string& ifname) {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (Ip(ns, "-o link show dev " + ifname).find("state UP") == std::string::npos) {
+    REQUIRE(std::chrono::steady_clock::now() < give_up);
+    usleep(1000);
+  }
 }
 
 void SplitPodTopology::AwaitLink() const {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  for (const LinkSpec& spec : {HostSpec(), DpuSpec()}) {
-    const sys::NetnsRef& ns = spec.side == pu::Side::kHost ? pod_h_ : pod_d_;
-    while (Ip(ns, "-o link show dev " + spec.ifname).find("state UP") == std::string::npos) {
-      REQUIRE(std::chrono::steady_clock::now() < give_up);
-      usleep(1000);
-    }
-  }
+  for (const LinkSpec& spec : {HostSpec(), DpuSpec()})
+    AwaitUp(spec.side == pu::Side::kHost ? pod_h_ : pod_d_, spec.ifname);
 }
 
 SplitPodTopology::~SplitPodTopology() {

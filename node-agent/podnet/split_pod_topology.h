@@ -27,9 +27,10 @@ class SplitPodTopology {
   const sys::NetnsRef& pod_d() const { return pod_d_; }
   const sys::NetnsRef& pod_h() const { return pod_h_; }
 
-  // After EnsureLink on both sides. The end that came up first has got its queue only when the kernel's link watch has
-  // run, which a busy machine delays; what is sent before is lost without a trace.
-  void AwaitLink() const;
+  // Until the device can send. The end of a veth that came up first gets its queue only when the kernel's link watch
+  // has run, which a busy machine delays; what is sent before is lost without a trace.
+  static void AwaitUp(const sys::NetnsRef& ns, const std::string& ifname);
+  void AwaitLink() const;  // both ends, after EnsureLink on both sides
 
   LinkSpec HostSpec() const { return Spec(pu::Side::kHost); }
   LinkSpec DpuSpec() const { return Spec(pu::Side::kDpu); }

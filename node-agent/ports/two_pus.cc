@@ -195,6 +195,10 @@ TwoPus::TwoPus(bool start, Mechanism mechanism)
   Sh(fmt::format("ip link add xpu0 netns {} type veth peer name xpu0 netns {}", host_.name, dpu_.name));
   Wire(host_, true);
   Wire(dpu_, false);
+  // The end that came up first sends nothing until the kernel's link watch has run.
+  Sh(fmt::format(
+      "for i in $(seq 3000); do ip -n {} -o link show xpu0 | grep -q 'state UP' && exit; sleep 0.01; done; exit 1",
+      host_.name));
   host_.mechanism = dpu_.mechanism = mechanism;
   if (start) {
     Start(host_);
