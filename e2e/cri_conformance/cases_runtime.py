@@ -36,8 +36,35 @@ def update_runtime_config(node):
 
 @case("runtime", "methods that are not known are UNIMPLEMENTED")
 def unknown_methods(node):
-    for path in ("RuntimeService/StreamContainers", "RuntimeService/Nothing", "ImageService/StreamImages"):
+    for path in ("RuntimeService/Nothing", "ImageService/StreamNothing", "RuntimeService/StreamNothing"):
         refused(lambda: node.cri.raw(f"/runtime.v1.{path}", b""), "UNIMPLEMENTED")
+
+
+# Each part of a streamed List is as its List's answer: the same field 1, again and again.
+STREAMED = {"RuntimeService/StreamPodSandboxes": "ListPodSandbox", "RuntimeService/StreamContainers": "ListContainers",
+            "ImageService/StreamImages": "ListImages"}
+
+
+@case("runtime", "a streamed List says what its List says")
+def streamed_lists(node):
+    node.common()
+    for path, method in STREAMED.items():
+        parts = served(lambda: node.cri.stream(f"/runtime.v1.{path}"))
+        service = path.split("/")[0]
+        whole = type(getattr(node.cri, method)()).FromString(b"".join(parts))
+        plain = node.cri.raw(f"/runtime.v1.{service}/{method}", b"")
+        ids = [sorted(item.id for _, items in message.ListFields() for item in items) for message in (whole, type(whole).FromString(plain))]
+        expect(ids[0] == ids[1], (path, ids))
+
+
+@case("runtime", "streamed figures are those of a List")
+def streamed_figures(node):
+    node.common()
+    parts = served(lambda: node.cri.stream("/runtime.v1.RuntimeService/StreamContainerStats"))
+    ids = [stats.attributes.id for stats in pb.ListContainerStatsResponse.FromString(b"".join(parts)).stats]
+    expect(ids.count(node.long) == 1, ids)
+    for method in ("StreamPodSandboxStats", "StreamPodSandboxMetrics"):
+        served(lambda: node.cri.stream(f"/runtime.v1.RuntimeService/{method}"))
 
 
 @case("runtime", "bytes that are no message are refused, and the next call works")

@@ -64,27 +64,36 @@ def metrics(node):
         expect({m.name for m in pod.metrics} <= descriptors, "a metric without a descriptor")
 
 
-@case("events", "GetContainerEvents tells of every start and end")
+@case("events", "GetContainerEvents tells of every start, end and removal, with all containers of the Pod")
 def events(node):
-    pod, seen = node.common(), []
-    stream = node.cri.GetContainerEvents(seconds=20)
+    pod, seen, end = node.common(), [], []
+    stream = node.cri.GetContainerEvents(seconds=30)
 
     def listen():
         try:
-            for event in stream:
-                seen.append((event.container_id, event.container_event_type))
+            seen.extend(event for event in iter(stream.__next__, None))
         except Exception as error:  # its end, by whoever ends it
-            seen.append(("end", error.code().name))
+            end.append(error.code().name)
+
+    def types():
+        return [event.container_event_type for event in list(seen) if event.container_id == container]
     listener = threading.Thread(target=listen)
     listener.start()
     container = pod.run("second", "true")
     try:
-        wait_for("the end", lambda: ("end", "UNIMPLEMENTED") in seen or (container, pb.CONTAINER_STOPPED_EVENT) in seen)
-        expect(("end", "UNIMPLEMENTED") in seen or (container, pb.CONTAINER_STARTED_EVENT) in seen, seen)
+        wait_for("the end", lambda: end or pb.CONTAINER_STOPPED_EVENT in types())
+        node.ended(container)
+        node.remove(container)
+        node.made.remove(container)
+        wait_for("the removal", lambda: end or pb.CONTAINER_DELETED_EVENT in types())
     finally:
         stream.cancel()
         listener.join()
-        node.ended(container)
-        node.remove(container)
-    if ("end", "UNIMPLEMENTED") in seen:
+    if "UNIMPLEMENTED" in end:
         served(lambda: (_ for _ in ()).throw(CriError("GetContainerEvents", "UNIMPLEMENTED", "not served")))
+    order = [pb.CONTAINER_CREATED_EVENT, pb.CONTAINER_STARTED_EVENT, pb.CONTAINER_STOPPED_EVENT, pb.CONTAINER_DELETED_EVENT]
+    expect(types() == order, types())
+    started = next(e for e in seen if e.container_id == container and e.container_event_type == pb.CONTAINER_STARTED_EVENT)
+    expect(started.pod_sandbox_status.id == pod.id and started.pod_sandbox_status.metadata.uid == pod.uid, started)
+    names = {status.metadata.name for status in started.containers_statuses}
+    expect({"side", "second"} <= names and (node.target != "split" or "app" in names), names)

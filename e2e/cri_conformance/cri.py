@@ -65,3 +65,10 @@ class Cri:
             return self.channel.unary_unary(path)(data, timeout=seconds)
         except grpc.RpcError as error:
             raise CriError(path, error.code().name, error.details()) from None
+
+    def stream(self, path, data=b"", seconds=10):
+        """All messages of a call with many answers."""
+        try:
+            return list(self.channel.unary_stream(path)(data, timeout=seconds))
+        except grpc.RpcError as error:
+            raise CriError(path, error.code().name, error.details()) from None

@@ -36,6 +36,8 @@ class ReactorCall final : public Call {
     if (reactor_ != nullptr) server_context_->AddTrailingMetadata(key, value);
   }
   void Finish(const grpc::Status& status, const grpc::ByteBuffer& response) override;
+  void Write(const grpc::ByteBuffer& message, std::function<void(bool)> sent) override;
+  void End(const grpc::Status& status) override;
 
   grpc::ByteBuffer* mutable_request() { return &request_; }
   void Cancelled() {
@@ -49,6 +51,12 @@ class ReactorCall final : public Call {
   }
 
  private:
+  Reactor* TakeReactor() {
+    std::lock_guard lock(mutex_);
+    cancel_ = nullptr;
+    return std::exchange(reactor_, nullptr);
+  }
+
   std::mutex mutex_;
   Reactor* reactor_;  // null once answered
   grpc::GenericCallbackServerContext* server_context_;
@@ -86,6 +94,9 @@ class Reactor final : public grpc::ServerGenericBidiReactor {
     }
     if (call) call->Cancelled();
   }
+  void OnWriteDone(bool ok) override {
+    if (sent_) std::exchange(sent_, nullptr)(ok);
+  }
   void OnDone() override { delete this; }
 
   void Answer(const grpc::Status& status, const grpc::ByteBuffer& response) {
@@ -96,6 +107,12 @@ class Reactor final : public grpc::ServerGenericBidiReactor {
     response_ = response;
     StartWriteAndFinish(&response_, grpc::WriteOptions(), status);
   }
+  void Write(const grpc::ByteBuffer& message, std::function<void(bool)> sent) {
+    response_ = message;
+    sent_ = std::move(sent);
+    StartWrite(&response_);
+  }
+  void End(const grpc::Status& status) { ServerBidiReactor::Finish(status); }
 
  private:
   const ByteService::Handler& handler_;
@@ -103,16 +120,29 @@ class Reactor final : public grpc::ServerGenericBidiReactor {
   std::shared_ptr<ReactorCall> call_;
   std::weak_ptr<ReactorCall> watched_;
   grpc::ByteBuffer response_;
+  std::function<void(bool)> sent_;  // of the write that is on its way
 };
 
 void ReactorCall::Finish(const grpc::Status& status, const grpc::ByteBuffer& response) {
+  if (Reactor* reactor = TakeReactor()) reactor->Answer(status, response);
+}
+
+void ReactorCall::End(const grpc::Status& status) {
+  if (Reactor* reactor = TakeReactor()) reactor->End(status);
+}
+
+void ReactorCall::Write(const grpc::ByteBuffer& message, std::function<void(bool)> sent) {
   Reactor* reactor;
   {
     std::lock_guard lock(mutex_);
-    reactor = std::exchange(reactor_, nullptr);
-    cancel_ = nullptr;
+    reactor = reactor_;
   }
-  if (reactor != nullptr) reactor->Answer(status, response);
+  // It cannot go meanwhile: gRPC keeps it until the call was ended, which the caller does not do now.
+  if (reactor != nullptr) {
+    reactor->Write(message, std::move(sent));
+  } else {
+    sent(false);
+  }
 }
 
 // Set by gRPC itself on the next hop; passing them on would say them twice.
@@ -135,6 +165,14 @@ grpc::ServerGenericBidiReactor* ByteService::CreateReactor(grpc::GenericCallback
   return new Reactor(handler_, context);
 }
 
+void PassOn(const Call& call, grpc::ClientContext* context) {
+  context->set_deadline(call.deadline());
+  for (const auto& [key, value] : call.context().client_metadata()) {
+    std::string name(key.data(), key.size());
+    if (!IsReserved(name)) context->AddMetadata(name, std::string(value.data(), value.size()));
+  }
+}
+
 void Forward(grpc::GenericStub& stub, std::shared_ptr<Call> call, Transform transform) {
   grpc::ByteBuffer request = call->request();
   ForwardBytes(stub, std::move(call), std::move(request), std::move(transform));
@@ -145,11 +183,7 @@ void ForwardBytes(grpc::GenericStub& stub, std::shared_ptr<Call> call, grpc::Byt
   hop->request = std::move(request);
   hop->call = call;
   hop->transform = std::move(transform);
-  hop->context.set_deadline(call->deadline());
-  for (const auto& [key, value] : call->context().client_metadata()) {
-    std::string name(key.data(), key.size());
-    if (!IsReserved(name)) hop->context.AddMetadata(name, std::string(value.data(), value.size()));
-  }
+  PassOn(*call, &hop->context);
   std::weak_ptr<Hop> weak = hop;
   call->OnCancel([weak] {
     if (auto alive = weak.lock()) alive->context.TryCancel();

@@ -1,4 +1,4 @@
-// A gRPC service that takes every unary method as bytes, and the client side that passes such a call on.
+// A gRPC service that takes every method with one request as bytes, and the client side that passes such a call on.
 //
 // Purpose: CRI is relayed unread; only the few methods that heterocri decides on are ever parsed.
 // Threading: `handler` runs on a gRPC thread and must not block; it finishes the call now or later, from any thread.
@@ -40,6 +40,10 @@ class Call {
   // Answers; the first answer counts.
   virtual void Finish(const grpc::Status& status, const grpc::ByteBuffer& response) = 0;
   void Fail(grpc::StatusCode code, const std::string& message) { Finish(grpc::Status(code, message), {}); }
+  // Of a method with many answers, instead of Finish: one of them. `sent` runs once: true when the next may be written,
+  // false when there is nobody any more. One at a time, and none together with End; OutStream keeps that order.
+  virtual void Write(const grpc::ByteBuffer& message, std::function<void(bool)> sent) = 0;
+  virtual void End(const grpc::Status& status) = 0;
 
  protected:
   std::string method_;
@@ -67,6 +71,9 @@ using Transform = std::function<void(grpc::Status* status, grpc::ByteBuffer* res
 void Forward(grpc::GenericStub& stub, std::shared_ptr<Call> call, Transform transform);
 // The same, of another request than the caller's.
 void ForwardBytes(grpc::GenericStub& stub, std::shared_ptr<Call> call, grpc::ByteBuffer request, Transform transform);
+
+// Deadline and metadata of `call`, for the next hop.
+void PassOn(const Call& call, grpc::ClientContext* context);
 
 std::string BytesOf(const grpc::ByteBuffer& buffer);
 grpc::ByteBuffer ToBuffer(std::string_view bytes);

@@ -82,6 +82,7 @@ Daemon::Daemon(const HeterocriConfig& config, std::shared_ptr<grpc::Channel> dpu
       dpu_(dpu_channel_),
       runtime_(v1::DpuRuntime::NewStub(dpu_channel_)),
       table_(config.state_dir + "/cri.state"),
+      events_(table_, host_),
       mirror_(*runtime_, config.state_dir + "/cri-logs", [this] {
         if (DpuLink* link = link_of_mirror_.load()) link->PollSoon();
       }) {
@@ -99,7 +100,7 @@ absl::Status Daemon::Connect() {
   HK_RETURN_IF_ERROR(volumes_->Start());
   router_ = std::make_unique<Router>(
       RouterOptions{.rules = config_.rules, .paths = config_.dpu_paths},
-      RouterParts{host_, dpu_, *runtime_, table_, *link_, mirror_, tasks_, *streaming_, *volumes_});
+      RouterParts{host_, dpu_, *runtime_, table_, *link_, mirror_, tasks_, *streaming_, *volumes_, events_});
   return absl::OkStatus();
 }
 
@@ -215,6 +216,7 @@ absl::Status Daemon::ServeMetrics() {
 }
 
 void Daemon::Stop() {
+  events_.Stop();  // its streams would keep the server for all of kLastCalls
   if (server_) server_->Shutdown(std::chrono::system_clock::now() + kLastCalls);
   metrics_.reset();
   if (streaming_) streaming_->Stop();

@@ -146,8 +146,10 @@ TEST_CASE(
               .error_message()
               .find("one of stdin, stdout, or stderr must be set") != std::string::npos);
   }
-  CHECK(call("/runtime.v1.RuntimeService/StreamContainers", "").error_message() ==
-        "method '/runtime.v1.RuntimeService/StreamContainers' is not known to heterocri");
+  // containerd's own answer, which tells kubelet to ask the old way.
+  CHECK(call("/runtime.v1.RuntimeService/StreamContainers", "").error_code() == grpc::StatusCode::UNIMPLEMENTED);
+  CHECK(call("/runtime.v1.RuntimeService/StreamNothing", "").error_message() ==
+        "method '/runtime.v1.RuntimeService/StreamNothing' is not known to heterocri");
   CHECK(Text(call("/runtime.v1.RuntimeService/RuntimeConfig", "")) == "OK");  // also over a containerd that has none
   kubelet.End(sandbox);
 }

@@ -14,6 +14,7 @@ namespace heterok8s::cri {
 
 enum class Handling {
   kHost,         // relayed to the host's runtime unread
+  kHostStream,   // the same, with many answers
   kByContainer,  // relayed unread but for field 1, the container id, to the PU that has it
   kHostOnly,     // as kByContainer, but refused by name for a container on the DPU
   kSpecial,      // the router has code for it

@@ -22,7 +22,7 @@ TEST_CASE("every method is there once, and what is refused says why") {
     CHECK(method.refusal.empty() != may_refuse);
     CHECK(FindMethod(std::string(method.path)) == &method);
   }
-  CHECK(FindMethod("/runtime.v1.RuntimeService/StreamContainers") == nullptr);
+  CHECK(FindMethod("/runtime.v1.RuntimeService/StreamNothing") == nullptr);
   CHECK(FindMethod("/runtime.v1alpha2.RuntimeService/Version") == nullptr);
 }
 
@@ -51,7 +51,12 @@ TEST_CASE("the table has every published method") {
       published.insert("/runtime.v1." + service + "/" + (*at)[2].str());
     }
   }
-  for (const Method& method : AllMethods()) ours.insert(std::string(method.path));
+  // Published after the Kubernetes whose file may be here; a runtime that has them is as new.
+  const std::regex newer("/(Stream[A-Za-z]+|CheckpointPod|RestorePod)$");
+  for (const Method& method : AllMethods()) {
+    std::string path(method.path);
+    if (published.contains(path) || !std::regex_search(path, newer)) ours.insert(path);
+  }
   CHECK(published == ours);
 }
 

@@ -132,12 +132,18 @@ void PodTable::ErasePod(const std::string& sandbox_id) {
   std::lock_guard lock(mutex_);
   ++version_;
   pods_.erase(sandbox_id);
-  std::erase_if(containers_, [&](const auto& item) { return item.second.listed.pod_sandbox_id() == sandbox_id; });
+  std::erase_if(containers_, [&](const auto& item) {
+    if (item.second.listed.pod_sandbox_id() != sandbox_id) return false;
+    Tell(&item.second.listed, nullptr);
+    return true;
+  });
 }
 
 void PodTable::PutContainer(DpuContainer container) {
   std::lock_guard lock(mutex_);
   ++version_;
+  auto before = containers_.find(container.id());
+  Tell(before == containers_.end() ? nullptr : &before->second.listed, &container.listed);
   containers_[container.id()] = std::move(container);
 }
 
@@ -168,14 +174,24 @@ bool PodTable::AnyContainer() const {
 void PodTable::EraseContainer(const std::string& id) {
   std::lock_guard lock(mutex_);
   ++version_;
-  containers_.erase(id);
+  if (auto gone = containers_.find(id); gone != containers_.end()) {
+    Tell(&gone->second.listed, nullptr);
+    containers_.erase(gone);
+  }
 }
 
 std::string PodTable::ListBytes(const rt::ContainerFilter& filter) const {
+  std::vector<std::string> all = ListChunks(filter, SIZE_MAX);
+  return all.empty() ? "" : std::move(all.front());
+}
+
+std::vector<std::string> PodTable::ListChunks(const rt::ContainerFilter& filter, size_t most) const {
   std::lock_guard lock(mutex_);
-  std::string bytes;
+  std::vector<std::string> chunks;
   for (const auto& [id, container] : containers_) {
     if (!Matches(container.listed, filter)) continue;
+    if (chunks.empty() || chunks.back().size() >= most) chunks.emplace_back();
+    std::string& bytes = chunks.back();
     // Written at once as what ListContainersResponse is, field 1 again and again; a message of copies costs the double.
     bytes += '\x0a';
     size_t size = container.listed.ByteSizeLong();
@@ -183,7 +199,34 @@ std::string PodTable::ListBytes(const rt::ContainerFilter& filter) const {
     bytes += static_cast<char>(size);
     container.listed.AppendToString(&bytes);
   }
-  return bytes;
+  return chunks;
+}
+
+std::vector<rt::ContainerStatus> PodTable::Statuses(const std::string& sandbox_id) const {
+  std::lock_guard lock(mutex_);
+  std::vector<rt::ContainerStatus> statuses;
+  for (const auto& [id, container] : containers_) {
+    if (container.listed.pod_sandbox_id() == sandbox_id && !container.status.id().empty())
+      statuses.push_back(container.status);
+  }
+  return statuses;
+}
+
+void PodTable::Tell(const rt::Container* before, const rt::Container* after) const {
+  if (!observer_) return;
+  const rt::Container& known = after != nullptr ? *after : *before;
+  auto tell = [&](rt::ContainerEventType type) { observer_({known.id(), known.pod_sandbox_id(), type}); };
+  if (after == nullptr) return tell(rt::CONTAINER_DELETED_EVENT);
+  rt::ContainerState now = after->state();
+  if (before == nullptr) {
+    tell(rt::CONTAINER_CREATED_EVENT);
+  } else if (before->state() == now) {
+    return;
+  }
+  bool ran = before != nullptr && before->state() == rt::CONTAINER_RUNNING;
+  // One that started and ended between two looks did both.
+  if (!ran && (now == rt::CONTAINER_RUNNING || now == rt::CONTAINER_EXITED)) tell(rt::CONTAINER_STARTED_EVENT);
+  if (now == rt::CONTAINER_EXITED) tell(rt::CONTAINER_STOPPED_EVENT);
 }
 
 uint64_t PodTable::version() const {
@@ -199,7 +242,14 @@ bool PodTable::Replace(uint64_t version, std::vector<DpuContainer> seen) {
     if (!removed_.contains(container.id())) now[container.id()] = std::move(container);
   }
   for (auto& [id, container] : containers_) {
-    if (container.lost && pods_.contains(container.listed.pod_sandbox_id())) now[id] = std::move(container);
+    if (container.lost && pods_.contains(container.listed.pod_sandbox_id())) now[id] = container;
+  }
+  for (const auto& [id, container] : containers_) {
+    if (!now.contains(id)) Tell(&container.listed, nullptr);
+  }
+  for (const auto& [id, container] : now) {
+    auto before = containers_.find(id);
+    Tell(before == containers_.end() ? nullptr : &before->second.listed, &container.listed);
   }
   containers_ = std::move(now);
   return true;
@@ -223,6 +273,7 @@ void PodTable::LoseAll(int64_t now_ns) {
     if (container.listed.state() == rt::CONTAINER_EXITED) continue;
     container.lost = true;
     container.listed.set_state(rt::CONTAINER_EXITED);
+    if (observer_) observer_({id, container.listed.pod_sandbox_id(), rt::CONTAINER_STOPPED_EVENT});
     container.status.set_state(rt::CONTAINER_EXITED);
     container.status.set_reason("DPULost");
     container.status.set_message("the DPU did not answer for longer than the lease");
@@ -235,7 +286,10 @@ void PodTable::AddRemoved(const std::string& id) {
   std::lock_guard lock(mutex_);
   ++version_;
   removed_.insert(id);
-  containers_.erase(id);
+  if (auto gone = containers_.find(id); gone != containers_.end()) {
+    Tell(&gone->second.listed, nullptr);
+    containers_.erase(gone);
+  }
 }
 
 std::set<std::string> PodTable::Removed() const {

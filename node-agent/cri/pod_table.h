@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -45,6 +46,12 @@ struct DpuContainer {
   bool running() const { return listed.state() == runtime::v1::CONTAINER_RUNNING; }
 };
 
+// One event of a container, as GetContainerEvents has them.
+struct ContainerChange {
+  std::string container_id, sandbox_id;  // of the sandbox on the host
+  runtime::v1::ContainerEventType type;
+};
+
 class PodTable {
  public:
   explicit PodTable(std::string state_file) : state_file_(std::move(state_file)) {}
@@ -68,6 +75,15 @@ class PodTable {
   void EraseContainer(const std::string& id);
   // Containers that match `filter`, as the bytes of a ListContainersResponse.
   std::string ListBytes(const runtime::v1::ContainerFilter& filter) const;
+  // The same in several, none longer than `most` bytes by more than one container.
+  std::vector<std::string> ListChunks(const runtime::v1::ContainerFilter& filter, size_t most) const;
+  // Of one Pod, by its sandbox on the host.
+  std::vector<runtime::v1::ContainerStatus> Statuses(const std::string& sandbox_id) const;
+
+  // Called with every change that a runtime would tell of, in order, with the table locked: it must not call back.
+  // Set before the second thread.
+  using Observer = std::function<void(const ContainerChange&)>;
+  void Observe(Observer observer) { observer_ = std::move(observer); }
 
   // Rises with every change but Replace's. A poll notes it first, and Replace refuses what was read before a change.
   uint64_t version() const;
@@ -86,12 +102,15 @@ class PodTable {
 
  private:
   const DpuContainer* Find(const std::string& id) const;
+  // Tells the observer how one container became another; null: there was none, or is none any more.
+  void Tell(const runtime::v1::Container* before, const runtime::v1::Container* after) const;
 
   std::string state_file_;
   mutable std::mutex mutex_;
   std::mutex save_mutex_;  // one writer of the file; taken before mutex_
   uint64_t version_ = 0;
   uint64_t epoch_ = 0;
+  Observer observer_;
   std::map<std::string, SplitPod> pods_;
   std::map<std::string, DpuContainer> containers_;
   std::set<std::string> removed_;

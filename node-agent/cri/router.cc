@@ -57,6 +57,9 @@ void Router::Handle(CallPtr call) {
     case Handling::kHost:
       ForwardToHost(call);
       return;
+    case Handling::kHostStream:
+      HostStream(call);
+      return;
     case Handling::kByContainer:
     case Handling::kHostOnly:
       ByContainer(*method, call);
@@ -96,6 +99,12 @@ void Router::Special(const Method& method, CallPtr call) {
       {kListMetricDescriptors, &Router::ListMetricDescriptors, true},
       {kListPodSandboxMetrics, &Router::ListPodSandboxMetrics, true},
       {kRuntimeConfig, &Router::RuntimeConfig, true},
+      {kPodSandboxStatus, &Router::PodSandboxStatus, false},
+      {kStreamContainers, &Router::StreamContainers, false},
+      {kStreamContainerStats, &Router::StreamContainerStats, true},
+      {kStreamPodSandboxStats, &Router::StreamPodSandboxStats, true},
+      {kStreamPodSandboxMetrics, &Router::StreamPodSandboxMetrics, true},
+      {kGetContainerEvents, &Router::GetContainerEvents, false},
       {kStatus, &Router::Status, false},
       {kImageStatus, &Router::ImageStatus, true},
       {kPullImage, &Router::PullImage, true},

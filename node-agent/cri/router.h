@@ -22,10 +22,12 @@
 #include <vector>
 
 #include "node-agent/cri/byte_service.h"
+#include "node-agent/cri/container_events.h"
 #include "node-agent/cri/cri_client.h"
 #include "node-agent/cri/dpu_link.h"
 #include "node-agent/cri/log_mirror.h"
 #include "node-agent/cri/methods.h"
+#include "node-agent/cri/out_stream.h"
 #include "node-agent/cri/pod_table.h"
 #include "node-agent/cri/streaming.h"
 #include "node-agent/cri/tasks.h"
@@ -55,6 +57,7 @@ struct RouterParts {
   Tasks& tasks;
   StreamingServer& streaming;
   VolumeMirror& volumes;
+  ContainerEvents& events;
 };
 
 class Router {
@@ -115,12 +118,35 @@ class Router {
   void ListMetricDescriptors(const CallPtr& call);
   void ListPodSandboxMetrics(const CallPtr& call);
   void RuntimeConfig(const CallPtr& call);
-  template <typename Response, typename Request>
-  std::optional<Response> AskDpu(const char* method);
-  template <typename Request, typename Response>
+  template <typename Response>
   void MergeLists(const CallPtr& call, const char* method,
                   const std::function<void(const Response& dpu, Response* host)>& merge);
   void AddTwins(const runtime::v1::ListPodSandboxStatsResponse& dpu, runtime::v1::PodSandboxStats* pod);
+
+  void AddContainerStats(const runtime::v1::ListContainerStatsResponse& dpu,
+                         const runtime::v1::ContainerStatsFilter& filter,
+                         runtime::v1::ListContainerStatsResponse* response);
+  void AddTwinMetrics(const runtime::v1::ListPodSandboxMetricsResponse& dpu,
+                      runtime::v1::ListPodSandboxMetricsResponse* response);
+  // The DPU's answer to a List without a filter, or its last one; nothing when it never answered.
+  std::optional<std::string> AskDpuBytes(const char* method);
+  template <typename Response>
+  std::optional<Response> AskDpu(const char* method) {
+    std::optional<std::string> bytes = AskDpuBytes(method);
+    Response response;
+    if (!bytes || !response.ParseFromString(*bytes)) return std::nullopt;
+    return response;
+  }
+
+  // router_streams.cc
+  // The host's parts, each changed by `each`; after the last, those of `more`.
+  void HostStream(const CallPtr& call, TransformEach each = {}, std::function<std::vector<std::string>()> more = {});
+  void StreamContainers(const CallPtr& call);
+  void StreamContainerStats(const CallPtr& call);
+  void StreamPodSandboxStats(const CallPtr& call);
+  void StreamPodSandboxMetrics(const CallPtr& call);
+  void GetContainerEvents(const CallPtr& call);
+  void PodSandboxStatus(const CallPtr& call);
 
   // router_images.cc
   void ImageStatus(const CallPtr& call);

@@ -19,27 +19,22 @@ constexpr size_t kIdLength = 64;  // of containerd
 
 }  // namespace
 
-// The DPU's answer to a List without a filter, or its last one; nothing when it never answered.
-template <typename Response, typename Request>
-std::optional<Response> Router::AskDpu(const char* method) {
+std::optional<std::string> Router::AskDpuBytes(const char* method) {
   if (parts_.link.Valid()) {
-    absl::StatusOr<grpc::ByteBuffer> got =
-        parts_.dpu.CallBytes(method, ToBuffer(Request().SerializeAsString()), In(kDpuTime));
+    absl::StatusOr<grpc::ByteBuffer> got = parts_.dpu.CallBytes(method, ToBuffer(""), In(kDpuTime));
     std::lock_guard lock(figures_mutex_);
     if (got.ok()) last_figures_[method] = BytesOf(*got);
   }
   std::lock_guard lock(figures_mutex_);
   auto last = last_figures_.find(method);
-  Response response;
-  if (last == last_figures_.end() || !response.ParseFromString(last->second)) return std::nullopt;
-  return response;
+  return last == last_figures_.end() ? std::nullopt : std::optional(last->second);
 }
 
 // Asks both PUs at once; `merge` is given both answers when the host's is a good one.
-template <typename Request, typename Response>
+template <typename Response>
 void Router::MergeLists(const CallPtr& call, const char* method,
                         const std::function<void(const Response& dpu, Response* host)>& merge) {
-  auto dpu = std::async(std::launch::async, [&] { return AskDpu<Response, Request>(method); });
+  auto dpu = std::async(std::launch::async, [&] { return AskDpu<Response>(method); });
   absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(method, call->request(), LimitOf(*call));
   std::optional<Response> on_dpu = dpu.get();
   Response response;
@@ -56,16 +51,21 @@ void Router::ListContainerStats(const CallPtr& call) {
   if (request.filter().id().size() == kIdLength && !parts_.table.FindContainer(request.filter().id())) {
     return ForwardToHost(call);
   }
-  MergeLists<rt::ListContainerStatsRequest, rt::ListContainerStatsResponse>(
+  MergeLists<rt::ListContainerStatsResponse>(
       call, kListContainerStats,
       [&](const rt::ListContainerStatsResponse& dpu, rt::ListContainerStatsResponse* response) {
-        for (const rt::ContainerStats& stats : dpu.stats()) {
-          std::optional<DpuContainer> container = parts_.table.FindContainer(stats.attributes().id());
-          if (!container || container->lost) continue;
-          if (!Matches(stats, container->listed.pod_sandbox_id(), request.filter())) continue;
-          *response->add_stats() = ForHost(stats);
-        }
+        AddContainerStats(dpu, request.filter(), response);
       });
+}
+
+void Router::AddContainerStats(const rt::ListContainerStatsResponse& dpu, const rt::ContainerStatsFilter& filter,
+                               rt::ListContainerStatsResponse* response) {
+  for (const rt::ContainerStats& stats : dpu.stats()) {
+    std::optional<DpuContainer> container = parts_.table.FindContainer(stats.attributes().id());
+    if (!container || container->lost) continue;
+    if (!Matches(stats, container->listed.pod_sandbox_id(), filter)) continue;
+    *response->add_stats() = ForHost(stats);
+  }
 }
 
 void Router::AddTwins(const rt::ListPodSandboxStatsResponse& dpu, rt::PodSandboxStats* pod) {
@@ -98,7 +98,7 @@ void Router::PodSandboxStats(const CallPtr& call) {
 
 void Router::ListPodSandboxStats(const CallPtr& call) {
   if (!parts_.table.AnyContainer()) return ForwardToHost(call);
-  MergeLists<rt::ListPodSandboxStatsRequest, rt::ListPodSandboxStatsResponse>(
+  MergeLists<rt::ListPodSandboxStatsResponse>(
       call, kListPodSandboxStats,
       [&](const rt::ListPodSandboxStatsResponse& dpu, rt::ListPodSandboxStatsResponse* response) {
         for (rt::PodSandboxStats& pod : *response->mutable_stats()) AddTwins(dpu, &pod);
@@ -107,23 +107,26 @@ void Router::ListPodSandboxStats(const CallPtr& call) {
 
 void Router::ListMetricDescriptors(const CallPtr& call) {
   if (!parts_.table.AnyContainer()) return ForwardToHost(call);
-  MergeLists<rt::ListMetricDescriptorsRequest, rt::ListMetricDescriptorsResponse>(call, kListMetricDescriptors,
-                                                                                  AddDescriptors);
+  MergeLists<rt::ListMetricDescriptorsResponse>(call, kListMetricDescriptors, AddDescriptors);
 }
 
 void Router::ListPodSandboxMetrics(const CallPtr& call) {
   if (!parts_.table.AnyContainer()) return ForwardToHost(call);
-  MergeLists<rt::ListPodSandboxMetricsRequest, rt::ListPodSandboxMetricsResponse>(
+  MergeLists<rt::ListPodSandboxMetricsResponse>(
       call, kListPodSandboxMetrics,
       [&](const rt::ListPodSandboxMetricsResponse& dpu, rt::ListPodSandboxMetricsResponse* response) {
-        for (rt::PodSandboxMetrics& pod : *response->mutable_pod_metrics()) {
-          std::optional<SplitPod> split = parts_.table.FindPod(pod.pod_sandbox_id());
-          if (!split || split->twin_id.empty()) continue;
-          for (const rt::PodSandboxMetrics& twin : dpu.pod_metrics()) {
-            if (twin.pod_sandbox_id() == split->twin_id) AddTwin(twin, &pod);
-          }
-        }
+        AddTwinMetrics(dpu, response);
       });
+}
+
+void Router::AddTwinMetrics(const rt::ListPodSandboxMetricsResponse& dpu, rt::ListPodSandboxMetricsResponse* response) {
+  for (rt::PodSandboxMetrics& pod : *response->mutable_pod_metrics()) {
+    std::optional<SplitPod> split = parts_.table.FindPod(pod.pod_sandbox_id());
+    if (!split || split->twin_id.empty()) continue;
+    for (const rt::PodSandboxMetrics& twin : dpu.pod_metrics()) {
+      if (twin.pod_sandbox_id() == split->twin_id) AddTwin(twin, &pod);
+    }
+  }
 }
 
 void Router::RuntimeConfig(const CallPtr& call) {

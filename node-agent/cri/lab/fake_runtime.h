@@ -1,0 +1,75 @@
+// A CRI runtime in memory: sandboxes, containers and images as a containerd would show them, on a Unix socket.
+//
+// Purpose: what the containerd at hand cannot do (streams, events, a registry), and calls that a test wants to see.
+// Threading: thread-safe. Ownership: owns its server; `with` is borrowed. Errors: the constructor fails the running
+// test; a method that nobody gave it is UNIMPLEMENTED, as an older runtime's.
+//
+//   FakeRuntime host(folder + "/host.sock");
+//   host.On("StreamContainers", [](std::shared_ptr<Call> call) { … });
+//   CHECK(dpu.Asked("PullImage").size() == 1);
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "node-agent/cri/byte_service.h"
+#include "node-agent/cri/out_stream.h"
+#include "proto/cri/v1/cri.pb.h"
+
+namespace heterok8s::cri {
+
+class FakeRuntime {
+ public:
+  using Handler = std::function<void(std::shared_ptr<Call>)>;
+
+  FakeRuntime(std::string socket, std::string name, grpc::Service* with = nullptr);
+  ~FakeRuntime() { Stop(); }
+  void Start();
+  void Stop();
+  const std::string& socket() const { return socket_; }
+
+  void On(const std::string& method, Handler handler);        // "PullImage"
+  std::vector<std::string> Asked(const std::string& method);  // the requests, in order
+
+  // From now on GetContainerEvents is served, by what Emit is given.
+  void ServeEvents();
+  void Emit(const runtime::v1::ContainerEventResponse& event);
+  size_t event_readers();
+
+  // Ends a container by itself.
+  void Exit(const std::string& container_id, int code);
+  std::set<std::string> images();
+  void AddImage(const std::string& name);
+
+ private:
+  void Handle(const std::shared_ptr<Call>& call);
+  template <typename Request, typename Response>
+  void Serve(const std::string& method, std::function<grpc::Status(const Request&, Response*)> serve);
+  void ServeSandboxes();
+  void ServeContainers();
+  void ServeImages();
+  std::string NewId();
+
+  std::string socket_, name_;
+  grpc::Service* with_;
+  std::recursive_mutex mutex_;
+  std::map<std::string, Handler> handlers_;
+  std::map<std::string, std::vector<std::string>> asked_;
+  int serial_ = 0;
+  std::map<std::string, runtime::v1::PodSandbox> sandboxes_;
+  std::map<std::string, runtime::v1::Container> containers_;
+  std::map<std::string, runtime::v1::ContainerStatus> statuses_;
+  std::set<std::string> images_;
+  std::vector<std::shared_ptr<OutStream>> readers_;
+  std::unique_ptr<ByteService> service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace heterok8s::cri

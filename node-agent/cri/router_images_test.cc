@@ -1,0 +1,148 @@
+// Images of split Pods: on both PUs, with the credentials of the call and nothing left of them.
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "common/testing/matchers.h"
+#include "node-agent/cri/lab/two_fakes.h"
+
+namespace heterok8s::cri {
+namespace {
+
+namespace rt = runtime::v1;
+
+constexpr const char* kImage = "registry.example/private/tool:1";
+constexpr const char* kSecret = "s3cr3t-of-the-registry";
+
+// What heterocri logs, at every level, while it lives.
+class Logged {
+ public:
+  Logged() : before_(spdlog::default_logger()) {
+    auto logger = std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(text_));
+    logger->set_level(spdlog::level::trace);
+    spdlog::set_default_logger(logger);
+  }
+  ~Logged() { spdlog::set_default_logger(before_); }
+  std::string text() const { return text_.str(); }
+
+ private:
+  std::ostringstream text_;
+  std::shared_ptr<spdlog::logger> before_;
+};
+
+rt::PullImageRequest Pull(const rt::PodSandboxConfig& pod) {
+  rt::PullImageRequest request;
+  request.mutable_image()->set_image(kImage);
+  *request.mutable_image()->mutable_annotations() = pod.annotations();
+  request.mutable_auth()->set_username("user");
+  request.mutable_auth()->set_password(kSecret);
+  *request.mutable_sandbox_config() = pod;
+  return request;
+}
+
+void Refuse(FakeRuntime& runtime) {
+  runtime.On("PullImage", [](std::shared_ptr<Call> call) {
+    call->Fail(grpc::StatusCode::NOT_FOUND, "no match for platform in manifest");
+  });
+}
+
+bool AnyFileHas(const std::string& folder, const std::string& text) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    std::error_code gone;  // heterocri replaces files meanwhile
+    if (!entry.is_regular_file(gone)) continue;
+    std::stringstream content;
+    content << std::ifstream(entry.path()).rdbuf();
+    if (content.str().find(text) != std::string::npos) return true;
+  }
+  return false;
+}
+
+TEST_CASE("the image of a split Pod is pulled once on each PU, with the credentials, which are kept nowhere") {
+  Logged logged;
+  {
+    TwoFakes node;
+    rt::PodSandboxConfig pod = node.PodConfig("web");
+    node.RunPod(pod);
+    if (GENERATE(false, true)) Refuse(node.dpu());  // what failed is logged
+
+    auto response = node.Call<rt::PullImageResponse>(kPullImage, Pull(pod));
+
+    CHECK(response.image_ref() == "sha256:0a");  // the host's: the one that kubelet will see in ListImages
+    for (FakeRuntime* runtime : {&node.host(), &node.dpu()}) {
+      std::vector<std::string> asked = runtime->Asked("PullImage");
+      REQUIRE(asked.size() == 1);
+      rt::PullImageRequest request;
+      REQUIRE(request.ParseFromString(asked[0]));
+      CHECK(request.auth().password() == kSecret);
+    }
+    CHECK(!AnyFileHas(node.folder(), kSecret));
+  }
+  CHECK(logged.text().find(kSecret) == std::string::npos);
+}
+
+TEST_CASE("a Pod that asked for no split has nothing pulled on the DPU") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  pod.clear_annotations();
+  node.Call<rt::PullImageResponse>(kPullImage, Pull(pod));
+  CHECK(node.dpu().Asked("PullImage").empty());
+  CHECK(node.host().Asked("PullImage").size() == 1);
+}
+
+TEST_CASE("an image that exists for one PU's platform only is enough for the containers of that PU") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  bool dpu_only = GENERATE(true, false);
+  Refuse(dpu_only ? node.host() : node.dpu());
+
+  auto pulled = node.Call<rt::PullImageResponse>(kPullImage, Pull(pod));
+  rt::ImageStatusRequest ask;
+  *ask.mutable_image() = Pull(pod).image();
+  auto status = node.Call<rt::ImageStatusResponse>(kImageStatus, ask);
+
+  CHECK(pulled.image_ref() == (dpu_only ? "sha256:0d" : "sha256:0a"));
+  CHECK(status.image().id() == pulled.image_ref());
+}
+
+TEST_CASE("when no PU gets the image the host's refusal is the answer") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  Refuse(node.host());
+  Refuse(node.dpu());
+  auto pulled = node.cri().Call<rt::PullImageResponse>(kPullImage, Pull(pod), In(std::chrono::seconds(20)));
+  CHECK(pulled.status().code() == absl::StatusCode::kNotFound);
+}
+
+TEST_CASE("kubelet gives the host's id of an image; the DPU is asked by the name that the Pod has") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  node.dpu().AddImage(kImage);
+  rt::CreateContainerRequest request;
+  request.set_pod_sandbox_id(sandbox);
+  *request.mutable_sandbox_config() = pod;
+  request.mutable_config()->mutable_metadata()->set_name("side");
+  request.mutable_config()->mutable_image()->set_image("sha256:0a");
+  request.mutable_config()->mutable_image()->set_user_specified_image(kImage);
+  request.mutable_config()->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(
+      rt::CONTAINER);
+
+  std::string id = node.Call<rt::CreateContainerResponse>(kCreateContainer, request).container_id();
+
+  rt::CreateContainerRequest on_dpu;
+  REQUIRE(node.dpu().Asked("CreateContainer").size() == 1);
+  REQUIRE(on_dpu.ParseFromString(node.dpu().Asked("CreateContainer")[0]));
+  CHECK(on_dpu.config().image().image() == kImage);
+  rt::ContainerStatusRequest ask;
+  ask.set_container_id(id);
+  auto shown = node.Call<rt::ContainerStatusResponse>(kContainerStatus, ask);
+  CHECK(shown.status().image().user_specified_image() == kImage);
+  CHECK(node.dpu().Asked("PullImage").empty());
+}
+
+}  // namespace
+}  // namespace heterok8s::cri
