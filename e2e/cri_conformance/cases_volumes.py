@@ -105,3 +105,47 @@ def empty_dir(node):
     expect(node.sh(reader, "cat /shared/note") == "hello\n", "it went with its writer")
     node.made.clear()
     pod.end()
+
+
+@case("volume", "an emptyDir in memory is in memory, of its size, and full when it is full")
+def empty_dir_in_memory(node):
+    name = f"m{node.unique}"
+    pod = node.pod("memory", annotations={"heteropod.io/volumes": f"{name}=side,second"})
+    path = f"{pod.folder}/volumes/kubernetes.io~empty-dir/{name}"
+    os.makedirs(path)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0777", "tmpfs", path], check=True)
+    try:
+        mount = pb.Mount(host_path=path, container_path="/cache")
+        writer = pod.run("side", LONG, mounts=[mount], security=pb.LinuxContainerSecurityContext(run_as_user=pb.Int64Value(value=1000)))
+        reader = pod.run("second", LONG, mounts=[mount])
+        expect(node.sh(writer, "stat -f -c '%T %b %S' /cache") == "tmpfs 512 4096\n", node.sh(writer, "stat -f /cache"))
+        expect(node.sh(writer, "echo hello >/cache/note; head -c 3000000 /dev/zero >/cache/much 2>/dev/null || echo full") == "full\n", "3 MB in 2 MB")
+        expect(node.sh(reader, "cat /cache/note") == "hello\n", "the note")
+        for container in (writer, reader):
+            node.remove(container)
+        node.made.clear()
+        pod.end()
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@case("volume", "a subPath of a ConfigMap is that file, as it was when the container was made, and new in the next container")
+def sub_path(node):
+    pod = node.common()
+    name = f"f{node.unique}"
+    volume = Volume(pod, "configmap", name)
+    path = f"{pod.folder}/volume-subpaths/{name}/second/0"
+    os.makedirs(os.path.dirname(path))
+    containers = []
+    for turn, text in enumerate(("first", "second")):
+        volume.put({"a.cfg": text, "other": "x"}, mode=0o440, owner=1000)
+        open(path, "w").close()
+        # As kubelet does it: the file that the volume's links lead to now.
+        subprocess.run(["mount", "--bind", os.path.realpath(f"{volume.path}/a.cfg"), path], check=True)
+        try:
+            containers.append(pod.run("second", LONG, mounts=[pb.Mount(host_path=path, container_path="/etc/a.cfg", readonly=True)]))
+        finally:
+            subprocess.run(["umount", "-l", path], check=True)
+        expect(node.sh(containers[turn], "cat /etc/a.cfg; stat -c ' %a %u' /etc/a.cfg") == f"{text} 440 1000\n", text)
+        node.remove(containers[turn])
+    node.made.clear()

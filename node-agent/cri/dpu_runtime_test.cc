@@ -1,4 +1,7 @@
 // The DPU's files: logs that are followed and released, volumes that are copied, names that try to get out.
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -154,6 +157,42 @@ TEST_CASE("a volume is copied once per content, with modes and inner links") {
   get.set_path(folder.path + "/uid-1/../../etc/passwd");
   CHECK_THAT(store->Get(get).status(), HasCode(absl::StatusCode::kInvalidArgument));
 
+  REQUIRE_OK(store->RemovePod("uid-1"));
+  CHECK(fs::is_empty(folder.path));
+}
+
+TEST_CASE("an emptyDir in memory has its own size, mode and owner, is made once, and goes with the Pod") {
+  if (geteuid() != 0) {
+    WARN("SKIPPED: mounts need root");
+    return;
+  }
+  Folder folder;
+  auto store = VolumeStore::Open(folder.path);
+  REQUIRE_OK(store);
+  v1::MakeVolumeRequest request;
+  request.set_pod_uid("uid-1");
+  request.set_volume("cache");
+  request.set_mode(01770);
+  request.set_uid(1000);
+  request.set_gid(2000);
+  request.set_memory(true);
+  request.set_memory_bytes(1 << 20);
+
+  auto path = store->Make(request);
+  REQUIRE_OK(path);
+  struct statfs system = {};
+  struct stat info = {};
+  REQUIRE(statfs(path->c_str(), &system) == 0);
+  REQUIRE(stat(path->c_str(), &info) == 0);
+  CHECK(system.f_type == TMPFS_MAGIC);
+  CHECK(system.f_blocks * system.f_bsize == 1 << 20);
+  CHECK((info.st_mode & 07777) == 01770);
+  CHECK(info.st_uid == 1000);
+  CHECK(info.st_gid == 2000);
+
+  REQUIRE_OK(sys::WriteFileAtomic(*path + "/note", "kept", 0644));
+  CHECK(*store->Make(request) == *path);
+  CHECK(*sys::ReadFile(*path + "/note") == "kept");
   REQUIRE_OK(store->RemovePod("uid-1"));
   CHECK(fs::is_empty(folder.path));
 }

@@ -90,6 +90,10 @@ std::optional<std::string> InsidePod(const std::string& host_path, const std::st
 
 bool StartsWith(const std::string& text, std::string_view prefix) { return text.rfind(prefix, 0) == 0; }
 
+bool IsSmallVolume(const std::string& kind) {
+  return kind == "configmap" || kind == "secret" || kind == "projected" || kind == "downward-api";
+}
+
 // A name for copies of this path, one path component, unique by path.
 std::string CopyName(const std::string& inside) {
   std::string name;
@@ -152,7 +156,8 @@ PodVerdict DecidePod(const rt::PodSandboxConfig& config, const PlacementRules& r
 
 ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_uid, const rt::ContainerConfig& config,
                                  const std::map<std::string, std::string>& emptydir_users,
-                                 std::optional<bool> target_on_dpu) {
+                                 std::optional<bool> target_on_dpu,
+                                 const std::map<std::string, std::string>& subpath_kinds) {
   const std::string& name = config.metadata().name();
   auto host = [](std::string reason) { return ContainerVerdict{.dpu = false, .reason = std::move(reason)}; };
   if (!pod.split) return host(pod.reason);
@@ -178,7 +183,14 @@ ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_u
     if (mount.propagation() != rt::PROPAGATION_PRIVATE) return host(what + ": it propagates mounts of the host");
     std::optional<std::string> inside = InsidePod(mount.host_path(), pod_uid);
     if (!inside) return host(fmt::format("{}: host path '{}'", what, mount.host_path()));
-    if (StartsWith(*inside, "volume-subpaths/")) return host(what + ": a subPath of a volume");
+    if (StartsWith(*inside, "volume-subpaths/")) {
+      // Of a small volume: kubelet itself gives a running container no newer version of it.
+      auto kind = subpath_kinds.find(mount.host_path());
+      if (kind == subpath_kinds.end() || !IsSmallVolume(kind->second) || !mount.readonly())
+        return host(what + ": a subPath of a volume");
+      verdict.mounts.push_back({MountPlan::Kind::kCopy, CopyName(*inside)});
+      continue;
+    }
     if (auto volume = EmptyDirOf(mount.host_path(), pod_uid)) {
       auto declared = pod.volumes.find(*volume);
       if (declared != pod.volumes.end()) {
@@ -200,10 +212,10 @@ ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_u
       continue;
     }
     bool termination = StartsWith(*inside, "containers/") && !mount.readonly();
-    bool small_volume = false;
-    for (const char* kind : {"configmap/", "secret/", "projected/", "downward-api/"}) {
-      small_volume |= StartsWith(*inside, std::string("volumes/kubernetes.io~") + kind);
-    }
+    constexpr std::string_view kVolumeOf = "volumes/kubernetes.io~";
+    bool small_volume =
+        StartsWith(*inside, kVolumeOf) &&
+        IsSmallVolume(inside->substr(kVolumeOf.size(), inside->find('/', kVolumeOf.size()) - kVolumeOf.size()));
     if (small_volume && !mount.readonly()) return host(what + ": a volume that is written");
     if (!small_volume && !termination && *inside != "etc-hosts")
       return host(fmt::format("{}: host path '{}'", what, mount.host_path()));

@@ -58,10 +58,12 @@ struct ContainerVerdict {
 
 // `emptydir_users`: emptyDir -> a container on the host that mounts it, of those that exist.
 // `target_on_dpu`: of an ephemeral container with a target: whether that is on the DPU.
+// `subpath_kinds`: host path of a subPath -> kind of its volume ("configmap"), of those that are known: see subpath.h.
 ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_uid,
                                  const runtime::v1::ContainerConfig& config,
                                  const std::map<std::string, std::string>& emptydir_users,
-                                 std::optional<bool> target_on_dpu);
+                                 std::optional<bool> target_on_dpu,
+                                 const std::map<std::string, std::string>& subpath_kinds = {});
 
 // The emptyDir that this path is in, for a path as kubelet and heteroctl lay Pods out; nothing for other paths.
 std::optional<std::string> EmptyDirOf(const std::string& host_path, const std::string& pod_uid);

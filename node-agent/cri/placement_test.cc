@@ -79,6 +79,8 @@ TEST_CASE("what a Pod shares with its computer keeps it on the host") {
            Row{[](auto& s) { s.mutable_namespace_options()->set_pid(rt::NODE); }, "hostPID"},
            Row{[](auto& s) { s.mutable_namespace_options()->set_pid(rt::POD); }, "shareProcessNamespace"},
            Row{[](auto& s) { s.mutable_namespace_options()->set_ipc(rt::NODE); }, "hostIPC"},
+           Row{[](auto& s) { s.mutable_namespace_options()->mutable_userns_options()->set_mode(rt::POD); },
+               "hostUsers false"},
            Row{[](auto& s) { s.mutable_seccomp()->set_profile_type(rt::SecurityProfile::Localhost); }, "seccomp"},
        }) {
     rt::PodSandboxConfig config = Sandbox({{kOffload, "dpu"}});
@@ -97,6 +99,32 @@ rt::Mount Mount(const std::string& host, const std::string& container, bool read
   mount.set_container_path(container);
   mount.set_readonly(readonly);
   return mount;
+}
+
+TEST_CASE("a subPath moves when it is of a small volume and only read") {
+  const std::string path = std::string("/var/lib/kubelet/pods/") + kUid + "/volume-subpaths/v/a/0";
+  PodVerdict pod = DecidePod(Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a"}}), kRules);
+  struct Row {
+    std::map<std::string, std::string> kinds;
+    bool readonly, dpu;
+  };
+  for (const Row& row : {
+           Row{{{path, "configmap"}}, true, true},
+           Row{{{path, "secret"}}, true, true},
+           Row{{{path, "secret"}}, false, false},
+           Row{{{path, "empty-dir"}}, true, false},
+           Row{{{path, "csi"}}, true, false},
+           Row{{}, true, false},
+       }) {
+    rt::ContainerConfig config;
+    config.mutable_metadata()->set_name("a");
+    *config.add_mounts() = Mount(path, "/etc/a.cfg", row.readonly);
+
+    ContainerVerdict decided = DecideContainer(pod, kUid, config, {}, std::nullopt, row.kinds);
+
+    CHECK(decided.dpu == row.dpu);
+    if (!row.dpu) CHECK(decided.reason == "mount '/etc/a.cfg': a subPath of a volume");
+  }
 }
 
 TEST_CASE("mounts decide whether a chosen container can move") {

@@ -1,11 +1,15 @@
 // CreateContainer: where, and everything that must be on the DPU before.
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
+#include "common/sys/file.h"
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/grpc_status.h"
 #include "node-agent/cri/router.h"
+#include "node-agent/cri/subpath.h"
 #include "node-agent/cri/volume_reader.h"
 
 namespace heterok8s::cri {
@@ -15,6 +19,19 @@ namespace rt = runtime::v1;
 
 constexpr std::chrono::seconds kFileTime{10};
 constexpr std::chrono::seconds kReadTime{5};
+
+// By host path. What the kernel cannot say is left out, and such a container stays on the host.
+std::map<std::string, std::string> SubPathKinds(const rt::ContainerConfig& config) {
+  std::map<std::string, std::string> kinds;
+  absl::StatusOr<std::string> mounts = absl::UnknownError("not read yet");
+  for (const rt::Mount& mount : config.mounts()) {
+    if (mount.host_path().find("/volume-subpaths/") == std::string::npos) continue;
+    if (!mounts.ok()) mounts = sys::ReadFile("/proc/self/mountinfo");
+    if (!mounts.ok()) return kinds;
+    if (auto kind = SubPathKind(*mounts, mount.host_path())) kinds[mount.host_path()] = *kind;
+  }
+  return kinds;
+}
 
 }  // namespace
 
@@ -39,7 +56,8 @@ void Router::CreateContainer(const CallPtr& call) {
     return;
   }
 
-  ContainerVerdict verdict = DecideContainer(pod->verdict, pod->metadata.uid(), config, *users, target_on_dpu);
+  ContainerVerdict verdict =
+      DecideContainer(pod->verdict, pod->metadata.uid(), config, *users, target_on_dpu, SubPathKinds(config));
   if (verdict.dpu) {
     absl::StatusOr<std::string> id = CreateOnDpu(*pod, verdict, request, deadline);
     if (id.ok()) {
@@ -148,6 +166,11 @@ absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, cons
       make.set_mode(info.st_mode & 07777);
       make.set_uid(info.st_uid);
       make.set_gid(info.st_gid);
+      struct statfs system = {};
+      if (statfs(mount.host_path().c_str(), &system) == 0 && system.f_type == TMPFS_MAGIC) {
+        make.set_memory(true);
+        make.set_memory_bytes(system.f_blocks * static_cast<uint64_t>(system.f_bsize));
+      }
       HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.MakeVolume(&context, make, &reply)), what));
       options->dpu_volumes.push_back(plan.volume);
     } else {

@@ -211,7 +211,23 @@ absl::StatusOr<std::string> VolumeStore::Make(const v1::MakeVolumeRequest& reque
     HK_RETURN_IF_ERROR(root_.MakeFolders(request.pod_uid() + "/" + request.volume(), 0755));
     HK_RETURN_IF_ERROR(Write(entry, path));
   }
+  if (request.memory()) HK_RETURN_IF_ERROR(MountVolume(path, request));
   return root_.path() + "/" + path;
+}
+
+// Of its own size, as kubelet makes it: a Pod that fills one harms no other. What is written is charged to its writer.
+absl::Status VolumeStore::MountVolume(const std::string& relative, const v1::MakeVolumeRequest& request) {
+  const std::string path = root_.path() + "/" + relative;
+  std::lock_guard lock(*live_);
+  struct stat inside = {}, around = {};
+  if (stat(path.c_str(), &inside) != 0 || stat((path + "/..").c_str(), &around) != 0)
+    return ErrnoToStatus(errno, fmt::format("stat '{}'", path));
+  if (inside.st_dev != around.st_dev) return absl::OkStatus();  // mounted already
+  std::string options = fmt::format("mode=0{:o},uid={},gid={}", request.mode() & 07777, request.uid(), request.gid());
+  if (request.memory_bytes() > 0) options += fmt::format(",size={}", request.memory_bytes());
+  if (mount("heterok8s-emptydir", path.c_str(), "tmpfs", MS_NODEV, options.c_str()) != 0)
+    return ErrnoToStatus(errno, fmt::format("mount memory at '{}'", path));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> VolumeStore::Get(const v1::GetFileRequest& request) {
@@ -238,6 +254,15 @@ absl::StatusOr<std::string> VolumeStore::Get(const v1::GetFileRequest& request) 
 absl::Status VolumeStore::RemovePod(const std::string& pod_uid) {
   HK_RETURN_IF_ERROR(CheckName(pod_uid));
   HK_RETURN_IF_ERROR(root_.Remove(fmt::format("{}/{}", kMemory, pod_uid)));
+  // Those of MountVolume. What is no mount is EINVAL, what is not there ENOENT.
+  std::error_code none;
+  for (fs::directory_iterator at(root_.path() + "/" + pod_uid, none), end; !none && at != end; at.increment(none)) {
+    const std::string path = at->path().string() + "/data";
+    if (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL && errno != ENOENT &&
+        errno != EPERM && errno != ENOTDIR) {
+      return ErrnoToStatus(errno, fmt::format("unmount '{}'", path));
+    }
+  }
   return root_.Remove(pod_uid);
 }
 
