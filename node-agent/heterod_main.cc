@@ -8,9 +8,11 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 
 #include "common/fault/fault.h"
 #include "common/sys/heap.h"
+#include "common/sys/notify.h"
 #include "common/version/version.h"
 #include "node-agent/heterod.h"
 #include "node-agent/start.h"
@@ -33,7 +35,7 @@ void LogOfGrpc(gpr_log_func_args* args) {
 }
 
 // Often enough that what a burst of Pods took is back before anybody looks; a look costs some microseconds.
-constexpr timespec kTrimEvery{.tv_sec = 10, .tv_nsec = 0};
+constexpr std::chrono::seconds kTrimEvery{10};
 
 int Main(int argc, char** argv) {
   sys::BoundArenas();
@@ -85,8 +87,15 @@ int Main(int argc, char** argv) {
 
   absl::StatusOr<std::unique_ptr<Heterod>> heterod = Heterod::Start(*config);
   if (!heterod.ok()) return Fail(heterod.status());
+  sys::NotifyReady();
+  const std::chrono::milliseconds period = sys::WatchdogPeriod(kTrimEvery);
+  const timespec pause{.tv_sec = period.count() / 1000, .tv_nsec = period.count() % 1000 * 1000000};
   int signal_number = 0;
-  while ((signal_number = sigtimedwait(&signals, nullptr, &kTrimEvery)) < 0) sys::TrimHeap();
+  while ((signal_number = sigtimedwait(&signals, nullptr, &pause)) < 0) {
+    sys::TrimHeap();
+    sys::NotifyAlive();
+  }
+  sys::NotifyEnding();
   spdlog::info("signal {}: ending; Pods keep running", signal_number);
   heterod->reset();
   return 0;

@@ -7,9 +7,11 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <thread>
 
 #include "common/metrics/http_server.h"
+#include "common/sys/notify.h"
 #include "common/version/version.h"
 #include "heterosock/agent/config.h"
 #include "heterosock/agent/mechanisms.h"
@@ -53,9 +55,15 @@ std::unique_ptr<BpfTokens> StartTokens(const Config& config, std::vector<Mechani
 
 // Turns signals into tasks of the agent until one says stop.
 void ServeSignals(const sigset_t& signals, Agent& agent, const Flags& flags) {
+  const std::chrono::milliseconds period = sys::WatchdogPeriod(std::chrono::seconds(10));
+  const timespec pause{.tv_sec = period.count() / 1000, .tv_nsec = period.count() % 1000 * 1000000};
+  agent.Post([](Agent&) { sys::NotifyReady(); });
   while (true) {
-    int signal = 0;
-    if (sigwait(&signals, &signal) != 0) continue;
+    const int signal = sigtimedwait(&signals, nullptr, &pause);
+    if (signal < 0) {
+      agent.Post([](Agent&) { sys::NotifyAlive(); });  // said by the loop that everybody waits for
+      continue;
+    }
     if (signal != SIGHUP) return agent.Stop();
     absl::StatusOr<Config> config = ConfigOf(flags);
     if (!config.ok()) {

@@ -20,6 +20,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kRetryHost{200};
 constexpr std::chrono::seconds kLastCalls{5};
+constexpr std::chrono::seconds kOwnAnswer{5};
 
 // One heterocri per state folder: a second one would take the socket from the first.
 absl::StatusOr<sys::UniqueFd> LockState(const std::string& state_dir) {
@@ -163,6 +164,12 @@ absl::Status Daemon::Serve() {
   if (!server_) return absl::UnavailableError(fmt::format("cannot listen on '{}'", config_.listen));
   spdlog::info("CRI on '{}'", config_.listen);
   return absl::OkStatus();
+}
+
+bool Daemon::Answers() {
+  if (!self_) self_ = std::make_unique<CriClient>(UnixChannel(config_.listen));
+  return self_->CallBytes("/runtime.v1.RuntimeService/CheckpointPod", ToBuffer(""), In(kOwnAnswer)).status().code() ==
+         absl::StatusCode::kUnimplemented;
 }
 
 absl::Status Daemon::ServeMetrics() {

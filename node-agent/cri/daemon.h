@@ -32,6 +32,8 @@ class Daemon {
   ~Daemon();
   // Calls in flight get a moment to end.
   void Stop();
+  // Whether its own socket is served: a call that needs no runtime gets its answer within some seconds.
+  bool Answers();
   int metrics_port() const { return metrics_ ? metrics_->port() : 0; }
 
  private:
@@ -65,6 +67,7 @@ class Daemon {
   std::unique_ptr<RouterService> router_service_;
   std::unique_ptr<ByteService> service_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<CriClient> self_;
   std::atomic<uint64_t> calls_{0}, unknown_{0};
   std::shared_ptr<metrics::LiveMetrics> figures_;
   std::unique_ptr<metrics::HttpServer> metrics_;

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <thread>
 
+#include "common/sys/heap.h"
+#include "common/sys/notify.h"
 #include "common/version/version.h"
 #include "node-agent/cri/daemon.h"
 
@@ -25,13 +27,19 @@ int main(int argc, char** argv) {
   CLI::App app("CRI router between kubelet and the runtimes of host and DPU");
   std::string path = "/etc/heterok8s/heterocri.yaml";
   app.add_option("--config", path, "Configuration file");
+  std::string listen, host_socket;
+  app.add_option("--listen", listen, "Instead of the file's `listen`");
+  app.add_option("--host-socket", host_socket, "Instead of the file's `host.socket`");
   app.set_version_flag("--version", std::string("heterocri ") + heterok8s::kVersion);
   CLI11_PARSE(app, argc, argv);
 
   absl::StatusOr<HeterocriConfig> config = heterok8s::cri::LoadHeterocriConfig(path);
   if (!config.ok()) return Fail(config.status());
+  if (!listen.empty()) config->listen = listen;
+  if (!host_socket.empty()) config->host_socket = host_socket;
   spdlog::set_level(spdlog::level::from_str(config->log_level));
 
+  heterok8s::sys::BoundArenas();
   // Before any thread: all of them leave these two to the one that waits for them.
   sigset_t ends;
   sigemptyset(&ends);
@@ -49,8 +57,16 @@ int main(int argc, char** argv) {
   };
   absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(*config, *dpu, stopping);
   if (!daemon.ok()) return Fail(daemon.status());
+  heterok8s::sys::NotifyReady();
+  const std::chrono::milliseconds period = heterok8s::sys::WatchdogPeriod(std::chrono::seconds(10));
+  const timespec pause = {.tv_sec = period.count() / 1000, .tv_nsec = period.count() % 1000 * 1000000};
   int signal = 0;
-  sigwait(&ends, &signal);
+  while ((signal = sigtimedwait(&ends, nullptr, &pause)) < 0) {
+    heterok8s::sys::TrimHeap();
+    // Of one that answers nobody kubelet cannot say what is wrong; systemd can end it.
+    if ((*daemon)->Answers()) heterok8s::sys::NotifyAlive();
+  }
+  heterok8s::sys::NotifyEnding();
   spdlog::info("signal {}: ending", signal);
   (*daemon)->Stop();
   return 0;
