@@ -10,6 +10,7 @@
 #include "heteroctl/cmd_why.h"
 #include "heteroctl/command.h"
 #include "heteroctl/lab/cmd_lab.h"
+#include "heteroctl/node/cmd_node.h"
 
 namespace heterok8s::ctl {
 namespace {
@@ -37,6 +38,7 @@ int Main(int argc, char** argv) {
   RegisterWhy(app, context);
   RegisterPki(app, context);
   RegisterLab(app, context);
+  RegisterNode(app, context);
   RegisterVersion(app, context);
 
   try {

@@ -1,0 +1,234 @@
+#include "heteroctl/node/switch.h"
+
+#include <absl/cleanup/cleanup.h>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "heteroctl/node/unit.h"
+
+namespace heterok8s::ctl {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kLook{500};
+constexpr const char* kNetUnit = "heterok8s-node-rollback";
+
+std::string DropInPath(const std::string& unit) {
+  return fmt::format("/etc/systemd/system/{}.d/90-heterok8s.conf", unit);
+}
+
+// As Kubernetes writes times, so that later is greater.
+std::string Rfc3339(milliseconds since_1970) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(since_1970.count() / 1000));
+}
+
+std::string ThisMachine() {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+}  // namespace
+
+NodeSwitch::NodeSwitch(NodeOptions options, Machine& machine, Say say)
+    : options_(std::move(options)), machine_(machine), say_(std::move(say)) {
+  if (options_.node_name.empty()) options_.node_name = ThisMachine();
+}
+
+std::vector<std::string> NodeSwitch::Paths() const {
+  if (options_.via == Via::kKubelet) return {DropInPath(options_.kubelet_unit)};
+  return {DropInPath(options_.runtime_unit), DropInPath(options_.router_unit)};
+}
+
+absl::StatusOr<std::vector<NodeSwitch::File>> NodeSwitch::Wanted() {
+  std::vector<File> files;
+  auto add = [&](const std::string& unit, const std::string& arguments,
+                 std::vector<std::string> lines) -> absl::Status {
+    HK_ASSIGN_OR_RETURN(std::string cat, machine_.Systemctl({"cat", unit}));
+    absl::StatusOr<std::string> command = ExecStartOf(cat, DropInPath(unit));
+    HK_RETURN_IF_ERROR(Annotate(command.status(), unit));
+    files.push_back({DropInPath(unit), DropIn(*command, arguments, lines)});
+    return absl::OkStatus();
+  };
+  if (options_.via == Via::kKubelet) {
+    HK_RETURN_IF_ERROR(add(options_.kubelet_unit,
+                           fmt::format("--container-runtime-endpoint=unix://{}", options_.router_socket),
+                           {"Wants=" + options_.router_unit, "After=" + options_.router_unit}));
+  } else {
+    HK_RETURN_IF_ERROR(add(options_.runtime_unit, "--address " + options_.moved_socket, {}));
+    HK_RETURN_IF_ERROR(add(options_.router_unit,
+                           fmt::format("--listen {} --host-socket {}", options_.runtime_socket, options_.moved_socket),
+                           {"After=" + options_.runtime_unit}));
+  }
+  return files;
+}
+
+bool NodeSwitch::InPlace(const std::vector<File>& wanted) {
+  for (const File& file : wanted) {
+    absl::StatusOr<std::string> there = machine_.Read(file.path);
+    if (!there.ok() || *there != file.text) return false;
+  }
+  return true;
+}
+
+absl::Status NodeSwitch::Restart() {
+  HK_RETURN_IF_ERROR(machine_.Systemctl({"daemon-reload"}).status());
+  if (options_.via == Via::kKubelet) return machine_.Systemctl({"restart", options_.kubelet_unit}).status();
+  // The one that has the socket goes before the one that wants it.
+  HK_RETURN_IF_ERROR(machine_.Systemctl({"stop", options_.router_unit}).status());
+  HK_RETURN_IF_ERROR(machine_.Systemctl({"restart", options_.runtime_unit}).status());
+  return machine_.Systemctl({"start", options_.router_unit}).status();
+}
+
+absl::Status NodeSwitch::Apply(const std::vector<File>& wanted) {
+  for (const File& file : wanted) HK_RETURN_IF_ERROR(machine_.Write(file.path, file.text));
+  return Restart();
+}
+
+absl::Status NodeSwitch::TakeAway() {
+  for (const std::string& path : Paths()) HK_RETURN_IF_ERROR(machine_.Remove(path));
+  return Restart();
+}
+
+// A timer of systemd's that puts the Node back, for a shell that is lost with this program in it.
+void NodeSwitch::ArmNet() {
+  if (options_.own_program.empty()) return;
+  auto seconds = options_.ready_within.count() * 2 + 30;
+  auto armed = machine_.Run({"systemd-run", fmt::format("--unit={}", kNetUnit), fmt::format("--on-active={}", seconds),
+                             options_.own_program, "node", "disable", "--force", "--via",
+                             options_.via == Via::kKubelet ? "kubelet" : "socket"});
+  if (!armed.ok()) say_(fmt::format("no timer that would put the Node back without us: {}", Message(armed.status())));
+}
+
+void NodeSwitch::DisarmNet() {
+  if (!options_.own_program.empty()) machine_.Systemctl({"stop", fmt::format("{}.timer", kNetUnit)}).IgnoreError();
+}
+
+absl::Status NodeSwitch::Enable() {
+  HK_ASSIGN_OR_RETURN(std::vector<File> wanted, Wanted());
+  if (InPlace(wanted)) {
+    say_("enabled already");
+    return WaitReady(milliseconds(0));
+  }
+  if (options_.via == Via::kKubelet) {
+    HK_RETURN_IF_ERROR(Annotate(machine_.SplitPods(options_.router_socket).status(), "heterocri is not there yet"));
+  }
+  HK_RETURN_IF_ERROR(Annotate(Ready(milliseconds(0)), "the Node is not well before anything is changed"));
+
+  ArmNet();
+  auto disarm = absl::MakeCleanup([this] { DisarmNet(); });
+  const milliseconds since = machine_.Now();
+  say_(options_.via == Via::kKubelet ? "kubelet is restarted with heterocri as its runtime"
+                                     : "containerd is restarted on another socket, heterocri takes its own");
+  absl::Status done = Apply(wanted);
+  if (done.ok()) done = WaitReady(since);
+  if (done.ok()) return done;
+
+  say_(fmt::format("{}: the Node is put back as it was", Message(done)));
+  const milliseconds back_since = machine_.Now();
+  absl::Status back = TakeAway();
+  if (back.ok()) back = WaitReady(back_since);
+  if (!back.ok()) {
+    return absl::Status(done.code(), fmt::format("{}; put back, and that failed: {}", Message(done), Message(back)));
+  }
+  return absl::Status(done.code(), fmt::format("{}; the Node was put back as it was, and is Ready", Message(done)));
+}
+
+absl::Status NodeSwitch::Disable() {
+  bool any = false;
+  for (const std::string& path : Paths()) any |= machine_.Read(path).ok();
+  if (!any) {
+    say_("not enabled");
+    return absl::OkStatus();
+  }
+  const std::string socket = options_.via == Via::kKubelet ? options_.router_socket : options_.runtime_socket;
+  absl::StatusOr<int> split = machine_.SplitPods(socket);
+  if (!options_.force && split.ok() && *split > 0) {
+    return absl::FailedPreconditionError(fmt::format(
+        "{} split Pods run on this Node: kubelet would start their DPU containers again on the host (--force)",
+        *split));
+  }
+  const milliseconds since = machine_.Now();
+  HK_RETURN_IF_ERROR(TakeAway());
+  return WaitReady(since);
+}
+
+absl::Status NodeSwitch::WaitReady(milliseconds since) {
+  const milliseconds begun = machine_.Now();
+  milliseconds steady_since = begun;
+  absl::Status last;
+  while (true) {
+    last = Ready(since);
+    milliseconds now = machine_.Now();
+    if (!last.ok()) steady_since = now;
+    if (last.ok() && now - steady_since >= std::min(options_.steady_for, options_.ready_within / 2)) return last;
+    if (now - begun >= options_.ready_within) break;
+    machine_.Sleep(kLook);
+  }
+  if (last.ok()) last = absl::UnavailableError("it does not stay Ready");
+  return Annotate(last, fmt::format("not Ready within {} s", options_.ready_within.count()));
+}
+
+absl::Status NodeSwitch::Ready(milliseconds since) {
+  HK_RETURN_IF_ERROR(Annotate(machine_.HttpOk(options_.healthz_port, "/healthz"), "kubelet"));
+  return NodeCondition(since);
+}
+
+// What the cluster was told, and that it was told it after `since`: an old Ready says nothing. kubelet tells at its
+// start; where it is not restarted, `since` cannot be asked for.
+absl::Status NodeSwitch::NodeCondition(milliseconds since) {
+  absl::StatusOr<std::string> text =
+      machine_.Run({"kubectl", "--kubeconfig", options_.kubeconfig, "--request-timeout=5s", "get", "node",
+                    options_.node_name, "-o", "json"});
+  HK_RETURN_IF_ERROR(text.status());
+  std::string state, message, heard;
+  try {
+    const nlohmann::json node = nlohmann::json::parse(*text);
+    for (const nlohmann::json& condition : node.at("status").at("conditions")) {
+      if (condition.at("type") != "Ready") continue;
+      state = condition.at("status");
+      message = condition.value("message", "");
+      heard = condition.value("lastHeartbeatTime", "");
+    }
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InternalError(fmt::format("kubectl get node {}: {}", options_.node_name, error.what()));
+  }
+  if (state != "True") {
+    return absl::UnavailableError(fmt::format("Node '{}' is not Ready: {}", options_.node_name,
+                                              message.empty() ? "it has not said so" : message));
+  }
+  if (options_.via == Via::kKubelet && since.count() > 0 && heard < Rfc3339(since))
+    return absl::UnavailableError(fmt::format("Node '{}' has not been heard of since", options_.node_name));
+  return absl::OkStatus();
+}
+
+std::vector<Finding> NodeSwitch::Check() {
+  std::vector<Finding> findings;
+  auto add = [&](const std::string& what, const absl::Status& status, const std::string& good) {
+    findings.push_back({what, status.ok() ? good : Message(status), status.ok()});
+  };
+  absl::StatusOr<std::vector<File>> wanted = Wanted();
+  bool any = false;
+  for (const std::string& path : Paths()) any |= machine_.Read(path).ok();
+  if (!wanted.ok()) {
+    add("units", wanted.status(), "");
+  } else if (!any) {
+    findings.push_back({"heterocri", "not enabled", false});
+  } else {
+    bool in_place = InPlace(*wanted);
+    findings.push_back(
+        {"heterocri", in_place ? "enabled" : "enabled, but the unit has changed since: enable again", in_place});
+  }
+  const std::string socket = options_.via == Via::kKubelet ? options_.router_socket : options_.runtime_socket;
+  absl::StatusOr<int> split = machine_.SplitPods(socket);
+  add(socket, split.status(), split.ok() ? fmt::format("answers, {} split Pods", *split) : "");
+  add("kubelet", machine_.HttpOk(options_.healthz_port, "/healthz"), "healthy");
+  add("Node " + options_.node_name, NodeCondition(milliseconds(0)), "Ready");
+  return findings;
+}
+
+}  // namespace heterok8s::ctl
