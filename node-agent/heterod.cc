@@ -11,6 +11,7 @@
 #include "node-agent/admin/agent_metrics.h"
 #include "node-agent/attach/dpu_engine.h"
 #include "node-agent/attach/host_engine.h"
+#include "node-agent/attach/spare_namespaces.h"
 #include "node-agent/cni_server/server.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/image_keeper.h"
@@ -162,6 +163,7 @@ absl::Status Heterod::Parts::BuildEngine() {
                                                            lease));
   ipam = ipam::NewIpam();
   namespaces = attach::NewKernelNamespaces();
+  if (!is_host()) namespaces = attach::NewSpareNamespaces(std::move(namespaces));
   if (is_host()) {
     HK_ASSIGN_OR_RETURN(int mtu, PodMtu(config.mtu));
     host_engine = std::make_unique<attach::HostEngine>(

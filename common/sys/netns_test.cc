@@ -5,6 +5,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "common/sys/unbound_netns.h"
 #include "common/testing/matchers.h"
 
 namespace heterok8s::sys {
@@ -31,6 +32,20 @@ TEST_CASE("a namespace is made, entered, known by its cookie and removed", "[net
   CHECK_OK(DeleteNetns(path));
   CHECK_OK(DeleteNetns(path));
   CHECK_THAT(NetnsRef::Open(path).status(), HasCode(absl::StatusCode::kNotFound));
+}
+
+TEST_CASE("a namespace without a path gets one later and is the same") {
+  const std::string path = fmt::format("/run/netns/hk{}-bound", getpid());
+  auto unbound = CreateUnboundNetns();
+  REQUIRE_OK(unbound);
+
+  auto bound = BindNetns(*unbound, path);
+
+  REQUIRE_OK(bound);
+  CHECK(bound->inode() == unbound->inode());
+  CHECK(bound->path() == path);
+  CHECK_THAT(BindNetns(*unbound, path).status(), HasCode(absl::StatusCode::kAlreadyExists));
+  CHECK_OK(DeleteNetns(path));
 }
 
 TEST_CASE("a plain file is not taken for a namespace") {

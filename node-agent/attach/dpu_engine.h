@@ -5,8 +5,8 @@
 // call. A twin's addresses are the host's to give: ADD reserves them there, DEL releases them.
 //
 //   twin:   CNI ADD → row "preparing" → host: Reserve → uplink → row "committed"
-//   half:   Prepare → row with the generation → namespace → uplink → guards
-//           Commit, when the host has made the link → link → wiring → ports → row "committed", synced
+//   half:   Prepare → row with the generation, synced meanwhile → namespace → uplink → guards
+//           Commit, when the host has made the link → link → wiring → ports → row "committed"
 //
 // Every step can be repeated. An older generation than the one that is here, or one that was removed, is refused.
 // Threading: thread-safe; calls for one Pod wait for each other, at most kPodLockTimeout. One thread of its own replays

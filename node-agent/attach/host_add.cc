@@ -223,7 +223,9 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
   Attachment committed = job.row;
   committed.state = ledger::State::kCommitted;
   absl::Status host_committed = WireHostHalf(job.row, job.details, podnet::Guards::kAreThere);
-  if (host_committed.ok()) host_committed = journal_.Put(committed, Durability::kSynced);
+  // The row is on disk since before Prepare. That it is committed now is a word about this kernel's objects, as in
+  // AddOrdinary: after a power cut every row is undone, on both PUs, whatever it says.
+  if (host_committed.ok()) host_committed = journal_.Put(committed, Durability::kOrdered);
   absl::Status dpu = dpu_committed.get();
   HK_RETURN_IF_ERROR(host_committed);
   job.row = committed;
