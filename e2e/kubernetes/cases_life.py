@@ -1,5 +1,5 @@
 """How containers end and begin again, by kubelet's rules, on both PUs."""
-from cluster import container, job, pod, wait_for, workload
+from cluster import Failed, container, job, pod, wait_for, workload
 
 
 def name_of(what, split):
@@ -19,8 +19,16 @@ def restarts(cluster, cases, split):
         cluster.wait_ready(name)
         with cases.case(f"{name}: {which} that exits with 3 is started again, and logs --previous has its last words"):
             cluster.exec(name, which, "touch", "/tmp/end")
-            wait_for("a second start", lambda: cluster.status(name, which)["restartCount"] == 1, 40)
-            wait_for("the former's end is shown", lambda: "running" in cluster.status(name, which)["state"] and "terminated" in cluster.status(name, which).get("lastState", {}), 20)
+            seen = {}
+
+            def again():
+                seen.update(cluster.status(name, which))
+                return "running" in seen.get("state", {}) and "terminated" in seen.get("lastState", {})
+            try:
+                wait_for("a second start, and the former's end", again, 60, every=0.2)
+            except Failed as late:
+                raise Failed(f"{late}: {seen}\n{cluster.situation()}") from late
+            assert seen["restartCount"] == 1, seen
             ended = cluster.status(name, which)["lastState"]["terminated"]
             assert (ended["exitCode"], ended["reason"]) == (3, "Error"), ended
             previous = cluster.kubectl("logs", "--previous", name, "-c", which).stdout
