@@ -50,6 +50,7 @@ class Words {
   size_t Length() const {
     if (line_.empty()) return 0;
     if (std::strchr("{},;", line_[0]) != nullptr) return 1;
+    if (line_[0] == '@') return std::min(line_.find_first_of(" {};"), line_.size());  // "@th,160,32" is one word
     return std::min(line_.find_first_of(" {},;"), line_.size());
   }
 

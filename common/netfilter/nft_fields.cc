@@ -44,6 +44,9 @@ const Field kFields[] = {
     {"icmp", "code", From::kPayload, 0, {kTransport, 1, 1}, Kind::kWord, 0, k4, IPPROTO_ICMP},
     {"icmpv6", "type", From::kPayload, 0, {kTransport, 0, 1}, Kind::kWord, kIcmp6Type, k6, IPPROTO_ICMPV6},
     {"icmpv6", "code", From::kPayload, 0, {kTransport, 1, 1}, Kind::kWord, 0, k6, IPPROTO_ICMPV6},
+    // Bits of the transport header, by their place: of the packet that an ICMP error quotes, its source.
+    {"@th,160,32", "", From::kPayload, 0, {kTransport, 20, 4}, Kind::kRaw},
+    {"@th,128,128", "", From::kPayload, 0, {kTransport, 16, 16}, Kind::kRaw},
     {"tcp", "flags", From::kPayload, 0, {kTransport, 13, 1}, Kind::kWord, 0, 0, IPPROTO_TCP},
 };
 
@@ -107,6 +110,8 @@ uint32_t Field::bytes() const {
       return 2;
     case Kind::kWord:
       return 1;
+    case Kind::kRaw:
+      return part.bytes;
   }
   return 0;
 }
@@ -125,6 +130,17 @@ absl::StatusOr<std::string> Field::Value(std::string_view text) const {
     std::string name(text);
     name.resize(IFNAMSIZ);
     return name;
+  }
+  if (kind == Kind::kRaw) {  // "0x7f000001": every byte, the first one first
+    if (!text.starts_with("0x") || text.size() != 2 + 2 * bytes()) return unknown();
+    std::string value;
+    for (size_t at = 2; at < text.size(); at += 2) {
+      uint8_t byte = 0;
+      auto [end, error] = std::from_chars(text.data() + at, text.data() + at + 2, byte, 16);
+      if (error != std::errc() || end != text.data() + at + 2) return unknown();
+      value.push_back(static_cast<char>(byte));
+    }
+    return value;
   }
   std::optional<uint32_t> number = ParseNumber(text);
   for (const Symbol& symbol : kSymbols) {

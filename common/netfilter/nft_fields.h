@@ -20,7 +20,7 @@ namespace heterok8s::netfilter {
 struct Field {
   enum class From { kMeta, kCt, kPayload, kSocket };
   // How values are written, and in which order their bytes stand.
-  enum class Kind { kV4, kV6, kName, kNumber, kPort, kWord };
+  enum class Kind { kV4, kV6, kName, kNumber, kPort, kWord, kRaw };
 
   std::string_view first, second;  // "ip", "saddr"; `second` is empty for "iifname"
   From from;

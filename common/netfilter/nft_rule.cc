@@ -71,7 +71,11 @@ absl::Status Compiler::Match(std::string_view word, Words& words, std::string_vi
     HK_ASSIGN_OR_RETURN(std::string value, field.Value(words.Next()));
     if (field.from == Field::From::kMeta) rule.SetMeta(static_cast<nft_meta_keys>(field.key), value);
     if (field.from == Field::From::kCt) rule.SetCt(static_cast<nft_ct_keys>(field.key), value);
-    if (field.from == Field::From::kPayload) rule.SetAddress(field.part, value);
+    if (field.kind == Field::Kind::kRaw) {
+      rule.SetPayload(field.part, value);
+    } else if (field.from == Field::From::kPayload) {
+      rule.SetAddress(field.part, value);
+    }
     return absl::OkStatus();
   }
   const bool in_named_set = words.Peek().starts_with('@');

@@ -137,6 +137,16 @@ void RuleMessage::SetAddress(const PayloadPart& part, std::string_view value) {
   });
 }
 
+void RuleMessage::SetPayload(const PayloadPart& part, std::string_view value) {
+  Immediate(value);
+  Expression("payload", [&] {
+    PutNumber(message_, NFTA_PAYLOAD_SREG, kRegister);
+    PutNumber(message_, NFTA_PAYLOAD_BASE, part.base);
+    PutNumber(message_, NFTA_PAYLOAD_OFFSET, part.offset);
+    PutNumber(message_, NFTA_PAYLOAD_LEN, part.bytes);
+  });
+}
+
 void RuleMessage::Count(std::string_view counter) {
   Expression("objref", [&] {
     PutNumber(message_, NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER);

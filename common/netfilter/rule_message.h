@@ -52,6 +52,7 @@ class RuleMessage {
   void SetMeta(nft_meta_keys key, std::string_view value);
   void SetCt(nft_ct_keys key, std::string_view value);
   void SetAddress(const PayloadPart& part, std::string_view value);  // and keeps the checksums right
+  void SetPayload(const PayloadPart& part, std::string_view value);  // and leaves the checksums as they are
   void Count(std::string_view counter);
   void NoTrack();
   void Verdict(int verdict, std::string_view chain = {});
