@@ -51,6 +51,7 @@ GrpcPeerClient::GrpcPeerClient(ClientOptions options, Lease& lease, std::shared_
 GrpcPeerClient::~GrpcPeerClient() { Stop(); }
 
 void GrpcPeerClient::StartHeartbeats() {
+  sends_heartbeats_ = true;
   heartbeats_ = std::thread([this] { RunHeartbeats(); });
 }
 
@@ -70,6 +71,9 @@ absl::StatusOr<Reply> GrpcPeerClient::Call(std::string_view name,
                                            const Request& request, std::chrono::milliseconds deadline) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + deadline);
+  // The DPU knows by the host's heartbeats that it is alive; its own connection may still pause after an attempt that
+  // came too early. The side that sends heartbeats is to hear at once that nobody is there.
+  context.set_wait_for_ready(!sends_heartbeats_ && lease_.state().valid);
   Reply reply;
   const grpc::Status status = (stub_.get()->*method)(&context, request, &reply);
   if (status.ok()) return reply;

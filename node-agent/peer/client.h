@@ -13,6 +13,7 @@
 
 #include <grpcpp/channel.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -75,6 +76,7 @@ class GrpcPeerClient final : public attach::PeerClient {
   std::mutex mutex_;
   std::condition_variable stopped_changed_;
   bool stopped_ = false;
+  std::atomic<bool> sends_heartbeats_{false};
   std::thread heartbeats_;
 };
 
