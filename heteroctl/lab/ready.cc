@@ -42,9 +42,11 @@ struct Health {
   const char* daemon;
   uint16_t port;
   const char* path;
+  const char* says = "";  // somewhere in the answer
 };
 constexpr Health kHealth[] = {
-    {"heterod", kMetricsPort, "/readyz"},  // ready only with a valid lease
+    {"heterod", kMetricsPort, "/readyz"},
+    {"heterod", kMetricsPort, "/metrics", "\nheterod_lease_valid 1\n"},  // the other PU's answers
     {"etcd", 2379, "/health"},
     {"kube-apiserver", 6443, ""},  // in TLS; the wait for Nodes asks more
     {"kube-controller-manager", 10257, ""},
@@ -78,16 +80,23 @@ absl::Status AskHealth(const Layout& layout, Place pu, const Health& health) {
   }));
   if (health.path[0] == '\0') return absl::OkStatus();
   const std::string status_line = answer.substr(0, answer.find("\r\n"));
-  if (status_line.find(" 200") != std::string::npos) return absl::OkStatus();
+  if (status_line.find(" 200") != std::string::npos) {
+    if (answer.find(health.says) != std::string::npos) return absl::OkStatus();
+    return absl::UnavailableError(fmt::format("{} does not say '{}'", health.path, health.says));
+  }
   const size_t body = answer.find("\r\n\r\n");
   return absl::UnavailableError(
       fmt::format("{}: {}: {}", health.path, status_line, body == std::string::npos ? "" : answer.substr(body + 4)));
 }
 
 absl::Status AskPart(const Layout& layout, const Part& part) {
+  bool known = false;
   for (const Health& health : kHealth) {
-    if (part.daemon == health.daemon) return AskHealth(layout, part.pu, health);
+    if (part.daemon != health.daemon) continue;
+    known = true;
+    HK_RETURN_IF_ERROR(AskHealth(layout, part.pu, health));
   }
+  if (known) return absl::OkStatus();
   const std::string socket = part.daemon == "heterocri" ? layout.PuRun(part.pu) + "/heterok8s/cri.sock"
                                                         : layout.PuRun(part.pu) + "/containerd/containerd.sock";
   HK_RETURN_IF_ERROR(ConnectUnix(socket));
