@@ -8,6 +8,7 @@
 import json
 import mmap
 import os
+import re
 import select
 import socket
 import struct
@@ -17,6 +18,9 @@ LIMIT = 20  # seconds
 HELLO, OFFER, WELCOME, PAIRED, DECLINED = 1, 2, 64, 66, 67
 TEXT = b"from one PU to the other"
 RING = 65536  # where the first ring begins
+HEADER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "heterosock", "layout", "channel.h")
+with open(HEADER, encoding="utf-8") as header:
+    LAYOUT_VERSION = int(re.search(r"kChannelVersion = (\d+)", header.read()).group(1))
 
 
 def say(**fields):
@@ -31,7 +35,7 @@ def greet(path):
     agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     agent.settimeout(LIMIT)
     agent.connect(path)
-    agent.send(message(HELLO, struct.pack("<HHIQ", 1, 1, 1, 0)))
+    agent.send(message(HELLO, struct.pack("<HHIQ", 1, 1, LAYOUT_VERSION, 0)))
     kind, = struct.unpack_from("<H", agent.recv(128))
     assert kind == WELCOME, kind
     return agent
