@@ -63,6 +63,10 @@ absl::Status MakePuFolders(const Layout& layout, Place pu) {
   return MakeFolders(layout.PuRun(pu) + "/netns");
 }
 
+// With Kubernetes a dozen daemons share the machine's processors, and all of a Deployment's Pods start at once: a DPU
+// that is only starved must not count as lost.
+int LeaseMs(const ConfigOptions& options) { return options.kubernetes.empty() ? 5000 : 20000; }
+
 DaemonSpec Containerd() {
   return {.name = "containerd", .argv = {"containerd", "--config", "/etc/heterok8s/containerd.toml"}, .env = {}};
 }
@@ -115,7 +119,7 @@ run_dir: /run/heterok8s
 listen: "{own}:{port}"
 peer: {{address: "{other}:{port}"}}
 tls: {{ca: /etc/heterok8s/pki/ca.crt, cert: /etc/heterok8s/pki/{role}.crt, key: /etc/heterok8s/pki/{role}.key}}
-lease: {{interval_ms: 1000, duration_ms: 5000}}
+lease: {{interval_ms: 1000, duration_ms: {lease}}}
 ephemeral: {{host: [32768, 47103], dpu: [47104, 60999]}}
 link_range: 169.254.64.0/18
 mtu: 0
@@ -125,7 +129,8 @@ log: {{level: {level}}}
 )",
                   fmt::arg("role", Name(pu)), fmt::arg("instance", layout.name), fmt::arg("node", layout.name),
                   fmt::arg("own", host ? at.host : at.dpu), fmt::arg("other", host ? at.dpu : at.host),
-                  fmt::arg("port", kAgentPort), fmt::arg("level", options.log_level), fmt::arg("ports", options.ports));
+                  fmt::arg("port", kAgentPort), fmt::arg("level", options.log_level), fmt::arg("ports", options.ports),
+                  fmt::arg("lease", LeaseMs(options)));
   if (host) {
     text += fmt::format("pu: {{backend: netns, peer_netns: {}/dpu.netns}}\non_dpu_down: {}\n", kInsideFolder,
                         options.on_dpu_down);
@@ -147,13 +152,13 @@ dpu:
   address: "{dpu}:{port}"
   tls: {{ca: /etc/heterok8s/pki/ca.crt, cert: /etc/heterok8s/pki/cri.crt, key: /etc/heterok8s/pki/cri.key}}
   pod_log_root: /var/log/heterok8s/pods
-lease: {{interval_ms: 1000, duration_ms: 5000}}
+lease: {{interval_ms: 1000, duration_ms: {lease}}}
 offload_containers: [istio-proxy, envoy, haproxy, fluent-bit, rsyslog, otel-collector]
 metrics: {{listen: "127.0.0.1:9465"}}
 log: {{level: {level}}}
 )",
-                     fmt::arg("dpu", AddressesOf(layout.Node()).dpu), fmt::arg("port", kAgentPort),
-                     fmt::arg("level", options.log_level));
+                     fmt::arg("lease", LeaseMs(options)), fmt::arg("dpu", AddressesOf(layout.Node()).dpu),
+                     fmt::arg("port", kAgentPort), fmt::arg("level", options.log_level));
 }
 
 std::string CniConflist(const Layout& layout) {
