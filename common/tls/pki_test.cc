@@ -55,6 +55,20 @@ TEST_CASE("init makes a CA and one certificate per role, keys readable by their 
   CHECK(ModeOf(dir) == 0700);
 }
 
+TEST_CASE("a certificate of somebody else's kind has the subject it was asked for and the CA's signature") {
+  absl::StatusOr<KeyPair> ca = MakeCa("someone's CA", kCaLifetime);
+  REQUIRE_OK(ca);
+
+  absl::StatusOr<KeyPair> made = MakeCertificate(
+      *ca, {.common_name = "system:node:demo", .organization = "system:nodes", .alternative_names = "IP:192.0.2.1"},
+      kLeafLifetime);
+
+  REQUIRE_OK(made);
+  CHECK_OK(CheckKeyPair(*made));
+  CHECK_OK(CheckSignedBy(made->certificate_pem, ca->certificate_pem));
+  CHECK(ParseCertificate(made->certificate_pem)->subject == "CN=system:node:demo,O=system:nodes");
+}
+
 TEST_CASE("a second init leaves the first one's files alone") {
   TempDir temp;
   REQUIRE_OK(InitPki({.dir = temp.path, .node = "demo"}));
