@@ -125,12 +125,7 @@ void RuleMessage::SetCt(nft_ct_keys key, std::string_view value) {
 
 void RuleMessage::SetAddress(const PayloadPart& part, std::string_view value) {
   const bool v4 = part.bytes == sizeof(in_addr);
-  Immediate(value);
-  Expression("payload", [&] {
-    PutNumber(message_, NFTA_PAYLOAD_SREG, kRegister);
-    PutNumber(message_, NFTA_PAYLOAD_BASE, part.base);
-    PutNumber(message_, NFTA_PAYLOAD_OFFSET, part.offset);
-    PutNumber(message_, NFTA_PAYLOAD_LEN, part.bytes);
+  WritePayload(part, value, [&] {
     PutNumber(message_, NFTA_PAYLOAD_CSUM_TYPE, v4 ? NFT_PAYLOAD_CSUM_INET : NFT_PAYLOAD_CSUM_NONE);
     PutNumber(message_, NFTA_PAYLOAD_CSUM_OFFSET, v4 ? kIpChecksumOffset : 0);
     PutNumber(message_, NFTA_PAYLOAD_CSUM_FLAGS, NFT_PAYLOAD_L4CSUM_PSEUDOHDR);
@@ -138,12 +133,18 @@ void RuleMessage::SetAddress(const PayloadPart& part, std::string_view value) {
 }
 
 void RuleMessage::SetPayload(const PayloadPart& part, std::string_view value) {
+  WritePayload(part, value, [] {});
+}
+
+template <typename Fn>
+void RuleMessage::WritePayload(const PayloadPart& part, std::string_view value, Fn checksums) {
   Immediate(value);
   Expression("payload", [&] {
     PutNumber(message_, NFTA_PAYLOAD_SREG, kRegister);
     PutNumber(message_, NFTA_PAYLOAD_BASE, part.base);
     PutNumber(message_, NFTA_PAYLOAD_OFFSET, part.offset);
     PutNumber(message_, NFTA_PAYLOAD_LEN, part.bytes);
+    checksums();
   });
 }
 

@@ -62,6 +62,8 @@ class RuleMessage {
  private:
   template <typename Fn>
   void Expression(std::string_view name, Fn fill);
+  template <typename Fn>
+  void WritePayload(const PayloadPart& part, std::string_view value, Fn checksums);
   void Data(uint16_t attribute, std::string_view value);
   void Immediate(std::string_view value);
 
