@@ -3,18 +3,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/magic.h>
-#include <net/if.h>
 #include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
 #include <cerrno>
-#include <cstring>
-#include <filesystem>
 #include <thread>
+
+#include "common/sys/unbound_netns.h"
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71  // asm-generic/socket.h, kernel 5.14
@@ -26,16 +24,6 @@ namespace {
 bool IsNamespaceFile(const std::string& path) {
   struct statfs fs {};
   return statfs(path.c_str(), &fs) == 0 && fs.f_type == NSFS_MAGIC;
-}
-
-absl::Status BringLoopbackUp() {
-  UniqueFd socket_fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!socket_fd.valid()) return ErrnoToStatus(errno, "open socket");
-  ifreq request{};
-  std::strncpy(request.ifr_name, "lo", sizeof request.ifr_name);
-  request.ifr_flags = IFF_UP;
-  if (ioctl(socket_fd.get(), SIOCSIFFLAGS, &request) != 0) return ErrnoToStatus(errno, "set lo up");
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -88,29 +76,8 @@ absl::StatusOr<uint64_t> NetnsCookie(const NetnsRef& ns) {
 
 absl::StatusOr<NetnsRef> CreateNetns(const std::string& path) {
   if (IsNamespaceFile(path)) return absl::AlreadyExistsError(fmt::format("network namespace '{}' exists", path));
-  std::error_code error;
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
-  UniqueFd file(open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0444));
-  if (!file.valid()) return ErrnoToStatus(errno, fmt::format("make '{}'", path));
-
-  absl::Status made;
-  std::thread worker([&] {
-    if (unshare(CLONE_NEWNET) != 0) {
-      made = ErrnoToStatus(errno, "make a network namespace");
-      return;
-    }
-    made = BringLoopbackUp();
-    if (!made.ok()) return;
-    if (mount("/proc/thread-self/ns/net", path.c_str(), nullptr, MS_BIND, nullptr) != 0) {
-      made = ErrnoToStatus(errno, fmt::format("bind network namespace at '{}'", path));
-    }
-  });
-  worker.join();
-  if (!made.ok()) {
-    unlink(path.c_str());
-    return made;
-  }
-  return NetnsRef::Open(path);
+  HK_ASSIGN_OR_RETURN(NetnsRef made, CreateUnboundNetns());
+  return BindNetns(made, path);
 }
 
 absl::Status DeleteNetns(const std::string& path) {
