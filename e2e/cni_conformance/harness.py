@@ -102,6 +102,16 @@ def ip_json(*args, netns=None):
     return json.loads(done.stdout or "[]") if done.returncode == 0 else []
 
 
+def within(seconds, condition):
+    """Asks until condition() is true or the time is over; its last answer."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 class Pod:
     """A network namespace and a container id."""
 
@@ -291,14 +301,14 @@ class Bench:
 
     def expect_state(self, before, what, seconds=5):
         """The kernel takes links apart after the plugin has ended, so what is left is looked at for a while."""
-        end = time.monotonic() + seconds
-        while True:
-            left = sorted(line for line in self.node_state() - before if not is_bookkeeping(line, before))
-            if not left:
-                return
-            if time.monotonic() > end:
-                fail(f"{what} leaves {len(left)} thing(s) on the node: {'; '.join(left[:3])}")
-            time.sleep(0.05)
+        left = []
+
+        def nothing_left():
+            left[:] = sorted(line for line in self.node_state() - before if not is_bookkeeping(line, before))
+            return not left
+
+        if not within(seconds, nothing_left):
+            fail(f"{what} leaves {len(left)} thing(s) on the node: {'; '.join(left[:3])}")
 
     # -- life
 
