@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <sys/epoll.h>
 
 #include <atomic>
 
@@ -11,6 +12,7 @@
 namespace heterok8s::heterosock {
 
 inline constexpr uint32_t kNone = 0;  // index 0 is never handed out
+inline constexpr uint32_t kEnds = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 
 struct Item {
   uint32_t instance = 0;

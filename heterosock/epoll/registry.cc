@@ -104,6 +104,15 @@ void RemoveBell(uint32_t index) {
   }
 }
 
+// An edge-triggered item was the kernel's until now: what is here was told, unless it was about to be. The kernel says
+// only of the set as a whole whether something is; then this item may be reported once more. What comes after these
+// looks differs from them.
+void NoteWhatWasTold(Item& item, const Instance& instance) {
+  item.seen_tcp = ArrivedOverTcp(item.slot, item.fd);
+  item.seen_ends = static_cast<uint16_t>(PollNow(item.fd, POLLRDHUP)) & kEnds;
+  item.edge = (item.events & EPOLLET) == 0 || PollNow(instance.epfd, POLLIN) != 0;
+}
+
 }  // namespace
 
 void Manage(uint32_t index) {
@@ -112,12 +121,12 @@ void Manage(uint32_t index) {
   const uint32_t events = ManagedEvents(item.slot);
   const bool with_out = (events & EPOLLOUT) != 0;
   if ((!item.managed || item.with_out != with_out) && item.registered >= 0) {
+    if (!item.managed) NoteWhatWasTold(item, instance);
     if (KernelControl(instance, EPOLL_CTL_MOD, item.fd, events, Pool::Cookie(index, false)) != 0) return;
     item.changed = true;
     if (!item.managed) {
       instance.attached.fetch_add(1);
       item.moved_now = true;
-      item.edge = true;  // it may have been about to be reported
     }
     item.managed = true;
     item.with_out = with_out;

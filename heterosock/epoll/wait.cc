@@ -17,8 +17,6 @@ static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLPRI == POLLPRI &&
               EPOLLHUP == POLLHUP && EPOLLRDHUP == POLLRDHUP);
 constexpr uint32_t kConditions = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLERR | EPOLLHUP;
 
-constexpr uint32_t kEnds = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
-
 constexpr uint64_t kKernelEveryUs = 50;  // while there is always something in shared memory
 constexpr uint64_t kForeignEveryUs = 1;  // with other descriptors in the set: what is ready together comes together
 constexpr int kRoomForBoth = 8;          // below it the kernel's events and ours take turns at being first
