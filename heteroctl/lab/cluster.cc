@@ -16,9 +16,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kPause{200};
 
-absl::StatusOr<std::string> Kubectl(const Layout& layout, const std::string& programs, std::vector<std::string> args) {
+absl::StatusOr<std::string> Kubectl(const Layout& layout, const std::string& programs, std::vector<std::string> args,
+                                    const std::string& stdin_text = "") {
   args.insert(args.begin(), {programs + "/kubectl", "--kubeconfig", layout.Kubeconfig(), "--request-timeout=5s"});
-  HK_ASSIGN_OR_RETURN(sys::RunResult result, sys::Run({.argv = args, .deadline = std::chrono::seconds(20)}));
+  sys::RunOptions run{.argv = args, .env = {}, .stdin_text = stdin_text, .deadline = std::chrono::seconds(20)};
+  HK_ASSIGN_OR_RETURN(sys::RunResult result, sys::Run(run));
   if (result.exit_code != 0) return absl::UnavailableError(result.stderr_text);
   return result.stdout_text;
 }
@@ -46,6 +48,10 @@ absl::Status NodesReady(const Layout& layout, const std::string& programs, int n
 absl::Status PodsCanBeMade(const Layout& layout, const std::string& programs) {
   return Kubectl(layout, programs, {"get", "serviceaccount/default", "configmap/kube-root-ca.crt", "-o", "name"})
       .status();
+}
+
+absl::Status StartDns(const Layout& layout, const std::string& programs) {
+  return Kubectl(layout, programs, {"apply", "-f", "-"}, DnsManifest()).status();
 }
 
 absl::Status Wait(const char* what, Clock::time_point deadline, const std::function<absl::Status()>& ask) {
@@ -85,6 +91,7 @@ absl::StatusOr<ClusterResult> UpCluster(const UpOptions& options, int nodes, con
   HK_RETURN_IF_ERROR(Wait("way in", deadline, [&] { return WriteKubeconfig(first); }));
   HK_RETURN_IF_ERROR(Wait("Nodes", deadline, [&] { return NodesReady(first, programs, nodes); }));
   HK_RETURN_IF_ERROR(Wait("namespace 'default'", deadline, [&] { return PodsCanBeMade(first, programs); }));
+  HK_RETURN_IF_ERROR(Wait("DNS", deadline, [&] { return StartDns(first, programs); }));
   std::move(undo).Cancel();
   result.took = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
   return result;

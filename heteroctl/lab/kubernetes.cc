@@ -17,7 +17,7 @@ constexpr const char* kConfig = "/etc/heterok8s";
 constexpr const char* kPki = "/etc/heterok8s/pki/kubernetes";
 constexpr const char* kServices = "10.96.0.0/16";
 constexpr const char* kPrograms[] = {
-    "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"};
+    "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "coredns"};
 
 std::string DefaultFolder() {
   if (const char* folder = getenv("HETEROK8S_KUBERNETES"); folder != nullptr && *folder != '\0') return folder;
@@ -44,11 +44,12 @@ cgroupDriver: cgroupfs
 cgroupRoot: /
 failSwapOn: false
 makeIPTablesUtilChains: false
-clusterDNS: [10.96.0.10]
-clusterDomain: cluster.local
+clusterDNS: [{dns}]
+clusterDomain: {domain}
 resolvConf: /etc/resolv.conf
 nodeStatusUpdateFrequency: 4s
 syncFrequency: 10s
+volumeStatsAggPeriod: 10s
 # The machine's own disk and memory say little about a lab's.
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
@@ -56,7 +57,8 @@ evictionHard: {{memory.available: "64Mi", nodefs.available: "1%", imagefs.availa
 serializeImagePulls: false
 maxPods: 250
 )",
-                     fmt::arg("pki", kPki), fmt::arg("node", node));
+                     fmt::arg("pki", kPki), fmt::arg("node", node), fmt::arg("dns", kClusterDns),
+                     fmt::arg("domain", kClusterDomain));
 }
 
 std::string KubeProxyYaml(const std::string& node) {

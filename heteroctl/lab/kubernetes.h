@@ -3,7 +3,7 @@
 // The control plane (etcd, kube-apiserver, kube-controller-manager, kube-scheduler) runs in the client's place: it is
 // neither on the host nor on the DPU. Each host has a kubelet, pointed at heterocri, and each PU a kube-proxy: Services
 // of ordinary Pods are translated on the host, those of split Pods on the DPU, which their packets pass.
-// The programs are those that deploy/kubernetes/build leaves in a folder; etcd is Debian's.
+// The programs are those that deploy/kubernetes/build leaves in a folder; etcd is Debian's. CoreDNS runs in a Pod.
 //
 // Threading: any. Errors: errno with the path, kNotFound for a program that is missing.
 //
@@ -34,6 +34,11 @@ std::vector<DaemonSpec> KubernetesDaemons(const Layout& layout, Place place);
 
 // What kubectl reads: `server` as whoever uses it reaches the API server, certificates by name below `pki`.
 std::string Kubeconfig(const std::string& server, const std::string& pki, const std::string& user);
+
+// CoreDNS and its Service, as `kubectl apply` takes it.
+std::string DnsManifest();
+inline constexpr const char* kClusterDns = "10.96.0.10";  // where kubelet sends every Pod's names
+inline constexpr const char* kClusterDomain = "cluster.local";
 
 // Where the API server listens in the client's place; the port file is what `lab-forward` writes.
 std::string ApiServer();

@@ -53,6 +53,24 @@ TEST_CASE("kubelet is pointed at heterocri, and every file it is told of is one 
   CHECK(yaml["tlsCertFile"].as<std::string>() == "/etc/heterok8s/pki/kubernetes/demo-kubelet-server.crt");
 }
 
+TEST_CASE("kubelet sends names to the address of the cluster's DNS, which answers for kubelet's domain") {
+  const auto files = KubernetesFiles({"demo"}, Place::kHost);
+  const auto kubelet =
+      std::find_if(files.begin(), files.end(), [](const auto& f) { return f.first == "kubelet.yaml"; });
+  REQUIRE(kubelet != files.end());
+  const YAML::Node yaml = YAML::Load(kubelet->second);
+
+  std::string address, corefile;
+  for (const YAML::Node& object : YAML::LoadAll(DnsManifest())) {
+    if (object["kind"].as<std::string>() == "Service") address = object["spec"]["clusterIP"].as<std::string>();
+    if (object["kind"].as<std::string>() == "ConfigMap") corefile = object["data"]["Corefile"].as<std::string>();
+  }
+
+  CHECK(address == yaml["clusterDNS"][0].as<std::string>());
+  CHECK(corefile.find("kubernetes " + yaml["clusterDomain"].as<std::string>()) != std::string::npos);
+  CHECK(corefile.find("forward . " + AddressesOf(1).client + "\n") != std::string::npos);
+}
+
 TEST_CASE("the control plane is outside the Nodes, and each PU has its own kube-proxy") {
   auto names = [](Place place) {
     std::set<std::string> found;
