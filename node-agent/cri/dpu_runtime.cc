@@ -99,6 +99,13 @@ grpc::Status DpuRuntimeService::MakeVolume(grpc::ServerContext* context, const v
   return ToGrpc(path.status());
 }
 
+grpc::Status DpuRuntimeService::UsedByVolumes(grpc::ServerContext* context, const v1::UsedByVolumesRequest*,
+                                              v1::UsedByVolumesReply* reply) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  *reply = volumes_.Used();
+  return grpc::Status::OK;
+}
+
 grpc::Status DpuRuntimeService::GetFile(grpc::ServerContext* context, const v1::GetFileRequest* request,
                                         v1::GetFileReply* reply) {
   if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;

@@ -41,6 +41,8 @@ class DpuRuntimeService final : public v1::DpuRuntime::Service {
                          v1::PutVolumeReply* reply) override;
   grpc::Status MakeVolume(grpc::ServerContext* context, const v1::MakeVolumeRequest* request,
                           v1::PutVolumeReply* reply) override;
+  grpc::Status UsedByVolumes(grpc::ServerContext* context, const v1::UsedByVolumesRequest* request,
+                             v1::UsedByVolumesReply* reply) override;
   grpc::Status GetFile(grpc::ServerContext* context, const v1::GetFileRequest* request,
                        v1::GetFileReply* reply) override;
   grpc::Status RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,

@@ -197,6 +197,39 @@ TEST_CASE("an emptyDir in memory has its own size, mode and owner, is made once,
   CHECK(fs::is_empty(folder.path));
 }
 
+TEST_CASE("what emptyDirs hold is counted as du does: no link is followed, and two names of a file are one file") {
+  Folder folder;
+  std::ofstream(folder.path + "/outside") << std::string(1 << 20, 'x');
+  auto store = VolumeStore::Open(folder.path + "/store");
+  REQUIRE_OK(store);
+  v1::MakeVolumeRequest request;
+  request.set_pod_uid("uid-1");
+  request.set_volume("cache");
+  request.set_mode(0777);
+  request.set_uid(geteuid());
+  request.set_gid(getegid());
+  auto path = store->Make(request);
+  REQUIRE_OK(path);
+  REQUIRE(store->Used().volumes_size() == 1);
+  const uint64_t empty = store->Used().volumes(0).bytes();
+
+  fs::create_directories(*path + "/a/b");
+  std::ofstream(*path + "/a/b/file") << std::string(64 << 10, 'x');
+  fs::create_hard_link(*path + "/a/b/file", *path + "/again");
+  fs::create_symlink("../../../../outside", *path + "/link");
+  fs::create_symlink("/usr", *path + "/a/up");
+  const v1::UsedByVolumesReply used = store->Used();
+
+  REQUIRE(used.volumes_size() == 1);
+  CHECK(used.volumes(0).pod_uid() == "uid-1");
+  CHECK(used.volumes(0).volume() == "cache");
+  CHECK(used.volumes(0).bytes() - empty >= 64 << 10);
+  CHECK(used.volumes(0).bytes() - empty < 128 << 10);
+  CHECK(used.volumes(0).inodes() == 1 + 2 + 1 + 2);  // itself, folders, the file, links
+  REQUIRE_OK(store->RemovePod("uid-1"));
+  CHECK(store->Used().volumes_size() == 0);
+}
+
 TEST_CASE("a volume that leads out of itself is refused and leaves nothing") {
   Folder folder;
   auto store = VolumeStore::Open(folder.path + "/store");

@@ -126,6 +126,8 @@ class Router {
   void AddContainerStats(const runtime::v1::ListContainerStatsResponse& dpu,
                          const runtime::v1::ContainerStatsFilter& filter,
                          runtime::v1::ListContainerStatsResponse* response);
+  // Of emptyDirs on the DPU; asked at most every few seconds, and only when a container has one.
+  v1::UsedByVolumesReply UsedByVolumes(const runtime::v1::ListContainerStatsResponse& dpu);
   void AddTwinMetrics(const runtime::v1::ListPodSandboxMetricsResponse& dpu,
                       runtime::v1::ListPodSandboxMetricsResponse* response);
   // The DPU's answer to a List without a filter, or its last one; nothing when it never answered.
@@ -157,6 +159,8 @@ class Router {
   RouterFigures figures_;
   std::mutex figures_mutex_;
   std::map<std::string, std::string> last_figures_;  // of the DPU, by method: its last answer
+  v1::UsedByVolumesReply used_;                      // its last answer
+  std::chrono::steady_clock::time_point used_asked_;
 };
 
 // How long one call may take at all, whatever its caller allows.

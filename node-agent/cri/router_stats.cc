@@ -2,9 +2,11 @@
 // what it said last stands: figures carry their own time.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <future>
 #include <optional>
 
+#include "node-agent/cri/annotations.h"
 #include "node-agent/cri/router.h"
 #include "node-agent/cri/stats.h"
 
@@ -14,6 +16,7 @@ namespace {
 namespace rt = runtime::v1;
 
 constexpr std::chrono::milliseconds kDpuTime{500};
+constexpr std::chrono::seconds kVolumesEvery{5};  // kubelet looks whether a Pod must be evicted every 10 s
 constexpr std::chrono::seconds kStatusTime{10};
 constexpr size_t kIdLength = 64;  // of containerd
 
@@ -58,9 +61,31 @@ void Router::ListContainerStats(const CallPtr& call) {
       });
 }
 
+v1::UsedByVolumesReply Router::UsedByVolumes(const rt::ListContainerStatsResponse& dpu) {
+  auto has_one = [](const rt::ContainerStats& stats) {
+    return stats.attributes().annotations().count(kDpuVolumes) > 0;
+  };
+  if (std::none_of(dpu.stats().begin(), dpu.stats().end(), has_one)) return {};
+  const auto now = std::chrono::steady_clock::now();
+  {
+    std::lock_guard lock(figures_mutex_);
+    if (now - used_asked_ < kVolumesEvery || !parts_.link.Valid()) return used_;
+    used_asked_ = now;
+  }
+  grpc::ClientContext context;
+  context.set_deadline(In(kDpuTime));
+  v1::UsedByVolumesReply reply;
+  const grpc::Status status = parts_.runtime.UsedByVolumes(&context, {}, &reply);
+  std::lock_guard lock(figures_mutex_);
+  if (status.ok()) used_ = std::move(reply);
+  return used_;
+}
+
 void Router::AddContainerStats(const rt::ListContainerStatsResponse& dpu, const rt::ContainerStatsFilter& filter,
                                rt::ListContainerStatsResponse* response) {
-  for (const rt::ContainerStats& stats : dpu.stats()) {
+  rt::ListContainerStatsResponse charged = dpu;
+  ChargeVolumes(UsedByVolumes(dpu), &charged);
+  for (const rt::ContainerStats& stats : charged.stats()) {
     std::optional<DpuContainer> container = parts_.table.FindContainer(stats.attributes().id());
     if (!container || container->lost) continue;
     if (!Matches(stats, container->listed.pod_sandbox_id(), filter)) continue;

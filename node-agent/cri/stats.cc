@@ -5,13 +5,41 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "node-agent/cri/annotations.h"
+
 namespace heterok8s::cri {
+namespace {
+
+constexpr const char* kPodUidLabel = "io.kubernetes.pod.uid";  // kubelet's, on every container
+
+}  // namespace
 
 namespace rt = runtime::v1;
 
 rt::ContainerStats ForHost(rt::ContainerStats stats) {
   if (stats.has_writable_layer()) stats.mutable_writable_layer()->clear_fs_id();
   return stats;
+}
+
+void ChargeVolumes(const v1::UsedByVolumesReply& used, rt::ListContainerStatsResponse* on_dpu) {
+  std::map<std::string, rt::ContainerStats*> by_id;
+  for (rt::ContainerStats& stats : *on_dpu->mutable_stats()) by_id[stats.attributes().id()] = &stats;
+  for (const v1::UsedByVolumesReply::Volume& volume : used.volumes()) {
+    auto mounts = [&](const rt::ContainerAttributes& container) {
+      auto uid = container.labels().find(kPodUidLabel);
+      auto volumes = container.annotations().find(kDpuVolumes);
+      return uid != container.labels().end() && uid->second == volume.pod_uid() &&
+             volumes != container.annotations().end() &&
+             ("," + volumes->second + ",").find("," + volume.volume() + ",") != std::string::npos;
+    };
+    for (auto& [id, stats] : by_id) {
+      if (!mounts(stats->attributes())) continue;
+      auto add = [](uint64_t more, rt::UInt64Value* value) { value->set_value(value->value() + more); };
+      add(volume.bytes(), stats->mutable_writable_layer()->mutable_used_bytes());
+      add(volume.inodes(), stats->mutable_writable_layer()->mutable_inodes_used());
+      break;
+    }
+  }
 }
 
 bool Matches(const rt::ContainerStats& stats, const std::string& sandbox_id, const rt::ContainerStatsFilter& filter) {

@@ -13,12 +13,18 @@
 
 #include "common/status/status.h"
 #include "proto/cri/v1/cri.pb.h"
+#include "proto/heterok8s/v1/runtime.pb.h"
 
 namespace heterok8s::cri {
 
 runtime::v1::ContainerStats ForHost(runtime::v1::ContainerStats stats);
 bool Matches(const runtime::v1::ContainerStats& stats, const std::string& sandbox_id,
              const runtime::v1::ContainerStatsFilter& filter);
+
+// Adds what emptyDirs on the DPU hold to the writable layers of the containers that mount them, each once, to the one
+// with the least id: kubelet measures an emptyDir on the host, where nothing is, but adds the layers up to what the Pod
+// writes.
+void ChargeVolumes(const v1::UsedByVolumesReply& used, runtime::v1::ListContainerStatsResponse* on_dpu);
 
 // Adds the twin's containers to the Pod, and takes the network figures from the twin: the interface by which the Pod
 // meets the world is there. Processor and memory stay the host's: the DPU's are not charged to the host.

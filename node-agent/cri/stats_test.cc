@@ -26,6 +26,37 @@ TEST_CASE("a DPU container's figures keep its bytes and lose the DPU's file syst
   CHECK(!ForHost(rt::ContainerStats()).has_writable_layer());
 }
 
+TEST_CASE("what an emptyDir on the DPU holds is charged once, to a container of its Pod that mounts it") {
+  rt::ListContainerStatsResponse on_dpu;
+  auto add = [&](const char* id, const char* uid, const char* volumes) {
+    rt::ContainerStats stats = Container(id);
+    (*stats.mutable_attributes()->mutable_labels())["io.kubernetes.pod.uid"] = uid;
+    if (volumes[0] != '\0') (*stats.mutable_attributes()->mutable_annotations())["heteropod.io/dpu-volumes"] = volumes;
+    *on_dpu.add_stats() = stats;
+  };
+  add("c3", "pod-1", "cache,run");
+  add("c2", "pod-1", "run");
+  add("c1", "pod-1", "");
+  add("c0", "pod-2", "run");
+  v1::UsedByVolumesReply used;
+  for (const char* name : {"cache", "run", "nobody's"}) {
+    v1::UsedByVolumesReply::Volume* volume = used.add_volumes();
+    volume->set_pod_uid("pod-1");
+    volume->set_volume(name);
+    volume->set_bytes(name[0] == 'c' ? 1000 : 20);
+    volume->set_inodes(3);
+  }
+
+  ChargeVolumes(used, &on_dpu);
+
+  auto bytes = [&](int at) { return on_dpu.stats(at).writable_layer().used_bytes().value(); };
+  CHECK(bytes(0) == 7 + 1000);
+  CHECK(bytes(1) == 7 + 20);
+  CHECK(bytes(2) == 7);
+  CHECK(bytes(3) == 7);
+  CHECK(on_dpu.stats(1).writable_layer().inodes_used().value() == 3);
+}
+
 TEST_CASE("stats filters are those of CRI: parts of ids, and every label") {
   rt::ContainerStatsFilter filter;
   CHECK(Matches(Container("c1"), "s1", filter));

@@ -29,6 +29,8 @@ class VolumeStore {
 
   absl::StatusOr<std::string> Put(const v1::PutVolumeRequest& request);
   absl::StatusOr<std::string> Make(const v1::MakeVolumeRequest& request);
+  // Of all that Make made and that are on a disk.
+  v1::UsedByVolumesReply Used() const;
   // `path` as Put or Make answered, or below it. kResourceExhausted when it is longer.
   absl::StatusOr<std::string> Get(const v1::GetFileRequest& request);
   absl::Status RemovePod(const std::string& pod_uid);
