@@ -43,6 +43,23 @@ class Cluster(Lab):
         """heteroctl status of one Node."""
         return json.loads(run([HETEROCTL, "--lab", node, "-o", "json", "status"]).stdout)
 
+    def wait_nothing_left(self, seconds=60):
+        """Until the agents of every Node hold what the Pods on it need, and no more."""
+        def held():
+            return {node: [int(self.agents(node)[pu]["attachments"]) for pu in ("host", "dpu")] for node in self.node_names()}
+
+        def needed():
+            pods = [each for each in self.get("pods", "-A")["items"] if each["status"]["phase"] in ("Pending", "Running")]
+            splits = {True: [], False: []}
+            for each in pods:
+                splits["heteropod.io/offload" in each["metadata"].get("annotations", {})].append(each["spec"].get("nodeName"))
+            return {node: [splits[True].count(node) + splits[False].count(node), splits[True].count(node)]
+                    for node in self.node_names()}
+        try:
+            wait_for("the agents hold what Pods need", lambda: held() == needed(), seconds, every=1)
+        except Failed as late:
+            raise Failed(f"{late}: attachments of host and DPU {held()}, needed {needed()}") from late
+
     def kubectl_argv(self, *args):
         return [os.path.join(PROGRAMS, "kubectl"), "--kubeconfig", self.env["kubeconfig"], *args]
 
@@ -54,8 +71,16 @@ class Cluster(Lab):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **kwargs}
         return subprocess.Popen(self.kubectl_argv(*args), **pipes)
 
+    def start_in(self, place, *argv):
+        """A program in the network of host, dpu or client that goes on: a Popen."""
+        argv = ["nsenter", f"--net={self.env[place + '_netns']}", "--", *argv]
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def get(self, *args):
         return json.loads(self.kubectl("get", *args, "-o", "json").stdout)
+
+    def raw(self, path):
+        return json.loads(self.kubectl("get", "--raw", path).stdout)
 
     def apply(self, *objects):
         text = "\n---\n".join(json.dumps(each) for each in objects)
@@ -87,6 +112,12 @@ class Cluster(Lab):
     def exec(self, pod, container, *argv, **kwargs):
         return self.kubectl("exec", pod, "-c", container, "--", *argv, **kwargs)
 
+    def places_on(self, pod):
+        """The same of a Pod as `get` has it, on whichever Node."""
+        name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        said = json.loads(run([HETEROCTL, "--lab", pod["spec"]["nodeName"], "-o", "json", "why", name]).stdout)
+        return {row["container"]: row["pu"] for row in said["containers"]}
+
     def places(self, pod):
         """container -> the PU that it runs on, as heteroctl says."""
         return {row["container"]: row["pu"] for row in self.why(f"default/{pod}")["containers"]}
@@ -105,7 +136,7 @@ def talker(name, **fields):
 
 
 def template(containers, split, labels=None, **spec):
-    metadata = {"labels": labels or {}, "annotations": SPLIT if split else {}}
+    metadata = {"labels": labels or {}, "annotations": dict(SPLIT) if split else {}}
     return {"metadata": metadata, "spec": {"terminationGracePeriodSeconds": 2, "containers": containers, **spec}}
 
 
