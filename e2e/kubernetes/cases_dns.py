@@ -49,8 +49,8 @@ def addresses(answer):
     return found
 
 
-def by_udp(cluster, name, which, what):
-    said = cluster.exec(name, which, "nslookup", "-type=a", what, check=False).stdout
+def by_udp(cluster, name, which, what, server=DNS):
+    said = cluster.exec(name, which, "nslookup", "-type=a", what, server, check=False).stdout
     found = set()
     for line in said.partition("\nName:")[2].splitlines():
         if line.startswith("Address"):
@@ -58,9 +58,9 @@ def by_udp(cluster, name, which, what):
     return found
 
 
-def by_tcp(cluster, name, which, what):
+def by_tcp(cluster, name, which, what, server=DNS):
     octal = "".join(f"\\{byte:03o}" for byte in query(what))
-    ask = f"printf '{octal}' | nc -w 5 {DNS} 53 | hexdump -v -e '1/1 \"%02x\"'"
+    ask = f"printf '{octal}' | nc -w 5 {server} 53 | hexdump -v -e '1/1 \"%02x\"'"
     try:
         return addresses(bytes.fromhex(cluster.exec(name, which, "sh", "-c", ask, check=False).stdout))
     except (ValueError, IndexError, struct.error) as wrong:
@@ -140,3 +140,31 @@ def clean(cluster, names):
     cluster.delete("service", "one", "all", *members)
     cluster.delete("statefulset", *members)
     cluster.delete("pod", *names)
+
+
+def on_dpu(cluster, cases):
+    """CoreDNS itself as the DPU container of a split Pod: it finds the API server, and answers under a Service."""
+    name, asker = "dns-on-dpu", "asks-dpu"
+    serve = "until [ -f /tmp/all ]; do sleep 0.1; done; exec /tmp/coredns -conf /etc/coredns/Corefile"
+    server = pod(name, [container("app"), container("sidecar", serve, volumeMounts=[{"name": "config", "mountPath": "/etc/coredns"}],
+                                                    readinessProbe={"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 1})],
+                 True, {"app": name}, serviceAccountName="coredns", dnsPolicy="Default",
+                 volumes=[{"name": "config", "configMap": {"name": "coredns"}}])
+    server["metadata"]["namespace"] = "kube-system"
+    ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "kube-system"},
+               "spec": {"selector": {"app": name}, "ports": ports}}
+    cluster.apply(server, service, pod(asker, [container("app"), container("sidecar")], True))
+    cluster.wait_ready(asker)
+    with cases.case(f"{name}: CoreDNS starts in a container of the DPU"):
+        cluster.kubectl("-n", "kube-system", "wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Running", "--timeout=60s", timeout=70)
+        cluster.kubectl("-n", "kube-system", "cp", "-c", "sidecar", os.path.join(PROGRAMS, "coredns"), f"{name}:/tmp/coredns", timeout=120)
+        cluster.kubectl("-n", "kube-system", "exec", name, "-c", "sidecar", "--", "touch", "/tmp/all")
+        cluster.kubectl("-n", "kube-system", "wait", f"pod/{name}", "--for=condition=Ready", "--timeout=60s", timeout=70)
+    address = cluster.get("-n", "kube-system", "service", name)["spec"]["clusterIP"]
+    for which, (protocol, ask) in itertools.product(("app", "sidecar"), (("UDP", by_udp), ("TCP", by_tcp))):
+        with cases.case(f"{asker}/{which}: it answers under its Service, by {protocol}"):
+            what = f"{name}.kube-system.svc.cluster.local"
+            resolves(cluster, lambda c, n, w, q, a=ask: a(c, n, w, q, address), asker, which, what, {address})
+    cluster.kubectl("-n", "kube-system", "delete", "--wait=false", "pod,service", name)
+    cluster.delete("pod", asker)
