@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Packets that no honest program sends, from inside a Pod's namespace.
 
-  forge.py udp SRC DST SPORT DPORT [COUNT]     raw IP over the Pod's interface, addresses as given
+  forge.py udp SRC DST SPORT DPORT [COUNT]     raw IP over the Pod's interface, addresses of one family as given
   forge.py tls HOST PORT [CERT KEY]            a TLS client that speaks HTTP/2; prints what became of it
 """
 import json
@@ -22,21 +22,36 @@ def checksum(data):
 
 
 def udp_packet(src, dst, sport, dport, payload=b"forged"):
-    udp = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton(src), socket.inet_aton(dst))
-    return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + udp
+    length = 8 + len(payload)
+    if ":" not in src:
+        udp = struct.pack("!HHHH", sport, dport, length, 0) + payload  # no checksum: IPv4 allows that
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + length, 1, 0, 64, 17, 0, socket.inet_aton(src), socket.inet_aton(dst))
+        return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + udp
+    ends = socket.inet_pton(socket.AF_INET6, src) + socket.inet_pton(socket.AF_INET6, dst)
+    udp = struct.pack("!HHHH", sport, dport, length, 0) + payload
+    total = checksum(ends + struct.pack("!II", length, 17) + udp) or 0xFFFF  # RFC 8200: 0 would be no checksum
+    return struct.pack("!IHBB", 6 << 28, length, 17, 64) + ends + udp[:6] + struct.pack("!H", total) + payload
+
+
+class Wire:
+    """The Pod's eth0 below IP, so that this kernel's own rules about sources and destinations stop nothing first."""
+
+    def __init__(self):
+        neighbour = json.loads(subprocess.run(["ip", "-j", "neigh", "show", "dev", "eth0"], capture_output=True, text=True).stdout)
+        gateway = next(n["lladdr"] for n in neighbour if ":" not in n["dst"] and "lladdr" in n)  # both families' is the same
+        mine = json.loads(subprocess.run(["ip", "-j", "link", "show", "dev", "eth0"], capture_output=True, text=True).stdout)[0]["address"]
+        self.ends = bytes.fromhex(gateway.replace(":", "") + mine.replace(":", ""))
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self.socket.bind(("eth0", 0))
+
+    def send(self, packet):
+        self.socket.send(self.ends + (b"\x86\xdd" if packet[0] >> 4 == 6 else b"\x08\x00") + packet)
 
 
 def send_udp(src, dst, sport, dport, count="20"):
-    """Below IP, so that this kernel's own rules about sources and destinations do not stop it first."""
-    neighbour = json.loads(subprocess.run(["ip", "-j", "neigh", "show", "dev", "eth0"], capture_output=True, text=True).stdout)
-    gateway = next(n["lladdr"] for n in neighbour if ":" not in n["dst"] and "lladdr" in n)
-    mine = json.loads(subprocess.run(["ip", "-j", "link", "show", "dev", "eth0"], capture_output=True, text=True).stdout)[0]["address"]
-    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-    raw.bind(("eth0", 0))
-    frame = bytes.fromhex(gateway.replace(":", "") + mine.replace(":", "")) + b"\x08\x00"
+    wire = Wire()
     for _ in range(int(count)):
-        raw.send(frame + udp_packet(src, dst, int(sport), int(dport)))
+        wire.send(udp_packet(src, dst, int(sport), int(dport)))
     print(json.dumps({"sent": int(count)}))
 
 
