@@ -54,7 +54,8 @@ TEST_CASE("programs on either libc move with musl's library, and say the same as
   std::vector<std::string> environment = {"LD_PRELOAD=" + library};
   CHECK(Run(path, environment) == plain);  // no agent: plain TCP
   Agent agent;
-  REQUIRE(agent.Start(&environment));
+  REQUIRE(agent.Start());
+  environment.push_back("HETEROSOCK_AGENT=" + agent.path());
   CHECK(Run(path, environment, "until-moved") == plain.replace(plain.size() - 2, 1, "3"));
 }
 

@@ -24,7 +24,7 @@ std::string BesideThisProgram(const std::string& name) {
   return path;
 }
 
-bool Agent::Start(std::vector<std::string>* environment) {
+bool Agent::Start() {
   std::string program = BesideThisProgram("../agent/heterosockd");
   if (program.empty()) return false;
   char name[] = "/tmp/hk-heterosock-XXXXXX";
@@ -36,10 +36,7 @@ bool Agent::Start(std::vector<std::string>* environment) {
   if (posix_spawn(&pid_, program.c_str(), nullptr, nullptr, argv, environ) != 0) return false;
   for (int i = 0; i < 500; ++i) {
     struct stat there;
-    if (stat(path_.c_str(), &there) == 0) {
-      environment->push_back("HETEROSOCK_AGENT=" + path_);
-      return true;
-    }
+    if (stat(path_.c_str(), &there) == 0) return true;
     if (waitpid(pid_, nullptr, WNOHANG) == pid_) break;
     usleep(10'000);
   }

@@ -4,7 +4,6 @@
 #include <sys/types.h>
 
 #include <string>
-#include <vector>
 
 namespace heterok8s::heterosock::behaviour {
 
@@ -18,8 +17,8 @@ class Agent {
   Agent(const Agent&) = delete;
   Agent& operator=(const Agent&) = delete;
 
-  // False when the program is not built or did not come up. Adds HETEROSOCK_AGENT=… to `environment`.
-  bool Start(std::vector<std::string>* environment);
+  // False when the program is not built or did not come up.
+  bool Start();
   void Kill();  // as a crash
   const std::string& path() const { return path_; }
   pid_t pid() const { return pid_; }  // -1: none

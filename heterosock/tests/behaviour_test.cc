@@ -1,8 +1,10 @@
-// behaviour_test [--list] [--only TEXT] [--library FILE] [--repeat N] [--strict] [-v]: TCP under the library beside TCP
-// on plain libc.
+// behaviour_test [--list] [--only TEXT] [--library FILE] [--repeat N] [--faults] [--strict] [-v]: TCP under the library
+// beside TCP on plain libc.
 //
 // Every case is run on plain libc, then with the library in both ends, in one, and in the other, over IPv4 and IPv6,
-// from a fresh connection (cold: it may move to shared memory in the middle) and from one that has moved before (warm).
+// from a fresh connection (cold: it may move to shared memory in the middle) and from one that has moved before (warm),
+// with ends of mixed versions, and with a fault at one step of the hand-over: each case meets another; with --faults
+// each meets all.
 // Prints one line per case and mode, and where the two differ what each end said. Exit 1 when anything differs.
 //
 // Linux may allow more than one outcome. One that plain libc shows in any of several runs is right.
@@ -20,6 +22,7 @@
 #include "heterosock/tests/agent.h"
 #include "heterosock/tests/case.h"
 #include "heterosock/tests/limits.h"
+#include "heterosock/tests/meddler.h"
 #include "heterosock/tests/outcome.h"
 
 namespace heterok8s::heterosock::behaviour {
@@ -40,6 +43,7 @@ constexpr Mode kModes[] = {
 struct Options {
   std::string only;
   int repeat = 1;
+  bool faults = false;
   bool strict = false;
   bool verbose = false;
   Preload preload;
@@ -48,7 +52,7 @@ struct Options {
 
 struct Totals {
   std::mutex lock;
-  std::atomic<int> same{0}, different{0}, once{0}, limits{0}, moved{0}, could_move{0};
+  std::atomic<int> same{0}, different{0}, once{0}, limits{0}, moved{0}, could_move{0}, faults{0};
 };
 
 Mode PlainOf(const Mode& mode) {
@@ -117,7 +121,26 @@ bool PlainAgain(const Case& which, const Options& options, const Mode& mode) {
   return false;
 }
 
-void RunCase(const Case& which, const Options& options, Totals& totals) {
+Mode FaultMode(const Fault& fault) {
+  return {.name = fault.name, .preload_server = true, .preload_client = true, .fault = &fault};
+}
+
+// The modes of the n-th case.
+std::vector<Mode> ModesOf(size_t n, const Options& options) {
+  std::vector<Mode> modes;
+  const std::vector<Fault>& faults = Faults();
+  if (options.faults) {
+    for (const Fault& each : faults) modes.push_back(FaultMode(each));
+    return modes;
+  }
+  modes.assign(std::begin(kModes), std::end(kModes));
+  if (!options.agent) return modes;
+  modes.push_back(FaultMode(faults[n % kVersionFaults]));
+  modes.push_back(FaultMode(faults[kVersionFaults + n % (faults.size() - kVersionFaults)]));
+  return modes;
+}
+
+void RunCase(const Case& which, size_t n, const Options& options, Totals& totals) {
   Linux plain(which, options);
   auto line = [&](const char* verdict, const char* mode, const char* note) {
     std::printf("%-5s %-34s %s%s\n", verdict, mode, which.name, note);
@@ -143,7 +166,7 @@ void RunCase(const Case& which, const Options& options, Totals& totals) {
     line("ok", "plain", warm && cold ? "" : " (varies)");
     return;
   }
-  for (const Mode& mode : kModes) {
+  for (const Mode& mode : ModesOf(n, options)) {
     Outcome outcome = RunOnce(which.name, mode, options.preload);
     bool right = plain.Allows(PlainOf(mode), outcome);
     if (!right && !options.strict && LimitOf(which.name) == nullptr) {
@@ -169,6 +192,7 @@ void RunCase(const Case& which, const Options& options, Totals& totals) {
     std::lock_guard hold(totals.lock);
     if (can_move) ++totals.could_move;
     if (can_move && moved) ++totals.moved;
+    if (outcome.faulty) ++totals.faults;
     if (limit) {
       ++totals.limits;
       std::printf("limit %-34s %s: %s\n", mode.name, which.name, limit);
@@ -177,10 +201,11 @@ void RunCase(const Case& which, const Options& options, Totals& totals) {
     }
     ++(right && !stayed ? totals.same : totals.different);
     line(right && !stayed ? "ok" : "FAIL", mode.name,
-         !right   ? ": differs from Linux (- plain, + ours)"
-         : stayed ? ": stayed on TCP"
-         : moved  ? " (moved)"
-                  : "");
+         !right                          ? ": differs from Linux (- plain, + ours)"
+         : stayed                        ? ": stayed on TCP"
+         : moved                         ? " (moved)"
+         : mode.fault && !outcome.faulty ? " (ended before)"
+                                         : "");
     if (!right) std::printf("%s", Difference(plain.First(PlainOf(mode)), outcome).c_str());
     std::fflush(stdout);
   }
@@ -190,8 +215,9 @@ int RunAll(Options options) {
   Agent agent;
   if (!options.preload.library.empty()) {
     std::printf("# library %s\n", options.preload.library.c_str());
-    if (agent.Start(&options.preload.extra)) {
+    if (agent.Start()) {
       options.agent = true;
+      options.preload.agent = agent.path();
       std::printf("# agent %s\n", agent.path().c_str());
     } else {
       std::printf("# no agent: everything stays on TCP\n");
@@ -210,15 +236,15 @@ int RunAll(Options options) {
   std::vector<std::thread> workers;
   for (unsigned i = 0; i < 2 * std::max(2u, std::thread::hardware_concurrency()); ++i) {
     workers.emplace_back([&] {
-      for (size_t at; (at = next.fetch_add(1)) < wanted.size();) RunCase(*wanted[at], options, totals);
+      for (size_t at; (at = next.fetch_add(1)) < wanted.size();) RunCase(*wanted[at], at, options, totals);
     });
   }
   for (std::thread& worker : workers) worker.join();
   std::printf(
       "# %zu cases: %d runs as Linux (%d at the second try), %d not, %d at a known limit; %d of %d warm connections "
-      "moved to shared memory\n",
+      "moved to shared memory; %d runs reached their fault\n",
       wanted.size(), totals.same.load(), totals.once.load(), totals.different.load(), totals.limits.load(),
-      totals.moved.load(), totals.could_move.load());
+      totals.moved.load(), totals.could_move.load(), totals.faults.load());
   return totals.different || wanted.empty() ? 1 : 0;
 }
 
@@ -251,7 +277,9 @@ int Main(int argc, char** argv) {
       for (const Case* each : Cases()) std::printf("%s\n", each->name);
       return 0;
     }
-    if (word == "--strict")
+    if (word == "--faults")
+      options.faults = true;
+    else if (word == "--strict")
       options.strict = true;
     else if (word == "-v")
       options.verbose = true;
@@ -263,7 +291,8 @@ int Main(int argc, char** argv) {
       options.repeat = std::atoi(argv[++i]);
     else {
       std::fprintf(stderr,
-                   "usage: behaviour_test [--list] [--only TEXT] [--library FILE] [--repeat N] [--strict] [-v]\n");
+                   "usage: behaviour_test [--list] [--only TEXT] [--library FILE] [--repeat N] [--faults] [--strict] "
+                   "[-v]\n");
       return 2;
     }
   }

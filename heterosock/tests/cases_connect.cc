@@ -84,7 +84,7 @@ CASE{"connect: what an unconnected socket says",
             char b;
             DO(read(fd, &b, 1));
             DO(send(fd, "x", 1, MSG_NOSIGNAL));
-            sockaddr_storage address;
+            sockaddr_storage address{};  // AF_UNSPEC: connect() to it ends what listen() began
             socklen_t length = sizeof address;
             DO(getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length));
             DO(accept(fd, nullptr, nullptr));

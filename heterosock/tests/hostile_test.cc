@@ -262,10 +262,11 @@ int Main(int argc, char** argv) {
       return 2;
   }
   Agent agent;
-  if (preload.library.empty() || !agent.Start(&preload.extra)) {
+  if (preload.library.empty() || !agent.Start()) {
     std::printf("no library or no agent: nothing is shared\n");
     return 77;
   }
+  preload.agent = agent.path();
   std::random_device device;
   for (int round = 0; round < rounds; ++round) {
     for (size_t i = 0; i < std::size(kAttacks); ++i) {

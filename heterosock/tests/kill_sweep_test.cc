@@ -192,9 +192,7 @@ int Main(int argc, char** argv) {
       return 2;
   }
   Agent agent;
-  std::vector<std::string> extra;
-  if (!library.empty()) agent.Start(&extra);
-  for (std::string& each : extra) putenv(each.data());
+  if (!library.empty() && agent.Start()) setenv("HETEROSOCK_AGENT", agent.path().c_str(), 1);
   if (!library.empty()) setenv("LD_PRELOAD", library.c_str(), 1);
   std::string pid = std::to_string(agent.pid());
   char* words[] = {argv[0], const_cast<char*>("--server"), cycles.data(), pid.data(), nullptr};

@@ -1,9 +1,9 @@
-// oracle_test [--seconds N] [--seed N [--steps N]] [--library FILE] [-v]: random socket programs, plain libc beside the
-// library.
+// oracle_test [--seconds N] [--seed N [--steps N]] [--fault TEXT] [--library FILE] [-v]: random socket programs, plain
+// libc beside the library.
 //
 // Each program (program.h) runs on plain libc and then with the library, from fresh and from moved connections, in one
-// end alone, and with an agent that dies meanwhile; both ends must say the same. A difference is cut to its shortest
-// program and printed with what repeats it.
+// end alone, with an agent that dies meanwhile, and with a fault at one step of the hand-over (meddler.h); both ends
+// must say the same. A difference is cut to its shortest program and printed with what repeats it.
 // Without options: the same few programs every time, as many as fit into a time that CI has; a difference that does not
 // come again is shown and does not fail. With --seconds programs are new, and every difference fails.
 #include <unistd.h>
@@ -16,8 +16,10 @@
 #include <optional>
 #include <random>
 #include <thread>
+#include <vector>
 
 #include "heterosock/tests/agent.h"
+#include "heterosock/tests/meddler.h"
 #include "heterosock/tests/outcome.h"
 #include "heterosock/tests/program.h"
 
@@ -28,8 +30,9 @@ constexpr size_t kSteps = 60;
 constexpr int kPlainRuns = 5;  // how often plain libc is asked before a difference counts
 // Without options.
 constexpr uint64_t kSeeds[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
-constexpr int kSeconds = 40;  // after which no further one of them is begun
-constexpr int kAgain = 3;     // how often a difference is looked for again; it counts when it comes more than once
+constexpr int kSeconds = 40;   // after which no further one of them is begun
+constexpr size_t kFaults = 3;  // with which a program is run; in all of kSeeds each fault comes once
+constexpr int kAgain = 3;      // how often a difference is looked for again; it counts when it comes more than once
 
 constexpr Mode kModes[] = {
     {.name = "both, cold", .preload_server = true, .preload_client = true},
@@ -42,10 +45,15 @@ constexpr Mode kModes[] = {
 struct Options {
   std::optional<int> seconds;
   std::optional<uint64_t> seed;
+  std::string fault;  // only such modes
   size_t steps = kSteps;
   bool verbose = false;
   Preload preload;
 };
+
+Mode FaultMode(const Fault& fault) {
+  return {.name = fault.name, .preload_server = true, .preload_client = true, .fault = &fault};
+}
 
 std::string Name(uint64_t seed, size_t steps) { return std::to_string(seed) + " " + std::to_string(steps); }
 
@@ -61,8 +69,8 @@ void Print(const char* who, const Outcome& outcome) {
 Outcome Run(const std::string& name, const Mode& mode, const Preload& preload) {
   if (!mode.agent_dies) return RunOnce(name, mode, preload);
   Agent agent;
-  Preload with_agent{preload.library, {}};
-  agent.Start(&with_agent.extra);
+  Preload with_agent{preload.library, {}, {}};
+  if (agent.Start()) with_agent.agent = agent.path();
   std::thread killer([&agent, after = std::random_device{}() % 60'000] {
     usleep(after);
     agent.Kill();
@@ -110,25 +118,42 @@ void Explain(uint64_t seed, const Mode& mode, const Options& options) {
   if (options.verbose) Print("plain", shortest_plain), Print(mode.name, shortest_ours);
 }
 
+// The modes of the n-th program: kModes, and some faults, one after the other or, in a long run, any.
+std::vector<Mode> ModesOf(size_t n, const Options& options, bool fixed) {
+  std::vector<Mode> modes;
+  if (options.fault.empty()) modes.assign(std::begin(kModes), std::end(kModes));
+  const std::vector<Fault>& faults = Faults();
+  if (!options.fault.empty()) {
+    for (const Fault& each : faults) {
+      if (std::string(each.name).find(options.fault) != std::string::npos) modes.push_back(FaultMode(each));
+    }
+    return modes;
+  }
+  std::random_device device;
+  for (size_t i = 0; i < kFaults; ++i)
+    modes.push_back(FaultMode(faults[(fixed ? n * kFaults + i : size_t{device()}) % faults.size()]));
+  return modes;
+}
+
 int RunAll(Options options) {
   Agent agent;
   bool library = !options.preload.library.empty();
-  if (library) agent.Start(&options.preload.extra);
+  if (library && agent.Start()) options.preload.agent = agent.path();
   std::printf("# library %s, agent %s\n", library ? options.preload.library.c_str() : "none: plain libc against itself",
               agent.path().empty() ? "none" : agent.path().c_str());
   std::random_device device;
   const bool fixed = !options.seed && !options.seconds;
   uint64_t seed = options.seed ? *options.seed : fixed ? kSeeds[0] : (uint64_t{device()} << 32 | device());
   auto end = std::chrono::steady_clock::now() + std::chrono::seconds(options.seconds.value_or(kSeconds));
-  int programs = 0, runs = 0, moved = 0, differences = 0, once = 0;
+  int programs = 0, runs = 0, moved = 0, faulty = 0, differences = 0, once = 0;
   do {
-    ++programs;
-    for (const Mode& each : kModes) {
+    for (const Mode& each : ModesOf(static_cast<size_t>(programs++), options, fixed)) {
       Mode mode = library ? each : PlainOf(each);
       std::string name = Name(seed, options.steps);
       Outcome plain = RunOnce(name, PlainOf(mode), options.preload), ours = Run(name, mode, options.preload);
       ++runs;
       moved += ours.moved[0] == 3 && ours.moved[1] == 3;
+      faulty += ours.faulty;
       if (options.verbose) Print(mode.name, ours);
       if (plain == ours || !Differs(name, mode, options.preload, &plain, &ours)) continue;
       Outcome plain_again, ours_again;
@@ -150,8 +175,9 @@ int RunAll(Options options) {
     seed = fixed && programs < static_cast<int>(std::size(kSeeds)) ? kSeeds[static_cast<size_t>(programs)] : seed + 1;
   } while (!options.seed && differences < 3 && (!fixed || programs < static_cast<int>(std::size(kSeeds))) &&
            std::chrono::steady_clock::now() < end);
-  std::printf("# %d programs, %d runs, %d differences, %d that came once, %d ended on shared memory\n", programs, runs,
-              differences, once, moved);
+  std::printf(
+      "# %d programs, %d runs, %d differences, %d that came once, %d ended on shared memory, %d reached their fault\n",
+      programs, runs, differences, once, moved, faulty);
   return differences ? 1 : 0;
 }
 
@@ -176,10 +202,13 @@ int Main(int argc, char** argv) {
       options.seed = std::strtoull(argv[++i], nullptr, 10);
     else if (word == "--steps" && i + 1 < argc)
       options.steps = std::strtoul(argv[++i], nullptr, 10);
+    else if (word == "--fault" && i + 1 < argc)
+      options.fault = argv[++i];
     else if (word == "--library" && i + 1 < argc)
       options.preload.library = argv[++i];
     else {
-      std::fprintf(stderr, "usage: oracle_test [--seconds N] [--seed N [--steps N]] [--library FILE] [-v]\n");
+      std::fprintf(stderr,
+                   "usage: oracle_test [--seconds N] [--seed N [--steps N]] [--fault TEXT] [--library FILE] [-v]\n");
       return 2;
     }
   }

@@ -1,5 +1,7 @@
 #include "heterosock/tests/outcome.h"
 
+#include "heterosock/tests/meddler.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -12,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <sstream>
 
 extern char** environ;
@@ -43,8 +46,8 @@ class Memory {  // a memfd, mapped when asked
   void* at_ = nullptr;
 };
 
-pid_t Start(const std::string& case_name, const Mode& mode, bool server, const Preload& preload, int stage,
-            int output) {
+pid_t Start(const std::string& case_name, const Mode& mode, bool server, const Preload& preload,
+            const std::vector<std::string>& agent, int stage, int output) {
   std::vector<std::string> words = {
       "/proc/self/exe", "--end", server ? "server" : "client", std::to_string(mode.family), mode.warm ? "warm" : "cold",
       case_name};
@@ -53,11 +56,8 @@ pid_t Start(const std::string& case_name, const Mode& mode, bool server, const P
       "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   if (server ? mode.preload_server : mode.preload_client) {
     environment.push_back("LD_PRELOAD=" + preload.library);
-    if (!mode.without_agent) {
-      for (const std::string& extra : preload.extra) environment.push_back(extra);
-    } else {
-      environment.push_back("HETEROSOCK_AGENT=/nonexistent/agent.sock");
-    }
+    for (const std::string& extra : preload.extra) environment.push_back(extra);
+    for (const std::string& extra : agent) environment.push_back(extra);
   }
   std::vector<char*> argv, envp;
   for (std::string& word : words) argv.push_back(word.data());
@@ -132,8 +132,16 @@ std::string Difference(const Outcome& plain, const Outcome& ours) {
 Outcome RunOnce(const std::string& case_name, const Mode& mode, const Preload& preload) {
   Memory stage("hk-stage", sizeof(Stage)), output("hk-output", 0);
   auto* shared = static_cast<Stage*>(stage.Map());
+  std::unique_ptr<Meddler> meddler;
+  std::vector<std::string> agent = {
+      "HETEROSOCK_AGENT=" + (mode.without_agent || preload.agent.empty() ? "/nonexistent/agent.sock" : preload.agent)};
+  if (mode.fault && !preload.agent.empty()) {
+    meddler = std::make_unique<Meddler>(preload.agent, *mode.fault);
+    // Offered early, so that the fault lies within the case.
+    agent = {"HETEROSOCK_AGENT=" + meddler->path(), "HETEROSOCK_OFFER_WRITES=1"};
+  }
   pid_t pids[2];
-  for (int role : {0, 1}) pids[role] = Start(case_name, mode, role == 0, preload, stage.fd(), output.fd());
+  for (int role : {0, 1}) pids[role] = Start(case_name, mode, role == 0, preload, agent, stage.fd(), output.fd());
 
   Outcome outcome;
   std::string ends[2];
@@ -142,6 +150,7 @@ Outcome RunOnce(const std::string& case_name, const Mode& mode, const Preload& p
     outcome.said[role] = shared->trace[role].Text() + ends[role];
     outcome.moved[role] = shared->moved[role].load();
   }
+  outcome.faulty = meddler && meddler->committed();
   char text[4096];
   ssize_t n = pread(output.fd(), text, sizeof text, 0);
   if (n > 0) outcome.output.assign(text, static_cast<size_t>(n));

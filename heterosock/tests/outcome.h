@@ -1,4 +1,5 @@
-// Runs one case once, as two processes, and says what each end said and how it ended.
+// Runs one case once, as two processes, and says what each end said and how it ended. With a fault in the mode, a
+// Meddler stands between the case and the agent.
 //
 // Threading: RunOnce may be called from several threads. Every process of the case is gone when it returns.
 #pragma once
@@ -9,20 +10,24 @@
 
 namespace heterok8s::heterosock::behaviour {
 
+struct Fault;  // meddler.h
+
 struct Mode {
   const char* name;
   int family = 4;
   bool warm = false;            // the connection moves before the case begins
   bool preload_server = false;  // the library is in this end
   bool preload_client = false;
-  bool without_agent = false;  // nobody answers: everything stays on TCP
-  bool agent_dies = false;     // in the middle, at a random time
+  bool without_agent = false;    // nobody answers: everything stays on TCP
+  bool agent_dies = false;       // in the middle, at a random time
+  const Fault* fault = nullptr;  // of the agent, at one step
   bool plain() const { return !preload_server && !preload_client; }
 };
 
 struct Outcome {
   std::string said[2];     // by role: the lines of the end, and how its process ended
   unsigned moved[2] = {};  // by role: see Stage::moved
+  bool faulty = false;     // the step at which the mode has its fault was reached
   std::string output;      // what the processes wrote to stdout and stderr, for people
   bool operator==(const Outcome& other) const { return said[0] == other.said[0] && said[1] == other.said[1]; }
   bool operator<(const Outcome& other) const {
@@ -33,6 +38,7 @@ struct Outcome {
 struct Preload {
   std::string library;             // path; "" when there is none
   std::vector<std::string> extra;  // more environment of the hooked processes
+  std::string agent;               // path of the agent's socket; "" when there is none
 };
 
 // Where the two part: for each end the last lines they share, then what each said next.
