@@ -1,7 +1,8 @@
-// crowd CONNECTIONS SECONDS busy|idle: many TCP connections between two processes.
+// crowd CONNECTIONS SECONDS busy|idle|burst: many TCP connections between two processes.
 //
 // All are made and each has carried a few KiB (so that a preloaded library has moved what it moves). Then for SECONDS
-// nothing happens (idle), or 16 bytes go back and forth on one after the other (busy). Prints
+// nothing happens (idle), or 16 bytes go back and forth on one after the other (busy). With burst, each has carried
+// 256 KiB at once, then nothing for a second, then 16 bytes, before it is idle. Prints
 //   memory BYTES    what both processes' private and shared memory grew by (PSS), and what the kernel says it holds
 //   kernel BYTES    for TCP buffers (/proc/net/sockstat)
 //   cpu PERCENT     of one CPU, both processes together, during SECONDS
@@ -9,6 +10,7 @@
 //   moved N         connections on shared memory
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -68,6 +70,20 @@ double Cpu(pid_t pid) {  // seconds so far
   return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
+void Answer(int fd, const char* bytes, size_t size) {
+  while (size > 0) {
+    ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
+    if (sent < 0 && errno != EAGAIN) return;
+    if (sent < 0) {
+      pollfd room{fd, POLLOUT, 0};
+      poll(&room, 1, 1000);
+      continue;
+    }
+    bytes += sent;
+    size -= static_cast<size_t>(sent);
+  }
+}
+
 // Answers what comes on every connection.
 [[noreturn]] void Serve(int listener) {
   int ep = epoll_create1(EPOLL_CLOEXEC);
@@ -90,7 +106,7 @@ double Cpu(pid_t pid) {  // seconds so far
       }
       ssize_t got = recv(fd, bytes.data(), bytes.size(), 0);
       if (got > 0) {
-        send(fd, bytes.data(), static_cast<size_t>(got), MSG_NOSIGNAL);
+        Answer(fd, bytes.data(), static_cast<size_t>(got));
       } else if (got == 0 || errno != EAGAIN) {
         close(fd);
       }
@@ -109,12 +125,12 @@ void Exchange(int fd, std::vector<char>& bytes, size_t size) {
 
 int Main(int argc, char** argv) {
   if (argc != 4) {
-    std::fprintf(stderr, "usage: crowd CONNECTIONS SECONDS busy|idle\n");
+    std::fprintf(stderr, "usage: crowd CONNECTIONS SECONDS busy|idle|burst\n");
     return 2;
   }
   size_t count = static_cast<size_t>(std::atoi(argv[1]));
   double seconds = std::atof(argv[2]);
-  bool busy = !std::strcmp(argv[3], "busy");
+  bool busy = !std::strcmp(argv[3], "busy"), burst = !std::strcmp(argv[3], "burst");
   rlimit files{count + 4096, count + 4096};
   rlimit most{};
   getrlimit(RLIMIT_NOFILE, &most);
@@ -147,6 +163,12 @@ int Main(int argc, char** argv) {
   }
   for (int round = 0; round < 4; ++round) {
     for (int fd : fds) Exchange(fd, bytes, bytes.size());
+  }
+  if (burst) {
+    std::vector<char> many(256 << 10, 'x');
+    for (int fd : fds) Exchange(fd, many, many.size());
+    usleep(1'200'000);
+    for (int fd : fds) Exchange(fd, bytes, 16);
   }
   sleep(1);  // what is still being arranged in the background
 

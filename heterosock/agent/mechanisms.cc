@@ -48,9 +48,9 @@ std::vector<Mechanism> ProbeMechanisms() {
         {"memory", "memfd, not sealed", "kernel without F_ADD_SEALS: an end that truncates kills the other"});
   }
   if (HasRseq()) {
-    lines.push_back({"rseq", "available", "the library may use restartable sequences"});
+    lines.push_back({"rseq", "available", "not used: the rings of a connection need none"});
   } else {
-    lines.push_back({"rseq", "none", "kernel without rseq: the library uses atomic instructions"});
+    lines.push_back({"rseq", "none", "not missed: the rings of a connection need none"});
   }
   if (HasPeerPidfd()) {
     lines.push_back({"process identity", "pidfd", "SO_PEERPIDFD"});

@@ -63,10 +63,12 @@ struct alignas(128) SendState {
   uint32_t sleep = 0;             // what our tx_sleep is
   std::atomic<uint32_t> full{0};  // counts sends that found no room: an edge is due when there is room again
   uint64_t checked = 0;           // Cycles() when the kernel was last asked about the peer
-  uint32_t fin_seen = 0;
-  uint32_t writes = 0;         // evidence of life
-  uint64_t returned_from = 0;  // kReturning: the first offset that is brought back to TCP
-  uint64_t returned = 0;       // and the offset up to which that is done
+  uint32_t writes = 0;            // evidence of life
+  uint32_t reach = 0;             // how far into the ring bytes went since it was last begun at its first byte
+  uint32_t touched = 0;           // and since its memory was given back
+  uint64_t reached_at = 0;        // Cycles() when they last went farther than what is always kept
+  uint64_t returned_from = 0;     // kReturning: the first offset that is brought back to TCP
+  uint64_t returned = 0;          // and the offset up to which that is done
 };
 
 struct alignas(128) ReceiveState {

@@ -1,4 +1,6 @@
 // Sending: the switch to the ring, filling it, waiting for room, and the way back to TCP.
+#include <sys/mman.h>
+
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
 #include "heterosock/lib/real.h"
@@ -16,6 +18,8 @@ namespace {
 constexpr size_t kPiece = 32 << 10;      // published at once, so that the receiver copies while we do
 constexpr uint64_t kAskKernelUs = 1000;  // how stale "the peer lives" may be for one that only sends
 constexpr size_t kMostIovecs = 64;
+constexpr uint32_t kKeptBytes = 16 << 10;  // of a ring, for as long as the connection lives
+constexpr uint64_t kKeptUs = 1'000'000;    // how long the memory of a burst is kept for the next one
 
 void Count(layout::Shared<uint64_t>& counter) {
   counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
@@ -172,11 +176,13 @@ class Sender {
         tx_.base = tx_.tail;
         own.sender.ring_base.store(tx_.base, std::memory_order_relaxed);
         at = 0;
+        GiveBackMemory();
       }
     }
     const uint64_t room = size - used;
     if (room == 0) return 0;
     if (wanted > room) wanted = static_cast<size_t>(room);
+    Reach(at + wanted < size ? at + wanted : size);
     size_t copied = 0;
     while (copied < wanted && !cursor_.done()) {
       const size_t n = cursor_.size() < wanted - copied ? cursor_.size() : wanted - copied;
@@ -191,6 +197,28 @@ class Sender {
     Count(own.counters.sends);
     if (bell::Notify(channel_.peer().wait.rx_sleep, tx_.rang, own.wait, channel_.peer_bell)) Count(own.counters.rings);
     return copied;
+  }
+
+  // How far into the ring bytes go, since it was last begun at its first byte.
+  void Reach(uint64_t end) {
+    if (end <= tx_.reach) return;
+    if (end > kKeptBytes && tx_.reach <= kKeptBytes) tx_.reached_at = Cycles();
+    tx_.reach = static_cast<uint32_t>(end);
+  }
+
+  // The ring is empty and begins again at its first byte: what a burst left behind takes memory for nothing. Only the
+  // sender knows that nobody reads there, and only now; a stream is spared by the clock.
+  void GiveBackMemory() {
+    if (tx_.reach > tx_.touched) tx_.touched = tx_.reach;
+    tx_.reach = 0;
+    if (tx_.touched <= kKeptBytes || Cycles() - tx_.reached_at < kKeptUs * process.cycles_per_us) [[likely]]
+      return;
+    const auto page = static_cast<uint32_t>(getpagesize());
+    const uint32_t kept = page > kKeptBytes ? page : kKeptBytes;
+    // Refused (memory that is locked), it stays as it was.
+    if (tx_.touched > kept)
+      Syscall(SYS_madvise, reinterpret_cast<long>(channel_.out + kept), tx_.touched - kept, MADV_REMOVE);
+    tx_.touched = 0;
   }
 
   bool Nonblocking() const {

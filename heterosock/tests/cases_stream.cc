@@ -381,6 +381,31 @@ CASE{"stream: ping-pong of growing sizes",
             }
           }}};
 
+// The ring's memory is given back about now.
+CASE{"stream: small pieces long after a large one",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, Pattern(900'000));
+            e.Say("%d", e.RecvAll(e.sock, 900'000) == Pattern(900'000, 2));
+            Sleep(1100);
+            for (size_t i = 0; i < 700; ++i) {
+              e.SendAll(e.sock, Pattern(i % 50 + 1));
+              e.Say("%d", e.RecvAll(e.sock, i % 70 + 1) == Pattern(i % 70 + 1, 3));
+            }
+            e.SendAll(e.sock, Pattern(900'000, 4));
+            e.Drain(e.sock, 10'000);
+          },
+      .server =
+          [](End& e) {
+            e.Say("%d", e.RecvAll(e.sock, 900'000) == Pattern(900'000));
+            e.SendAll(e.sock, Pattern(900'000, 2));
+            for (size_t i = 0; i < 700; ++i) {
+              e.Say("%d", e.RecvAll(e.sock, i % 50 + 1) == Pattern(i % 50 + 1));
+              e.SendAll(e.sock, Pattern(i % 70 + 1, 3));
+            }
+            e.Say("%d", e.RecvAll(e.sock, 900'000) == Pattern(900'000, 4));
+          }}};
+
 CASE{"stream: read and write on what is no descriptor",
      {.client =
           [](End& e) {
