@@ -1,5 +1,6 @@
 """Real programs with their own clients. Each function makes a scene's server, drives it, and returns
 (what must be the same with and without the library, figure or None, unit). It knows nothing of the library."""
+import glob
 import hashlib
 import json
 import os
@@ -117,6 +118,41 @@ listen raw
     return said, float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)), "requests/s"
 
 
+def envoy(scene):
+    """HTTP with kept connections on both sides, and TCP, before nginx."""
+    root = os.path.dirname(os.path.dirname(HERE))
+    binary = next(iter(glob.glob(f"{root}/.build/envoy-venv/lib/python3*/site-packages/envoy/_bin/envoy")), "envoy")
+    need(binary, "nginx", "wrk", "curl")
+    back, http, tcp = free_port(), free_port(), free_port()
+    scene.path("small", "s" * 1000)
+    scene.path("large", "".join(f"{i:07d}\n" for i in range(400_000)))
+    conf = scene.path("nginx.conf", f"""
+daemon off; worker_processes 1; pid {scene.folder}/pid; error_log {scene.folder}/error.log; user root;
+events {{ worker_connections 500; }}
+http {{ access_log off; client_body_temp_path {scene.folder}/b; proxy_temp_path {scene.folder}/p; fastcgi_temp_path {scene.folder}/f;
+  uwsgi_temp_path {scene.folder}/u; scgi_temp_path {scene.folder}/s;
+  server {{ listen 127.0.0.1:{back}; root {scene.folder}; }} }}""")
+    scene.start("nginx", "-c", conf, "-p", scene.folder, port=back)
+
+    def listener(port, name, kind, config):
+        filters = [{"name": name, "typed_config": {"@type": f"type.googleapis.com/envoy.extensions.filters.network.{kind}", "stat_prefix": name, "cluster": "nginx", **config}}]
+        return {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}, "filter_chains": [{"filters": filters}]}
+
+    web = {"route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "nginx"}}]}]},
+           "http_filters": [{"name": "router", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}
+    http_listener = listener(http, "web", "http_connection_manager.v3.HttpConnectionManager", web)
+    del http_listener["filter_chains"][0]["filters"][0]["typed_config"]["cluster"]
+    endpoint = {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": back}}}}
+    cluster = {"name": "nginx", "type": "STATIC", "connect_timeout": "5s", "load_assignment": {"cluster_name": "nginx", "endpoints": [{"lb_endpoints": [endpoint]}]}}
+    config = {"static_resources": {"listeners": [http_listener, listener(tcp, "raw", "tcp_proxy.v3.TcpProxy", {})], "clusters": [cluster]}}
+    scene.start(binary, "-c", scene.path("envoy.json", json.dumps(config)), "--disable-hot-restart", "--concurrency", "1", "-l", "warning", port=tcp)
+    said = [sha(scene.run("curl", "-s", f"http://127.0.0.1:{port}/{file}")) for port in (back, http, tcp) for file in ("small", "large")]
+    said.append(sha(scene.run("curl", "-s", *[f"http://127.0.0.1:{http}/small"] * 50)))
+    out = scene.run("wrk", "-t", "1", "-c", "4", "-d", f"{max(1, round(scene.seconds))}s", f"http://127.0.0.1:{http}/small")
+    assert "Non-2xx" not in out and "Socket errors" not in out, out
+    return said, float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)), "requests/s"
+
+
 def postgres(scene):
     """initdb, pgbench, a large result, a cancelled query: a postmaster that forks for each client."""
     binaries = next((f"/usr/lib/postgresql/{v}/bin" for v in sorted(os.listdir("/usr/lib/postgresql"), reverse=True)), None) \
@@ -224,7 +260,7 @@ def go(scene):
     return said, None, ""
 
 
-ALL = [redis, memcached, nginx, haproxy, postgres, python("asyncio_echo"), python("http_server"), python("processes"), node, openssh, iperf3, sockperf,
+ALL = [redis, memcached, nginx, haproxy, envoy, postgres, python("asyncio_echo"), python("http_server"), python("processes"), node, openssh, iperf3, sockperf,
        static, go]
 NEVER_MOVE = {"static", "go"}  # these bypass libc
 NEED_NOT_MOVE = {"openssh"}    # sshd executes itself for each connection, which then has two holders
