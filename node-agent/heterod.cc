@@ -232,6 +232,7 @@ admin::AdminParts Heterod::Parts::ForAdmin() {
           .certificate = config.tls.certificate,
           .inspect = &inspect(),
           .peer = client.get(),
+          .lease = &lease,
           .ports = ports.get(),
           .port_sync = &sync,
           .backend = backend->caps()};

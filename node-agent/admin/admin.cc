@@ -163,11 +163,13 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   // A socket that a killed heterod left. That no other heterod is running is the caller's to know (its lock file).
   if (unlink(socket.c_str()) != 0 && errno != ENOENT) return ErrnoToStatus(errno, fmt::format("remove '{}'", socket));
   auto self = std::unique_ptr<AdminServer>(new AdminServer);
+  self->lease_ = std::make_unique<peer::LeaseService>(*parts.lease);
   self->service_ = std::make_unique<AdminService>(std::move(parts));
   grpc::ServerBuilder builder;
   int listening = 0;
   builder.AddListeningPort("unix:" + socket, grpc::InsecureServerCredentials(), &listening);
   builder.RegisterService(self->service_.get());
+  builder.RegisterService(self->lease_.get());
   self->server_ = builder.BuildAndStart();
   if (self->server_ == nullptr || listening == 0) {
     return absl::UnavailableError(fmt::format("cannot listen on '{}'", socket));
@@ -177,6 +179,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
 }
 
 AdminServer::~AdminServer() {
+  lease_->Stop();  // its readers would keep the server for all of that second
   if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
 }
 

@@ -1,6 +1,7 @@
-// heteroctl's view of this heterod: gRPC Admin on a Unix socket that only root can open.
+// heteroctl's and heterocri's view of this heterod: gRPC Admin and PeerLease on a Unix socket that only root can open.
 //
-// Purpose: answers Status, Why and ListPods from what attach, ports and peer know. Reads only, changes nothing.
+// Purpose: answers Status, Why and ListPods from what attach, ports and peer know, and tells the lease. Reads only,
+// changes nothing.
 // Threading: served on gRPC's threads. Ownership: borrows everything in AdminParts. Errors: Start: kUnavailable when
 // the socket cannot be made. Calls: kNotFound names the Pods there are.
 //
@@ -15,6 +16,7 @@
 
 #include "node-agent/attach/inspect.h"
 #include "node-agent/attach/peer.h"
+#include "node-agent/peer/lease_service.h"
 #include "node-agent/peer/port_sync.h"
 #include "node-agent/ports/ports.h"
 #include "node-agent/pu/backend.h"
@@ -30,6 +32,7 @@ struct AdminParts {
   std::string certificate;  // path of our own, for the metric that tells when it ends
   attach::Inspect* inspect = nullptr;
   attach::PeerClient* peer = nullptr;
+  peer::Lease* lease = nullptr;  // told to who watches it
   ports::Ports* ports = nullptr;
   peer::PortSync* port_sync = nullptr;
   pu::Capabilities backend;
@@ -43,7 +46,8 @@ class AdminServer {
  private:
   AdminServer() = default;
   std::unique_ptr<grpc::Service> service_;
-  std::unique_ptr<grpc::Server> server_;  // after service_: it goes first
+  std::unique_ptr<peer::LeaseService> lease_;
+  std::unique_ptr<grpc::Server> server_;  // after the services: it goes first
 };
 
 }  // namespace heterok8s::admin

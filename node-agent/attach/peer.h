@@ -81,7 +81,10 @@ struct LeaseState {
   bool valid = false;                            // the last good heartbeat is younger than lease.duration
   bool peer_ready = false;                       // and the other side has reconciled
   std::optional<std::chrono::milliseconds> age;  // since the last good heartbeat; absent: never
-  uint64_t peer_epoch = 0;                       // of the other heterod; 0: never seen
+  // Whether `valid` tells anything of the other side: not before its first heartbeat, unless a lease went by without.
+  bool decided = false;
+  std::chrono::milliseconds left{0};  // until the lease ends, or is decided, without a heartbeat
+  uint64_t peer_epoch = 0;            // of the other heterod; 0: never seen
   std::string peer_boot_id;
   std::string address;
   std::string last_error;  // why the lease is not valid, or not ready

@@ -89,15 +89,16 @@ Daemon::Daemon(const HeterocriConfig& config, std::shared_ptr<grpc::Channel> dpu
       }) {
   link_ = std::make_unique<DpuLink>(DpuLinkOptions{.interval = config.lease_interval,
                                                    .duration = config.lease_duration,
-                                                   .pod_log_root = config.dpu_paths.pod_log_root},
+                                                   .pod_log_root = config.dpu_paths.pod_log_root,
+                                                   .heterod_socket = config.heterod_socket},
                                     dpu_, *runtime_, table_, mirror_, tasks_);
   link_of_mirror_ = link_.get();
 }
 
 absl::Status Daemon::Connect() {
-  HK_ASSIGN_OR_RETURN(streaming_, StreamingServer::Start(*runtime_, [this] { return link_->Valid(); }));
+  HK_ASSIGN_OR_RETURN(streaming_, StreamingServer::Start(*runtime_, [this] { return link_->Alive(); }));
   volumes_ =
-      std::make_unique<VolumeMirror>(*runtime_, config_.state_dir + "/cri-volumes", [this] { return link_->Valid(); });
+      std::make_unique<VolumeMirror>(*runtime_, config_.state_dir + "/cri-volumes", [this] { return link_->Alive(); });
   HK_RETURN_IF_ERROR(volumes_->Start());
   router_ = std::make_unique<Router>(
       RouterOptions{.rules = config_.rules, .paths = config_.dpu_paths},
@@ -136,7 +137,7 @@ absl::Status Daemon::Rebuild(const std::function<bool()>& stopping) {
   link_->Start();
   link_->WaitUntilKnown();
   spdlog::info("{} Pods that asked for a split, {} containers on the DPU, the DPU is {}", table_.Pods().size(),
-               table_.Containers().size(), link_->Valid() ? "here" : "away");
+               table_.Containers().size(), Name(link_->state()));
   return absl::OkStatus();
 }
 
@@ -189,8 +190,10 @@ absl::Status Daemon::ServeMetrics() {
     samples.Gauge("heterocri_dpu_containers", "Containers on the DPU", static_cast<double>(containers.size()));
     samples.Gauge("heterocri_dpu_containers_running", "Containers that run on the DPU", static_cast<double>(running));
     samples.Gauge("heterocri_dpu_containers_lost", "Containers shown as DPULost", static_cast<double>(lost));
-    samples.Gauge("heterocri_dpu_ready", "1 while the lease of the DPU is valid", link_->Valid() ? 1 : 0);
-    samples.Gauge("heterocri_dpu_lease_age_seconds", "Since the DPU's last good answer; -1: never",
+    const DpuState state = link_->state();
+    samples.Gauge("heterocri_dpu_ready", "1 while containers can be put on the DPU", state == DpuState::kHere ? 1 : 0);
+    samples.Gauge("heterocri_dpu_alive", "1 while the DPU is not lost", state != DpuState::kLost ? 1 : 0);
+    samples.Gauge("heterocri_dpu_lease_age_seconds", "Since the last good answer of the DPU's runtime; -1: never",
                   link_->LeaseAge().count() < 0 ? -1 : static_cast<double>(link_->LeaseAge().count()) / 1000);
     samples.Gauge("heterocri_dpu_epoch", "Rises when the DPU is lost", static_cast<double>(table_.epoch()));
     const RouterFigures& figures = router_->figures();

@@ -21,8 +21,7 @@ constexpr milliseconds kStopTime{10000};  // of a kill: fenced containers get no
 void DpuLink::Lose() {
   auto now = std::chrono::system_clock::now().time_since_epoch();
   table_.LoseAll(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
-  spdlog::error("the DPU is lost: no answer for {} ms; its containers count as ended, epoch {} begins",
-                options_.duration.count(), table_.epoch());
+  spdlog::error("the DPU is lost ({}); its containers count as ended, epoch {} begins", LastError(), table_.epoch());
   if (absl::Status saved = table_.Save(); !saved.ok()) {
     spdlog::error("epoch {} is not on disk: {}; after a restart survivors on the DPU would not be stopped",
                   table_.epoch(), ToString(saved));

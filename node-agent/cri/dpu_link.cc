@@ -9,7 +9,6 @@
 namespace heterok8s::cri {
 namespace {
 
-namespace rt = runtime::v1;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
@@ -17,13 +16,32 @@ constexpr milliseconds kLookForDpu{200};
 
 }  // namespace
 
+const char* Name(DpuState state) {
+  switch (state) {
+    case DpuState::kHere:
+      return "here";
+    case DpuState::kRuntimeDown:
+      return "runtime-down";
+    case DpuState::kLost:
+      return "lost";
+  }
+  return "";
+}
+
 DpuLink::DpuLink(DpuLinkOptions options, CriClient& dpu, v1::DpuRuntime::StubInterface& runtime, PodTable& table,
                  LogMirror& mirror, Tasks& tasks)
-    : options_(std::move(options)), dpu_(dpu), runtime_(runtime), table_(table), mirror_(mirror), tasks_(tasks) {}
+    : options_(std::move(options)),
+      dpu_(dpu),
+      runtime_(runtime),
+      table_(table),
+      mirror_(mirror),
+      tasks_(tasks),
+      lease_(options_.heterod_socket, [this] { PollSoon(); }) {}
 
 DpuLink::~DpuLink() { Stop(); }
 
 void DpuLink::Stop() {
+  lease_.Stop();
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
@@ -42,9 +60,21 @@ void DpuLink::WaitUntilKnown() {
   changed_.wait(lock, [this] { return known_ || stop_; });
 }
 
-bool DpuLink::Valid() const {
+bool DpuLink::IsLost(steady_clock::time_point now) const {
+  const HeterodLease::State heterod = lease_.StateAt(now);
+  if (heterod.word == HeterodLease::Word::kLost) return true;
+  if (heterod.word == HeterodLease::Word::kAlive) return false;
+  // Nobody says: what the DPU itself answered counts, from the last heartbeat on.
+  return now - std::max(last_good_, heterod.alive_at.value_or(last_good_)) >= options_.duration;
+}
+
+DpuState DpuLink::state() const {
   std::lock_guard lock(mutex_);
-  return here_ && steady_clock::now() - last_good_ < options_.duration;
+  const auto now = steady_clock::now();
+  if (IsLost(now)) return DpuState::kLost;
+  if (here_ && now - last_good_ < options_.duration) return DpuState::kHere;
+  // One that returns is as good as lost until it is fenced; one that never was lost only lacks its runtime.
+  return here_ || !lost_ ? DpuState::kRuntimeDown : DpuState::kLost;
 }
 
 std::string DpuLink::LastError() const {
@@ -53,10 +83,11 @@ std::string DpuLink::LastError() const {
 }
 
 absl::Status DpuLink::AwayError() const {
+  const bool runtime = state() == DpuState::kRuntimeDown;
+  const std::string who = runtime ? "the DPU's runtime is away" : "the DPU is away";
   auto age = LeaseAge();
-  return absl::UnavailableError(age.count() < 0
-                                    ? "the DPU is away: it has not answered yet"
-                                    : fmt::format("the DPU is away: no answer for {} s", age.count() / 1000));
+  return absl::UnavailableError(age.count() < 0 ? who + ": it has not answered yet"
+                                                : fmt::format("{}: no answer for {} s", who, age.count() / 1000));
 }
 
 milliseconds DpuLink::LeaseAge() const {
@@ -80,24 +111,38 @@ void DpuLink::Loop() {
     std::unique_lock lock(mutex_);
     if (round.ok()) {
       if (!here_) spdlog::info("the DPU is here");
+      if (runtime_down_) spdlog::info("the DPU's runtime answers again");
       here_ = ever_ = known_ = true;
+      lost_ = runtime_down_ = false;
       last_good_ = begun;  // what was true when we asked
       last_error_.clear();
       changed_.notify_all();
     } else {
       if (last_error_ != Message(round)) spdlog::warn("the DPU does not answer: {}", ToString(round));
       last_error_ = Message(round);
-      if ((here_ || !known_) && steady_clock::now() - last_good_ >= options_.duration) {
-        lock.unlock();
-        Lose();
-        lock.lock();
+      const auto now = steady_clock::now();
+      if (IsLost(now)) {
+        if (!lost_) {
+          lost_ = true;
+          runtime_down_ = false;
+          lock.unlock();
+          Lose();
+          lock.lock();
+        }
         here_ = false;
         known_ = true;
+        changed_.notify_all();
+      } else if (!runtime_down_ && !lost_ && now - last_good_ >= options_.duration) {
+        spdlog::error(
+            "the DPU is alive, its runtime has not answered for {} ms: what runs there goes on, nothing new "
+            "is put there ({})",
+            options_.duration.count(), last_error_);
+        runtime_down_ = known_ = true;
         changed_.notify_all();
       }
     }
     // A DPU that is on its way is met soon: at the start of a Node both PUs come up together.
-    auto pause = here_ ? options_.interval : std::min(options_.interval, kLookForDpu);
+    auto pause = here_ && !runtime_down_ ? options_.interval : std::min(options_.interval, kLookForDpu);
     changed_.wait_until(lock, begun + pause, [this] { return stop_ || poll_soon_; });
     poll_soon_ = false;
     if (stop_) return;
@@ -105,15 +150,20 @@ void DpuLink::Loop() {
 }
 
 absl::Status DpuLink::Round() {
-  HK_RETURN_IF_ERROR(Annotate(
-      dpu_.Call<rt::VersionResponse>(kVersion, rt::VersionRequest(), In(options_.interval)).status(), "Version"));
+  auto check_lease = [this] {
+    const HeterodLease::State heterod = lease_.state();
+    if (heterod.word != HeterodLease::Word::kLost) return absl::OkStatus();
+    return absl::UnavailableError("no heartbeat within heterod's lease: " + heterod.reason);
+  };
+  HK_RETURN_IF_ERROR(check_lease());
   bool here;
   {
     std::lock_guard lock(mutex_);
     here = here_;
   }
   if (!here) HK_RETURN_IF_ERROR(Annotate(Fence(), "stop what is left of older epochs"));
-  return Poll();
+  HK_RETURN_IF_ERROR(Poll());
+  return check_lease();  // it may have ended while we read
 }
 
 }  // namespace heterok8s::cri

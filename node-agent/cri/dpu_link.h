@@ -1,14 +1,16 @@
 // heterocri's view of the DPU: is it there, what runs on it, and what must no longer.
 //
-// Purpose: one thread asks the DPU's runtime every `interval`. An answer renews the lease and brings the state of the
-// DPU's containers into the table. When the lease is over, the containers are shown as ended (reason DPULost), which
-// begins a new epoch. What was shown as ended has ended: a DPU that returns is first rid of what still runs of older
-// epochs (Fence), and only then counts as there; then the last lines of their logs come to the host, and the containers
-// are removed on the DPU. They stay listed as lost until kubelet removes them, which then has nothing left to do there.
-// An outage that is shorter than the lease begins no epoch and ends nothing.
-// Twins without a sandbox on the host, and stopped ones that still run, are put right at each round.
-// Threading: thread-safe. Ownership: borrows table, mirror, tasks and the clients, which must outlive it.
-// Errors: logged; LastError has the latest.
+// Purpose: whether the DPU is alive is heterod's to say, by its heartbeats (heterod_lease). One thread asks the DPU's
+// runtime every `interval` and brings the state of its containers into the table. When the lease is over, the
+// containers are shown as ended (reason DPULost), which begins a new epoch. A DPU that is alive while its runtime does
+// not answer for `duration` is another state: what runs there goes on and stays listed, nothing new is put there, no
+// epoch begins. While heterod on the host is away as well, answers of the DPU renew the lease. What was shown as ended
+// has ended: a DPU that returns is first rid of what still runs of older epochs (Fence), and only then counts as there;
+// then the last lines of their logs come to the host, and the containers are removed on the DPU. They stay listed as
+// lost until kubelet removes them, which then has nothing left to do there. An outage that is shorter than the lease
+// begins no epoch and ends nothing. Twins without a sandbox on the host, and stopped ones that still run, are put right
+// at each round. Threading: thread-safe. Ownership: borrows table, mirror, tasks and the clients, which must outlive
+// it. Errors: logged; LastError has the latest.
 //
 //   link.Start();
 //   if (!link.Valid()) … the Pod runs on the host …
@@ -23,6 +25,7 @@
 #include <utility>
 
 #include "node-agent/cri/cri_client.h"
+#include "node-agent/cri/heterod_lease.h"
 #include "node-agent/cri/log_mirror.h"
 #include "node-agent/cri/pod_table.h"
 #include "node-agent/cri/tasks.h"
@@ -36,8 +39,16 @@ inline constexpr std::chrono::milliseconds kShortestWait{100};
 struct DpuLinkOptions {
   std::chrono::milliseconds interval{1000};
   std::chrono::milliseconds duration{5000};
-  std::string pod_log_root;  // on the DPU
+  std::string pod_log_root;    // on the DPU
+  std::string heterod_socket;  // of heterod on this PU
 };
+
+enum class DpuState {
+  kHere,         // alive, fenced, and its runtime answers
+  kRuntimeDown,  // alive; its runtime has not answered for as long as a lease, or not yet
+  kLost,
+};
+const char* Name(DpuState state);
 
 // The DPU did not answer: what it did not do is done when it answers again.
 inline bool IsAway(const absl::Status& status) {
@@ -54,9 +65,11 @@ class DpuLink {
   void Stop();  // and waits for the thread
   // The first answer, or the end of the first lease without one: the table may be shown from then on.
   void WaitUntilKnown();
-  bool Valid() const;
+  DpuState state() const;
+  bool Valid() const { return state() == DpuState::kHere; }  // containers can be put there
+  bool Alive() const { return state() != DpuState::kLost; }  // its heterod answers: logs, volumes
   std::string LastError() const;
-  absl::Status AwayError() const;              // for people: "the DPU is away: no answer for 7 s"
+  absl::Status AwayError() const;              // for people: "the DPU is away: no answer for 7 s", or its runtime is
   std::chrono::milliseconds LeaseAge() const;  // since the last good answer; negative: never
 
   void PollSoon();
@@ -85,6 +98,7 @@ class DpuLink {
   // Of a container that has ended: its last lines and its message are on the host.
   void FinishFiles(const SplitPod& pod, DpuContainer* container, std::chrono::steady_clock::time_point until);
   void FindTwins(const runtime::v1::ListPodSandboxResponse& sandboxes);
+  bool IsLost(std::chrono::steady_clock::time_point now) const;  // under mutex_
   void Loop();
   absl::Status Round();
   absl::Status Poll();
@@ -111,11 +125,14 @@ class DpuLink {
   bool known_ = false;
   bool here_ = false;  // fenced and read since the last loss
   bool ever_ = false;
+  bool lost_ = false;          // its containers are shown as lost; it has not been here since
+  bool runtime_down_ = false;  // and said so
   std::chrono::steady_clock::time_point last_good_;
   std::string last_error_;
   std::multiset<std::pair<std::string, uint32_t>> at_work_;
   std::set<std::string> cleaning_;  // twins that a task is at
   uint64_t saved_version_ = 0;      // of the table; the link's thread only
+  HeterodLease lease_;              // calls PollSoon
   std::thread thread_;
 };
 

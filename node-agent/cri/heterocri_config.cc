@@ -40,6 +40,7 @@ absl::StatusOr<HeterocriConfig> ParseHeterocriConfig(const std::string& text, co
   config.state_dir = AbsolutePath(root, "state_dir", "/var/lib/heterok8s");
   Section host = root.Child("host");
   config.host_socket = AbsolutePath(host, "socket", "/run/containerd/containerd.sock");
+  config.heterod_socket = AbsolutePath(host, "heterod", "/run/heterok8s/admin.sock");
   Section dpu = root.Child("dpu");
   config.dpu_address = dpu.String("address", Required{});
   Section tls = dpu.Child("tls");

@@ -17,8 +17,9 @@ namespace heterok8s::cri {
 struct HeterocriConfig {
   std::string listen;  // Unix socket that we serve CRI on
   std::string state_dir;
-  std::string host_socket;  // of the host's CRI runtime
-  std::string dpu_address;  // "address:port" of the DPU's heterod
+  std::string host_socket;     // of the host's CRI runtime
+  std::string heterod_socket;  // of heterod on the host, which says whether the DPU is alive
+  std::string dpu_address;     // "address:port" of the DPU's heterod
   std::string ca, certificate, key;
   DpuPaths dpu_paths;
   std::chrono::milliseconds lease_interval{1000}, lease_duration{5000};

@@ -26,6 +26,7 @@ TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fe
   kubelet.Start(other);
 
   lab.dpu->Kill();
+  lab.StopDpu();
   CHECK(kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_RUNNING);  // within the lease
   REQUIRE(Eventually([&] { return kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_EXITED; }));
   CHECK(kubelet.Status(side).reason() == "DPULost");
@@ -64,6 +65,7 @@ TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fe
   CHECK(listed["side"].state() == rt::CONTAINER_EXITED);
 
   lab.dpu->Start();
+  lab.ServeDpu();
   REQUIRE(Eventually([&] { return kubelet.List(lab.dpu->cri()).empty(); }));
   CHECK(kubelet.Status(side).reason() == "DPULost");
   CHECK(kubelet.Status(unstarted).reason() == "DPULost");

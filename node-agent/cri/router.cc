@@ -177,9 +177,10 @@ void Router::Status(const CallPtr& call) {
     // One more condition, of a type of its own: kubelet's RuntimeReady and NetworkReady stay the host's, because a Node
     // whose DPU is away still runs Pods.
     condition.set_type("HeteroK8sDPUReady");
-    condition.set_status(parts_.link.Valid());
+    const DpuState state = parts_.link.state();
+    condition.set_status(state == DpuState::kHere);
     if (!condition.status()) {
-      condition.set_reason("DPULost");
+      condition.set_reason(state == DpuState::kLost ? "DPULost" : "DPURuntimeDown");
       condition.set_message(parts_.link.LastError());
     }
     *response = ToBuffer(BytesOf(*response) + more.SerializeAsString());

@@ -178,6 +178,7 @@ TEST_CASE("a dead DPU is told of once, holds up no event of the host, and is hea
   node.Start(side);
 
   node.dpu().Stop();
+  node.heterod().SetDpuAlive(false);
   node.host().Emit(HostEvent(sandbox, "while-away"));
   CHECK(reader.Has([&](const auto& event) { return event.container_id() == "while-away"; }));
   CHECK(reader.Has([&](const auto& event) {  // the lease is over
@@ -185,6 +186,7 @@ TEST_CASE("a dead DPU is told of once, holds up no event of the host, and is hea
   }));
 
   node.dpu().Start();
+  node.heterod().SetDpuAlive(true);
   REQUIRE(SoonTrue([&] {  // first what was lost ends there, then the DPU counts as there
     auto status = node.Call<rt::StatusResponse>(kStatus, rt::StatusRequest());
     for (const auto& condition : status.status().conditions()) {

@@ -22,13 +22,33 @@ void Lease::Good(const Heartbeat& heartbeat, Clock::time_point at) {
     last_good_ = std::max(last_good_.value_or(at), at);
     peer_ = heartbeat;
     last_error_.clear();
+    ++news_;
   }
+  has_news_.notify_all();
   if (tell != nullptr) tell->PeerReturned();
 }
 
 void Lease::Bad(const absl::Status& status) {
-  std::lock_guard lock(mutex_);
-  last_error_ = ToString(status);
+  {
+    std::lock_guard lock(mutex_);
+    last_error_ = ToString(status);
+    ++news_;
+  }
+  has_news_.notify_all();
+}
+
+void Lease::WaitForNews(uint64_t* seen, Clock::time_point until) const {
+  std::unique_lock lock(mutex_);
+  has_news_.wait_until(lock, until, [&] { return news_ != *seen; });
+  *seen = news_;
+}
+
+void Lease::WakeWaiters() {
+  {
+    std::lock_guard lock(mutex_);
+    ++news_;
+  }
+  has_news_.notify_all();
 }
 
 attach::LeaseState Lease::StateAt(Clock::time_point now) const {
@@ -40,6 +60,10 @@ attach::LeaseState Lease::StateAt(Clock::time_point now) const {
     state.age = std::max(milliseconds(0), std::chrono::duration_cast<milliseconds>(now - *last_good_));
     state.valid = *state.age < options_.duration;
   }
+  // What a heterod that has just started does not know is no news of the other side.
+  state.decided = last_good_.has_value() || now - started_ >= options_.duration;
+  const auto end = last_good_.value_or(started_) + options_.duration;
+  if (end > now) state.left = std::chrono::ceil<milliseconds>(end - now);
   state.peer_ready = state.valid && peer_.ready;
   if (!state.valid) {
     state.last_error = last_error_.empty() ? "heartbeats stopped" : last_error_;

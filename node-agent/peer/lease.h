@@ -11,6 +11,7 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -33,7 +34,7 @@ class Lease {
     std::chrono::milliseconds duration{5000};
     std::string address;  // of the other heterod, for people
   };
-  explicit Lease(Options options) : options_(std::move(options)) {}
+  explicit Lease(Options options, Clock::time_point now = Clock::now()) : options_(std::move(options)), started_(now) {}
 
   void SetWatcher(attach::PeerWatcher* watcher);
 
@@ -44,9 +45,16 @@ class Lease {
   attach::LeaseState state() const { return StateAt(Clock::now()); }
   attach::LeaseState StateAt(Clock::time_point now) const;
 
+  // Until a heartbeat, good or bad, that the caller has not seen, WakeWaiters(), or `until`. `seen` begins with 0.
+  void WaitForNews(uint64_t* seen, Clock::time_point until) const;
+  void WakeWaiters();
+
  private:
   const Options options_;
+  const Clock::time_point started_;
   mutable std::mutex mutex_;
+  mutable std::condition_variable has_news_;
+  uint64_t news_ = 1;
   attach::PeerWatcher* watcher_ = nullptr;
   std::optional<Clock::time_point> last_good_;
   Heartbeat peer_;

@@ -39,13 +39,15 @@ TwoFakes::TwoFakes() : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++se
   dpu_runtime_ = *std::move(runtime);
   host_ = std::make_unique<FakeRuntime>(folder_ + "/host.sock", "0a");
   dpu_ = std::make_unique<FakeRuntime>(folder_ + "/dpu.sock", "0d", dpu_runtime_.get());
+  heterod_ = std::make_unique<LabHeterod>(folder_ + "/heterod.sock", kLease);
   config_.listen = folder_ + "/cri.sock";
   config_.state_dir = folder_ + "/state";
   config_.host_socket = host_->socket();
   config_.dpu_paths.pod_log_root = folder_ + "/dpu/logs";
   // Each look at the DPU has an interval's time: on a loaded machine a short one would lose it.
   config_.lease_interval = milliseconds(300);
-  config_.lease_duration = milliseconds(5000);
+  config_.lease_duration = kLease;
+  config_.heterod_socket = heterod_->socket();
   config_.rules.offload_containers = {"side"};
   config_.metrics_listen = "127.0.0.1:0";
   auto daemon = Daemon::Start(config_, UnixChannel(dpu_->socket()), [] { return false; });
@@ -57,6 +59,7 @@ TwoFakes::TwoFakes() : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++se
 
 TwoFakes::~TwoFakes() {
   daemon_.reset();
+  heterod_.reset();
   host_->Stop();
   dpu_->Stop();
   std::error_code ignored;

@@ -1,7 +1,8 @@
 // heterocri in this process between two runtimes in memory, with the DPU's real DpuRuntime service: for tests.
 //
 //   client ── Unix ──▶ Daemon ──┬── Unix ──▶ FakeRuntime "host"
-//                               └── Unix ──▶ FakeRuntime "dpu" + DpuRuntimeService
+//                               ├── Unix ──▶ FakeRuntime "dpu" + DpuRuntimeService
+//                               └── Unix ──▶ LabHeterod
 //
 // Threading: one thread. Everything is below one folder with this process's id in its name, and goes with the object.
 // Errors: fail the running test.
@@ -14,6 +15,7 @@
 #include "node-agent/cri/daemon.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/lab/fake_runtime.h"
+#include "node-agent/cri/lab/lab_heterod.h"
 #include "proto/cri/v1/cri.grpc.pb.h"
 
 namespace heterok8s::cri {
@@ -22,11 +24,14 @@ bool SoonTrue(const std::function<bool()>& there, int seconds = 20);
 
 class TwoFakes {
  public:
+  static constexpr std::chrono::milliseconds kLease{5000};
+
   TwoFakes();
   ~TwoFakes();
 
   FakeRuntime& host() { return *host_; }
   FakeRuntime& dpu() { return *dpu_; }
+  LabHeterod& heterod() { return *heterod_; }
   CriClient& cri() { return *client_; }
   std::shared_ptr<grpc::Channel> channel() { return channel_; }
   void StopDaemon() { daemon_.reset(); }
@@ -57,6 +62,7 @@ class TwoFakes {
   std::string folder_;
   std::unique_ptr<DpuRuntimeService> dpu_runtime_;
   std::unique_ptr<FakeRuntime> host_, dpu_;
+  std::unique_ptr<LabHeterod> heterod_;
   HeterocriConfig config_;
   std::unique_ptr<Daemon> daemon_;
   std::shared_ptr<grpc::Channel> channel_;

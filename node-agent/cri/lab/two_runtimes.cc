@@ -193,10 +193,11 @@ Lab::Lab(std::chrono::milliseconds lease)
   host = std::make_unique<ContainerdUnderTest>(folder_ + "/host", "10.231.1.0/24", images_);
   dpu = std::make_unique<ContainerdUnderTest>(folder_ + "/dpu", "10.231.2.0/24", images_);
   REQUIRE_OK(tls::InitPki({.dir = folder_ + "/pki", .node = "lab"}));
+  heterod_ = std::make_unique<LabHeterod>(folder_ + "/heterod.sock", lease);
   ServeDpu();
   std::ofstream(folder_ + "/heterocri.yaml") << fmt::format(R"(listen: {0}/cri.sock
 state_dir: {0}/state
-host: {{socket: {1}}}
+host: {{socket: {1}, heterod: {0}/heterod.sock}}
 dpu:
   address: "127.0.0.1:{2}"
   tls: {{ca: {0}/pki/ca.crt, cert: {0}/pki/cri.crt, key: {0}/pki/cri.key}}
@@ -244,9 +245,11 @@ void Lab::ServeDpu() {
   relay_->Register(builder);
   dpu_server_ = builder.BuildAndStart();
   REQUIRE(dpu_server_);
+  heterod_->SetDpuAlive(true);
 }
 
 void Lab::StopDpu() {
+  if (heterod_) heterod_->SetDpuAlive(false);
   if (dpu_server_) dpu_server_->Shutdown(std::chrono::system_clock::now());
   dpu_server_.reset();
 }

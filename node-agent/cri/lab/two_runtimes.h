@@ -1,6 +1,7 @@
 // Two real containerds side by side, a DPU's heterod in small, and heterocri in front: for tests.
 //
 //   client ── heterocri (process) ──┬── containerd "host" (process, own network namespace)
+//                                   ├── LabHeterod (here): heartbeats, while the DPU is served
 //                                   └── mutual TLS ── Relay + DpuRuntime (here) ── containerd "dpu" (process, own
 //                                   netns)
 //
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "node-agent/cri/dpu_runtime.h"
+#include "node-agent/cri/lab/lab_heterod.h"
 #include "node-agent/cri/relay.h"
 #include "proto/cri/v1/cri.grpc.pb.h"
 
@@ -82,6 +84,7 @@ class Lab {
 
  private:
   int port_ = 0;
+  std::unique_ptr<LabHeterod> heterod_;
   std::unique_ptr<DpuRuntimeService> dpu_runtime_;
   std::unique_ptr<Relay> relay_;
   std::unique_ptr<grpc::Server> dpu_server_;
