@@ -163,7 +163,7 @@ def postgres(scene):
     os.chown(data, *[int(scene.run("id", flag, "postgres", env=dict(os.environ))) for flag in ("-u", "-g")])
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     plain = dict(os.environ, HOME=scene.folder)
-    scene.run(*user, f"{binaries}/initdb", "-D", data, "-A", "trust", "-N", "-U", "postgres", env=plain)
+    scene.run(*user, f"{binaries}/initdb", "-D", data, "-A", "trust", "-N", "-U", "postgres", "--no-locale", "-E", "UTF8", env=plain)
     scene.start(*user, f"{binaries}/postgres", "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
                 "-c", f"unix_socket_directories={scene.folder}", port=port)
     psql = ["psql", "-h", "127.0.0.1", "-p", port, "-U", "postgres", "-Atc"]
