@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 
 #include "heteroctl/cmd_pods.h"
@@ -8,25 +9,35 @@
 namespace heterok8s::ctl {
 namespace {
 
-absl::StatusOr<int> Rm(Context& context, const std::vector<std::string>& names, bool all, bool force) {
-  if (names.empty() && !all) {
+struct RmFlags {
+  std::vector<std::string> names;
+  std::string root;
+  bool all = false, force = false;
+};
+
+absl::StatusOr<int> Rm(Context& context, const RmFlags& flags) {
+  if (flags.names.empty() && !flags.all) {
     return WithHint(absl::InvalidArgumentError("no Pod named"), "heteroctl rm POD…, or --all");
   }
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<CriClient> cri, CriClient::Connect(endpoints.cri));
-  std::vector<std::string> targets = names;
-  if (all) {
+  const std::string root = std::filesystem::absolute(flags.root.empty() ? endpoints.pod_root : flags.root);
+  std::vector<std::string> targets = flags.names;
+  if (flags.all) {
     HK_ASSIGN_OR_RETURN(runtime::v1::ListPodSandboxResponse list, cri->ListPodSandbox());
     for (const auto& sandbox : list.items()) targets.push_back(sandbox.id());
   }
   nlohmann::json removed = nlohmann::json::array();
   for (const std::string& name : targets) {
     absl::StatusOr<FoundPod> pod = FindPod(*cri, name);
-    if (!pod.ok() && force && pod.status().code() == absl::StatusCode::kNotFound) continue;
+    if (!pod.ok() && flags.force && pod.status().code() == absl::StatusCode::kNotFound) continue;
     if (!pod.ok()) return pod.status();
     std::string full = pod->sandbox.metadata().namespace_() + "/" + pod->sandbox.metadata().name();
     Progress progress(fmt::format("removing {}", full));
-    HK_RETURN_IF_ERROR(Annotate(RemovePod(*cri, *pod), fmt::format("remove Pod {}", full)));
+    HK_RETURN_IF_ERROR(Annotate(RemovePod(*cri, *pod, root), fmt::format("remove Pod {}", full)));
+    if (SaysFolder(*pod) && !HasFolderBeneath(*pod, root)) {
+      context.output.Warn(fmt::format("the folder of Pod {} is not beneath '{}' and was left alone", full, root));
+    }
     removed.push_back(full);
     if (!context.output.json()) context.output.Line(fmt::format("removed {}", full));
   }
@@ -38,13 +49,12 @@ absl::StatusOr<int> Rm(Context& context, const std::vector<std::string>& names, 
 
 void RegisterRm(CLI::App& app, Context& context) {
   CLI::App* sub = app.add_subcommand("rm", "Stop and remove Pods, with their volumes and logs");
-  auto names = std::make_shared<std::vector<std::string>>();
-  auto all = std::make_shared<bool>(false);
-  auto force = std::make_shared<bool>(false);
-  sub->add_option("pod", *names, "name, namespace/name or UID");
-  sub->add_flag("--all", *all, "Every Pod of this runtime");
-  sub->add_flag("-f,--force", *force, "No error for a Pod that is gone");
-  sub->callback([=, &context] { context.action = [=, &context] { return Rm(context, *names, *all, *force); }; });
+  auto flags = std::make_shared<RmFlags>();
+  sub->add_option("pod", flags->names, "name, namespace/name or UID");
+  sub->add_flag("--all", flags->all, "Every Pod of this runtime");
+  sub->add_flag("-f,--force", flags->force, "No error for a Pod that is gone");
+  sub->add_option("--root", flags->root, "What `run` was told by --root");
+  sub->callback([flags, &context] { context.action = [flags, &context] { return Rm(context, *flags); }; });
 }
 
 }  // namespace heterok8s::ctl

@@ -1,13 +1,14 @@
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <iostream>
-#include <iterator>
 #include <memory>
 #include <set>
 #include <sstream>
 
 #include "common/sys/file.h"
 #include "heteroctl/cmd_pods.h"
+#include "heteroctl/manifest/names.h"
 #include "heteroctl/pod/runner.h"
 
 namespace heterok8s::ctl {
@@ -23,7 +24,11 @@ struct RunFlags {
 
 absl::StatusOr<std::string> ReadManifest(const std::string& file) {
   if (file != "-") return sys::ReadFile(file, kMaxManifestBytes);
-  return std::string(std::istreambuf_iterator<char>(std::cin), {});
+  std::string text(kMaxManifestBytes + 1, '\0');
+  std::cin.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(std::cin.gcount()));
+  if (text.size() <= kMaxManifestBytes) return text;
+  return absl::ResourceExhaustedError(fmt::format("standard input is longer than {} bytes", kMaxManifestBytes));
 }
 
 absl::Status ApplyAnnotations(const std::vector<std::string>& pairs, manifest::Pod& pod) {
@@ -100,12 +105,15 @@ absl::StatusOr<int> Run(Context& context, const RunFlags& flags) {
                       manifest::ParseManifest(text, flags.file == "-" ? "standard input" : flags.file));
   for (const std::string& warning : manifest.warnings) context.output.Warn(warning);
   HK_RETURN_IF_ERROR(ApplyAnnotations(flags.annotations, manifest.pod));
+  if (!flags.name.empty() && !manifest::IsDnsSubdomain(flags.name)) {
+    return absl::InvalidArgumentError("--name: not a name (lower case letters, digits, '-', single dots)");
+  }
   if (!flags.name.empty()) manifest.pod.name = flags.name;
   WarnOfUnknownNames(context, manifest.pod);
 
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<CriClient> cri, CriClient::Connect(endpoints.cri));
-  RunOptions options{.root = flags.root.empty() ? endpoints.pod_root : flags.root,
+  RunOptions options{.root = std::filesystem::absolute(flags.root.empty() ? endpoints.pod_root : flags.root),
                      .cgroup_parent = flags.cgroup_parent.empty() ? endpoints.cgroup_parent : flags.cgroup_parent,
                      .keep_on_failure = flags.keep};
   const manifest::Pod pod = manifest.pod;

@@ -31,6 +31,12 @@ TEXTS = [
     (POD + ONE + "  - name: a\n    image: b\n", "container 'a' is there twice"),
     (POD + ONE + "    env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]\n", "secretKeyRef"),
     (POD + ONE + "---\n" + POD + ONE, "more than one Pod"),
+    ("kind: Pod\nmetadata: {name: bad, uid: ../../../tmp}\nspec:\n" + ONE, "'../../../tmp' is not a UID"),
+    ("kind: Pod\nmetadata: {name: bad, uid: ..}\nspec:\n" + ONE, "'..' is not a UID"),
+    ("kind: Pod\nmetadata: {name: bad, namespace: ../x}\nspec:\n" + ONE, "'../x' is not a name"),
+    ("kind: Pod\nmetadata: {name: ..}\nspec:\n" + ONE, "'..' is not a name"),
+    (POD + ONE + "  volumes: [{name: .., emptyDir: {}}]\n", "'..' is not a name"),
+    ("#" * (4 << 20) + "\n", "standard input is longer than 4194304 bytes"),
 ]
 
 
@@ -63,11 +69,22 @@ def all_kinds(cases, lab):
                 stdin=manifest("bad", [container("a")], offload=offload, annotations={"kubernetes.io/ingress-bandwidth": "10Mbit"}))
         refuses(cases, lab, f"{kind}: a program that is not in the image", "/no/such", "run", "-",
                 stdin=manifest("bad", [container("a", "/no/such")], offload=offload))
-    lab.run_pod(manifest("twice", [container("a")]))
+    uid = lab.run_pod(manifest("twice", [container("a")]))["uid"]
     done = refuses(cases, lab, "a Pod that exists", "Pod 'default/twice' exists", "run", "-", stdin=manifest("twice", [container("a")]))
     cases.check("and what to do is said", "heteroctl rm default/twice" in done.stderr, done.stderr)
+    refuses(cases, lab, "the UID of another Pod", f"a Pod with UID '{uid}' exists", "run", "-",
+            stdin=f"kind: Pod\nmetadata: {{name: other, uid: {uid}}}\nspec:\n" + ONE)
     lab.ctl("rm", "twice")
+    names_no_folder(cases, lab)
     for verb in ("rm", "why", "logs"):
         refuses(cases, lab, f"{verb} of a Pod that is not there", "nobody", verb, "nobody")
     lab.ctl("rm", "--force", "nobody")
     cases.check("none of them left a Pod", lab.ctl_json("ps") == before, lab.ctl("ps").stdout)
+
+
+def names_no_folder(cases, lab):
+    """What a Pod's author writes into heteroctl's own annotation is never removed."""
+    with tempfile.TemporaryDirectory() as precious:
+        lab.run_pod(manifest("claims", [container("a")], annotations={"heteroctl.heteropod.io/folder": precious}))
+        done = lab.ctl("rm", "claims")
+        cases.check("rm removes no folder that a Pod's author named", os.path.isdir(precious) and done.stderr == "", done.stderr)

@@ -7,22 +7,39 @@
 
 #include "common/kube/quantity.h"
 #include "heteroctl/manifest/documents.h"
+#include "heteroctl/manifest/names.h"
 #include "heteroctl/manifest/reader.h"
 
 namespace heterok8s::manifest {
 namespace {
 
-// RFC 1123 labels joined by dots, as Kubernetes names Pods.
-bool IsName(const std::string& text) {
-  auto ok = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.'; };
-  return !text.empty() && text.size() <= 253 && std::all_of(text.begin(), text.end(), ok) && text.front() != '-' &&
-         text.back() != '-';
+// What was read is not shown in full: a name has an end.
+std::string Shown(const std::string& text) { return text.size() <= 80 ? text : text.substr(0, 77) + "..."; }
+
+std::string CheckedLabel(Reader& reader, const std::string& key, std::string name) {
+  if (!IsDnsLabel(name)) {
+    reader.Fail(key, fmt::format("'{}' is not a name (up to 63 lower case letters, digits, '-')", Shown(name)));
+  }
+  return name;
 }
 
-std::string ReadName(Reader& reader, const std::string& key) {
+std::string ReadLabel(Reader& reader, const std::string& key) {
+  return CheckedLabel(reader, key, reader.Required(key));
+}
+
+std::string ReadSubdomain(Reader& reader, const std::string& key) {
   std::string name = reader.Required(key);
-  if (!IsName(name)) reader.Fail(key, fmt::format("'{}' is not a name (lower case letters, digits, '-')", name));
+  if (!IsDnsSubdomain(name)) {
+    reader.Fail(key, fmt::format("'{}' is not a name (lower case letters, digits, '-', single dots)", Shown(name)));
+  }
   return name;
+}
+
+// As kubelet: the Pod's name, cut to what a kernel takes.
+std::string HostnameOf(std::string pod_name) {
+  if (pod_name.size() > 63) pod_name.resize(63);
+  while (!pod_name.empty() && (pod_name.back() == '-' || pod_name.back() == '.')) pod_name.pop_back();
+  return pod_name;
 }
 
 // YAML is made of printable characters; anything else in an error would reach a terminal as it is.
@@ -115,7 +132,7 @@ ContainerPort ReadPort(Reader& reader) {
 
 Container ReadContainer(Reader& reader, bool is_init) {
   Container container;
-  container.name = ReadName(reader, "name");
+  container.name = ReadLabel(reader, "name");
   container.image = reader.Required("image");
   container.working_dir = reader.Text("workingDir");
   container.command = reader.Texts("command");
@@ -148,7 +165,7 @@ Container ReadContainer(Reader& reader, bool is_init) {
 
 Volume ReadVolume(Reader& reader) {
   Volume volume;
-  volume.name = ReadName(reader, "name");
+  volume.name = ReadLabel(reader, "name");
   int kinds = 0;
   reader.Object("emptyDir", [&](Reader& r) {
     ++kinds;
@@ -183,9 +200,12 @@ Pod ReadPod(Reader& reader) {
   Pod pod;
   reader.Text("apiVersion"), reader.Text("kind");
   reader.Object("metadata", [&](Reader& r) {
-    pod.name = ReadName(r, "name");
-    pod.pod_namespace = r.Text("namespace", "default");
+    pod.name = ReadSubdomain(r, "name");
+    if (std::string name = r.Text("namespace"); !name.empty()) pod.pod_namespace = CheckedLabel(r, "namespace", name);
     pod.uid = r.Text("uid");
+    if (!pod.uid.empty() && !IsUid(pod.uid)) {
+      r.Fail("uid", fmt::format("'{}' is not a UID (up to 63 letters, digits, '-'); leave it out", Shown(pod.uid)));
+    }
     pod.labels = r.Map("labels");
     pod.annotations = r.Map("annotations");
     r.Ignore({"creationTimestamp", "generateName", "ownerReferences", "resourceVersion", "finalizers", "generation"});
@@ -200,7 +220,8 @@ Pod ReadPod(Reader& reader) {
     pod.host_pid = r.Flag("hostPID", false);
     pod.host_ipc = r.Flag("hostIPC", false);
     pod.share_process_namespace = r.Flag("shareProcessNamespace", false);
-    pod.hostname = r.Text("hostname", pod.name);
+    std::string hostname = r.Text("hostname");
+    pod.hostname = hostname.empty() ? HostnameOf(pod.name) : CheckedLabel(r, "hostname", hostname);
     pod.termination_grace_seconds = r.Integer("terminationGracePeriodSeconds", 30, 0, 86400);
     r.Object("securityContext", [&](Reader& s) { pod.security = ReadSecurity(s); });
     r.Ignore({"restartPolicy",
@@ -286,7 +307,7 @@ Manifest ReadDocuments(const std::vector<YAML::Node>& documents) {
       reader.Text("apiVersion");
       std::string name;
       reader.Object("metadata", [&](Reader& r) {
-        name = ReadName(r, "name");
+        name = ReadSubdomain(r, "name");
         r.Ignore({"namespace", "labels", "annotations", "creationTimestamp"});
       });
       manifest.config_maps[name] = reader.Map("data");

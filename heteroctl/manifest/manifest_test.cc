@@ -6,6 +6,7 @@
 #include <random>
 
 #include "common/testing/matchers.h"
+#include "heteroctl/manifest/names.h"
 
 namespace heterok8s::manifest {
 namespace {
@@ -88,6 +89,14 @@ TEST_CASE("bad input is refused by path, value and remedy") {
       {Pod("containers: [{name: a, image: b, ports: [{containerPort: 1, hostPort: 1, hostIP: 300.1.1.1}]}]"),
        "'300.1.1.1' is not an IP address"},
       {Pod("containers: [{name: a, image: b}], volumes: [{name: v}]"), "spec.volumes[0]: needs exactly one of"},
+      {Pod("containers: [{name: .., image: b}]"), "spec.containers[0].name: '..' is not a name"},
+      {Pod("containers: [{name: a.b, image: b}]"), "spec.containers[0].name: 'a.b' is not a name"},
+      {Pod("containers: [{name: a, image: b}], volumes: [{name: .., emptyDir: {}}]"), "'..' is not a name"},
+      {Pod("containers: [{name: a, image: b}], hostname: a/b"), "spec.hostname: 'a/b' is not a name"},
+      {"{kind: Pod, metadata: {name: ..}}", "metadata.name: '..' is not a name"},
+      {"{kind: Pod, metadata: {name: p, namespace: ../x}}", "metadata.namespace: '../x' is not a name"},
+      {"{kind: Pod, metadata: {name: p, uid: ../../etc}}", "metadata.uid: '../../etc' is not a UID"},
+      {"{kind: Pod, metadata: {name: p, uid: ..}}", "metadata.uid: '..' is not a UID"},
       {"kind: Pod\n\x1b[31m", "line 2: byte 0x1b cannot be part of a text"},
       {"kind: Deployment", "'Deployment' cannot be run here"},
       {"kind: Pod\nspec: {}", "metadata.name: is required"},
@@ -99,6 +108,49 @@ TEST_CASE("bad input is refused by path, value and remedy") {
     INFO(row.text);
     CHECK_THAT(ParseManifest(row.text, "p.yaml").status(), Says(row.says));
   }
+}
+
+TEST_CASE("names are what Kubernetes takes, and never a path") {
+  struct Row {
+    std::string text;
+    bool label, subdomain, uid;
+  };
+  const Row rows[] = {
+      {"web", true, true, true},
+      {"web-1", true, true, true},
+      {"web.shop", false, true, false},
+      {"WEB", false, false, true},
+      {"0ac1f2de-7d3b-4a53-9a1f-8f1f0e7f2b11", true, true, true},
+      {"d41d8cd98f00b204e9800998ecf8427e", true, true, true},  // a static Pod's
+      {"", false, false, false},
+      {".", false, false, false},
+      {"..", false, false, false},
+      {"a..b", false, false, false},
+      {"a.", false, false, false},
+      {"-a", false, false, false},
+      {"a-", false, false, true},
+      {"a/b", false, false, false},
+      {"a_b", false, false, false},
+      {std::string("a\0b", 3), false, false, false},
+      {std::string(63, 'a'), true, true, true},
+      {std::string(64, 'a'), false, true, false},
+      {std::string(254, 'a'), false, false, false},
+  };
+  for (const Row& row : rows) {
+    INFO(row.text);
+    CHECK(IsDnsLabel(row.text) == row.label);
+    CHECK(IsDnsSubdomain(row.text) == row.subdomain);
+    CHECK(IsUid(row.text) == row.uid);
+  }
+}
+
+TEST_CASE("a Pod without a host name gets its own, as long as a kernel takes it") {
+  const std::string name = std::string(62, 'a') + ".b";
+  auto manifest = ParseManifest(
+      fmt::format("{{kind: Pod, metadata: {{name: {}}}, spec: {{containers: [{{name: a, image: b}}]}}}}", name), "t");
+
+  REQUIRE_OK(manifest);
+  CHECK(manifest->pod.hostname == std::string(62, 'a'));
 }
 
 TEST_CASE("damaged manifests never crash the reader") {

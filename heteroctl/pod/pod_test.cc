@@ -11,6 +11,7 @@
 #include "common/testing/matchers.h"
 #include "heteroctl/manifest/manifest.h"
 #include "heteroctl/pod/log_reader.h"
+#include "heteroctl/pod/runner.h"
 #include "heteroctl/pod/translate.h"
 #include "heteroctl/pod/volumes.h"
 
@@ -118,20 +119,82 @@ spec:
   CHECK(annotation("", "tty: false") == "none");
 }
 
-TEST_CASE("volumes appear as folders and go again") {
-  std::string root = "/tmp/hk-pod-test.XXXXXX";
-  REQUIRE(mkdtemp(root.data()) != nullptr);
-  manifest::Manifest m = Sample();
-  std::string folder = PodFolder(root, "u-1");
+// A Pod root of its own, with a UID that no other run of this test has: memory volumes share one place.
+class PodRoot {
+ public:
+  PodRoot() { REQUIRE(mkdtemp(path_.data()) != nullptr); }
+  ~PodRoot() {
+    RemovePodFolder(path_, uid_).IgnoreError();
+    fs::remove_all(path_);
+  }
+  const std::string& path() const { return path_; }
+  const std::string& uid() const { return uid_; }
 
-  REQUIRE_OK(MakeVolumes(m, folder));
-  CHECK(*sys::ReadFile(VolumePath(folder, m.pod.volumes[0]) + "/x.conf") == "hello");
-  CHECK_FALSE(fs::exists(VolumePath(folder, m.pod.volumes[0]) + "/other"));
-  CHECK(fs::is_directory(VolumePath(folder, m.pod.volumes[1])));
-  CHECK_OK(RemovePodFolder(folder));
-  CHECK_FALSE(fs::exists(folder));
-  CHECK_OK(RemovePodFolder(folder));
-  fs::remove_all(root);
+ private:
+  std::string path_ = "/tmp/hk-pod-test.XXXXXX";
+  std::string uid_ = fmt::format("hk-pod-test-{}", getpid());
+};
+
+TEST_CASE("volumes appear as folders and go again") {
+  PodRoot root;
+  manifest::Manifest m = Sample();
+  m.pod.volumes[1].in_memory = true;
+
+  absl::StatusOr<std::string> folder = MakePodFolder(root.path(), root.uid());
+  REQUIRE_OK(folder);
+  REQUIRE_OK(MakeVolumes(m, *folder));
+  const std::string memory = VolumePath(*folder, m.pod.volumes[1]);
+  CHECK(*sys::ReadFile(VolumePath(*folder, m.pod.volumes[0]) + "/x.conf") == "hello");
+  CHECK_FALSE(fs::exists(VolumePath(*folder, m.pod.volumes[0]) + "/other"));
+  CHECK(fs::is_directory(memory));
+  CHECK_OK(RemovePodFolder(root.path(), root.uid()));
+  CHECK_FALSE(fs::exists(*folder));
+  CHECK_FALSE(fs::exists(memory));
+  CHECK_OK(RemovePodFolder(root.path(), root.uid()));
+}
+
+TEST_CASE("a UID that would be a path makes and removes nothing") {
+  PodRoot root;
+  fs::create_directories(root.path() + "/pods");
+  fs::create_directories(root.path() + "/precious");
+  const std::string pods = root.path() + "/pods";
+
+  for (const char* uid : {"..", ".", "", "../precious", "a/../../precious", "/tmp"}) {
+    INFO(uid);
+    CHECK_THAT(PodFolder(pods, uid).status(), testing::HasCode(absl::StatusCode::kInvalidArgument));
+    CHECK_THAT(MakePodFolder(pods, uid).status(), testing::HasCode(absl::StatusCode::kInvalidArgument));
+    CHECK_THAT(RemovePodFolder(pods, uid), testing::HasCode(absl::StatusCode::kInvalidArgument));
+  }
+  CHECK(fs::exists(root.path() + "/precious"));
+  CHECK(fs::is_empty(pods));
+}
+
+TEST_CASE("the folder of another Pod is never taken over") {
+  PodRoot root;
+  REQUIRE_OK(MakePodFolder(root.path(), root.uid()));
+
+  CHECK_THAT(MakePodFolder(root.path(), root.uid()).status(), testing::HasCode(absl::StatusCode::kAlreadyExists));
+}
+
+TEST_CASE("only the folder that the UID names beneath the root is a Pod's to be removed") {
+  FoundPod pod;
+  pod.sandbox.mutable_metadata()->set_uid("u-1");
+  auto says = [&](const std::string& folder) -> FoundPod& {
+    (*pod.sandbox.mutable_annotations())[kAnnotationFolder] = folder;
+    return pod;
+  };
+
+  CHECK_FALSE(SaysFolder(pod));
+  CHECK_FALSE(HasFolderBeneath(pod, "/pods"));
+  CHECK(HasFolderBeneath(says("/pods/u-1"), "/pods"));
+  CHECK(HasFolderBeneath(says("/pods/u-1"), "/pods/"));
+  for (const char* folder : {"/", "/etc", "/pods", "/pods/u-2", "/pods/u-1/..", "/pods/../pods/u-1", "u-1", ""}) {
+    INFO(folder);
+    CHECK_FALSE(HasFolderBeneath(says(folder), "/pods"));
+  }
+  pod.sandbox.mutable_metadata()->set_uid("../etc");
+  CHECK_FALSE(HasFolderBeneath(says("/pods/../etc"), "/pods"));
+  CHECK_FALSE(HasFolderBeneath(says("/etc"), "/pods"));
 }
 
 TEST_CASE("a ConfigMap path cannot leave its volume") {

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <thread>
 
 #include "common/sys/file.h"
@@ -38,7 +39,8 @@ class Runner {
     if (pod_.uid.empty()) {
       HK_ASSIGN_OR_RETURN(pod_.uid, NewUid());
     }
-    place_ = {.folder = PodFolder(options_.root, pod_.uid), .cgroup_parent = options_.cgroup_parent};
+    HK_ASSIGN_OR_RETURN(std::string folder, MakePodFolder(options_.root, pod_.uid));
+    place_ = {.folder = folder, .cgroup_parent = options_.cgroup_parent};
     running_.uid = pod_.uid;
     auto undo = absl::MakeCleanup([this] { Undo(); });
 
@@ -66,6 +68,10 @@ class Runner {
   absl::Status RefuseSecond() {
     HK_ASSIGN_OR_RETURN(cri::ListPodSandboxResponse list, cri_.ListPodSandbox());
     for (const cri::PodSandbox& sandbox : list.items()) {
+      if (!pod_.uid.empty() && sandbox.metadata().uid() == pod_.uid) {
+        return WithHint(absl::AlreadyExistsError(fmt::format("a Pod with UID '{}' exists", pod_.uid)),
+                        fmt::format("leave metadata.uid out; `heteroctl rm {}` removes it", pod_.uid));
+      }
       if (sandbox.metadata().name() != pod_.name || sandbox.metadata().namespace_() != pod_.pod_namespace) continue;
       return WithHint(absl::AlreadyExistsError(fmt::format("Pod '{}/{}' exists", pod_.pod_namespace, pod_.name)),
                       fmt::format("`heteroctl rm {}/{}` removes it", pod_.pod_namespace, pod_.name));
@@ -120,11 +126,12 @@ class Runner {
   void Undo() {
     if (options_.keep_on_failure) return;
     if (running_.sandbox_id.empty()) {
-      RemovePodFolder(place_.folder).IgnoreError();
+      RemovePodFolder(options_.root, pod_.uid).IgnoreError();
       return;
     }
     FoundPod pod;
     pod.sandbox.set_id(running_.sandbox_id);
+    pod.sandbox.mutable_metadata()->set_uid(pod_.uid);
     (*pod.sandbox.mutable_annotations())[kAnnotationFolder] = place_.folder;
     (*pod.sandbox.mutable_annotations())[kAnnotationGrace] = "1";
     for (const StartedContainer& started : running_.containers) {
@@ -132,7 +139,7 @@ class Runner {
       container.set_id(started.id);
       pod.containers.push_back(container);
     }
-    RemovePod(cri_, pod).IgnoreError();  // the failure that brought us here is the one to report
+    RemovePod(cri_, pod, options_.root).IgnoreError();  // the failure that brought us here is the one to report
   }
 
   CriClient& cri_;
@@ -148,6 +155,15 @@ class Runner {
 std::string Value(const google::protobuf::Map<std::string, std::string>& map, const std::string& key) {
   auto found = map.find(key);
   return found == map.end() ? "" : found->second;
+}
+
+// What the manifest said. The annotation of a kubelet's Pod may say anything: then it is what a manifest leaves out.
+seconds GraceOf(const FoundPod& pod) {
+  const std::string text = Value(pod.sandbox.annotations(), kAnnotationGrace);
+  int64_t grace = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), grace);
+  bool fits = error == std::errc() && end == text.data() + text.size() && grace >= 0 && grace <= 86400;
+  return seconds(fits ? grace : 30);
 }
 
 }  // namespace
@@ -197,9 +213,15 @@ absl::StatusOr<cri::Container> FindContainer(const FoundPod& pod, const std::str
                                          name, fmt::join(names, ", ")));
 }
 
-absl::Status RemovePod(CriClient& cri, const FoundPod& pod) {
-  std::string grace_text = Value(pod.sandbox.annotations(), kAnnotationGrace);
-  seconds grace(grace_text.empty() ? 30 : std::atoi(grace_text.c_str()));
+bool SaysFolder(const FoundPod& pod) { return pod.sandbox.annotations().contains(kAnnotationFolder); }
+
+bool HasFolderBeneath(const FoundPod& pod, const std::string& root) {
+  absl::StatusOr<std::string> folder = PodFolder(root, pod.sandbox.metadata().uid());
+  return folder.ok() && Value(pod.sandbox.annotations(), kAnnotationFolder) == *folder;
+}
+
+absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const std::string& root) {
+  const seconds grace = GraceOf(pod);
   absl::Status first;
   auto note = [&first](const absl::Status& status) {
     if (first.ok() && !status.ok() && status.code() != absl::StatusCode::kNotFound) first = status;
@@ -215,8 +237,7 @@ absl::Status RemovePod(CriClient& cri, const FoundPod& pod) {
   note(cri.StopPodSandbox(pod.sandbox.id()));
   for (const cri::Container& container : pod.containers) note(cri.RemoveContainer(container.id()));
   note(cri.RemovePodSandbox(pod.sandbox.id()));
-  std::string folder = Value(pod.sandbox.annotations(), kAnnotationFolder);
-  if (!folder.empty()) note(RemovePodFolder(folder));
+  if (HasFolderBeneath(pod, root)) note(RemovePodFolder(root, pod.sandbox.metadata().uid()));
   return first;
 }
 

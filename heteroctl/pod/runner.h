@@ -46,7 +46,13 @@ absl::StatusOr<FoundPod> FindPod(CriClient& cri, const std::string& reference);
 // The one named, or the only one, or the first (as kubectl does) when `name` is empty.
 absl::StatusOr<runtime::v1::Container> FindContainer(const FoundPod& pod, const std::string& name);
 
-// Stops and removes everything of the Pod and its folder. Goes on after a failure and returns the first one.
-absl::Status RemovePod(CriClient& cri, const FoundPod& pod);
+// Whether the Pod is heteroctl's and its folder is beneath `root`: only then RemovePod removes the folder.
+bool HasFolderBeneath(const FoundPod& pod, const std::string& root);
+// Whether the Pod says that heteroctl made it, whoever wrote that.
+bool SaysFolder(const FoundPod& pod);
+
+// Stops and removes everything of the Pod, and its folder beneath `root` (RunOptions::root). Goes on after a failure
+// and returns the first one.
+absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const std::string& root);
 
 }  // namespace heterok8s::ctl

@@ -19,7 +19,8 @@ inline constexpr const char* kLabelPodName = "io.kubernetes.pod.name";
 inline constexpr const char* kLabelPodNamespace = "io.kubernetes.pod.namespace";
 inline constexpr const char* kLabelPodUid = "io.kubernetes.pod.uid";
 inline constexpr const char* kLabelContainerName = "io.kubernetes.container.name";
-// Ours: who made the Pod and where its folder is, so that `rm` finds it again.
+// Ours. That heteroctl made the Pod, and its folder: a word to be compared, never a path to be used, since a kubelet's
+// Pods bring annotations of their authors.
 inline constexpr const char* kAnnotationFolder = "heteroctl.heteropod.io/folder";
 inline constexpr const char* kAnnotationGrace = "heteroctl.heteropod.io/grace-seconds";
 

@@ -1,12 +1,18 @@
 #include "heteroctl/pod/volumes.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <filesystem>
 
 #include "common/sys/file.h"
+#include "common/sys/remove_tree.h"
+#include "common/sys/unique_fd.h"
+#include "heteroctl/manifest/names.h"
+#include "heteroctl/output.h"
 
 namespace heterok8s::ctl {
 namespace {
@@ -40,13 +46,49 @@ absl::Status WriteConfigMap(const manifest::Volume& volume, const std::map<std::
 }
 
 // Memory-backed emptyDirs live in /dev/shm: memory that every mount namespace of the machine sees, without a mount.
+constexpr const char* kMemoryRoot = "/dev/shm/heterok8s-pods";
+
 std::string MemoryFolder(const std::string& pod_folder) {
-  return "/dev/shm/heterok8s-pods/" + fs::path(pod_folder).filename().string();
+  return fmt::format("{}/{}", kMemoryRoot, fs::path(pod_folder).filename().string());
+}
+
+// Anybody can make files in /dev/shm: what is there under our name must be a folder of ours that nobody else writes.
+absl::Status CheckMemoryRoot() {
+  sys::UniqueFd fd(open(kMemoryRoot, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  struct stat found {};
+  if (!fd.valid() || fstat(fd.get(), &found) != 0) return ErrnoToStatus(errno, fmt::format("open '{}'", kMemoryRoot));
+  if (found.st_uid == geteuid() && (found.st_mode & (S_IWGRP | S_IWOTH)) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(fmt::format("'{}' belongs to somebody else", kMemoryRoot));
+}
+
+absl::Status MakeMemoryRoot() {
+  if (mkdir(kMemoryRoot, 0755) != 0 && errno != EEXIST)
+    return ErrnoToStatus(errno, fmt::format("make '{}'", kMemoryRoot));
+  return CheckMemoryRoot();
+}
+
+absl::Status CheckUid(const std::string& uid) {
+  if (manifest::IsUid(uid)) return absl::OkStatus();
+  return absl::InvalidArgumentError("the Pod's UID is none: it must be 1 to 63 letters, digits and '-'");
 }
 
 }  // namespace
 
-std::string PodFolder(const std::string& root, const std::string& uid) { return root + "/" + uid; }
+absl::StatusOr<std::string> PodFolder(const std::string& root, const std::string& uid) {
+  HK_RETURN_IF_ERROR(CheckUid(uid));
+  return (fs::path(root) / uid).lexically_normal().string();
+}
+
+absl::StatusOr<std::string> MakePodFolder(const std::string& root, const std::string& uid) {
+  HK_ASSIGN_OR_RETURN(std::string folder, PodFolder(root, uid));
+  std::error_code error;
+  fs::create_directories(root, error);
+  if (error) return ErrnoToStatus(error.value(), fmt::format("make folder '{}'", root));
+  if (mkdir(folder.c_str(), 0755) == 0) return folder;
+  if (errno != EEXIST) return ErrnoToStatus(errno, fmt::format("make folder '{}'", folder));
+  return WithHint(absl::AlreadyExistsError(fmt::format("'{}' is the folder of another Pod", folder)),
+                  "leave metadata.uid out, or remove the folder if its Pod is gone");
+}
 
 std::string LogFolder(const std::string& pod_folder) { return pod_folder + "/logs"; }
 
@@ -74,6 +116,7 @@ absl::Status MakeVolumes(const manifest::Manifest& manifest, const std::string& 
         HK_RETURN_IF_ERROR(WriteConfigMap(volume, manifest.config_maps.at(volume.config_map), path));
         break;
       case manifest::Volume::Kind::kEmptyDir:
+        if (volume.in_memory) HK_RETURN_IF_ERROR(MakeMemoryRoot());
         HK_RETURN_IF_ERROR(MakeFolder(path, 0777));
         break;
     }
@@ -81,12 +124,12 @@ absl::Status MakeVolumes(const manifest::Manifest& manifest, const std::string& 
   return absl::OkStatus();
 }
 
-absl::Status RemovePodFolder(const std::string& pod_folder) {
-  std::error_code error;
-  fs::remove_all(MemoryFolder(pod_folder), error);
-  fs::remove_all(pod_folder, error);
-  if (error) return ErrnoToStatus(error.value(), fmt::format("remove '{}'", pod_folder));
-  return absl::OkStatus();
+absl::Status RemovePodFolder(const std::string& root, const std::string& uid) {
+  HK_RETURN_IF_ERROR(CheckUid(uid));
+  absl::Status memory;
+  if (CheckMemoryRoot().ok()) memory = sys::RemoveTree(kMemoryRoot, uid);  // else nothing there is ours
+  absl::Status folder = sys::RemoveTree(root, uid);                        // both are tried
+  return folder.ok() ? memory : folder;
 }
 
 }  // namespace heterok8s::ctl
