@@ -23,7 +23,7 @@ test: build ## run all tests, cheapest first (TIER=unit|netns|lab|sanitize|all)
 	@e2e/run $(TIER)
 
 demo: programs ## run a split Pod on real containers and show it (POD=file.yaml for your own)
-	@deploy/demo/run $(if $(POD),--pod $(POD))
+	@deploy/demo/run $(if $(POD),--pod '$(POD)')
 
 soak: build ## run the random and the long tests for about SOAK=3600 seconds
 	@e2e/soak $(SOAK)

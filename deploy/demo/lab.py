@@ -113,7 +113,14 @@ class Lab:
         raise DemoFailed(f"nothing runs on the {pu}")
 
     def process_of(self, container_id):
-        """The container's first process: found by its cgroup, described by /proc."""
+        """The container's first process."""
+        process = self.find_process(container_id)
+        if process is None:
+            raise DemoFailed(f"no process of container {container_id}")
+        return process
+
+    def find_process(self, container_id):
+        """The container's first process: found by its cgroup, described by /proc; None when it has none."""
         for pid in pids():
             try:
                 with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
@@ -126,7 +133,7 @@ class Lab:
             pu = next((name for name, init in self.inits.items() if init in chain), "neither")
             self.namespaces.update(namespaces.values())
             return {"pid": pid, "pu": pu, "net": namespaces["net"]}
-        raise DemoFailed(f"no process of container {container_id}")
+        return None
 
     def leftovers(self):
         """Looked for by other means than `lab down` itself uses."""

@@ -35,10 +35,10 @@ class Report:
         self.title = title
 
     def row(self, what, results):
-        """results: per column (is it true, evidence), or None where the row says nothing."""
+        """results: per column (is it true, evidence), (None, text) for what is only told, or None where the row says nothing."""
         self.pending.append((what, results))
         for result in results:
-            if result is not None:
+            if result is not None and result[0] is not None:
                 if result[0]:
                     self.good += 1
                 else:
@@ -59,7 +59,7 @@ class Report:
                 if result is None:
                     line += "  " + " " * width
                     continue
-                mark = self.paint("✓", "32") if result[0] else self.paint("✗", "31")
+                mark = " " if result[0] is None else self.paint("✓", "32") if result[0] else self.paint("✗", "31")
                 line += "  " + mark + " " + clip(result[1]).ljust(width - 2)
             print(line.rstrip())
         sys.stdout.flush()
