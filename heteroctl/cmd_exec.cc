@@ -42,6 +42,7 @@ absl::StatusOr<int> Exec(Context& context, const ExecFlags& flags) {
 
 void RegisterExec(CLI::App& app, Context& context) {
   CLI::App* sub = app.add_subcommand("exec", "Run a command in a container and exit with its code");
+  sub->footer("-o json: one object: exit_code, stdout, stderr. What is no UTF-8 in them is replaced.");
   auto flags = std::make_shared<ExecFlags>();
   sub->add_option("pod", flags->pod, "name, namespace/name or UID")->required();
   sub->add_option("-c,--container", flags->container, "Container; default: the first");

@@ -50,6 +50,7 @@ absl::StatusOr<int> Logs(Context& context, const LogFlags& flags) {
 
 void RegisterLogs(CLI::App& app, Context& context) {
   CLI::App* sub = app.add_subcommand("logs", "Print a container's log, wherever it runs");
+  sub->footer("-o json: one object per line of the log: time, stream, text, partial (its line goes on).");
   auto flags = std::make_shared<LogFlags>();
   sub->add_option("pod", flags->pod, "name, namespace/name or UID")->required();
   sub->add_option("-c,--container", flags->container, "Container; default: the first");

@@ -117,7 +117,7 @@ absl::StatusOr<int> Run(Context& context, const RunFlags& flags) {
                      .cgroup_parent = flags.cgroup_parent.empty() ? endpoints.cgroup_parent : flags.cgroup_parent,
                      .keep_on_failure = flags.keep};
   const manifest::Pod pod = manifest.pod;
-  Progress progress(fmt::format("Pod {}/{}", pod.pod_namespace, pod.name));
+  Progress progress(context.output, fmt::format("Pod {}/{}", pod.pod_namespace, pod.name));
   HK_ASSIGN_OR_RETURN(RunningPod running, RunPod(*cri, std::move(manifest), options, [&](const std::string& what) {
                         progress.Update(fmt::format("Pod {}/{}: {}", pod.pod_namespace, pod.name, what));
                       }));

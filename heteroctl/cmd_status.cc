@@ -80,7 +80,7 @@ absl::StatusOr<int> Status(Context& context) {
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
   std::vector<std::pair<std::string, Reply>> replies;
   {
-    Progress progress("asking the heterods");
+    Progress progress(context.output, "asking the heterods");
     replies.emplace_back("host", AdminClient("heterod on the host", endpoints.host_admin).Status());
     if (!endpoints.dpu_admin.empty()) {
       replies.emplace_back("dpu", AdminClient("heterod on the DPU", endpoints.dpu_admin).Status());

@@ -35,9 +35,9 @@ v1::PlacementsReply OfPod(const v1::PlacementsReply& all, const std::string& pod
   return mine;
 }
 
-absl::StatusOr<Answers> Ask(const Endpoints& endpoints, const std::string& pod) {
+absl::StatusOr<Answers> Ask(const Output& output, const Endpoints& endpoints, const std::string& pod) {
   Answers answers;
-  Progress progress(fmt::format("asking about '{}'", pod));
+  Progress progress(output, fmt::format("asking about '{}'", pod));
   std::optional<absl::Status> not_found;
   const auto take = [&](absl::StatusOr<v1::WhyReply> reply, std::optional<v1::WhyReply>& into) {
     if (reply.ok()) {
@@ -140,7 +140,7 @@ Table Pod(const Answers& answers) {
 
 absl::StatusOr<int> Why(Context& context, const std::string& pod) {
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
-  absl::StatusOr<Answers> answers = Ask(endpoints, pod);
+  absl::StatusOr<Answers> answers = Ask(context.output, endpoints, pod);
   if (absl::IsNotFound(answers.status())) {
     return WithHint(answers.status(), "name it NAMESPACE/NAME or by its UID; `heteroctl ps` lists Pods");
   }

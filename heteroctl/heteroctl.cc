@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <string_view>
 
 #include "heteroctl/cmd_pki.h"
 #include "heteroctl/cmd_pods.h"
@@ -15,15 +16,40 @@
 namespace heterok8s::ctl {
 namespace {
 
+// Whether -o json is among the program's own words. The parser cannot say when it has just failed.
+bool AsksForJson(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--") return false;
+    if (word == "-ojson" || word == "--output=json") return true;
+    if ((word == "-o" || word == "--output") && i + 1 < argc && std::string_view(argv[i + 1]) == "json") return true;
+  }
+  return false;
+}
+
+// Exit code 2, and the words of the error in the form that was asked for.
+int WrongUsage(const Context& context, const CLI::App& app, const CLI::ParseError& error) {
+  if (error.get_exit_code() == 0) return app.exit(error);  // --help
+  if (context.output.json()) {
+    context.output.Error(
+        WithHint(absl::InvalidArgumentError(error.what()), "heteroctl COMMAND --help lists the flags"));
+  } else {
+    app.exit(error);
+  }
+  return 2;
+}
+
 int Main(int argc, char** argv) {
   Context context;
+  if (AsksForJson(argc, argv)) context.output.format = Format::kJson;
   std::string format = "text";
 
   CLI::App app("One Pod over host and DPU: run, look, explain, repair.", "heteroctl");
   app.require_subcommand(0, 1);  // none is our own error below; CLI11's would hide that a name is misspelt
   app.fallthrough();             // the program's own flags may follow the subcommand
   app.option_defaults()->always_capture_default(false);
-  app.add_option("-o,--output", format, "text or json")->check(CLI::IsMember({"text", "json"}));
+  app.add_option("-o,--output", format, "text or json; errors are then objects on stderr")
+      ->check(CLI::IsMember({"text", "json"}));
   app.add_option("--lab", context.endpoint_flags.lab, "Use the running lab of this name (HETEROK8S_LAB)");
   app.add_option("--host-socket", context.endpoint_flags.host_socket, "heterod on the host (HETEROK8S_HOST_SOCKET)");
   app.add_option("--dpu-socket", context.endpoint_flags.dpu_socket, "heterod on the DPU (HETEROK8S_DPU_SOCKET)");
@@ -44,10 +70,11 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return WrongUsage(context, app, error);
   }
-  if (format == "json") context.output.format = Format::kJson;
+  context.output.format = format == "json" ? Format::kJson : Format::kText;
   if (!context.action) {
+    if (context.output.json()) return WrongUsage(context, app, CLI::RequiredError("a command"));
     fmt::print(stderr, "{}", app.help());
     return 2;
   }

@@ -156,6 +156,11 @@ void Output::Error(const absl::Status& status) const {
 }
 
 void Output::Warn(const std::string& text) const {
+  if (json()) {
+    fmt::print(stderr, "{}\n",
+               nlohmann::json{{"warning", text}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    return;
+  }
   fmt::print(stderr, "{} {}\n", Paint("warning:", Style::kWarning, ColourWanted(STDERR_FILENO)), text);
 }
 
@@ -169,7 +174,9 @@ std::string HintOf(const absl::Status& status) {
   return payload.has_value() ? std::string(*payload) : "";
 }
 
-Progress::Progress(std::string what) : what_(std::move(what)), thread_([this] { Run(); }) {}
+// A silent one is done from the start.
+Progress::Progress(const Output& output, std::string what)
+    : what_(std::move(what)), done_(output.json()), thread_([this] { Run(); }) {}
 
 Progress::~Progress() {
   {

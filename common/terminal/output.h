@@ -63,7 +63,7 @@ class Output {
   void Line(const std::string& text, Style style = Style::kPlain) const;
   // To stderr: "error: …" and, when the status has a hint, "  next: …"; with -o json one object instead.
   void Error(const absl::Status& status) const;
-  // To stderr, for what is odd but does not stop the command.
+  // To stderr, for what is odd but does not stop the command; with -o json one object per line.
   void Warn(const std::string& text) const;
 };
 
@@ -75,9 +75,10 @@ absl::Status WithHint(absl::Status status, const std::string& hint);
 std::string HintOf(const absl::Status& status);
 
 // Shows on stderr what is going on, once it takes longer than two seconds: a live line on a terminal, else one line.
+// Silent with -o json: stderr is then a program's to read.
 class Progress {
  public:
-  explicit Progress(std::string what);
+  Progress(const Output& output, std::string what);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -90,7 +91,7 @@ class Progress {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::string what_;
-  bool done_ = false;
+  bool done_;
   std::thread thread_;  // last: it uses all of the above
 };
 

@@ -35,7 +35,7 @@ Layout Named(const Context& context, const std::string& name) {
 
 absl::StatusOr<int> Up(Context& context, const lab::UpOptions& options) {
   const std::string& name = options.layout.name;
-  Progress progress(fmt::format("lab '{}'", name));
+  Progress progress(context.output, fmt::format("lab '{}'", name));
   HK_ASSIGN_OR_RETURN(lab::UpResult result, lab::Up(options, [&](const std::string& what) {
                         progress.Update(fmt::format("lab '{}': {}", name, what));
                       }));
@@ -71,7 +71,7 @@ absl::StatusOr<int> Up(Context& context, const lab::UpOptions& options) {
 
 absl::StatusOr<int> UpKubernetes(Context& context, const lab::UpOptions& options, int nodes) {
   const std::string& name = options.layout.name;
-  Progress progress(fmt::format("lab '{}'", name));
+  Progress progress(context.output, fmt::format("lab '{}'", name));
   HK_ASSIGN_OR_RETURN(lab::ClusterResult result, lab::UpCluster(options, nodes, [&](const std::string& what) {
                         progress.Update(fmt::format("lab '{}': {}", name, what));
                       }));
@@ -229,6 +229,7 @@ void RegisterList(CLI::App& parent, Context& context) {
 
 void RegisterExec(CLI::App& parent, Context& context) {
   CLI::App* sub = parent.add_subcommand("exec", "Run a command in the host, the dpu or the client");
+  sub->footer("-o json changes only errors: what the command prints passes through as it is.");
   auto name = std::make_shared<std::string>();
   auto place = std::make_shared<std::string>();
   auto command = std::make_shared<std::vector<std::string>>();

@@ -64,22 +64,24 @@ void RegisterNode(CLI::App& app, Context& context) {
     sub->callback([=, &context] {
       context.action = [=, &context]() -> absl::StatusOr<int> {
         SystemdMachine machine(flags->root);
-        NodeSwitch of_node(OptionsOf(*flags), machine,
-                           [](const std::string& text) { fmt::print(stderr, "{}\n", text); });
+        NodeSwitch of_node(OptionsOf(*flags), machine, [&context](const std::string& text) {
+          if (!context.output.json()) fmt::print(stderr, "{}\n", text);
+        });
         return run(context, of_node);
       };
     });
     return sub;
   };
-  auto done = [](const absl::Status& status) -> absl::StatusOr<int> {
+  auto done = [](const Context& context, const absl::Status& status, bool enabled) -> absl::StatusOr<int> {
     HK_RETURN_IF_ERROR(status);
+    if (context.output.json()) context.output.Print(nlohmann::json{{"enabled", enabled}});
     return 0;
   };
   CLI::App* enable =
       add("enable", "kubelet runs its Pods through heterocri; put back when the Node is not Ready in time",
-          [done](Context&, NodeSwitch& of_node) { return done(of_node.Enable()); });
+          [done](Context& c, NodeSwitch& of_node) { return done(c, of_node.Enable(), true); });
   CLI::App* disable = add("disable", "kubelet has its runtime for itself again",
-                          [done](Context&, NodeSwitch& of_node) { return done(of_node.Disable()); });
+                          [done](Context& c, NodeSwitch& of_node) { return done(c, of_node.Disable(), false); });
   for (CLI::App* sub : {enable, disable}) {
     sub->add_option("--ready-within", flags->ready_within, "Seconds (60)")->check(CLI::Range(1, 3600));
   }
