@@ -8,7 +8,8 @@ SOAK ?= 3600
 .PHONY: help setup build programs test soak demo bench check lab-up lab-kubernetes lab-down clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' -v suites="$$(bench/run --list | paste -sd'|')" \
+	  '/^[a-z-]+:.*## /{sub("SUITES", suites); printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing (apt, Go)
 	@tools/setup
@@ -28,7 +29,7 @@ demo: programs ## run a split Pod on real containers and show it (POD=file.yaml 
 soak: build ## run the random and the long tests for about SOAK=3600 seconds
 	@e2e/soak $(SOAK)
 
-bench: build ## measure beside a baseline (BENCH=cni|ports|calls|all)
+bench: build ## measure beside a baseline (BENCH=SUITES|all)
 	@bench/run $(BENCH)
 
 check: setup ## formatting, lints, duplicate fault points, dead links
