@@ -1,4 +1,9 @@
 // `heteroctl run | ps | logs | exec | rm`: Pods on this Node, through any CRI socket.
+//
+// Threading: the main thread. Ownership: `context` outlives `app`, whose callbacks borrow it. Errors: the action's
+// Status, which main() prints; `exec` returns the exit code of its command.
+//
+//   RegisterRun(app, context);  // see command.h
 #pragma once
 
 #include "heteroctl/command.h"

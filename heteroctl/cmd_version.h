@@ -1,4 +1,9 @@
-// `heteroctl version`.
+// `heteroctl version`: which version this program is.
+//
+// Threading: the main thread. Ownership: `context` outlives `app`, whose callbacks borrow it. Errors: the action's
+// Status, which main() prints; none of its own.
+//
+//   RegisterVersion(app, context);  // see command.h
 #pragma once
 
 #include "heteroctl/command.h"

@@ -1,4 +1,9 @@
 // `heteroctl why POD`: where a Pod's containers run and why, who owns its ports, what was refused.
+//
+// Threading: the main thread. Ownership: `context` outlives `app`, whose callbacks borrow it. Errors: the action's
+// Status, which main() prints; a daemon that does not answer is a warning while another knows the Pod.
+//
+//   RegisterWhy(app, context);  // see command.h
 #pragma once
 
 #include "heteroctl/command.h"

@@ -1,4 +1,6 @@
-// What heteroctl shows: common/terminal under this program's own names.
+// What heteroctl shows: common/terminal under this program's own names; threading, ownership and errors are its.
+//
+//   context.output.Line("done", Style::kGood);
 #pragma once
 
 #include "common/terminal/output.h"

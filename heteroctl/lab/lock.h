@@ -1,4 +1,10 @@
 // One process at a time works on a lab.
+//
+// Threading: between processes, by flock(); an object belongs to one thread. Ownership: holds the file's descriptor,
+// and with it the lock, while it lives; the kernel frees the lock of a process that died.
+// Errors: errno with the path; kDeadlineExceeded when another process has it for longer than `deadline`.
+//
+//   HK_ASSIGN_OR_RETURN(LabLock lock, LabLock::Take(layout, std::chrono::seconds(60)));
 #pragma once
 
 #include <chrono>
@@ -9,7 +15,6 @@
 
 namespace heterok8s::lab {
 
-// Holds the lab's lock while it lives. kDeadlineExceeded when another process has it for longer than `deadline`.
 class LabLock {
  public:
   static absl::StatusOr<LabLock> Take(const Layout& layout, std::chrono::milliseconds deadline);

@@ -1,4 +1,9 @@
-// `heteroctl node enable|disable|check`: heterocri between kubelet and its runtime.
+// `heteroctl node enable | disable | check`: heterocri between kubelet and its runtime.
+//
+// Threading: the main thread. Ownership: `context` outlives `app`, whose callbacks borrow it. Errors: the action's
+// Status, which main() prints; `check` returns 1 when something is not in order.
+//
+//   RegisterNode(app, context);  // see command.h
 #pragma once
 
 #include "heteroctl/command.h"
