@@ -243,7 +243,10 @@ absl::Status BpfPorts::SetRemote(const std::string& pod_key, const PortKey& give
     if (std::erase(claims, key) == 0) return absl::OkStatus();
     if (key.protocol == Protocol::kUdp) {  // who binds the port next need not be such a caller
       for (uint8_t is_v6 : {0, 1}) {
-        HK_RETURN_IF_ERROR(kernel_->bound_callers.Erase({.netns = pod->cookie, .port = key.port, .is_v6 = is_v6}));
+        for (uint8_t meaning : {HK_LOCALHOST, HK_POD_IP}) {
+          HK_RETURN_IF_ERROR(kernel_->bound_callers.Erase(
+              {.netns = pod->cookie, .port = key.port, .is_v6 = is_v6, .meaning = meaning}));
+        }
       }
     }
     return PutRemoteLocked(*pod, found->first, std::move(claims));

@@ -192,37 +192,94 @@ TEST_CASE("a client that bound itself to localhost or the Pod IP before it conne
   }
 }
 
-TEST_CASE("a UDP client bound to localhost is answered whether it connects or not, one after the other", "[netns]") {
+// One question and its answer: `caller` is bound to `source`, the server to `bound`, and the call is to `to`.
+void BoundUdpCall(TwoPus& pus, Pu& caller_pu, const sys::UniqueFd& server, const IpAddress& source, const IpAddress& to,
+                  uint16_t server_port, uint16_t& port, bool connected) {
+  INFO((&caller_pu == &pus.host() ? "host " : "DPU ")
+       << source.ToString() << " to " << to.ToString() << (connected ? " connected" : " unconnected") << ", port "
+       << port);
+  sys::UniqueFd caller = caller_pu.Socket(source.family == Family::kV4 ? AF_INET : AF_INET6, SOCK_DGRAM);
+  REQUIRE(Bind(caller, source, port) == 0);
+  port = PortOf(caller);
+  if (connected) {
+    REQUIRE(Connect(caller, to, server_port) == 0);
+    REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
+  } else {
+    REQUIRE(SendTo(caller, "ping", to, server_port) == 0);
+  }
+  IpAddress from;
+  uint16_t from_port = 0;
+  CHECK(ReceiveFrom(server, 3000, &from, &from_port) == "ping from " + source.ToString());
+  CHECK(from_port == port);
+  PortKey caller_key{.protocol = Protocol::kUdp, .address = source, .port = port};
+  pus.AwaitTold(caller_pu, caller_key, true);
+  for (int answer = 0; answer < 2; ++answer) {
+    REQUIRE(SendTo(server, "pong", from, from_port) == 0);
+    CHECK(ReceiveFrom(caller, 3000) == "pong from " + to.ToString());
+  }
+  if (connected) CHECK(PeerName(caller) == to.ToString());
+  CHECK(SockName(caller) == source.ToString());
+  caller.reset();
+  pus.AwaitTold(caller_pu, caller_key, false);
+}
+
+TEST_CASE("a UDP client that bound itself is answered whether it connects or not, one after the other", "[netns]") {
+  TwoPus pus;
+  for (Pu* caller_pu : {&pus.host(), &pus.dpu()}) {
+    for (int family : {AF_INET, AF_INET6}) {
+      for (Where source : {Where::kLocalhost, Where::kPodIp}) {
+        for (Where to : {Where::kLocalhost, Where::kPodIp}) {
+          PortKey key;
+          sys::UniqueFd server =
+              Server(pus, pus.Other(*caller_pu), family, SOCK_DGRAM, AddressOf(to, family), false, &key);
+          uint16_t port = 0;  // all three have the same port
+          for (bool connected : {true, false, true}) {
+            BoundUdpCall(pus, *caller_pu, server, AddressOf(source, family), AddressOf(to, family), key.port, port,
+                         connected);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a wildcard UDP server answers a client that bound itself to what it calls and connected", "[netns]") {
+  TwoPus pus;
+  for (Pu* caller_pu : {&pus.host(), &pus.dpu()}) {
+    for (int family : {AF_INET, AF_INET6}) {
+      PortKey key;
+      sys::UniqueFd server =
+          Server(pus, pus.Other(*caller_pu), family, SOCK_DGRAM, AddressOf(Where::kAny, family), false, &key);
+      for (Where where : {Where::kLocalhost, Where::kPodIp}) {
+        IpAddress address = AddressOf(where, family);
+        uint16_t port = 0;
+        for (bool connected : {true, false, true}) {
+          BoundUdpCall(pus, *caller_pu, server, address, address, key.port, port, connected);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a datagram longer than the link's packets reaches a client bound to the Pod IP and connected", "[netns]") {
   TwoPus pus;
   for (int family : {AF_INET, AF_INET6}) {
-    IpAddress localhost = AddressOf(Where::kLocalhost, family);
-    PortKey server_key;
-    sys::UniqueFd server = Server(pus, pus.dpu(), family, SOCK_DGRAM, localhost, false, &server_key);
-    uint16_t port = 0;
-    for (bool connected : {true, false, true}) {
-      INFO(localhost.ToString() << (connected ? " connected" : " unconnected") << ", port " << port);
-      sys::UniqueFd caller = pus.host().Socket(family, SOCK_DGRAM);
-      REQUIRE(Bind(caller, localhost, port) == 0);  // all three have the same port
-      port = PortOf(caller);
-      if (connected) {
-        REQUIRE(Connect(caller, localhost, server_key.port) == 0);
-        REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
-      } else {
-        REQUIRE(SendTo(caller, "ping", localhost, server_key.port) == 0);
-      }
-      IpAddress from;
-      uint16_t from_port = 0;
-      CHECK(ReceiveFrom(server, 3000, &from, &from_port) == "ping from " + localhost.ToString());
-      CHECK(from_port == port);
-      PortKey caller_key{.protocol = Protocol::kUdp, .address = localhost, .port = port};
-      pus.AwaitTold(pus.host(), caller_key, true);
-      REQUIRE(SendTo(server, "pong", from, from_port) == 0);
-      CHECK(ReceiveFrom(caller, 3000) == "pong from " + localhost.ToString());
-      if (connected) CHECK(PeerName(caller) == localhost.ToString());
-      CHECK(SockName(caller) == localhost.ToString());
-      caller.reset();
-      pus.AwaitTold(pus.host(), caller_key, false);
-    }
+    IpAddress pod_ip = AddressOf(Where::kPodIp, family);
+    PortKey key;
+    sys::UniqueFd server = Server(pus, pus.dpu(), family, SOCK_DGRAM, AddressOf(Where::kAny, family), false, &key);
+    sys::UniqueFd caller = pus.host().Socket(family, SOCK_DGRAM);
+    REQUIRE(Bind(caller, pod_ip, 0) == 0);
+    REQUIRE(Connect(caller, pod_ip, key.port) == 0);
+    REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
+    IpAddress from;
+    uint16_t from_port = 0;
+    REQUIRE(ReceiveFrom(server, 3000, &from, &from_port) == "ping from " + pod_ip.ToString());
+    pus.AwaitTold(pus.host(), {.protocol = Protocol::kUdp, .address = pod_ip, .port = from_port}, true);
+
+    // The server's kernel routes it to itself first, whose MTU is 65,536.
+    REQUIRE(SendTo(server, std::string(9000, 'x'), from, from_port) == 0);
+
+    CHECK(ReceiveFrom(caller, 3000) == std::string(256, 'x') + " from " + pod_ip.ToString());
   }
 }
 

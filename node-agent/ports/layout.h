@@ -8,7 +8,7 @@
 
 #include <linux/types.h>
 
-#define HK_PORTS_LAYOUT 3
+#define HK_PORTS_LAYOUT 4
 #define HK_REMOTE_CLAIMS 8 /* claims of the other PU on one port: different addresses */
 #define HK_POD_ADDRESSES 8
 #define HK_LISTENER_SLOTS 8 /* sockets of one REUSEPORT group that are known to sk_lookup at a time */
@@ -96,13 +96,15 @@ struct hk_listener_key {
   __u16 zero;
 };
 
-/* bound_callers: UDP ports of the other PU whose last datagram came from hk_pod.bound_localhost, so answers go there.
+/* bound_callers: UDP ports of the other PU whose last datagram came from a socket that was bound before it connected,
+ * so that answers must go to what it is bound to: hk_pod.bound_localhost (HK_LOCALHOST), the Pod IP itself (HK_POD_IP).
  * Least recently used ones are forgotten. */
 struct hk_caller_key {
   __u64 netns;
   __u16 port;
   __u8 is_v6;
-  __u8 zero[5];
+  __u8 meaning;
+  __u8 zero[4];
 };
 
 /* sockets (sk_storage): what a socket has claimed, for the hooks that cannot read it any more. */

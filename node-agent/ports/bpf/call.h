@@ -7,6 +7,7 @@
 struct way {
 	const struct hk_pod *pod;
 	const struct hk_addr *self, *peer;
+	bool as_called;	 // a datagram keeps its destination: its receiver is bound to that and connected
 };
 
 // Finds the way to dst:port; false when that is this kernel's business.
@@ -36,12 +37,29 @@ static __always_inline bool direct(struct bpf_sock_addr *c, struct hk_addr *dst,
 	way->pod = pod;
 	way->self = v4 ? &pair->self[0] : &pair->self[1];
 	way->peer = v4 ? &pair->peer[0] : &pair->peer[1];
-	if (call.protocol == IPPROTO_UDP && meaning == HK_LOCALHOST && pod->has_bound_callers) {
-		struct hk_caller_key caller = {.netns = netns, .port = call.port, .is_v6 = !v4};
-		if (bpf_map_lookup_elem(&bound_callers, &caller))
-			way->peer = v4 ? &pod->bound_localhost[0] : &pod->bound_localhost[1];
+	way->as_called = false;
+	if (call.protocol == IPPROTO_UDP && pod->has_bound_callers) {
+		struct hk_caller_key caller = {.netns = netns, .port = call.port, .is_v6 = !v4, .meaning = meaning};
+		if (bpf_map_lookup_elem(&bound_callers, &caller)) {
+			if (meaning == HK_POD_IP)
+				way->as_called = true;	// from a link address, so podnet's table sends it over the link
+			else
+				way->peer = v4 ? &pod->bound_localhost[0] : &pod->bound_localhost[1];
+		}
 	}
 	return true;
+}
+// This side's link address for a datagram of a socket that is bound to `src`: of the same meaning when it is bound to
+// one address, whatever it calls.
+static __always_inline const struct hk_addr *leaves_as(const struct way *way, const struct hk_addr *src)
+{
+	int meaning = is_any(src) ? HK_NONE : hk_meaning_of(way->pod, src);
+
+	if (meaning == HK_NONE)
+		return way->self;
+	const struct hk_pair *pair =
+		meaning == HK_LOCALHOST ? &way->pod->pair[HK_LOCALHOST] : &way->pod->pair[HK_POD_IP];
+	return is_v4(src) ? &pair->self[0] : &pair->self[1];
 }
 
 // May a socket that is bound to src take this way? One bound to localhost can, by the name that podnet's table gives
@@ -93,25 +111,32 @@ SEC("cgroup/connect6") int hk_connect6(struct bpf_sock_addr *c)
 SEC("cgroup/sendmsg4") int hk_sendmsg4(struct bpf_sock_addr *c)
 {
 	struct hk_addr dst = mapped(c->user_ip4);
+	struct bpf_sock *sk = c->sk;
 	struct way way;
-	if (!direct(c, &dst, &way))
+	if (!sk || !direct(c, &dst, &way))
 		return 1;
-	c->user_ip4 = way.peer->w[3];
-	c->msg_src_ip4 = way.self->w[3];  // else a socket bound to localhost would send from 127.0.0.1
+	if (!way.as_called)
+		c->user_ip4 = way.peer->w[3];
+	struct hk_addr src = mapped(sk->src_ip4);
+	c->msg_src_ip4 = leaves_as(&way, &src)->w[3];  // else one bound to localhost would send from 127.0.0.1
 	return 1;
 }
 SEC("cgroup/sendmsg6") int hk_sendmsg6(struct bpf_sock_addr *c)
 {
 	struct hk_addr dst = dst6(c);
+	struct bpf_sock *sk = c->sk;
 	struct way way;
 	if (is_v4(&dst))  // the IPv4 hook follows
 		return 1;
-	if (!direct(c, &dst, &way))
+	if (!sk || !direct(c, &dst, &way))
 		return 1;
-	set6(c, way.peer);
-	WORD(c->msg_src_ip6[0]) = way.self->w[0];
-	WORD(c->msg_src_ip6[1]) = way.self->w[1];
-	WORD(c->msg_src_ip6[2]) = way.self->w[2];
-	WORD(c->msg_src_ip6[3]) = way.self->w[3];
+	if (!way.as_called)
+		set6(c, way.peer);
+	struct hk_addr src = WORDS(sk->src_ip6);
+	const struct hk_addr *self = leaves_as(&way, &src);
+	WORD(c->msg_src_ip6[0]) = self->w[0];
+	WORD(c->msg_src_ip6[1]) = self->w[1];
+	WORD(c->msg_src_ip6[2]) = self->w[2];
+	WORD(c->msg_src_ip6[3]) = self->w[3];
 	return 1;
 }

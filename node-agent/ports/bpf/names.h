@@ -1,7 +1,7 @@
 // Names: a link address shown to a program becomes what it would see on one kernel.
 #pragma once
 
-#include "node-agent/ports/bpf/address.h"
+#include "node-agent/ports/bpf/claims.h"
 
 static __always_inline struct hk_pod *pod_of(struct bpf_sock_addr *c)
 {
@@ -48,38 +48,64 @@ static __always_inline int name6(struct bpf_sock_addr *c)
 		show6(pod, c, &a);
 	return 1;
 }
-// The answer to a caller that bound itself to localhost has to go to that name, which the program never sees.
-static __always_inline void remember(struct bpf_sock_addr *c, struct hk_pod *pod, bool is_v6, bool bound)
+// Does a datagram that says it is from the Pod IP come from a socket of this PU?
+__noinline int hk_sent_here(const struct hk_pod *pod, const struct hk_claim_key *from)
+{
+	if (!pod || !from)
+		return 1;
+	if (from->port >= pod->own_first && from->port <= pod->own_last)
+		return !hk_owned_there(from);
+	return hk_owned_here(from);
+}
+// The answer to a caller that bound itself before it connected has to go to what it is bound to.
+static __always_inline void remember(struct bpf_sock_addr *c, struct hk_pod *pod, const struct hk_addr *from,
+				     int meaning, bool bound)
 {
 	if (!bound && !pod->has_bound_callers)
 		return;
-	struct hk_caller_key caller = {
-		.netns = bpf_get_netns_cookie(c), .port = bpf_ntohs(c->user_port), .is_v6 = is_v6};
+	struct hk_caller_key caller = {.netns = bpf_get_netns_cookie(c),
+				       .port = bpf_ntohs(c->user_port),
+				       .is_v6 = !is_v4(from),
+				       .meaning = meaning};
 	__u8 *known = bpf_map_lookup_elem(&bound_callers, &caller), yes = 1;
-	if (bound) {
-		pod->has_bound_callers = 1;  // each time: heterod may just have written the Pod anew
-		if (!known)
-			bpf_map_update_elem(&bound_callers, &caller, &yes, BPF_ANY);
-	} else if (known) {
-		bpf_map_delete_elem(&bound_callers, &caller);
+	if (!bound) {
+		if (known)
+			bpf_map_delete_elem(&bound_callers, &caller);
+		return;
 	}
+	if (!known && meaning == HK_POD_IP) {
+		struct hk_claim_key claim = {
+			.netns = caller.netns, .addr = *from, .port = caller.port, .protocol = IPPROTO_UDP};
+		if (hk_sent_here(pod, &claim))
+			return;
+	}
+	pod->has_bound_callers = 1;  // each time: heterod may just have written the Pod anew
+	if (!known)
+		bpf_map_update_elem(&bound_callers, &caller, &yes, BPF_ANY);
 }
-static __always_inline void remember4(struct bpf_sock_addr *c, struct hk_pod *pod, __be32 from)
+static __always_inline void remember_any(struct bpf_sock_addr *c, struct hk_pod *pod, const struct hk_addr *from)
 {
-	if (from == pod->bound_localhost[0].w[3])
-		remember(c, pod, false, true);
-	else if (from == pod->pair[HK_LOCALHOST].peer[0].w[3])
-		remember(c, pod, false, false);
+	const struct hk_pair *localhost = &pod->pair[HK_LOCALHOST], *ip = &pod->pair[HK_POD_IP];
+	bool v4 = is_v4(from);
+
+	if (same(from, v4 ? &localhost->peer[0] : &localhost->peer[1]))
+		remember(c, pod, from, HK_LOCALHOST, false);
+	else if (same(from, v4 ? &ip->peer[0] : &ip->peer[1]))
+		remember(c, pod, from, HK_POD_IP, false);
+	else if (same(from, v4 ? &pod->bound_localhost[0] : &pod->bound_localhost[1]))
+		remember(c, pod, from, HK_LOCALHOST, true);
+	else if (hk_meaning_of(pod, from) == HK_POD_IP)
+		remember(c, pod, from, HK_POD_IP, true);
 }
 SEC("cgroup/recvmsg4") int hk_recvmsg4(struct bpf_sock_addr *c)
 {
 	struct hk_pod *pod = pod_of(c);
-	__be32 from = c->user_ip4;
+	struct hk_addr from = mapped(c->user_ip4);
 
 	if (!pod)
 		return 1;
-	remember4(c, pod, from);
-	c->user_ip4 = shown4(pod, from);
+	remember_any(c, pod, &from);
+	c->user_ip4 = shown4(pod, from.w[3]);
 	return 1;
 }
 SEC("cgroup/recvmsg6") int hk_recvmsg6(struct bpf_sock_addr *c)
@@ -89,12 +115,7 @@ SEC("cgroup/recvmsg6") int hk_recvmsg6(struct bpf_sock_addr *c)
 
 	if (!pod)
 		return 1;
-	if (is_v4(&from))
-		remember4(c, pod, from.w[3]);
-	else if (same(&from, &pod->bound_localhost[1]))
-		remember(c, pod, true, true);
-	else if (same(&from, &pod->pair[HK_LOCALHOST].peer[1]))
-		remember(c, pod, true, false);
+	remember_any(c, pod, &from);
 	show6(pod, c, &from);
 	return 1;
 }
