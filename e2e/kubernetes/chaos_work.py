@@ -1,0 +1,99 @@
+"""The rolling workload of chaos: one worker makes one Pod after the other, looks at it, and deletes it."""
+import json
+import subprocess
+import threading
+import time
+
+from cluster import Failed, container, pod
+
+# A line each 20 ms, some 100 bytes; the last one, when told or after COUNT lines, says how many there were.
+COUNTING = ('pad=$(head -c 80 /dev/zero | tr "\\0" x); i=0; while [ ! -e /tmp/stop ] && [ $i -lt ${COUNT:-100000000} ]; do echo $i $pad; '
+            'i=$((i+1)); sleep 0.02; done; echo end $i; touch /tmp/ended; ')
+PATIENCE = 240  # seconds; everything a Pod needs may die several times meanwhile
+
+
+def counting(name, lines=None):
+    """Counts to `lines` and ends, or until told and stays."""
+    if lines is None:
+        return container(name, 'trap "exit 0" TERM; ' + COUNTING + "while :; do sleep 1 & wait $!; done")
+    return container(name, COUNTING + "exit 0", env=[{"name": "COUNT", "value": str(lines)}])
+
+
+def stubborn(call, seconds=PATIENCE):
+    """Calls until it works: what is in its way is to come back."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except (Failed, json.JSONDecodeError, subprocess.TimeoutExpired):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+class Worker(threading.Thread):
+    def __init__(self, cluster, label, split, chance, check):
+        super().__init__()
+        self.cluster, self.label, self.split, self.chance, self.check = cluster, label, split, chance, check
+        self.stop, self.pods, self.failures = threading.Event(), 0, []
+
+    def run(self):
+        while not self.stop.is_set() and len(self.failures) < 5:
+            name = f"{self.label}-{self.pods}"
+            try:
+                (self.ends_by_itself if self.chance.random() < 0.5 else self.is_deleted)(name)
+            except Exception as error:  # told by the main thread; the next Pod is tried
+                situation = self.cluster.kubectl("get", "pods", "-o", "wide", check=False).stdout
+                self.failures.append(f"{time.strftime('%H:%M:%S')} {name}: {error}\n{situation}")
+                print(f"FAILURE {self.failures[-1]}", flush=True)
+                try:
+                    self.remove(name)
+                except Exception as late:  # what is left is found at the end
+                    print(f"FAILURE {name} could not be deleted: {late}", flush=True)
+            self.pods += 1
+
+    def wait_phase(self, name, wanted):
+        def reached():
+            status = self.cluster.get("pod", name)["status"]
+            if status.get("phase") != wanted:
+                raise Failed(f"{name} is {status.get('phase')}, not {wanted}: {json.dumps(status.get('containerStatuses'))}")
+            return status
+        return stubborn(reached)
+
+    def make(self, name, lines, **spec):
+        body = pod(name, [counting("app", lines), counting("sidecar", lines)], self.split, **spec)
+        stubborn(lambda: self.cluster.apply(body))
+        return stubborn(lambda: self.cluster.get("pod", name))["metadata"]["uid"]
+
+    def remove(self, name):
+        # Of an answer that was lost the Pod knows nothing: deleted is what is not there.
+        def gone():
+            self.cluster.kubectl("delete", "pod", name, "--ignore-not-found", "--wait", "--timeout=30s", timeout=40)
+        stubborn(gone)
+
+    def logs(self, name, which):
+        """`kubectl logs` shows numbered lines; whether none is missing is told by the files, of which it reads the last."""
+        lines = self.cluster.kubectl("logs", name, "-c", which).stdout.splitlines()
+        # Without its runtime kubelet answers with a sentence, and success.
+        if not lines or not all(line[:1].isdigit() for line in lines):
+            raise Failed(f"logs of {name}/{which}: {lines[:3]}")
+
+    def ends_by_itself(self, name):
+        uid = self.make(name, self.chance.randrange(1, 300), restartPolicy="Never")
+        self.wait_phase(name, "Succeeded")
+        for which in ("app", "sidecar"):
+            self.check(f"{name}/{which}", uid, which, self.split, True)
+        self.remove(name)
+
+    def is_deleted(self, name):
+        uid = self.make(name, None)
+        self.wait_phase(name, "Running")
+        for which in ("app", "sidecar"):
+            for _ in range(3):
+                said = stubborn(lambda w=which: self.cluster.exec(name, w, "echo", "here")).stdout
+                assert said == "here\n", f"{name}/{which}: exec said {said!r}"
+            stubborn(lambda w=which: self.logs(name, w))
+        time.sleep(self.chance.random() * 5)
+        for which in ("app", "sidecar"):
+            self.check(f"{name}/{which}", uid, which, self.split, False)
+        self.remove(name)
