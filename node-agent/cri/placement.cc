@@ -106,12 +106,16 @@ std::string CopyName(const std::string& inside) {
 std::optional<std::string> EmptyDirOf(const std::string& host_path, const std::string& pod_uid) {
   std::optional<std::string> inside = InsidePod(host_path, pod_uid);
   if (!inside) return std::nullopt;
+  auto name_of = [](const std::string& rest) -> std::optional<std::string> {
+    std::string name = rest.substr(0, rest.find('/'));
+    if (name.empty() || name == "." || name == "..") return std::nullopt;  // a folder is made of it
+    return name;
+  };
   for (std::string_view prefix : {"volumes/kubernetes.io~empty-dir/", "volume-subpaths/"}) {
-    if (StartsWith(*inside, prefix))
-      return inside->substr(prefix.size(), inside->find('/', prefix.size()) - prefix.size());
+    if (StartsWith(*inside, prefix)) return name_of(inside->substr(prefix.size()));
   }
   // heteroctl's in-memory emptyDirs: /dev/shm/heterok8s-pods/<uid>/<volume>
-  if (StartsWith(host_path, "/dev/shm/")) return inside->substr(0, inside->find('/'));
+  if (StartsWith(host_path, "/dev/shm/")) return name_of(*inside);
   return std::nullopt;
 }
 

@@ -176,6 +176,13 @@ TEST_CASE("mounts decide whether a chosen container can move") {
   }
 }
 
+TEST_CASE("an emptyDir's name is one of a folder") {
+  const std::string volumes = "/var/lib/kubelet/pods/uid/volumes/kubernetes.io~empty-dir/";
+  CHECK(EmptyDirOf(volumes + "cache", "uid") == "cache");
+  CHECK(EmptyDirOf(volumes + "cache/below", "uid") == "cache");
+  for (const char* none : {"", "/x", ".", "./x", "..", "../x"}) CHECK_FALSE(EmptyDirOf(volumes + none, "uid"));
+}
+
 TEST_CASE("privileges and devices of the host stay on the host; a debug container goes to its target") {
   PodVerdict pod = DecidePod(Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a"}}), kRules);
   rt::ContainerConfig plain;
