@@ -1,4 +1,5 @@
 """logs and exec of containers on both PUs: the same, wherever they run."""
+import json
 import subprocess
 
 from lib.lab import HETEROCTL
@@ -27,6 +28,10 @@ def logs(cases, lab):
         for tail, expected in (("0", ""), ("2", "half\nlast\n"), ("100", "one\ntwo\nhalf\nlast\n")):
             done = lab.ctl("logs", "talk", "-c", who, "--tail", tail)
             cases.check(f"{who}: logs --tail {tail}", done.stdout == expected, done)
+        lines = [json.loads(line) for line in lab.ctl("-o", "json", "logs", "talk", "-c", who).stdout.splitlines()]
+        told = {stream: [line["text"] for line in lines if line["stream"] == stream] for stream in ("stdout", "stderr")}
+        cases.check(f"{who}: logs -o json is one object per line", told == {"stdout": ["one", "two", "half", "last"], "stderr": ["three"]} and
+                    all(line["time"] and line["partial"] is False for line in lines), lines)
         stamped = lab.ctl("logs", "talk", "-c", who, "--timestamps", "--tail", "1").stdout
         cases.check(f"{who}: --timestamps", stamped.endswith("Z last\n") or stamped.endswith(" last\n") and stamped[:2] == "20", stamped)
     states = {row["container"]: row["state"] for row in lab.ctl_json("ps") if row["pod"] == "default/talk"}
