@@ -35,7 +35,8 @@ constexpr int kKept[] = {
     CAP_DAC_READ_SEARCH,
     CAP_CHOWN,  // volumes on the DPU keep their owners
     CAP_FOWNER,
-    CAP_KILL,  // an IPAM plugin that runs past its deadline
+    CAP_FSETID,  // and the bit by which files in them get the group of fsGroup: chmod(2) drops it for other groups
+    CAP_KILL,    // an IPAM plugin that runs past its deadline
 };
 
 constexpr char kEpochName[] = "epoch";
