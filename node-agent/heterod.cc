@@ -159,7 +159,8 @@ absl::Status Heterod::Parts::BuildEngine() {
                                                             .lease_duration = config.lease.duration,
                                                             .epoch = epoch,
                                                             .boot_id = boot_id,
-                                                            .self_ready = [this] { return Ready(); }},
+                                                            .self_ready = [this] { return Ready(); },
+                                                            .self_halves = [this] { return host_engine->Halves(); }},
                                                            lease));
   ipam = ipam::NewIpam();
   namespaces = attach::NewKernelNamespaces();

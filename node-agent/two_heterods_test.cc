@@ -3,11 +3,14 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/mount.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 
 #include "common/sys/process.h"
 #include "common/tls/pki.h"
+#include "node-agent/pu/owner_tag.h"
 
 namespace heterok8s::agent {
 
@@ -26,7 +29,6 @@ TEST_CASE("ordinary and split Pods come, answer, and go without a trace", "[netn
   CHECK(node.Pings("10.88.0.2"));
   CHECK(node.Pings("10.88.0.3"));
   CHECK(node.Metric("dpu", "heterod_split_pods") == "1");
-  CHECK(node.Metric("host", "heterod_generations_behind") == "0");
   node.Cni("DEL", "web", true);
   node.Cni("DEL", "plain", false);
   // DEL may leave what the DPU did not answer in time to a tombstone, and the kernel removes devices after it answered.
@@ -128,6 +130,51 @@ TEST_CASE("a DPU that is killed: its Pods are removed when it returns, new ones 
   CHECK(Eventually([&] { return node.PodD().empty(); }));
   CHECK(node.Cni("ADD", "other", true).contains("ips"));
   node.Cni("DEL", "other", true);
+}
+
+TEST_CASE("the halves' generations are what the other PU says: after restarts, and with a half that it has lost",
+          "[netns]") {
+  TwoHeterods node;
+  node.Up();
+  node.NewPod("web");
+  REQUIRE(node.Cni("ADD", "web", true).contains("ips"));
+  auto shows = [&](const std::string& behind, const std::string& unknown) {
+    return [&node, behind, unknown] {
+      for (const std::string role : {"host", "dpu"}) {
+        if (node.Metric(role, "heterod_generations_behind") != behind) return false;
+        if (node.Metric(role, "heterod_generations_unknown") != unknown) return false;
+      }
+      return true;
+    };
+  };
+  CHECK(Eventually(shows("0", "0")));
+  for (const std::string role : {"dpu", "host"}) {
+    REQUIRE(node.Stop(role, SIGTERM) == 0);
+    node.Start(role);
+    INFO(role);
+    CHECK(Eventually(shows("0", "0")));
+  }
+
+  // The half is lost, and cannot be made again while a stranger has the name of its uplink.
+  REQUIRE(node.Stop("dpu", SIGTERM) == 0);
+  const std::string pod_d = node.PodD();
+  const std::string uplink = pu::InterfaceName({.instance = node.id(), .pod_key = "uid-web", .ifname = "eth0"}, 'u');
+  const std::string root = node.id() + "-d";
+  REQUIRE(umount2(pod_d.c_str(), MNT_DETACH) == 0);
+  REQUIRE(unlink(pod_d.c_str()) == 0);
+  auto taken = [&] {  // the uplink goes with its namespace, which the kernel takes down when it has time
+    return sys::Run({.argv = {"ip", "-n", root, "link", "add", uplink, "type", "veth", "peer", "name", "stranger"}})
+               ->exit_code == 0;
+  };
+  REQUIRE(Eventually(taken));
+  REQUIRE(sys::Run({.argv = {"ip", "-n", root, "link", "set", uplink, "alias", "a stranger's"}})->exit_code == 0);
+  node.Start("dpu");
+
+  CHECK(Eventually([&] { return node.Metric("host", "heterod_generations_behind") == "1"; }));
+  CHECK(node.Metric("host", "heterod_generations_unknown") == "0");
+  REQUIRE(sys::Run({.argv = {"ip", "-n", root, "link", "del", uplink}})->exit_code == 0);
+  CHECK(Eventually(shows("0", "0")));
+  node.Cni("DEL", "web", true);
 }
 
 TEST_CASE("certificates are rotated under running heterods", "[netns]") {

@@ -119,7 +119,7 @@ class AdminService final : public v1::Admin::Service {
     reply.set_placement_reason(pod.placement_reason);
     for (const IpAddress& address : pod.addresses) reply.add_addresses(address.ToString());
     reply.set_generation(pod.generation);
-    reply.set_peer_generation(pod.peer_generation);
+    if (pod.peer_generation) reply.set_peer_generation(*pod.peer_generation);
     reply.set_netns_path(pod.netns_path);
     for (const podnet::HostPort& port : pod.host_ports) {
       reply.add_host_ports(fmt::format("{} {}:{} -> {}", heterok8s::Name(port.protocol),

@@ -34,16 +34,21 @@ void ReadPeer(const AdminParts& parts, metrics::Samples& samples) {
 void ReadPods(const AdminParts& parts, metrics::Samples& samples) {
   absl::StatusOr<std::vector<attach::PodView>> pods = parts.inspect->ListPods();
   if (!pods.ok()) return;
-  double behind = 0;
+  double behind = 0, unknown = 0;
   std::map<std::string, uint64_t> refused;
   for (const attach::PodView& pod : *pods) {
-    if (pod.mode == ledger::Mode::kSplit && pod.generation != pod.peer_generation) ++behind;
+    const bool half = pod.mode != ledger::Mode::kOrdinary && pod.generation != 0;  // a twin has none before Prepare
+    if (half && pod.state == ledger::State::kCommitted) {
+      behind += pod.peer_generation.has_value() && *pod.peer_generation != pod.generation;
+      unknown += !pod.peer_generation.has_value();
+    }
     if (!pod.link) continue;
     auto counters = podnet::ReadLinkCounters(pod.netns_path);
     if (!counters.ok()) continue;  // the Pod is going
     for (const auto& [name, counter] : *counters) refused[name] += counter.packets;
   }
   samples.Gauge("heterod_generations_behind", "Split Pods whose halves are not of one generation", behind);
+  samples.Gauge("heterod_generations_unknown", "Split Pods of which the other PU has said nothing yet", unknown);
   for (const auto& [reason, packets] : refused) {
     samples.Gauge("heterod_refused_packets", "Packets that the tables of the present Pods refused", packets,
                   {{"reason", reason}});

@@ -75,6 +75,8 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   absl::StatusOr<SyncReply> Sync(const SyncRequest& request) override;
 
   void PeerReturned() override { resync_.Poke(); }
+  void PeerHas(const std::vector<PodGeneration>& halves) override { table_.SetPeerHalves(halves); }
+  std::vector<PodGeneration> Halves() const override { return table_.Joined(); }
   // Tells the host of the twins that went while it was away. OK without a lease: PeerReturned comes again.
   absl::Status Resync();
 

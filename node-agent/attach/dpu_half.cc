@@ -90,7 +90,6 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
   if (!uplink.ok()) return Annotate(uplink.status(), fmt::format("Pod {}", row.pod_key));
   HK_RETURN_IF_ERROR(Annotate(synced.get(), fmt::format("Pod {}", row.pod_key)));
   std::move(undo).Cancel();
-  table_.SetPeerGeneration(row.pod_key, row.generation);
   return PrepareReply{.netns_path = row.netns_path, .uplink_mac = uplink->mac, .twin = row.mode == ledger::Mode::kTwin};
 }
 
@@ -176,6 +175,7 @@ absl::Status DpuEngine::JoinHalf(const Attachment& row, const Details& details) 
   table_.SetLink(link);
   HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
   HK_FAULT_POINT("dpu.commit.after-ports");
+  table_.SetJoined(row.pod_key, row.generation);
   return absl::OkStatus();
 }
 

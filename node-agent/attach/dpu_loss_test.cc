@@ -96,6 +96,39 @@ TEST_CASE("DEL with the DPU away succeeds, and the address is not given out befo
   CHECK_OK(node.host().Add(node.HostAdd("c2", "uid-2", kOrdinary)));
 }
 
+TEST_CASE("what the other PU has of a Pod is what it says, and unknown until it has said something") {
+  TwoEngines node;
+  auto at_host = [&] { return node.host().inspect().FindPod("uid-1")->peer_generation; };
+  auto at_dpu = [&] { return node.dpu().inspect().FindPod("uid-1")->peer_generation; };
+  node.Heartbeat();  // of before the Pod
+  REQUIRE_OK(node.host().Add(node.HostAdd("c1", "uid-1", kSplit)));
+  const uint64_t generation = node.HostGeneration("uid-1");
+  CHECK_FALSE(at_host().has_value());
+  CHECK_FALSE(at_dpu().has_value());
+  node.Heartbeat();
+  CHECK(at_host() == generation);
+  CHECK(at_dpu() == generation);
+
+  node.CrashDpu();
+  CHECK_FALSE(at_dpu().has_value());
+  node.CrashHost();
+  CHECK_FALSE(at_host().has_value());
+  node.Heartbeat();
+  CHECK(at_host() == generation);
+  CHECK(at_dpu() == generation);
+
+  node.to_dpu.SetDown(true);  // so that the half is not made again
+  node.dpu_kernel.DestroyNetns(node.dpu().inspect().FindPod("uid-1")->netns_path);
+  node.CrashDpu();
+  node.Heartbeat();
+  CHECK(at_host() == 0);
+  node.to_dpu.SetDown(false);
+  node.ResyncBoth();
+  node.Heartbeat();
+  CHECK(at_host() == generation);
+  CHECK(at_dpu() == generation);
+}
+
 TEST_CASE("the same Pod added again while its tombstone waits is not hurt by the replay") {
   TwoEngines node;
   cni::Request add = node.HostAdd("c1", "uid-1", kSplit);

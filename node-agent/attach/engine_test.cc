@@ -42,6 +42,7 @@ TEST_CASE("a split Pod has both halves with one generation and one address, and 
   absl::StatusOr<cni::Result> result = node.host().Add(add);
 
   REQUIRE_OK(result);
+  node.Heartbeat();
   REQUIRE(result->interfaces.size() == 2);
   CHECK(result->interfaces[0].name == "eth0");
   CHECK(result->interfaces[0].sandbox == add.netns);
@@ -53,6 +54,7 @@ TEST_CASE("a split Pod has both halves with one generation and one address, and 
   CHECK(dpu.state == ledger::State::kCommitted);
   CHECK(host.generation == dpu.generation);
   CHECK(host.peer_generation == host.generation);
+  CHECK(dpu.peer_generation == host.generation);
   CHECK(host.addresses == dpu.addresses);
   CHECK(host.placement_reason == "annotation heteropod.io/offload=dpu");
   CHECK(host.host_ports.at(0).host_port == 8080);

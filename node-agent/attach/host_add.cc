@@ -248,7 +248,9 @@ absl::Status HostEngine::WireHostHalf(const Attachment& row, const Details& deta
   table_.SetLink(link);  // AddPod reports the sockets there are, and their ports are steered over this link
   HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
   HK_FAULT_POINT("host.add.after-ports");
-  return TakeHostPorts(details);
+  HK_RETURN_IF_ERROR(TakeHostPorts(details));
+  table_.SetJoined(row.pod_key, row.generation);
+  return absl::OkStatus();
 }
 
 absl::Status HostEngine::TakeHostPorts(const Details& details) {
@@ -312,7 +314,6 @@ absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, c
     return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),
                     absl::StatusCode::kDeadlineExceeded, cni::kDpuUnavailable);
   }
-  table_.SetPeerGeneration(row.pod_key, row.generation);
   return reply;
 }
 

@@ -86,6 +86,8 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status Release(const std::string& pod_key) override;
 
   void PeerReturned() override { resync_.Poke(); }
+  void PeerHas(const std::vector<PodGeneration>& halves) override { table_.SetPeerHalves(halves); }
+  std::vector<PodGeneration> Halves() const { return table_.Joined(); }
   // Tells the DPU what there is, settles tombstones, makes again the halves that the DPU has lost. kUnavailable without
   // a lease. Runs on the engine's own thread after PeerReturned(), and again until it succeeds.
   absl::Status Resync();

@@ -120,7 +120,6 @@ absl::Status HostEngine::Rejoin(const Attachment& seen, bool dpu_has_it) {
     return absl::OkStatus();
   }
   if (dpu_has_it) {
-    table_.SetPeerGeneration(row->pod_key, row->generation);
     absl::Status committed = CommitDpuHalf(*row);  // changes nothing when it is so already
     // Prepared, but without a link: an earlier Rejoin died in between.
     if (!absl::IsNotFound(committed)) return committed;

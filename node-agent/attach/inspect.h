@@ -24,8 +24,10 @@ struct PodView {
   std::string network, container_id, ifname;
   ledger::Mode mode = ledger::Mode::kOrdinary;
   ledger::State state = ledger::State::kPreparing;
-  uint64_t generation = 0;       // here; 0 for a DPU twin that the host has not prepared yet
-  uint64_t peer_generation = 0;  // on the other PU, as of the last exchange; 0: none or unknown
+  uint64_t generation = 0;  // here; 0 for a DPU twin that the host has not prepared yet
+  // On the other PU, as its last heartbeat said; 0: it has no whole half. Absent: it has said nothing since the half
+  // here was joined, or there is none here.
+  std::optional<uint64_t> peer_generation;
   std::string placement_reason;  // "annotation heteropod.io/offload=dpu"
   std::vector<IpAddress> addresses;
   std::string netns_path;

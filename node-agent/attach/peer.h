@@ -109,12 +109,15 @@ class PeerClient {
   virtual LeaseState lease() const = 0;
 };
 
-// Told by node-agent/peer when the other heterod is there for the first time, is back after the lease had expired, has
-// become ready, or answers with another epoch (it restarted). Returns at once; the work runs on the engine's thread.
+// Told by node-agent/peer what the other heterod's heartbeats say. Both return at once.
 class PeerWatcher {
  public:
   virtual ~PeerWatcher() = default;
+  // The other heterod is there for the first time, is back after the lease had expired, has become ready, or answers
+  // with another epoch (it restarted). The work runs on the engine's thread.
   virtual void PeerReturned() = 0;
+  // With each heartbeat of a side that has reconciled: the halves that are whole there. All of them.
+  virtual void PeerHas(const std::vector<PodGeneration>& halves) = 0;
 };
 
 // The DPU's side of Prepare, Commit, Remove and Sync. Implemented by DpuEngine.
@@ -128,6 +131,8 @@ class DpuHalf {
   virtual absl::Status Commit(const PodGeneration& pod) = 0;  // kNotFound when it was not prepared, or has no link
   virtual absl::Status Remove(const PodGeneration& pod) = 0;  // OK when there is none
   virtual absl::StatusOr<SyncReply> Sync(const SyncRequest& request) = 0;
+  // The halves that are whole here, from memory: what heartbeats tell the host.
+  virtual std::vector<PodGeneration> Halves() const = 0;
 };
 
 // The host's side of Reserve and Release. Implemented by HostEngine.

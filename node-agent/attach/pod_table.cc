@@ -34,8 +34,13 @@ PodView PodTable::ViewOf(const Attachment& row) {
     view.placement_reason = Message(details.status());  // shown where a person looks, rather than hiding the Pod
   }
   std::lock_guard lock(mutex_);
-  auto peer = peer_generations_.find(row.pod_key);
-  if (peer != peer_generations_.end()) view.peer_generation = peer->second;
+  auto joined = joined_.find(row.pod_key);
+  const bool told =
+      joined != joined_.end() && joined->second.generation == row.generation && joined->second.reports < peer_reports_;
+  if (told) {
+    auto peer = peer_halves_.find(row.pod_key);
+    view.peer_generation = peer == peer_halves_.end() ? 0 : peer->second;
+  }
   return view;
 }
 
@@ -96,16 +101,27 @@ void PodTable::SetLink(const podnet::LinkSpec& spec) {
 void PodTable::DropLink(const std::string& pod_key) {
   std::lock_guard lock(mutex_);
   links_.erase(pod_key);
-  peer_generations_.erase(pod_key);
+  joined_.erase(pod_key);
 }
 
-void PodTable::SetPeerGeneration(const std::string& pod_key, uint64_t generation) {
+void PodTable::SetJoined(const std::string& pod_key, uint64_t generation) {
   std::lock_guard lock(mutex_);
-  if (generation == 0) {
-    peer_generations_.erase(pod_key);
-  } else {
-    peer_generations_[pod_key] = generation;
-  }
+  joined_[pod_key] = {.generation = generation, .reports = peer_reports_};
+}
+
+std::vector<PodGeneration> PodTable::Joined() const {
+  std::lock_guard lock(mutex_);
+  std::vector<PodGeneration> halves;
+  for (const auto& [pod_key, half] : joined_) halves.push_back({.pod_key = pod_key, .generation = half.generation});
+  return halves;
+}
+
+void PodTable::SetPeerHalves(const std::vector<PodGeneration>& halves) {
+  std::map<std::string, uint64_t> now;
+  for (const PodGeneration& half : halves) now[half.pod_key] = half.generation;
+  std::lock_guard lock(mutex_);
+  peer_halves_ = std::move(now);
+  ++peer_reports_;
 }
 
 void PodTable::SetReady(std::string not_ready_reason) {

@@ -128,10 +128,11 @@ void GrpcPeerClient::RunHeartbeats() {
     const absl::Status ready = options_.self_ready ? options_.self_ready() : absl::OkStatus();
     request.set_ready(ready.ok());
     if (!ready.ok()) request.set_not_ready_reason(Message(ready));
+    if (ready.ok() && options_.self_halves) *request.mutable_halves() = ToProto(options_.self_halves());
     const auto sent = Lease::Clock::now();
     absl::StatusOr<v1::HeartbeatReply> reply = Call("Heartbeat", &v1::Peer::Stub::Heartbeat, request, deadline);
     if (reply.ok()) {
-      lease_.Good({reply->epoch(), reply->boot_id(), reply->ready(), reply->not_ready_reason()}, sent);
+      lease_.Good(FromProto(*reply), sent);
     } else {
       lease_.Bad(reply.status());
     }

@@ -3,9 +3,9 @@
 // Purpose: each call with a deadline, mutual TLS, the other side's own answer unchanged in code, message and payload.
 // On the host Start() also runs the heartbeats; on the DPU the server feeds the lease from the host's.
 // While the other side is away the connection is tried again all the time, not only when somebody calls.
-// Threading: thread-safe. Ownership: borrows `lease` and `self_ready`'s captures; one heartbeat thread, ended by Stop()
-// or the destructor, and one that keeps the channel connected.
-// Errors: kUnavailable and kDeadlineExceeded say nothing about whether the other side did it; "peer ADDRESS: CALL: …".
+// Threading: thread-safe. Ownership: borrows `lease` and the captures of `self_…`; one heartbeat thread, ended by
+// Stop() or the destructor, and one that keeps the channel connected. Errors: kUnavailable and kDeadlineExceeded say
+// nothing about whether the other side did it; "peer ADDRESS: CALL: …".
 //
 //   HK_ASSIGN_OR_RETURN(auto client, GrpcPeerClient::Create(options, lease));
 //   client->StartHeartbeats();
@@ -38,6 +38,7 @@ struct ClientOptions {
   uint64_t epoch = 0;  // of this heterod
   std::string boot_id;
   std::function<absl::Status()> self_ready;  // what heartbeats say about this side
+  std::function<std::vector<attach::PodGeneration>()> self_halves;
 };
 
 class GrpcPeerClient final : public attach::PeerClient {

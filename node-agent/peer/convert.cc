@@ -29,6 +29,20 @@ absl::StatusOr<uint16_t> Port(uint32_t number, std::string_view field) {
   return static_cast<uint16_t>(number);
 }
 
+// The two sides say the same of themselves.
+template <typename Message>
+Heartbeat HeartbeatOf(const Message& message) {
+  Heartbeat heartbeat{.epoch = message.epoch(),
+                      .boot_id = message.boot_id(),
+                      .ready = message.ready(),
+                      .not_ready_reason = message.not_ready_reason()};
+  if (message.has_halves()) {
+    heartbeat.halves.emplace();
+    for (const v1::PodGeneration& pod : message.halves().pods()) heartbeat.halves->push_back(FromProto(pod));
+  }
+  return heartbeat;
+}
+
 }  // namespace
 
 v1::PrepareRequest ToProto(const attach::PrepareRequest& request) {
@@ -131,6 +145,15 @@ v1::PodGeneration ToProto(const attach::PodGeneration& pod) {
 attach::PodGeneration FromProto(const v1::PodGeneration& message) {
   return {.pod_key = message.pod_key(), .generation = message.generation()};
 }
+
+v1::Halves ToProto(const std::vector<attach::PodGeneration>& halves) {
+  v1::Halves message;
+  for (const attach::PodGeneration& pod : halves) *message.add_pods() = ToProto(pod);
+  return message;
+}
+
+Heartbeat FromProto(const v1::HeartbeatRequest& message) { return HeartbeatOf(message); }
+Heartbeat FromProto(const v1::HeartbeatReply& message) { return HeartbeatOf(message); }
 
 v1::SyncRequest ToProto(const attach::SyncRequest& request) {
   v1::SyncRequest message;

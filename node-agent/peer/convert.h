@@ -6,6 +6,7 @@
 #pragma once
 
 #include "node-agent/attach/peer.h"
+#include "node-agent/peer/lease.h"
 #include "node-agent/ports/ports.h"
 #include "proto/heterok8s/v1/peer.pb.h"
 
@@ -27,6 +28,10 @@ v1::ReserveRequest ToProto(const attach::ReserveRequest& request);
 attach::ReserveRequest FromProto(const v1::ReserveRequest& message);
 v1::ReserveReply ToProto(const attach::ReserveReply& reply);
 absl::StatusOr<attach::ReserveReply> FromProto(const v1::ReserveReply& message);
+
+v1::Halves ToProto(const std::vector<attach::PodGeneration>& halves);
+Heartbeat FromProto(const v1::HeartbeatRequest& message);
+Heartbeat FromProto(const v1::HeartbeatReply& message);
 
 v1::PortKey ToProto(const ports::PortKey& key);
 absl::StatusOr<ports::PortKey> FromProto(const v1::PortKey& message);

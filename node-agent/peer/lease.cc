@@ -13,18 +13,22 @@ void Lease::SetWatcher(attach::PeerWatcher* watcher) {
 
 void Lease::Good(const Heartbeat& heartbeat, Clock::time_point at) {
   attach::PeerWatcher* tell = nullptr;
+  attach::PeerWatcher* watcher = nullptr;
   {
     std::lock_guard lock(mutex_);
     const bool was_valid = last_good_ && at - *last_good_ < options_.duration;
     const bool restarted = peer_.epoch != heartbeat.epoch || peer_.boot_id != heartbeat.boot_id;
     const bool became_ready = heartbeat.ready && !peer_.ready;
+    watcher = watcher_;
     if (!was_valid || restarted || became_ready) tell = watcher_;
     last_good_ = std::max(last_good_.value_or(at), at);
     peer_ = heartbeat;
+    peer_.halves.reset();  // the watcher's
     last_error_.clear();
     ++news_;
   }
   has_news_.notify_all();
+  if (watcher != nullptr && heartbeat.halves.has_value()) watcher->PeerHas(*heartbeat.halves);
   if (tell != nullptr) tell->PeerReturned();
 }
 

@@ -1,9 +1,9 @@
-// Whether the other PU's heterod is alive, as far as its heartbeats tell.
+// Whether the other PU's heterod is alive and what it has, as far as its heartbeats tell.
 //
-// Purpose: the one place that knows when the last good heartbeat was, from whom, and when to tell the engine that the
-// other side is back. On the host the heartbeats are the answers to its own, on the DPU those that it receives.
-// Threading: thread-safe; the watcher is called on the thread that reports the heartbeat, with no lock held.
-// Errors: none; state() says why the lease is not valid.
+// Purpose: the one place that knows when the last good heartbeat was, from whom, and tells the engine when the
+// other side is back, and which halves it says that it has. On the host the heartbeats are the answers to its own, on
+// the DPU those that it receives. Threading: thread-safe; the watcher is called on the thread that reports the
+// heartbeat, with no lock held. Errors: none; state() says why the lease is not valid.
 //
 //   Lease lease({.duration = std::chrono::seconds(5), .address = "192.0.2.2:7443"});
 //   lease.SetWatcher(&engine);
@@ -15,6 +15,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "node-agent/attach/peer.h"
 
@@ -25,6 +26,7 @@ struct Heartbeat {
   std::string boot_id;
   bool ready = false;
   std::string not_ready_reason;
+  std::optional<std::vector<attach::PodGeneration>> halves;  // whole there; absent: it has not reconciled
 };
 
 class Lease {

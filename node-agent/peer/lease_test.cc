@@ -10,7 +10,9 @@ using std::chrono::seconds;
 
 struct Watcher final : attach::PeerWatcher {
   void PeerReturned() override { ++returned; }
+  void PeerHas(const std::vector<attach::PodGeneration>& now) override { halves = now; }
   int returned = 0;
+  std::vector<attach::PodGeneration> halves;
 };
 
 const Lease::Clock::time_point kStart = Lease::Clock::now();
@@ -81,6 +83,19 @@ TEST_CASE("the engine is told of first contact, readiness, restart and return, a
   CHECK(watcher.returned == 4);  // another boot with the same epoch: its state folder was lost
   lease.Good({.epoch = 2, .boot_id = "c", .ready = true}, kStart + seconds(10));
   CHECK(watcher.returned == 5);  // back after the lease had expired
+}
+
+TEST_CASE("the engine is told with each heartbeat what the other side has, but not by one that has not reconciled") {
+  Lease lease({.duration = seconds(5)});
+  Watcher watcher;
+  lease.SetWatcher(&watcher);
+
+  lease.Good({.epoch = 1, .ready = true, .halves = {{{"uid-1", 7}, {"uid-2", 8}}}}, kStart);
+  CHECK(watcher.halves == std::vector<attach::PodGeneration>{{"uid-1", 7}, {"uid-2", 8}});
+  lease.Good({.epoch = 2, .not_ready_reason = "reconciling"}, kStart + seconds(1));
+  CHECK(watcher.halves.size() == 2);
+  lease.Good({.epoch = 2, .ready = true, .halves = {{}}}, kStart + seconds(2));
+  CHECK(watcher.halves.empty());
 }
 
 }  // namespace heterok8s::peer

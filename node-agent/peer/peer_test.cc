@@ -36,6 +36,7 @@ class RememberingDpu final : public attach::DpuHalf, public testing::Watched {
     synced = request;
     return attach::SyncReply{.pods = request.pods};
   }
+  std::vector<attach::PodGeneration> Halves() const override { return {{"uid-1", 41}}; }
 };
 
 class RememberingHost final : public attach::HostHalf {
@@ -60,7 +61,13 @@ struct CountingWatcher final : attach::PeerWatcher, testing::Watched {
     ++returned;
     changed_.notify_all();
   }
+  void PeerHas(const std::vector<attach::PodGeneration>& now) override {
+    std::lock_guard lock(mutex_);
+    halves = now;
+    changed_.notify_all();
+  }
   int returned = 0;
+  std::vector<attach::PodGeneration> halves;
 };
 
 // A DPU's server and the host's client of it.
@@ -97,7 +104,11 @@ struct Pair {
                                     .lease_duration = std::chrono::seconds(5),
                                     .call_deadline = std::chrono::seconds(10),
                                     .epoch = 41,
-                                    .boot_id = "boot-h"},
+                                    .boot_id = "boot-h",
+                                    .self_halves =
+                                        [] {
+                                          return std::vector<attach::PodGeneration>{{"uid-1", 40}};
+                                        }},
                                    lease);
   }
 };
@@ -220,8 +231,8 @@ TEST_CASE("a peer that comes is met without a call, so that the first call finds
 }
 
 TEST_CASE("heartbeats keep both sides' leases and tell the engine when the other heterod restarts") {
+  CountingWatcher watcher;  // outlives the heartbeats
   Pair pair;
-  CountingWatcher watcher;
   pair.host_lease.SetWatcher(&watcher);
   pair.to_dpu->StartHeartbeats();
   REQUIRE(watcher.WaitUntil([&] { return watcher.returned == 1; }));
@@ -231,6 +242,7 @@ TEST_CASE("heartbeats keep both sides' leases and tell the engine when the other
   CHECK(pair.host_lease.state().peer_boot_id == "boot-d");
   CHECK(pair.dpu_lease.state().valid);
   CHECK(pair.dpu_lease.state().peer_epoch == 41);
+  CHECK(watcher.WaitUntil([&] { return watcher.halves == std::vector<attach::PodGeneration>{{"uid-1", 41}}; }));
 
   const int port = pair.dpu_server->port();
   pair.dpu_server.reset();
@@ -241,9 +253,9 @@ TEST_CASE("heartbeats keep both sides' leases and tell the engine when the other
 }
 
 TEST_CASE("a half that has not reconciled says why in the heartbeat") {
+  CountingWatcher watcher;
   Pair pair;
   pair.dpu.ready = absl::UnavailableError("reconciling 3 of 7 pods");
-  CountingWatcher watcher;
   pair.host_lease.SetWatcher(&watcher);
   pair.to_dpu->StartHeartbeats();
 

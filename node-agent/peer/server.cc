@@ -26,13 +26,13 @@ class DpuService final : public v1::Peer::Service {
   grpc::Status Heartbeat(grpc::ServerContext* context, const v1::HeartbeatRequest* request,
                          v1::HeartbeatReply* reply) override {
     if (grpc::Status s = Allow(*context, options_.node, tls::Role::kHost, "Heartbeat"); !s.ok()) return s;
-    parts_.lease->Good({request->epoch(), request->boot_id(), request->ready(), request->not_ready_reason()},
-                       Lease::Clock::now());
+    parts_.lease->Good(FromProto(*request), Lease::Clock::now());
     reply->set_epoch(options_.epoch);
     reply->set_boot_id(options_.boot_id);
     const absl::Status ready = parts_.dpu->Ready();
     reply->set_ready(ready.ok());
     if (!ready.ok()) reply->set_not_ready_reason(Message(ready));
+    if (ready.ok()) *reply->mutable_halves() = ToProto(parts_.dpu->Halves());
     return grpc::Status::OK;
   }
 

@@ -133,6 +133,11 @@ void TwoEngines::ResyncBoth() {
   REQUIRE_OK(dpu().Resync());
 }
 
+void TwoEngines::Heartbeat() {
+  host().PeerHas(dpu().Halves());
+  dpu().PeerHas(host().Halves());
+}
+
 nlohmann::json TwoEngines::Config(const Annotations& annotations) const {
   nlohmann::json config = {{"cniVersion", "1.1.0"},
                            {"name", "podnet"},

@@ -79,6 +79,7 @@ class TwoEngines {
   // Both directions of the connection.
   void SetConnected(bool connected);
   void ResyncBoth();
+  void Heartbeat();  // each tells the other which halves are whole
 
   // A namespace is made for ADD when there is none.
   cni::Request HostAdd(const std::string& container, const std::string& uid, const Annotations& annotations,
