@@ -139,7 +139,7 @@ std::string HostPortTableScript(const std::string& table) {
     declare(fmt::format("set {} masq{} {{ type {}; }}", table, digit, type));
     declare(fmt::format("set {0} inside{1} {{ type {2} . {2}; flags interval; }}", table, digit, type));
   }
-  declare(fmt::format("counter {} martian", table));
+  for (const char* counter : {"martian", "spoofed"}) declare(fmt::format("counter {} {}", table, counter));
   declare(fmt::format("chain {} guard {{ type filter hook prerouting priority raw; }}", table));
   declare(fmt::format("chain {} prerouting {{ type nat hook prerouting priority -100; }}", table));
   declare(fmt::format("chain {} output {{ type nat hook output priority -100; }}", table));
@@ -151,6 +151,13 @@ std::string HostPortTableScript(const std::string& table) {
   // Where route_localnet is on, this is what keeps 127.0.0.1 unreachable from outside.
   rule("guard iif != lo ip daddr 127.0.0.0/8 counter name martian drop");
   rule("guard iif != lo ip saddr 127.0.0.0/8 counter name martian drop");
+  // A Pod sends from its own addresses only: its uplink (see pu::InterfaceName) must be the way to the source. In both
+  // families, because the kernel's rp_filter knows IPv4 alone; before connection tracking, so that a forged packet
+  // leaves nothing behind. `::` (duplicate address detection, MLD) and link-local addresses have no route over an
+  // uplink; the kernel forwards neither (ip6_forward).
+  rule("guard iifname \"hku*\" ip6 saddr :: accept");
+  rule("guard iifname \"hku*\" ip6 saddr fe80::/10 accept");
+  rule("guard iifname \"hku*\" fib saddr . iif oif missing counter name spoofed drop");
   rule("prerouting dnat ip to ip daddr . meta l4proto . th dport map @far4");
   rule("prerouting dnat ip6 to ip6 daddr . meta l4proto . th dport map @far6");
   rule("prerouting fib daddr type local goto ports");

@@ -131,6 +131,14 @@ absl::StatusOr<std::vector<IpAddress>> NodeAddresses() {
   return found;
 }
 
+absl::StatusOr<std::map<std::string, uint64_t>> ReadRefusedInRoot(const std::string& instance) {
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
+  HK_ASSIGN_OR_RETURN(auto counters, nft->Counters(HostPortTable(instance)));
+  std::map<std::string, uint64_t> refused;
+  for (const auto& [reason, counter] : counters) refused[reason] = counter.packets;
+  return refused;
+}
+
 absl::Status PrepareHostPorts(const std::string& instance) {
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
   return Annotate(nft->Run(HostPortTableScript(HostPortTable(instance))), "make the host port table");

@@ -15,6 +15,7 @@
 // their answers pass, and keep their source. The host's own calls, and its Pods', are translated on the host.
 // Of a Pod with ipMasq `masq4` has the address and `inside4` the pairs of it and a range in which it is kept, as
 // bridge's and ptp's ipMasq keep it in the Pod's subnet; multicast is left alone. One rule for all Pods.
+// The same table refuses what no Pod may send; see HostPortTableScript.
 // Threading: any thread. The calling thread is in the root namespace.
 // Errors: kAlreadyExists names the Pod that has the port; kNotFound before PrepareHostPorts.
 //
@@ -22,6 +23,8 @@
 //   HK_RETURN_IF_ERROR(EnsureHostPorts("demo", {.pod_key = uid, .ports = ports, .addresses = addresses}));
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
 
 #include "node-agent/podnet/podnet.h"
@@ -36,6 +39,9 @@ absl::Status PrepareHostPorts(const std::string& instance);
 // After EnsureUplink: the route to the Pod decides how answers come back.
 absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& spec);
 absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod_key);
+// Packets that the table refused, by reason: "martian" (127.0.0.0/8 from a device) and "spoofed" (a source that the Pod
+// behind this uplink does not have). They grow as long as the table is there.
+absl::StatusOr<std::map<std::string, uint64_t>> ReadRefusedInRoot(const std::string& instance);
 // Global addresses of this namespace; not those of links to Pods.
 absl::StatusOr<std::vector<IpAddress>> NodeAddresses();
 

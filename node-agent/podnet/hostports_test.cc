@@ -11,6 +11,9 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <chrono>
+#include <functional>
+#include <map>
 
 #include "common/testing/matchers.h"
 #include "node-agent/podnet/split_pod_topology.h"
@@ -95,6 +98,15 @@ std::string GatewayMac(const Pod& pod) {
     mac.push_back(static_cast<char>(std::stoi(text.substr(at, 2), nullptr, 16)));
   }
   return mac;
+}
+
+bool Soon(const std::function<bool()>& condition) {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > give_up) return false;
+    usleep(5000);
+  }
+  return true;
 }
 
 // The address by which the server saw the client.
@@ -244,6 +256,61 @@ TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet 
 
   CHECK(SplitPodTopology::Sh(n.node, "nft list counter inet heterok8s_test martian").find("packets 1") !=
         std::string::npos);
+}
+
+TEST_CASE("a Pod sends from its own addresses only, in both families; what it forges is dropped and counted") {
+  Node n;
+  n.AddPods();
+  struct Case {
+    const char *what, *source, *destination;
+    bool passes = false, arrives = false;  // the guard; at the outside
+  };
+  const Case cases[] = {
+      {"its own IPv4 address", "10.88.0.5", "192.0.2.9", true, true},
+      {"its own IPv6 address", "fd00:88::5", "2001:db8::9", true, true},
+      {"another Pod's, IPv4", "10.88.0.6", "192.0.2.9"},
+      {"another Pod's, IPv6", "fd00:88::6", "2001:db8::9"},
+      {"the outside's, IPv4", "192.0.2.9", "10.88.0.6"},
+      {"the outside's, IPv6", "2001:db8::9", "fd00:88::6"},
+      {"the Node's, IPv4", "192.0.2.1", "192.0.2.9"},
+      {"the Node's, IPv6", "2001:db8::1", "2001:db8::9"},
+      {"nobody's, IPv4", "203.0.113.7", "192.0.2.9"},
+      {"nobody's, IPv6", "2001:db8:ffff::7", "2001:db8::9"},
+      {"the unspecified one, to a neighbour", "::", "ff02::1", true},
+      {"a link-local one, to a neighbour", "fe80::1234", "ff02::1", true},
+  };
+  const std::string gateway = GatewayMac(n.a);
+  SplitPodTopology::AwaitUp(n.a.ns, "eth0");
+  auto counted = [&] {
+    std::map<std::string, uint64_t> refused;
+    n.InNode([&]() -> absl::Status {
+      HK_ASSIGN_OR_RETURN(refused, ReadRefusedInRoot(kInstance));
+      return absl::OkStatus();
+    });
+    return refused["spoofed"];
+  };
+  for (const Case& c : cases) {
+    INFO(c.what);
+    Ear ear(n.outside, "o");
+    const uint64_t before = counted();
+
+    SendForged(n.a.ns, "eth0", gateway, *IpAddress::Parse(c.source), *IpAddress::Parse(c.destination));
+    // One that is always refused, behind it: once this is counted, that has been decided.
+    SendForged(n.a.ns, "eth0", gateway, *IpAddress::Parse("203.0.113.99"), *IpAddress::Parse("192.0.2.9"));
+
+    const uint64_t wanted = before + (c.passes ? 1 : 2);
+    CHECK(Soon([&] { return counted() >= wanted; }));
+    CHECK(counted() == wanted);
+    auto fake = [](const std::string& packet, bool outgoing) {
+      return !outgoing && packet.find("fake") != std::string::npos;
+    };
+    if (c.arrives) CHECK(Soon([&] { return ear.Count(fake) > 0; }));
+    CHECK(ear.Count(fake) == (c.arrives ? 1 : 0));
+  }
+  // The guard refuses nobody else: what is not a Pod's uplink has other routes.
+  UniqueFd server = Listen(n.b.ns, Protocol::kTcp, At("10.88.0.6", 8080));
+  CHECK(Calls(server, n.a.ns, At("10.88.0.6", 8080)) == "10.88.0.5");
+  CHECK(Calls(server, n.node, At("10.88.0.6", 8080)) != "");
 }
 
 TEST_CASE("::1 of the Node stays its own: for its programs, and against Pods") {

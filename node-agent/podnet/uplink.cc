@@ -152,7 +152,8 @@ absl::Status ConfigureRoot(Netlink& netlink, const Pair& pair, const UplinkSpec&
   }
   Batch batch;
   SetLink settings = Settings(pair.root, plan, plan.root_mac, spec.mtu);
-  // A Pod sends from its own addresses only: everything else fails the reverse path check.
+  // A Pod sends from its own IPv4 addresses only: everything else fails the reverse path check. The root table's guard
+  // (hostport_table.cc) says the same for both families, and counts.
   settings.inet4 = netlink::Inet4Conf{.rp_filter = 1, .forwarding = 1};
   settings.up = true;
   batch.Add(settings);
