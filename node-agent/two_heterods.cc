@@ -144,7 +144,7 @@ int TwoHeterods::Stop(const std::string& role, int signal_number) {
 }
 
 bool TwoHeterods::Ready(const std::string& role) {
-  return Metric(role, "heterod_ready") == "1" && Metric(role, "heterod_lease_valid") == "1" &&
+  return Metric(role, "heterod_ready") == "1" && Metric(role, "heterod_peer_ready") == "1" &&
          Metric(role, "heterod_port_stream_connected") == "1";
 }
 

@@ -46,7 +46,7 @@ struct Health {
 };
 constexpr Health kHealth[] = {
     {"heterod", kMetricsPort, "/readyz"},
-    {"heterod", kMetricsPort, "/metrics", "\nheterod_lease_valid 1\n"},  // the other PU's answers
+    {"heterod", kMetricsPort, "/metrics", "\nheterod_peer_ready 1\n"},  // and has heard that the other is
     {"etcd", 2379, "/health"},
     {"kube-apiserver", 6443, ""},  // in TLS; the wait for Nodes asks more
     {"kube-controller-manager", 10257, ""},

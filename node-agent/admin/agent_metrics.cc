@@ -20,6 +20,7 @@ double Seconds(std::chrono::nanoseconds duration) { return std::chrono::duration
 void ReadPeer(const AdminParts& parts, metrics::Samples& samples) {
   const attach::LeaseState lease = parts.peer->lease();
   samples.Gauge("heterod_lease_valid", "1 while the other PU's heterod answers", lease.valid ? 1 : 0);
+  samples.Gauge("heterod_peer_ready", "1 while it answers that it has reconciled", lease.peer_ready ? 1 : 0);
   if (lease.age) samples.Gauge("heterod_lease_age_seconds", "Since the last good heartbeat", Seconds(*lease.age));
   samples.Gauge("heterod_port_stream_connected", "1 while ports are exchanged", parts.port_sync->connected() ? 1 : 0);
   const peer::PortSync::Counters stream = parts.port_sync->counters();

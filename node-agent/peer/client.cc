@@ -145,7 +145,9 @@ void GrpcPeerClient::RunHeartbeats() {
       was_good = reply.ok();
     }
     lock.lock();
-    const auto wait = reply.ok() ? options_.heartbeat_interval : std::min(options_.heartbeat_interval, kSearchInterval);
+    // Until both have reconciled the news that they have is due soon: no split Pod is made before.
+    const bool settled = reply.ok() && reply->ready() && request.ready();
+    const auto wait = settled ? options_.heartbeat_interval : std::min(options_.heartbeat_interval, kSearchInterval);
     stopped_changed_.wait_until(lock, sent + wait, [this] { return stopped_; });
   }
 }
