@@ -252,9 +252,7 @@ CASE{"close: a blocked reader learns of the reset",
       .server =
           [](End& e) {
             Sleep(20);
-            linger now{1, 0};
-            setsockopt(e.sock, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-            DO(close(e.sock));
+            CloseWithReset(e, e.sock);
           }}};
 
 CASE{"close: by another thread leaves a blocked reader reading",

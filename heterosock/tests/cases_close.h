@@ -3,6 +3,8 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -21,6 +23,13 @@ inline void SayError(End& e, int fd) {
   socklen_t length = sizeof error;
   DO(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length));
   e.Say("SO_ERROR %s", error == 0 ? "none" : strerrorname_np(error));
+}
+
+// close() that resets: SO_LINGER 0.
+inline void CloseWithReset(End& e, int fd) {
+  linger now{1, 0};
+  DO(setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now));
+  DO(close(fd));
 }
 
 inline void IgnoreSigpipe() { signal(SIGPIPE, SIG_IGN); }

@@ -83,9 +83,7 @@ CASE{"close: a reset leaves what arrived before it to read",
           [](End& e) {
             DO(write(e.sock, "last words", 10));
             e.Meet();
-            linger now{1, 0};
-            DO(setsockopt(e.sock, SOL_SOCKET, SO_LINGER, &now, sizeof now));
-            DO(close(e.sock));
+            CloseWithReset(e, e.sock);
             e.Meet();
           }}};
 
@@ -101,9 +99,7 @@ CASE{"close: SO_LINGER 0 resets",
           },
       .server =
           [](End& e) {
-            linger now{1, 0};
-            DO(setsockopt(e.sock, SOL_SOCKET, SO_LINGER, &now, sizeof now));
-            DO(close(e.sock));
+            CloseWithReset(e, e.sock);
             e.Meet();
           }}};
 
