@@ -55,12 +55,7 @@ void TcpCall(Pu& client, const sys::UniqueFd& server, int family, const IpAddres
 void UdpCall(Pu& client, const sys::UniqueFd& server, int family, const IpAddress& to, uint16_t port, bool connected,
              bool reaches) {
   sys::UniqueFd caller = client.Socket(family, SOCK_DGRAM);
-  if (connected) {
-    REQUIRE(Connect(caller, to, port) == 0);
-    REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
-  } else {
-    REQUIRE(SendTo(caller, "ping", to, port) == 0);
-  }
+  REQUIRE(Call(caller, "ping", to, port, connected) == 0);
   IpAddress from;
   uint16_t from_port = 0;
   std::string heard = ReceiveFrom(server, reaches ? 3000 : 20, &from, &from_port);
@@ -201,12 +196,7 @@ void BoundUdpCall(TwoPus& pus, Pu& caller_pu, const sys::UniqueFd& server, const
   sys::UniqueFd caller = caller_pu.Socket(source.family == Family::kV4 ? AF_INET : AF_INET6, SOCK_DGRAM);
   REQUIRE(Bind(caller, source, port) == 0);
   port = PortOf(caller);
-  if (connected) {
-    REQUIRE(Connect(caller, to, server_port) == 0);
-    REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
-  } else {
-    REQUIRE(SendTo(caller, "ping", to, server_port) == 0);
-  }
+  REQUIRE(Call(caller, "ping", to, server_port, connected) == 0);
   IpAddress from;
   uint16_t from_port = 0;
   CHECK(ReceiveFrom(server, 3000, &from, &from_port) == "ping from " + source.ToString());

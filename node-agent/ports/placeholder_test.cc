@@ -73,12 +73,7 @@ void TcpCall(Pu& client, const sys::UniqueFd& server, const IpAddress& to, uint1
 
 void UdpCall(Pu& client, const sys::UniqueFd& server, const IpAddress& to, uint16_t port, bool connected) {
   sys::UniqueFd caller = client.Socket(to.family == Family::kV4 ? AF_INET : AF_INET6, SOCK_DGRAM);
-  if (connected) {
-    REQUIRE(Connect(caller, to, port) == 0);
-    REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
-  } else {
-    REQUIRE(SendTo(caller, "ping", to, port) == 0);
-  }
+  REQUIRE(Call(caller, "ping", to, port, connected) == 0);
   IpAddress from;
   uint16_t from_port = 0;
   REQUIRE(ReceiveFrom(server, 3000, &from, &from_port) == "ping from " + to.ToString());

@@ -267,6 +267,12 @@ int SendTo(const sys::UniqueFd& fd, const std::string& text, const IpAddress& ad
   return sendto(fd.get(), text.data(), text.size(), 0, name.raw(), name.length) < 0 ? -errno : 0;
 }
 
+int Call(const sys::UniqueFd& fd, const std::string& text, const IpAddress& address, uint16_t port, bool connected) {
+  if (!connected) return SendTo(fd, text, address, port);
+  if (int error = Connect(fd, address, port); error != 0) return error;
+  return send(fd.get(), text.data(), text.size(), 0) < 0 ? -errno : 0;
+}
+
 std::string ReceiveFrom(const sys::UniqueFd& fd, int ms, IpAddress* from, uint16_t* port) {
   if (!Readable(fd.get(), ms)) return "";
   char text[256];

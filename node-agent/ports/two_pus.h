@@ -83,6 +83,8 @@ IpAddress AddressOf(Where where, int family);
 int Bind(const sys::UniqueFd& fd, const IpAddress& address, uint16_t port);
 int Connect(const sys::UniqueFd& fd, const IpAddress& address, uint16_t port);
 int SendTo(const sys::UniqueFd& fd, const std::string& text, const IpAddress& address, uint16_t port);
+// A datagram, of a socket that is connected for it or not.
+int Call(const sys::UniqueFd& fd, const std::string& text, const IpAddress& address, uint16_t port, bool connected);
 // "text from ADDRESS:PORT"; "" when nothing comes within `ms`.
 std::string ReceiveFrom(const sys::UniqueFd& fd, int ms, IpAddress* from = nullptr, uint16_t* port = nullptr);
 std::string SockName(const sys::UniqueFd& fd);  // address only
