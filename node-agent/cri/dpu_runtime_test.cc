@@ -4,14 +4,17 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <thread>
 
 #include "common/sys/file.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/log_tail.h"
 #include "node-agent/cri/volume_store.h"
+#include "node-agent/cri/volume_usage.h"
 
 namespace heterok8s::cri {
 namespace {
@@ -19,6 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using testing::HasCode;
+
+constexpr milliseconds kAsLongAsItTakes{60000};
 
 struct Folder {
   Folder() {
@@ -210,15 +215,15 @@ TEST_CASE("what emptyDirs hold is counted as du does: no link is followed, and t
   request.set_gid(getegid());
   auto path = store->Make(request);
   REQUIRE_OK(path);
-  REQUIRE(store->Used().volumes_size() == 1);
-  const uint64_t empty = store->Used().volumes(0).bytes();
+  REQUIRE(store->Used(kAsLongAsItTakes).volumes_size() == 1);
+  const uint64_t empty = store->Used(kAsLongAsItTakes).volumes(0).bytes();
 
   fs::create_directories(*path + "/a/b");
   std::ofstream(*path + "/a/b/file") << std::string(64 << 10, 'x');
   fs::create_hard_link(*path + "/a/b/file", *path + "/again");
   fs::create_symlink("../../../../outside", *path + "/link");
   fs::create_symlink("/usr", *path + "/a/up");
-  const v1::UsedByVolumesReply used = store->Used();
+  const v1::UsedByVolumesReply used = store->Used(kAsLongAsItTakes);
 
   REQUIRE(used.volumes_size() == 1);
   CHECK(used.volumes(0).pod_uid() == "uid-1");
@@ -227,7 +232,48 @@ TEST_CASE("what emptyDirs hold is counted as du does: no link is followed, and t
   CHECK(used.volumes(0).bytes() - empty < 128 << 10);
   CHECK(used.volumes(0).inodes() == 1 + 2 + 1 + 2);  // itself, folders, the file, links
   REQUIRE_OK(store->RemovePod("uid-1"));
-  CHECK(store->Used().volumes_size() == 0);
+  CHECK(store->Used(kAsLongAsItTakes).volumes_size() == 0);
+}
+
+v1::UsedByVolumesReply Holding(const char* volume) {
+  v1::UsedByVolumesReply figures;
+  figures.add_volumes()->set_volume(volume);
+  return figures;
+}
+
+TEST_CASE("figures that take longer than their reader waits are there for a later one, and walked for once") {
+  VolumeWalk walk;
+  std::promise<void> go_on;
+  std::atomic<int> walks = 0;
+  auto slow = [&, gate = go_on.get_future().share()](const std::atomic<bool>&) {
+    ++walks;
+    gate.wait();
+    return Holding("found");
+  };
+
+  CHECK(walk.Figures(slow, milliseconds(0)).volumes_size() == 0);
+  CHECK(walk.Figures(slow, milliseconds(5)).volumes_size() == 0);
+  CHECK(walks <= 1);
+  go_on.set_value();
+
+  const v1::UsedByVolumesReply figures = walk.Figures(slow, kAsLongAsItTakes);
+  REQUIRE(figures.volumes_size() == 1);
+  CHECK(figures.volumes(0).volume() == "found");
+}
+
+TEST_CASE("a walk ends when nobody can ask any more") {
+  std::atomic<bool> told = false;
+  {
+    VolumeWalk walk;
+    walk.Figures(
+        [&](const std::atomic<bool>& stop) {
+          while (!stop) std::this_thread::sleep_for(milliseconds(1));
+          told = true;
+          return Holding("half");
+        },
+        milliseconds(0));
+  }
+  CHECK(told);
 }
 
 TEST_CASE("a volume that leads out of itself is refused and leaves nothing") {

@@ -16,7 +16,6 @@
 #include <vector>
 
 #include "common/sys/file.h"
-#include "node-agent/cri/volume_usage.h"
 
 namespace heterok8s::cri {
 namespace {
@@ -231,19 +230,23 @@ absl::Status VolumeStore::MountVolume(const std::string& relative, const v1::Mak
   return absl::OkStatus();
 }
 
-v1::UsedByVolumesReply VolumeStore::Used() const {
+v1::UsedByVolumesReply VolumeStore::Used(std::chrono::milliseconds patience) {
+  return walk_->Figures([this](const std::atomic<bool>& stop) { return WalkAll(stop); }, patience);
+}
+
+v1::UsedByVolumesReply VolumeStore::WalkAll(const std::atomic<bool>& stop) const {
   v1::UsedByVolumesReply reply;
   struct stat around = {}, inside = {};
   if (stat(root_.path().c_str(), &around) != 0) return reply;
   std::error_code none;
-  for (fs::directory_iterator pod(root_.path(), none), end; !none && pod != end; pod.increment(none)) {
+  for (fs::directory_iterator pod(root_.path(), none), end; !stop && !none && pod != end; pod.increment(none)) {
     if (pod->path().filename() == kMemory) continue;
     std::error_code gone;  // a Pod may go meanwhile
     for (fs::directory_iterator at(pod->path(), gone); !gone && at != end; at.increment(gone)) {
       const std::string uid = pod->path().filename(), name = at->path().filename();
       auto folder = root_.OpenFile(fmt::format("{}/{}/data", uid, name), O_RDONLY | O_DIRECTORY);
       if (!folder.ok() || fstat(folder->get(), &inside) != 0 || inside.st_dev != around.st_dev) continue;
-      const DiskUse use = UseOf(*std::move(folder));
+      const DiskUse use = UseOf(*std::move(folder), stop);
       v1::UsedByVolumesReply::Volume* volume = reply.add_volumes();
       volume->set_pod_uid(uid);
       volume->set_volume(name);

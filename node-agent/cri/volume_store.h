@@ -12,11 +12,13 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <string>
 
 #include "node-agent/cri/confined.h"
+#include "node-agent/cri/volume_usage.h"
 #include "proto/heterok8s/v1/runtime.pb.h"
 
 namespace heterok8s::cri {
@@ -25,12 +27,15 @@ class VolumeStore {
  public:
   static absl::StatusOr<VolumeStore> Open(const std::string& root);
   VolumeStore(VolumeStore&& other) noexcept
-      : root_(std::move(other.root_)), boot_id_(std::move(other.boot_id_)), live_(std::move(other.live_)) {}
+      : root_(std::move(other.root_)),
+        boot_id_(std::move(other.boot_id_)),
+        live_(std::move(other.live_)),
+        walk_(std::move(other.walk_)) {}
 
   absl::StatusOr<std::string> Put(const v1::PutVolumeRequest& request);
   absl::StatusOr<std::string> Make(const v1::MakeVolumeRequest& request);
-  // Of all that Make made and that are on a disk.
-  v1::UsedByVolumesReply Used() const;
+  // Of all that Make made and that are on a disk: as it is now, or what was found last when that takes longer.
+  v1::UsedByVolumesReply Used(std::chrono::milliseconds patience);
   // `path` as Put or Make answered, or below it. kResourceExhausted when it is longer.
   absl::StatusOr<std::string> Get(const v1::GetFileRequest& request);
   absl::Status RemovePod(const std::string& pod_uid);
@@ -43,11 +48,13 @@ class VolumeStore {
   // The content below `folder` under a name that nobody looks at yet; the caller renames or removes it.
   absl::StatusOr<std::string> WriteAside(const v1::PutVolumeRequest& request, const std::string& folder);
   absl::StatusOr<std::string> PutLive(const v1::PutVolumeRequest& request, const std::string& folder);
+  v1::UsedByVolumesReply WalkAll(const std::atomic<bool>& stop) const;
 
   ConfinedRoot root_;
   std::string boot_id_;
   std::atomic<uint64_t> counter_{0};
   std::unique_ptr<std::mutex> live_ = std::make_unique<std::mutex>();  // one update at a time
+  std::unique_ptr<VolumeWalk> walk_ = std::make_unique<VolumeWalk>();  // last: its thread uses the root
 };
 
 }  // namespace heterok8s::cri

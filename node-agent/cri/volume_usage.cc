@@ -13,7 +13,11 @@ namespace {
 
 constexpr uint64_t kBlock = 512;  // stat(2): the unit of st_blocks, whatever the file system's
 
-struct Walk {
+// After a walk that was too long for an answer: a fifth of a processor at most.
+constexpr int kRestsAsLong = 4;
+
+struct Tree {
+  const std::atomic<bool>& stop;
   dev_t device = 0;
   int files_left = kMostFiles;
   std::set<ino_t> with_more_names;
@@ -22,14 +26,14 @@ struct Walk {
   void Add(sys::UniqueFd folder, int folders_left);
 };
 
-void Walk::Add(sys::UniqueFd folder, int folders_left) {
+void Tree::Add(sys::UniqueFd folder, int folders_left) {
   auto close = [](DIR* dir) { closedir(dir); };
   std::unique_ptr<DIR, decltype(close)> dir(fdopendir(folder.get()), close);
   if (dir == nullptr) return;
   const int fd = folder.release();  // the DIR's now
   while (const dirent* entry = readdir(dir.get())) {
     if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
-    if (files_left-- <= 0) return;
+    if (stop || files_left-- <= 0) return;
     struct stat info = {};
     if (fstatat(fd, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || info.st_dev != device) continue;
     const bool is_folder = S_ISDIR(info.st_mode);
@@ -43,14 +47,39 @@ void Walk::Add(sys::UniqueFd folder, int folders_left) {
 
 }  // namespace
 
-DiskUse UseOf(sys::UniqueFd folder) {
+DiskUse UseOf(sys::UniqueFd folder, const std::atomic<bool>& stop) {
   struct stat info = {};
   if (!folder.valid() || fstat(folder.get(), &info) != 0) return {};
-  Walk walk;
-  walk.device = info.st_dev;
-  walk.use = {.bytes = static_cast<uint64_t>(info.st_blocks) * kBlock, .inodes = 1};
-  walk.Add(std::move(folder), kDeepest);
-  return walk.use;
+  Tree tree{.stop = stop, .device = info.st_dev};
+  tree.use = {.bytes = static_cast<uint64_t>(info.st_blocks) * kBlock, .inodes = 1};
+  tree.Add(std::move(folder), kDeepest);
+  return tree.use;
+}
+
+VolumeWalk::~VolumeWalk() {
+  stop_ = true;
+  if (thread_.joinable()) thread_.join();
+}
+
+v1::UsedByVolumesReply VolumeWalk::Figures(Walk walk, std::chrono::milliseconds patience) {
+  using Clock = std::chrono::steady_clock;
+  std::unique_lock lock(mutex_);
+  if (!walking_ && Clock::now() >= rest_until_) {
+    if (thread_.joinable()) thread_.join();  // it has ended: the last that it does with the lock is to say so
+    thread_ = std::thread([this, walk = std::move(walk)] {
+      const Clock::time_point begun = Clock::now();
+      v1::UsedByVolumesReply found = walk(stop_);
+      std::lock_guard done(mutex_);
+      if (!stop_) last_ = std::move(found);
+      if (somebody_left_) rest_until_ = Clock::now() + kRestsAsLong * (Clock::now() - begun);
+      walking_ = false;
+      ended_.notify_all();
+    });
+    walking_ = true;  // only now: a thread that could not be had throws
+    somebody_left_ = false;
+  }
+  if (!ended_.wait_for(lock, patience, [this] { return !walking_; })) somebody_left_ = true;
+  return last_;
 }
 
 }  // namespace heterok8s::cri
