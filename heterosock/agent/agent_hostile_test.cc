@@ -1,0 +1,179 @@
+// The agent against libraries that break the protocol or want too much, over real TCP connections on loopback.
+#include <fcntl.h>
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "common/testing/matchers.h"
+#include "heterosock/agent/agent.h"
+#include "heterosock/agent/channel_memory.h"
+#include "heterosock/agent/testing/client.h"
+#include "heterosock/agent/testing/joined.h"
+#include "heterosock/layout/channel.h"
+
+namespace heterok8s::heterosock::agent {
+namespace {
+
+using heterok8s::testing::HasCode;
+using nlohmann::json;
+using protocol::Reason;
+using namespace testing;
+
+TEST_CASE("a broken message drops its sender and nobody else") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto good = Client::Connect((*agent)->socket()), bad = Client::Connect((*agent)->socket());
+  REQUIRE_OK(good);
+  REQUIRE_OK(bad);
+  auto connection = MakeConnection();
+  REQUIRE_OK(connection);
+  auto joined = Join(*good, *bad);
+  REQUIRE_OK(joined);
+
+  SECTION("bytes that are no message") { REQUIRE_OK(bad->SendBytes(std::string(24, '\xff'), {})); }
+  SECTION("a packet that is too long") { REQUIRE_OK(bad->SendBytes(std::string(500, 'x'), {})); }
+  SECTION("an offer with two sockets") {
+    protocol::Offer offer = protocol::Make<protocol::Offer>();
+    offer.offer_id = 5;
+    REQUIRE_OK(bad->SendBytes(std::string(reinterpret_cast<char*>(&offer), sizeof offer),
+                              {connection->client.get(), connection->server.get()}));
+  }
+  SECTION("a message of the other direction") {
+    protocol::Fence fence = protocol::Make<protocol::Fence>();
+    REQUIRE_OK(bad->SendBytes(std::string(reinterpret_cast<char*>(&fence), sizeof fence), {}));
+  }
+  SECTION("more descriptors than any message has") {
+    std::vector<int> many(12, connection->client.get());
+    REQUIRE_OK(bad->SendBytes(std::string(16, 'x'), many));
+  }
+  CHECK_THAT(bad->Next().status(), HasCode(absl::StatusCode::kUnavailable));
+  CHECK(json::parse((*agent)->StatusText())["totals"]["malformed"] == 1);
+  // Half of the channel is left, with the good one.
+  CHECK(Becomes(**agent, [](const json& s) { return s["channels"].size() == 1 && s["processes"].size() == 1; }));
+  auto again = Client::Connect((*agent)->socket());
+  REQUIRE_OK(again);
+  CHECK_OK(Join(*good, *again, 2));
+}
+
+TEST_CASE("an offer before HELLO is no offer") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto rude = Client::ConnectSilently((*agent)->socket());
+  REQUIRE_OK(rude);
+  auto connection = MakeConnection();
+  REQUIRE_OK(connection);
+
+  REQUIRE_OK(rude->Offer(1, connection->client.get()));
+
+  CHECK_THAT(rude->Next().status(), HasCode(absl::StatusCode::kUnavailable));
+}
+
+TEST_CASE("a library of another protocol version is refused and told which would do") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto client = Client::ConnectSilently((*agent)->socket());
+  REQUIRE_OK(client);
+  protocol::Hello hello = protocol::Make<protocol::Hello>();
+  hello.version_min = hello.version_max = 99;
+
+  REQUIRE_OK(client->SendBytes(std::string(reinterpret_cast<char*>(&hello), sizeof hello), {}));
+  auto refused = client->Await<protocol::Refused>();
+
+  REQUIRE_OK(refused);
+  CHECK(refused->first.reason == static_cast<uint32_t>(Reason::kVersion));
+  CHECK(refused->first.version_max == protocol::kVersion);
+}
+
+TEST_CASE("limits hold: offers without an answer, channels of a domain, processes") {
+  Agent::Options options = Patient();
+  options.max_pending_offers = 2;
+  options.credits.channels = 1;
+  options.max_processes = 2;
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+
+  auto third = Client::ConnectSilently((*agent)->socket());
+  REQUIRE_OK(third);
+  auto refused = third->Await<protocol::Refused>();
+  REQUIRE_OK(refused);
+  CHECK(refused->first.reason == static_cast<uint32_t>(Reason::kTooManyProcesses));
+
+  auto first = Join(*client, *server);
+  REQUIRE_OK(first);
+  auto second = MakeConnection();
+  REQUIRE_OK(second);
+  REQUIRE_OK(client->Offer(2, second->client.get()));
+  REQUIRE_OK(server->Offer(2, second->server.get()));
+  for (Client* end : {&*client, &*server}) {
+    auto declined = end->Await<protocol::Declined>();
+    REQUIRE_OK(declined);
+    CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kExhausted));
+    CHECK(declined->first.retry_after_ms > 0);
+  }
+
+  std::vector<Connection> waiting;
+  for (uint64_t i = 0; i < 3; ++i) {
+    auto connection = MakeConnection();
+    REQUIRE_OK(connection);
+    REQUIRE_OK(client->Offer(10 + i, connection->client.get()));
+    waiting.push_back(*std::move(connection));
+  }
+  auto declined = client->Await<protocol::Declined>();
+  REQUIRE_OK(declined);
+  CHECK(declined->first.offer_id == 12);
+  CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kTooManyOffers));
+
+  // Credits come back when both ends are done.
+  const uint64_t channel = first->client.first.channel_id;
+  REQUIRE_OK(client->Release(channel, Reason::kClosed));
+  REQUIRE_OK(server->Release(channel, Reason::kClosed));
+  CHECK(Becomes(**agent, ChannelsAre(0)));
+  CHECK(json::parse((*agent)->StatusText())["domains"].empty());
+}
+
+TEST_CASE("libraries that say anything at all harm nobody else") {
+  auto agent = RunningAgent::Start(Quick());
+  REQUIRE_OK(agent);
+  std::mt19937_64 random(GENERATE(1, 2, 3));
+  auto connection = MakeConnection();
+  REQUIRE_OK(connection);
+  sys::UniqueFd file(open("/dev/zero", O_RDWR));
+  auto bell = MakeBell();
+  REQUIRE_OK(bell);
+  const int things[] = {connection->client.get(), connection->server.get(), file.get(), bell->sleeper.get(),
+                        bell->ringer.get()};
+
+  for (int round = 0; round < 100; ++round) {
+    auto hostile = Client::Connect((*agent)->socket());
+    REQUIRE_OK(hostile);
+    for (int i = 0; i < 30; ++i) {
+      constexpr size_t kSizes[] = {sizeof(protocol::Offer), sizeof(protocol::Withdraw), sizeof(protocol::Release),
+                                   sizeof(protocol::Resume), sizeof(protocol::Hello)};
+      std::string bytes(kSizes[random() % std::size(kSizes)], '\0');
+      const protocol::Header header{.type = static_cast<uint16_t>(1 + random() % 5),
+                                    .size = static_cast<uint16_t>(bytes.size())};
+      memcpy(bytes.data(), &header, sizeof header);
+      // Small numbers: some of them are ids that exist.
+      for (size_t at = sizeof header; at < bytes.size(); at += 8) bytes[at] = static_cast<char>(random() % 4);
+      std::vector<int> descriptors;
+      for (uint64_t n = random() % 4; n > 0; --n) descriptors.push_back(things[random() % std::size(things)]);
+      if (!hostile->SendBytes(bytes, descriptors).ok()) break;  // it was dropped
+    }
+  }
+
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+  CHECK(Becomes(**agent, [](const json& s) {
+    return s["processes"].size() == 2 && s["channels"].empty() && s["totals"]["waiting_offers"] == 0;
+  }));
+  CHECK_OK(Join(*client, *server));
+}
+
+}  // namespace
+}  // namespace heterok8s::heterosock::agent

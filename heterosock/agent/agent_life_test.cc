@@ -1,0 +1,151 @@
+// The agent while processes, operators and agents come and go.
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "common/testing/matchers.h"
+#include "heterosock/agent/agent.h"
+#include "heterosock/agent/testing/client.h"
+#include "heterosock/agent/testing/joined.h"
+
+namespace heterok8s::heterosock::agent {
+namespace {
+
+using heterok8s::testing::HasCode;
+using nlohmann::json;
+using protocol::Reason;
+using namespace testing;
+
+TEST_CASE("a process that is gone takes its ends along; its channels are forgotten when the other end is done") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  {
+    auto server = Client::Connect((*agent)->socket());
+    REQUIRE_OK(server);
+    REQUIRE_OK(Join(*client, *server));
+  }
+  CHECK(Becomes(**agent, [](const json& s) { return s["processes"].size() == 1 && s["channels"].size() == 1; }));
+
+  client = absl::InternalError("closed");
+
+  CHECK(Becomes(**agent, ChannelsAre(0)));
+}
+
+TEST_CASE("an agent that died is replaced: what libraries hold is counted again") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+  auto joined = Join(*client, *server);
+  REQUIRE_OK(joined);
+  agent->reset();
+  CHECK_THAT(client->Next().status(), HasCode(absl::StatusCode::kUnavailable));
+
+  agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto again = Client::Connect((*agent)->socket());
+  REQUIRE_OK(again);
+  const int memory = joined->client.second.descriptors[0].get();
+  REQUIRE_OK(again->Resume(joined->client.first, joined->connection.client.get(), memory));
+  CHECK(Becomes(**agent, ChannelsAre(1)));
+  const json status = json::parse((*agent)->StatusText());
+  CHECK(status["channels"][0]["channel"] == joined->client.first.channel_id);
+  CHECK(status["domains"][0]["channels"] == 1);
+
+  SECTION("its end is released") {
+    REQUIRE_OK(again->Release(joined->client.first.channel_id, Reason::kClosed));
+    CHECK(Becomes(**agent, ChannelsAre(0)));
+  }
+  SECTION("memory of another channel does not pass for it") {
+    protocol::Paired forged = joined->client.first;
+    forged.nonce ^= 1;
+    auto liar = Client::Connect((*agent)->socket());
+    REQUIRE_OK(liar);
+    REQUIRE_OK(liar->Resume(forged, joined->connection.client.get(), memory));
+    CHECK_THAT(liar->Next().status(), HasCode(absl::StatusCode::kUnavailable));
+  }
+  SECTION("something that is no memory does not either") {
+    auto liar = Client::Connect((*agent)->socket());
+    REQUIRE_OK(liar);
+    REQUIRE_OK(liar->Resume(joined->client.first, joined->connection.client.get(), joined->connection.server.get()));
+    CHECK_THAT(liar->Next().status(), HasCode(absl::StatusCode::kUnavailable));
+  }
+}
+
+std::string Ask(const std::string& path, const std::string& request) {
+  auto fd = ConnectUnix(path, SOCK_STREAM);
+  if (!fd.ok() || send(fd->get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return "";
+  std::string answer;
+  char buffer[4096];
+  pollfd p{fd->get(), POLLIN, 0};
+  while (poll(&p, 1, 20000) == 1) {
+    const ssize_t got = recv(fd->get(), buffer, sizeof buffer, 0);
+    if (got <= 0) break;
+    answer.append(buffer, static_cast<size_t>(got));
+  }
+  return answer;
+}
+
+TEST_CASE("an operator sees who talks over what, and has it go back to TCP") {
+  Agent::Options options = Patient();
+  const std::string folder = MakeFolder();
+  options.admin = folder + "/admin.sock";
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+  auto joined = Join(*client, *server);
+  REQUIRE_OK(joined);
+
+  const json status = json::parse(Ask(options.admin, "{\"command\":\"status\"}\n"));
+  REQUIRE(status["channels"].size() == 1);
+  CHECK(status["channels"][0]["ends"][0]["pid"] == getpid());
+  CHECK(status["channels"][0]["matched_by"] == "addresses");
+  CHECK(status["channels"][0]["ends"][0]["sending_on"] == "TCP");
+  CHECK(status["processes"].size() == 2);
+
+  CHECK(json::parse(Ask(options.admin, "{\"command\":\"fence\"}\n"))["fenced"] == 1);
+  for (Client* end : {&*client, &*server}) {
+    auto fence = end->Await<protocol::Fence>();
+    REQUIRE_OK(fence);
+    CHECK(fence->first.reason == static_cast<uint32_t>(Reason::kOperator));
+    CHECK(fence->first.channel_id == joined->client.first.channel_id);
+  }
+  CHECK(json::parse(Ask(options.admin, "{\"command\":\"fence\",\"pid\":1}\n"))["fenced"] == 0);
+  CHECK(json::parse(Ask(options.admin, "{\"command\":\"fence\",\"pid\":\"x\"}\n")).contains("error"));
+  CHECK(json::parse(Ask(options.admin, "nonsense\n")).contains("error"));
+  CHECK(json::parse(Ask(options.admin, "{\"command\":\"?\"}\n")).contains("error"));
+  agent->reset();
+  rmdir(folder.c_str());
+}
+
+TEST_CASE("a second agent does not take the socket of one that lives, and does take it from one that died") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  Agent::Options second = Patient();
+  second.socket = (*agent)->socket();
+  CHECK_THAT(Agent::Start(second).status(), HasCode(absl::StatusCode::kFailedPrecondition));
+
+  const std::string folder = MakeFolder();
+  second.socket = folder + "/agent.sock";
+  {
+    // A socket file with nobody behind it.
+    sys::UniqueFd dead(socket(AF_UNIX, SOCK_SEQPACKET, 0));
+    sockaddr_un name{.sun_family = AF_UNIX};
+    second.socket.copy(name.sun_path, sizeof name.sun_path - 1);
+    REQUIRE(bind(dead.get(), reinterpret_cast<sockaddr*>(&name), sizeof name) == 0);
+  }
+  CHECK_OK(Agent::Start(second));
+  rmdir(folder.c_str());
+}
+
+}  // namespace
+}  // namespace heterok8s::heterosock::agent
