@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <memory>
 
 #include "heteroctl/cmd_pods.h"
@@ -21,7 +20,7 @@ absl::StatusOr<int> Rm(Context& context, const RmFlags& flags) {
   }
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<CriClient> cri, CriClient::Connect(endpoints.cri));
-  const std::string root = std::filesystem::absolute(flags.root.empty() ? endpoints.pod_root : flags.root);
+  HK_ASSIGN_OR_RETURN(const std::string root, PodRoot(flags.root, endpoints));
   std::vector<std::string> targets = flags.names;
   if (flags.all) {
     HK_ASSIGN_OR_RETURN(runtime::v1::ListPodSandboxResponse list, cri->ListPodSandbox());

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <set>
@@ -113,7 +112,8 @@ absl::StatusOr<int> Run(Context& context, const RunFlags& flags) {
 
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<CriClient> cri, CriClient::Connect(endpoints.cri));
-  RunOptions options{.root = std::filesystem::absolute(flags.root.empty() ? endpoints.pod_root : flags.root),
+  HK_ASSIGN_OR_RETURN(const std::string root, PodRoot(flags.root, endpoints));
+  RunOptions options{.root = root,
                      .cgroup_parent = flags.cgroup_parent.empty() ? endpoints.cgroup_parent : flags.cgroup_parent,
                      .keep_on_failure = flags.keep};
   const manifest::Pod pod = manifest.pod;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "common/sys/file.h"
@@ -52,6 +53,16 @@ absl::StatusOr<Endpoints> FindEndpoints(const EndpointFlags& flags, const std::s
   found.dpu_admin = FirstOf(flags.dpu_socket, "HETEROK8S_DPU_SOCKET", found.dpu_admin);
   found.cri = FirstOf(flags.cri_socket, "HETEROK8S_CRI_SOCKET", found.cri);
   return found;
+}
+
+absl::StatusOr<std::string> PodRoot(const std::string& flag, const Endpoints& endpoints) {
+  const std::string& said = flag.empty() ? endpoints.pod_root : flag;
+  if (said.empty())
+    return WithHint(absl::InvalidArgumentError("the lab does not say where its Pods are"), "--root FOLDER");
+  std::error_code error;
+  const std::filesystem::path root = std::filesystem::absolute(said, error);
+  if (error) return ErrnoToStatus(error.value(), fmt::format("find folder '{}'", said));
+  return root.string();
 }
 
 std::string GrpcTarget(const std::string& socket) {

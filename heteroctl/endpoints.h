@@ -31,6 +31,10 @@ struct Endpoints {
 // `lab_run_dir` holds NAME/env.json: {"host_admin","dpu_admin","cri","pod_root","cgroup_parent"}.
 absl::StatusOr<Endpoints> FindEndpoints(const EndpointFlags& flags, const std::string& lab_run_dir = kLabRunDir);
 
+// Where `run` keeps Pods, absolute: `flag`, else what `endpoints` says. kInvalidArgument when neither says it, errno
+// when it begins in a working directory that is gone.
+absl::StatusOr<std::string> PodRoot(const std::string& flag, const Endpoints& endpoints);
+
 // A path as a gRPC target: "unix:/run/…". One that has a scheme already stays as it is.
 std::string GrpcTarget(const std::string& socket);
 

@@ -64,6 +64,23 @@ TEST_CASE("a lab that is not running is an error that says how to start it") {
   CHECK_THAT(HintOf(found.status()), Catch::Contains("lab up"));
 }
 
+TEST_CASE("the folder of Pods is absolute, of the flag or of the lab, or an error says that it is not known") {
+  Labs labs;
+  const std::filesystem::path home = std::filesystem::current_path();
+  std::filesystem::current_path(labs.dir);
+
+  CHECK(PodRoot("", {.pod_root = "/pods"}).value() == "/pods");
+  CHECK(PodRoot("mine", {.pod_root = "/pods"}).value() == labs.dir + "/mine");
+  absl::StatusOr<std::string> unknown = PodRoot("", {});
+  CHECK_THAT(unknown.status(), HasCode(absl::StatusCode::kInvalidArgument));
+  CHECK_THAT(HintOf(unknown.status()), Catch::Contains("--root"));
+  std::filesystem::remove_all(labs.dir);
+  CHECK_THAT(PodRoot("mine", {}).status(), HasCode(absl::StatusCode::kNotFound));
+  CHECK_OK(PodRoot("/pods", {}));
+
+  std::filesystem::current_path(home);
+}
+
 TEST_CASE("paths become Unix targets and targets stay") {
   CHECK(GrpcTarget("/run/x.sock") == "unix:/run/x.sock");
   CHECK(GrpcTarget("unix:/run/x.sock") == "unix:/run/x.sock");
