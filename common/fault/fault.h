@@ -11,6 +11,7 @@
 //
 //   if (absl::Status armed = fault::ArmFromEnvironment(); !armed.ok()) return Fail(armed);   // in main
 //   HK_FAULT_POINT("host.add.after-ledger");                                                 // in the journal
+//   if (done.ok()) done = fault::Pass<"host.add.after-ledger">();                            // where none is returned
 #pragma once
 
 #include <algorithm>
@@ -81,6 +82,13 @@ struct Registered {
 };
 
 }  // namespace internal
+
+// The point as a value: OK unless it is armed to fail.
+template <internal::Literal name>
+absl::Status Pass() {
+  return internal::Registered<name>::point.Pass();
+}
+
 }  // namespace heterok8s::fault
 
-#define HK_FAULT_POINT(name) HK_RETURN_IF_ERROR(::heterok8s::fault::internal::Registered<name>::point.Pass())
+#define HK_FAULT_POINT(name) HK_RETURN_IF_ERROR(::heterok8s::fault::Pass<name>())

@@ -105,5 +105,12 @@ TEST_CASE("a scoped action decides the point's result and ends with its scope") 
   CHECK_OK(Journal());
 }
 
+TEST_CASE("where no Status is returned the point is a value") {
+  CHECK_OK(Pass<"fault-test.first">());
+
+  ScopedAction scoped("fault-test.first", [] { return absl::AbortedError("by the test"); });
+  CHECK_THAT(Pass<"fault-test.first">(), HasCode(absl::StatusCode::kAborted));
+}
+
 }  // namespace
 }  // namespace heterok8s::fault
