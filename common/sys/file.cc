@@ -8,11 +8,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <vector>
 
 #include "common/sys/unique_fd.h"
 
 namespace heterok8s::sys {
 namespace {
+
+constexpr std::string_view kRandom = "XXXXXX";  // mkostemp's
 
 absl::Status WriteAll(int fd, std::string_view text, const std::string& path) {
   while (!text.empty()) {
@@ -44,7 +47,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
 }
 
 absl::Status WriteFileAtomic(const std::string& path, std::string_view text, mode_t mode) {
-  std::string temporary = path + ".XXXXXX";
+  std::string temporary = fmt::format("{}.{}", path, kRandom);
   UniqueFd fd(mkostemp(temporary.data(), O_CLOEXEC));
   if (!fd.valid()) return ErrnoToStatus(errno, fmt::format("make a temporary file for '{}'", path));
   absl::Status written = WriteAll(fd.get(), text, temporary);
@@ -62,6 +65,18 @@ absl::Status WriteFileAtomic(const std::string& path, std::string_view text, mod
   UniqueFd folder_fd(open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder_fd.valid() || fsync(folder_fd.get()) != 0) return ErrnoToStatus(errno, fmt::format("sync '{}'", folder));
   return absl::OkStatus();
+}
+
+void RemoveUnfinished(const std::string& path) {
+  const std::filesystem::path whole(path);
+  const std::string prefix = whole.filename().string() + ".";
+  std::error_code error;
+  std::vector<std::filesystem::path> unfinished;
+  for (const auto& entry : std::filesystem::directory_iterator(whole.parent_path(), error)) {
+    const std::string name = entry.path().filename();
+    if (name.size() == prefix.size() + kRandom.size() && name.starts_with(prefix)) unfinished.push_back(entry.path());
+  }
+  for (const auto& file : unfinished) unlink(file.c_str());
 }
 
 absl::Status SetSysctl(std::string_view name, std::string_view value) {

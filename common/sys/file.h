@@ -22,6 +22,9 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes =
 // see the old text or the new one.
 absl::Status WriteFileAtomic(const std::string& path, std::string_view text, mode_t mode);
 
+// Removes what a process that died within WriteFileAtomic(path) left beside `path`. No other may write there meanwhile.
+void RemoveUnfinished(const std::string& path);
+
 // Writes /proc/sys/<name with dots as slashes>. A name part that holds a dot (an interface "eth0.100") is written
 // with slashes by the caller: "net/ipv4/conf/eth0.100/rp_filter". Of the calling thread's network namespace.
 absl::Status SetSysctl(std::string_view name, std::string_view value);

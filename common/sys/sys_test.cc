@@ -35,6 +35,18 @@ TEST_CASE("a file is replaced as a whole and read back") {
   std::filesystem::remove_all(folder);
 }
 
+TEST_CASE("what a writer that died left beside a file goes, and nothing else") {
+  std::string folder = TempFolder();
+  for (const char* name : {"f", "f.a1B2c3", "f.backup.a1B2c3", "f.conf", "gf.a1B2c3"})
+    REQUIRE_OK(WriteFileAtomic(folder + "/" + name, "text", 0600));
+
+  RemoveUnfinished(folder + "/f");
+
+  CHECK(!ReadFile(folder + "/f.a1B2c3").ok());
+  for (const char* name : {"f", "f.backup.a1B2c3", "f.conf", "gf.a1B2c3"}) CHECK_OK(ReadFile(folder + "/" + name));
+  std::filesystem::remove_all(folder);
+}
+
 TEST_CASE("a program gets its input and its outputs and exit code come back") {
   auto result = Run({.argv = {"sh", "-c", "cat; echo oops >&2; exit 3"}, .stdin_text = "hello"});
 
