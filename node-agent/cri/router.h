@@ -29,6 +29,7 @@
 #include "node-agent/cri/methods.h"
 #include "node-agent/cri/out_stream.h"
 #include "node-agent/cri/pod_table.h"
+#include "node-agent/cri/stats.h"
 #include "node-agent/cri/streaming.h"
 #include "node-agent/cri/tasks.h"
 #include "node-agent/cri/twin.h"
@@ -122,12 +123,14 @@ class Router {
   void MergeLists(const CallPtr& call, const char* method,
                   const std::function<void(const Response& dpu, Response* host)>& merge);
   void AddTwins(const runtime::v1::ListPodSandboxStatsResponse& dpu, runtime::v1::PodSandboxStats* pod);
+  // With what its containers' emptyDirs hold.
+  void AddTwinCharged(runtime::v1::PodSandboxStats twin, runtime::v1::PodSandboxStats* pod);
 
   void AddContainerStats(const runtime::v1::ListContainerStatsResponse& dpu,
                          const runtime::v1::ContainerStatsFilter& filter,
                          runtime::v1::ListContainerStatsResponse* response);
   // Of emptyDirs on the DPU; asked at most every few seconds, and only when a container has one.
-  v1::UsedByVolumesReply UsedByVolumes(const runtime::v1::ListContainerStatsResponse& dpu);
+  v1::UsedByVolumesReply UsedByVolumes(const ContainerStatsList& on_dpu);
   void AddTwinMetrics(const runtime::v1::ListPodSandboxMetricsResponse& dpu,
                       runtime::v1::ListPodSandboxMetricsResponse* response);
   // The DPU's answer to a List without a filter, or its last one; nothing when it never answered.

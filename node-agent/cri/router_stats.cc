@@ -61,11 +61,11 @@ void Router::ListContainerStats(const CallPtr& call) {
       });
 }
 
-v1::UsedByVolumesReply Router::UsedByVolumes(const rt::ListContainerStatsResponse& dpu) {
+v1::UsedByVolumesReply Router::UsedByVolumes(const ContainerStatsList& on_dpu) {
   auto has_one = [](const rt::ContainerStats& stats) {
     return stats.attributes().annotations().count(kDpuVolumes) > 0;
   };
-  if (std::none_of(dpu.stats().begin(), dpu.stats().end(), has_one)) return {};
+  if (std::none_of(on_dpu.begin(), on_dpu.end(), has_one)) return {};
   const auto now = std::chrono::steady_clock::now();
   {
     std::lock_guard lock(figures_mutex_);
@@ -84,7 +84,7 @@ v1::UsedByVolumesReply Router::UsedByVolumes(const rt::ListContainerStatsRespons
 void Router::AddContainerStats(const rt::ListContainerStatsResponse& dpu, const rt::ContainerStatsFilter& filter,
                                rt::ListContainerStatsResponse* response) {
   rt::ListContainerStatsResponse charged = dpu;
-  ChargeVolumes(UsedByVolumes(dpu), &charged);
+  ChargeVolumes(UsedByVolumes(dpu.stats()), charged.mutable_stats());
   for (const rt::ContainerStats& stats : charged.stats()) {
     std::optional<DpuContainer> container = parts_.table.FindContainer(stats.attributes().id());
     if (!container || container->lost) continue;
@@ -93,11 +93,16 @@ void Router::AddContainerStats(const rt::ListContainerStatsResponse& dpu, const 
   }
 }
 
+void Router::AddTwinCharged(rt::PodSandboxStats twin, rt::PodSandboxStats* pod) {
+  ChargeVolumes(UsedByVolumes(twin.linux().containers()), twin.mutable_linux()->mutable_containers());
+  AddTwin(twin, pod);
+}
+
 void Router::AddTwins(const rt::ListPodSandboxStatsResponse& dpu, rt::PodSandboxStats* pod) {
   std::optional<SplitPod> split = parts_.table.FindPod(pod->attributes().id());
   if (!split || split->twin_id.empty()) return;
   for (const rt::PodSandboxStats& twin : dpu.stats()) {
-    if (twin.attributes().id() == split->twin_id) AddTwin(twin, pod);
+    if (twin.attributes().id() == split->twin_id) AddTwinCharged(twin, pod);
   }
 }
 
@@ -117,7 +122,7 @@ void Router::PodSandboxStats(const CallPtr& call) {
   absl::StatusOr<rt::PodSandboxStatsResponse> on_dpu = dpu.get();
   rt::PodSandboxStatsResponse response;
   if (!host.ok() || !on_dpu.ok() || !response.ParseFromString(BytesOf(*host))) return Answer(*call, host);
-  AddTwin(on_dpu->stats(), response.mutable_stats());
+  AddTwinCharged(std::move(*on_dpu->mutable_stats()), response.mutable_stats());
   call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
 }
 

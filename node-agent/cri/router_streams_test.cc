@@ -1,7 +1,10 @@
 // Events and streamed Lists through heterocri, between runtimes that have them and runtimes that do not.
+#include <filesystem>
+#include <fstream>
 #include <set>
 
 #include "common/testing/matchers.h"
+#include "node-agent/cri/annotations.h"
 #include "node-agent/cri/lab/two_fakes.h"
 
 namespace heterok8s::cri {
@@ -85,6 +88,42 @@ TEST_CASE("the other streamed Lists: what is the host's is unread, stats have th
   CHECK(node.ReadAll("/runtime.v1.RuntimeService/StreamPodSandboxes").messages ==
         std::vector<std::string>{"\x0a\x01x", "\x0a\x01y"});
   CHECK(node.ReadAll("/runtime.v1.ImageService/StreamImages").messages.size() == 2);
+}
+
+TEST_CASE("what an emptyDir on the DPU holds is in a Pod's figures, in the list, in its parts and alone") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  const std::string sandbox = node.RunPod(pod);
+  const std::string side = node.Create(sandbox, pod, "side");
+  const std::string cache = node.folder() + "/dpu/volumes/" + pod.metadata().uid() + "/cache/data";
+  std::filesystem::create_directories(cache);
+  std::ofstream(cache + "/file") << std::string(1 << 20, 'x');
+  rt::CreateContainerRequest made;
+  REQUIRE(made.ParseFromString(node.dpu().Asked("CreateContainer").at(0)));
+  rt::ListPodSandboxStatsResponse of_host, of_dpu;
+  of_host.add_stats()->mutable_attributes()->set_id(sandbox);
+  of_dpu.add_stats()->mutable_attributes()->set_id(made.pod_sandbox_id());
+  rt::ContainerAttributes& of_side = *of_dpu.mutable_stats(0)->mutable_linux()->add_containers()->mutable_attributes();
+  of_side.set_id(side);
+  (*of_side.mutable_labels())["io.kubernetes.pod.uid"] = pod.metadata().uid();
+  (*of_side.mutable_annotations())[kDpuVolumes] = "cache";
+  node.host().On("StreamPodSandboxStats", InParts({of_host.SerializeAsString()}));
+  for (auto [runtime, list] : {std::pair(&node.host(), &of_host), std::pair(&node.dpu(), &of_dpu)}) {
+    runtime->On("ListPodSandboxStats", InParts({list->SerializeAsString()}));
+    rt::PodSandboxStatsResponse alone;
+    *alone.mutable_stats() = list->stats(0);
+    runtime->On("PodSandboxStats", InParts({alone.SerializeAsString()}));
+  }
+  auto held = [&](const rt::PodSandboxStats& stats) {
+    return stats.linux().containers_size() == 1 ? stats.linux().containers(0).writable_layer().used_bytes().value() : 0;
+  };
+
+  rt::PodSandboxStatsRequest alone;
+  alone.set_pod_sandbox_id(sandbox);
+  CHECK(held(node.Call<rt::PodSandboxStatsResponse>(kPodSandboxStats, alone).stats()) >= 1 << 20);
+  rt::ListPodSandboxStatsRequest list;
+  CHECK(held(node.Call<rt::ListPodSandboxStatsResponse>(kListPodSandboxStats, list).stats(0)) >= 1 << 20);
+  CHECK(held(Joined<rt::ListPodSandboxStatsResponse>(node.ReadAll(kStreamPodSandboxStats)).stats(0)) >= 1 << 20);
 }
 
 TEST_CASE("a host's runtime that breaks off in the middle is a failure, not a shorter list") {

@@ -21,9 +21,9 @@ rt::ContainerStats ForHost(rt::ContainerStats stats) {
   return stats;
 }
 
-void ChargeVolumes(const v1::UsedByVolumesReply& used, rt::ListContainerStatsResponse* on_dpu) {
+void ChargeVolumes(const v1::UsedByVolumesReply& used, ContainerStatsList* on_dpu) {
   std::map<std::string, rt::ContainerStats*> by_id;
-  for (rt::ContainerStats& stats : *on_dpu->mutable_stats()) by_id[stats.attributes().id()] = &stats;
+  for (rt::ContainerStats& stats : *on_dpu) by_id[stats.attributes().id()] = &stats;
   for (const v1::UsedByVolumesReply::Volume& volume : used.volumes()) {
     auto mounts = [&](const rt::ContainerAttributes& container) {
       auto uid = container.labels().find(kPodUidLabel);

@@ -18,13 +18,17 @@
 namespace heterok8s::cri {
 
 runtime::v1::ContainerStats ForHost(runtime::v1::ContainerStats stats);
+// Of containers, as List answers and Pods' figures have them.
+using ContainerStatsList = google::protobuf::RepeatedPtrField<runtime::v1::ContainerStats>;
+
 bool Matches(const runtime::v1::ContainerStats& stats, const std::string& sandbox_id,
              const runtime::v1::ContainerStatsFilter& filter);
 
 // Adds what emptyDirs on the DPU hold to the writable layers of the containers that mount them, each once, to the one
 // with the least id: kubelet measures an emptyDir on the host, where nothing is, but adds the layers up to what the Pod
-// writes.
-void ChargeVolumes(const v1::UsedByVolumesReply& used, runtime::v1::ListContainerStatsResponse* on_dpu);
+// writes. So a Pod's and a container's limit of ephemeral storage hold; an emptyDir's own sizeLimit does not, because
+// no call of CRI tells it or asks for what one volume holds.
+void ChargeVolumes(const v1::UsedByVolumesReply& used, ContainerStatsList* on_dpu);
 
 // Adds the twin's containers to the Pod, and takes the network figures from the twin: the interface by which the Pod
 // meets the world is there. Processor and memory stay the host's: the DPU's are not charged to the host.

@@ -47,7 +47,7 @@ TEST_CASE("what an emptyDir on the DPU holds is charged once, to a container of 
     volume->set_inodes(3);
   }
 
-  ChargeVolumes(used, &on_dpu);
+  ChargeVolumes(used, on_dpu.mutable_stats());
 
   auto bytes = [&](int at) { return on_dpu.stats(at).writable_layer().used_bytes().value(); };
   CHECK(bytes(0) == 7 + 1000);
