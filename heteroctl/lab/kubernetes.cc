@@ -105,10 +105,11 @@ DaemonSpec ApiServerDaemon() {
        "--service-account-signing-key-file=" + Pki("service-accounts.key"),
        fmt::format("--service-cluster-ip-range={}", kServices), "--authorization-mode=Node,RBAC",
        "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
-       "--requestheader-client-ca-file=" + Pki("ca.crt"), "--requestheader-allowed-names=front-proxy-client",
-       "--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
-       "--requestheader-extra-headers-prefix=X-Remote-Extra-", "--proxy-client-cert-file=" + Pki("front-proxy.crt"),
-       "--proxy-client-key-file=" + Pki("front-proxy.key")});
+       // To the Pods of an API's Service themselves: outside the Nodes no kube-proxy translates its address.
+       "--enable-aggregator-routing=true", "--requestheader-client-ca-file=" + Pki("ca.crt"),
+       "--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User",
+       "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+       "--proxy-client-cert-file=" + Pki("front-proxy.crt"), "--proxy-client-key-file=" + Pki("front-proxy.key")});
 }
 
 DaemonSpec ControllerManagerDaemon() {
