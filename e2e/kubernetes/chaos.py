@@ -7,7 +7,9 @@ container prints numbered lines; kubelet rotates its files. Afterwards: each con
 once and in order (but for what a containerd had in its hands when it was killed), the Node was Ready but for kubelet's own
 starts, and nothing is left of what was deleted.
 A kubectl call may fail while the API server is down; it is made again. What must not happen is never made again.
+The end, whatever it is, is a summary (chaos_report.py), which is kept in .build/kubernetes-chaos.json as well.
 """
+import contextlib
 import datetime
 import gzip
 import os
@@ -16,8 +18,9 @@ import re
 import threading
 import time
 
+from chaos_report import Report, Wrong
 from chaos_work import Worker, counting, stubborn
-from cluster import KINDS, Failed, pod, wait_for
+from cluster import KINDS, ROOT, Failed, pod, wait_for
 
 # Each with where it runs; the control plane is in the client.
 PROCESSES = [("etcd", "client"), ("kube-apiserver", "client"), ("kube-controller-manager", "client"), ("kube-scheduler", "client"),
@@ -143,11 +146,13 @@ def check_lines(cluster, what, uid, container, finished, kills):
     times when that of the container's PU was. Returns how many lines there were, and how many went that way.
     """
     spoke = {attempt: data for attempt, data in log_files(cluster, uid, container).items() if data}
-    assert len(spoke) == 1, f"{what}: attempts that wrote: {sorted(spoke)}"
+    if len(spoke) != 1:
+        raise Wrong("containers_doubled" if spoke else "containers_lost", f"{what}: attempts that wrote: {sorted(spoke)}")
     data = next(iter(spoke.values()))
     if not finished:
         data = data[:data.rfind(b"\n") + 1]  # it is just being written
-    assert data.endswith(b"\n"), f"{what}: the last line is not whole"
+    if not data.endswith(b"\n"):
+        raise Wrong("lines_broken", f"{what}: the last line is not whole")
     expected, lost, moment, ended = 0, 0, float("-inf"), None
     for line in data[:-1].split(b"\n"):
         match = LINE.match(line)
@@ -159,18 +164,23 @@ def check_lines(cluster, what, uid, container, finished, kills):
         elif len(words) == 2 and words[0].isdigit():
             number = int(words[0])
         else:  # the rest of a line whose beginning was lost
-            assert killed_between(before, moment, kills), f"{what}: no whole log line: {line[:120]} after {expected}"
+            if not killed_between(before, moment, kills):
+                raise Wrong("lines_broken", f"{what}: no whole log line: {line[:120]} after {expected}")
             moment = before  # the next line is of the same gap
             continue
-        assert number >= expected, f"{what}: {number} is there twice, at {moment}"
+        if number < expected:
+            raise Wrong("lines_doubled", f"{what}: {number} is there twice, at {moment}")
         if number > expected:
-            assert killed_between(before, moment, kills), (f"{what}: {expected} to {number - 1} are missing between {before} and {moment}; "
-                                                           f"containerd was killed at {[kill for kill in kills if abs(kill - moment) < 60]}")
+            if not killed_between(before, moment, kills):
+                near = [kill for kill in kills if abs(kill - moment) < 60]
+                raise Wrong("lines_lost", f"{what}: {expected} to {number - 1} are missing between {before} and {moment}; "
+                                          f"containerd was killed at {near}")
             lost += number - expected
         expected = number + (ended is None)
     if finished and ended is None:
-        tail = [f"{line[:60]} … {line[-20:]}" for line in data[:-1].split(b"\n")[-3:]]
-        assert killed_between(moment, time.time(), kills), f"{what}: no end after {expected} lines: {tail}"
+        if not killed_between(moment, time.time(), kills):
+            tail = [f"{line[:60]} … {line[-20:]}" for line in data[:-1].split(b"\n")[-3:]]
+            raise Wrong("lines_lost", f"{what}: no end after {expected} lines: {tail}")
         lost += 1
     return expected, lost
 
@@ -183,6 +193,14 @@ def seconds_of(stamp):
 
 def run(cluster, cases, seconds, seed):
     print(f"seed {seed}, {seconds} s", flush=True)
+    report = Report(seed, seconds)
+    try:
+        storm(cluster, cases, seconds, seed, report)
+    finally:
+        report.tell(os.path.join(ROOT, ".build", "kubernetes-chaos.json"))
+
+
+def storm(cluster, cases, seconds, seed, report):
     rotate_early(cluster)
     wait_for("the cluster's own Pods", lambda: all(each["status"].get("availableReplicas", 0) == each["spec"]["replicas"]
                                                    for each in cluster.get("deployments", "-n", "kube-system")["items"]), 120, every=1)
@@ -197,42 +215,64 @@ def run(cluster, cases, seconds, seed):
     def check(what, uid, which, split, finished):
         kills = killer.of_containerd["dpu" if split and which == "sidecar" else "host"]
         return check_lines(cluster, what, uid, which, finished, kills)
-    workers = [Worker(cluster, f"w-{kind}", split, random.Random(f"{seed} {kind}"), check) for kind, split in KINDS.items()]
+    workers = [Worker(cluster, f"w-{kind}", split, random.Random(f"{seed} {kind}"), check, report) for kind, split in KINDS.items()]
     for thread in (watch, killer, *workers):
         thread.start()
     killer.join()
     for worker in workers:
         worker.stop.set()
+    report.killed(killer.kills)
     for worker in workers:
         worker.join()
+        report.values["pods"][worker.label] = worker.pods
         with cases.case(f"{worker.label}: {worker.pods} Pods came, spoke, were looked at and went"):
             assert not worker.failures and worker.pods, "\n".join(worker.failures)
-    with cases.case(f"{len(killer.kills)} kills, and then everything works"):
+    with cases.case(f"{len(killer.kills)} kills, and then the Node is Ready and a new Pod of each kind starts"):
         if killer.failure:
             raise killer.failure
         wait_for("the Node", lambda: cluster.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=5s", check=False).returncode == 0, 120)
+        late = {f"late-{kind}": split for kind, split in KINDS.items()}
+        stubborn(lambda: cluster.apply(*[pod(name, [counting("app"), counting("sidecar")], split) for name, split in late.items()]))
+        cluster.wait_ready(*late, seconds=120)
+        cluster.delete("pod", *late, timeout=120)
     watch.stop.set()
     watch.join()
     with cases.case("the Node was Ready but for kubelet's own starts"):
         strange = [each for each in watch.seen if not any(0 <= each[0] - start < KUBELET_GRACE for start in killer.kubelet_starts)]
+        report.set(node_not_ready=[{"at": at, "reason": reason, "message": message, "kubelet_had_started": (at, since, reason, message) not in strange}
+                                   for at, since, reason, message in watch.seen])
         assert not strange, strange
     for name, split in steady.items():
         ids = {status["name"]: status["containerID"] for status in before[name]["status"]["containerStatuses"]}
         for which in ("app", "sidecar"):
-            with cases.case(f"{name}/{which}: the same container, never started again, with every line once"):
+            with cases.case(f"{name}/{which}: the same container, never started again, with every line once"), told(report):
                 stubborn(lambda n=name, w=which: cluster.exec(n, w, "touch", "/tmp/stop"), 120)
                 stubborn(lambda n=name, w=which: cluster.exec(n, w, "test", "-e", "/tmp/ended"), 120)
                 status = cluster.status(name, which)
-                assert (status["containerID"], status["restartCount"]) == (ids[which], 0), status
+                if (status["containerID"], status["restartCount"]) != (ids[which], 0):
+                    raise Wrong("containers_lost", str(status))
                 uid = before[name]["metadata"]["uid"]
                 lines, lost = wait_for_lines(lambda n=name, w=which, s=split, u=uid: check(f"{n}/{w}", u, w, s, True))
+                report.spoke(lines, lost)
                 print(f"{name}/{which}: {lines} lines, {lost} went with a containerd", flush=True)
     cluster.delete("pod", *steady, timeout=120)
     with cases.case("nothing is left on either PU"):
         try:
             wait_for("no container, sandbox, attachment or address", lambda: not more(present(cluster), at_first), 120, every=2)
         except Failed as late:
-            raise Failed(f"{late}: {more(present(cluster), at_first)}") from late
+            left = more(present(cluster), at_first)
+            report.set(left_behind={kind: sorted(each) if isinstance(each, set) else each for kind, each in left.items()})
+            raise Failed(f"{late}: {left}") from late
+
+
+@contextlib.contextmanager
+def told(report):
+    """What goes wrong inside is in the report as well."""
+    try:
+        yield
+    except Exception as error:
+        report.wrong(error)
+        raise
 
 
 def wait_for_lines(check):

@@ -32,9 +32,10 @@ def stubborn(call, seconds=PATIENCE):
 
 
 class Worker(threading.Thread):
-    def __init__(self, cluster, label, split, chance, check):
+    def __init__(self, cluster, label, split, chance, check, report):
         super().__init__()
-        self.cluster, self.label, self.split, self.chance, self.check = cluster, label, split, chance, check
+        self.cluster, self.label, self.split, self.chance, self.report = cluster, label, split, chance, report
+        self.check_lines = check
         self.stop, self.pods, self.failures = threading.Event(), 0, []
 
     def run(self):
@@ -43,6 +44,7 @@ class Worker(threading.Thread):
             try:
                 (self.ends_by_itself if self.chance.random() < 0.5 else self.is_deleted)(name)
             except Exception as error:  # told by the main thread; the next Pod is tried
+                self.report.wrong(error)
                 situation = self.cluster.kubectl("get", "pods", "-o", "wide", check=False).stdout
                 self.failures.append(f"{time.strftime('%H:%M:%S')} {name}: {error}\n{situation}")
                 print(f"FAILURE {self.failures[-1]}", flush=True)
@@ -51,6 +53,9 @@ class Worker(threading.Thread):
                 except Exception as late:  # what is left is found at the end
                     print(f"FAILURE {name} could not be deleted: {late}", flush=True)
             self.pods += 1
+
+    def check(self, *args):
+        self.report.spoke(*self.check_lines(*args))
 
     def wait_phase(self, name, wanted):
         def reached():
