@@ -33,7 +33,8 @@ absl::StatusOr<int> Rm(Context& context, const RmFlags& flags) {
     if (!pod.ok()) return pod.status();
     std::string full = pod->sandbox.metadata().namespace_() + "/" + pod->sandbox.metadata().name();
     Progress progress(context.output, fmt::format("removing {}", full));
-    HK_RETURN_IF_ERROR(Annotate(RemovePod(*cri, *pod, root), fmt::format("remove Pod {}", full)));
+    HK_RETURN_IF_ERROR(Annotate(RemovePod(*cri, *pod, {.root = root, .cri_socket = endpoints.cri}),
+                                fmt::format("remove Pod {}", full)));
     if (SaysFolder(*pod) && !HasFolderBeneath(*pod, root)) {
       context.output.Warn(fmt::format("the folder of Pod {} is not beneath '{}' and was left alone", full, root));
     }

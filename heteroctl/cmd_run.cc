@@ -115,6 +115,7 @@ absl::StatusOr<int> Run(Context& context, const RunFlags& flags) {
   HK_ASSIGN_OR_RETURN(const std::string root, PodRoot(flags.root, endpoints));
   RunOptions options{.root = root,
                      .cgroup_parent = flags.cgroup_parent.empty() ? endpoints.cgroup_parent : flags.cgroup_parent,
+                     .cri_socket = endpoints.cri,
                      .keep_on_failure = flags.keep};
   const manifest::Pod pod = manifest.pod;
   Progress progress(context.output, fmt::format("Pod {}/{}", pod.pod_namespace, pod.name));

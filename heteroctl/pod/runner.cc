@@ -11,6 +11,7 @@
 #include "common/sys/file.h"
 #include "heteroctl/output.h"
 #include "heteroctl/pod/log_reader.h"
+#include "heteroctl/pod/subpath.h"
 #include "heteroctl/pod/translate.h"
 #include "heteroctl/pod/volumes.h"
 
@@ -27,6 +28,12 @@ absl::StatusOr<std::string> NewUid() {
   HK_ASSIGN_OR_RETURN(std::string uid, sys::ReadFile("/proc/sys/kernel/random/uuid"));
   while (!uid.empty() && uid.back() == '\n') uid.pop_back();
   return uid;
+}
+
+absl::Status ReleaseAll(const std::string& cri_socket, const std::string& pod_folder) {
+  if (!HadSubPaths(pod_folder)) return absl::OkStatus();
+  HK_ASSIGN_OR_RETURN(sys::UniqueFd ns, MountNamespaceOf(cri_socket));
+  return ReleaseSubPaths(ns, pod_folder);
 }
 
 class Runner {
@@ -97,10 +104,20 @@ class Runner {
     request.set_pod_sandbox_id(running_.sandbox_id);
     HK_ASSIGN_OR_RETURN(*request.mutable_config(), ContainerConfig(pod_, container, place_, running_.ip));
     *request.mutable_sandbox_config() = sandbox_;
+    auto let_go = absl::MakeCleanup([this] { ReleaseAll(options_.cri_socket, place_.folder).IgnoreError(); });
+    HK_RETURN_IF_ERROR(HoldSubPaths(container));
     HK_ASSIGN_OR_RETURN(std::string id, cri_.CreateContainer(request));
     running_.containers.push_back({container.name, id});
     HK_RETURN_IF_ERROR(cri_.StartContainer(id));
     return id;
+  }
+
+  absl::Status HoldSubPaths(const manifest::Container& container) {
+    const std::vector<SubPath> sub_paths = SubPathsOf(pod_, container, place_.folder);
+    if (sub_paths.empty()) return absl::OkStatus();
+    HK_ASSIGN_OR_RETURN(sys::UniqueFd ns, MountNamespaceOf(options_.cri_socket));
+    for (const SubPath& sub_path : sub_paths) HK_RETURN_IF_ERROR(HoldSubPath(ns, sub_path));
+    return absl::OkStatus();
   }
 
   absl::Status RunInit(const manifest::Container& container) {
@@ -133,13 +150,13 @@ class Runner {
     pod.sandbox.set_id(running_.sandbox_id);
     pod.sandbox.mutable_metadata()->set_uid(pod_.uid);
     (*pod.sandbox.mutable_annotations())[kAnnotationFolder] = place_.folder;
-    (*pod.sandbox.mutable_annotations())[kAnnotationGrace] = "1";
+    (*pod.sandbox.mutable_annotations())[kAnnotationGrace] = std::to_string(1);
     for (const StartedContainer& started : running_.containers) {
       cri::Container container;
       container.set_id(started.id);
       pod.containers.push_back(container);
     }
-    RemovePod(cri_, pod, options_.root).IgnoreError();  // the failure that brought us here is the one to report
+    RemovePod(cri_, pod, options_).IgnoreError();  // the failure that brought us here is the one to report
   }
 
   CriClient& cri_;
@@ -220,7 +237,7 @@ bool HasFolderBeneath(const FoundPod& pod, const std::string& root) {
   return folder.ok() && Value(pod.sandbox.annotations(), kAnnotationFolder) == *folder;
 }
 
-absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const std::string& root) {
+absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const RunOptions& options) {
   const seconds grace = GraceOf(pod);
   absl::Status first;
   auto note = [&first](const absl::Status& status) {
@@ -237,7 +254,10 @@ absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const std::string& r
   note(cri.StopPodSandbox(pod.sandbox.id()));
   for (const cri::Container& container : pod.containers) note(cri.RemoveContainer(container.id()));
   note(cri.RemovePodSandbox(pod.sandbox.id()));
-  if (HasFolderBeneath(pod, root)) note(RemovePodFolder(root, pod.sandbox.metadata().uid()));
+  if (!HasFolderBeneath(pod, options.root)) return first;
+  const std::string& uid = pod.sandbox.metadata().uid();
+  const absl::Status released = ReleaseAll(options.cri_socket, *PodFolder(options.root, uid));
+  note(released.ok() ? RemovePodFolder(options.root, uid) : released);
   return first;
 }
 

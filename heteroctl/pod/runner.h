@@ -21,6 +21,7 @@ namespace heterok8s::ctl {
 struct RunOptions {
   std::string root;  // of all Pod folders; the same path for heteroctl and for the runtime on the host
   std::string cgroup_parent;
+  std::string cri_socket;  // the runtime's, for subPaths: see subpath.h
   bool keep_on_failure = false;
 };
 
@@ -51,8 +52,8 @@ bool HasFolderBeneath(const FoundPod& pod, const std::string& root);
 // Whether the Pod says that heteroctl made it, whoever wrote that.
 bool SaysFolder(const FoundPod& pod);
 
-// Stops and removes everything of the Pod, and its folder beneath `root` (RunOptions::root). Goes on after a failure
+// Stops and removes everything of the Pod, and its folder beneath `options.root`. Goes on after a failure
 // and returns the first one.
-absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const std::string& root);
+absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const RunOptions& options);
 
 }  // namespace heterok8s::ctl

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <map>
 
+#include "heteroctl/pod/subpath.h"
 #include "heteroctl/pod/volumes.h"
 
 namespace heterok8s::ctl {
@@ -76,6 +77,8 @@ void SetResources(const manifest::Resources& resources, cri::LinuxContainerResou
 
 absl::Status AddMounts(const manifest::Pod& pod, const manifest::Container& container, const PodPlace& place,
                        cri::ContainerConfig& out) {
+  const std::vector<SubPath> held = SubPathsOf(pod, container, place.folder);
+  auto next_held = held.begin();
   for (const manifest::VolumeMount& mount : container.mounts) {
     auto volume =
         std::find_if(pod.volumes.begin(), pod.volumes.end(), [&](const auto& v) { return v.name == mount.name; });
@@ -87,7 +90,7 @@ absl::Status AddMounts(const manifest::Pod& pod, const manifest::Container& cont
         return absl::InvalidArgumentError(
             fmt::format("container '{}': subPath '{}' leaves volume '{}'", container.name, mount.sub_path, mount.name));
       }
-      path += "/" + mount.sub_path;
+      path = volume->kind == manifest::Volume::Kind::kConfigMap ? path + "/" + mount.sub_path : (next_held++)->held;
     }
     added.set_host_path(path);
     added.set_readonly(mount.read_only || volume->kind == manifest::Volume::Kind::kConfigMap);
