@@ -246,7 +246,7 @@ v1::UsedByVolumesReply VolumeStore::WalkAll(const std::atomic<bool>& stop) const
       const std::string uid = pod->path().filename(), name = at->path().filename();
       auto folder = root_.OpenFile(fmt::format("{}/{}/data", uid, name), O_RDONLY | O_DIRECTORY);
       if (!folder.ok() || fstat(folder->get(), &inside) != 0 || inside.st_dev != around.st_dev) continue;
-      const DiskUse use = UseOf(*std::move(folder), stop);
+      const VolumeUse use = UseOf(*std::move(folder), stop);
       v1::UsedByVolumesReply::Volume* volume = reply.add_volumes();
       volume->set_pod_uid(uid);
       volume->set_volume(name);

@@ -21,7 +21,7 @@ struct Tree {
   dev_t device = 0;
   int files_left = kMostFiles;
   std::set<ino_t> with_more_names;
-  DiskUse use;
+  VolumeUse use;
 
   void Add(sys::UniqueFd folder, int folders_left);
 };
@@ -47,7 +47,7 @@ void Tree::Add(sys::UniqueFd folder, int folders_left) {
 
 }  // namespace
 
-DiskUse UseOf(sys::UniqueFd folder, const std::atomic<bool>& stop) {
+VolumeUse UseOf(sys::UniqueFd folder, const std::atomic<bool>& stop) {
   struct stat info = {};
   if (!folder.valid() || fstat(folder.get(), &info) != 0) return {};
   Tree tree{.stop = stop, .device = info.st_dev};

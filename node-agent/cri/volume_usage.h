@@ -7,7 +7,7 @@
 // files. Threading: UseOf any, VolumeWalk thread-safe. Ownership: VolumeWalk owns its thread; the destructor ends the
 // walk and waits for it. Errors: what cannot be read, or goes while it is read, counts as nothing.
 //
-//   DiskUse use = UseOf(folder_fd, stop);
+//   VolumeUse use = UseOf(folder_fd, stop);
 //   v1::UsedByVolumesReply all = walk.Figures([this](const auto& stop) { return WalkAll(stop); }, kPatience);
 #pragma once
 
@@ -27,11 +27,11 @@ namespace heterok8s::cri {
 inline constexpr int kMostFiles = 1000000;  // about two seconds, when the kernel knows them all
 inline constexpr int kDeepest = 256;        // a descriptor each while they are read
 
-struct DiskUse {
+struct VolumeUse {
   uint64_t bytes = 0, inodes = 0;
 };
 // `folder` is open for reading. Ends early when `stop` becomes true.
-DiskUse UseOf(sys::UniqueFd folder, const std::atomic<bool>& stop);
+VolumeUse UseOf(sys::UniqueFd folder, const std::atomic<bool>& stop);
 
 class VolumeWalk {
  public:
