@@ -20,8 +20,6 @@ thread_local constinit ThreadState thread_state;
 namespace {
 
 std::atomic<uint32_t> started{0};
-// One page that the kernel empties in every child (MADV_WIPEONFORK): it tells of forks that nobody told us of.
-std::atomic<uint32_t>* alive = nullptr;
 uint64_t first_cycles = 0;
 uint64_t first_ns = 0;
 
@@ -34,7 +32,7 @@ void MakeAlivePage() {
   }
   auto* word = static_cast<std::atomic<uint32_t>*>(page);
   word->store(1);
-  alive = word;
+  process.alive = word;
 }
 
 uint64_t Number(const char* name, uint64_t otherwise) {
@@ -66,6 +64,7 @@ void StartProcess() {
   first_cycles = Cycles();
   first_ns = Nanoseconds();
   MakeAlivePage();
+  CallCount::Start();
   StartTrace();
   const char* mode = getenv("HETEROSOCK");
   const bool off = mode != nullptr && (strcmp(mode, "off") == 0 || strcmp(mode, "0") == 0);
@@ -89,17 +88,10 @@ void AfterForkInChild() {
   process.pid = static_cast<uint32_t>(Syscall(SYS_getpid));
   thread_state = ThreadState();
   spin_state.spinners.store(0);
-  if (alive != nullptr) alive->store(1);
+  if (process.alive != nullptr) process.alive->store(1);
   Slots::AfterFork(0);
   EpollAfterFork();
   UpgradeAfterFork();
-}
-
-bool NoticeFork() {
-  if (alive == nullptr || alive->load(std::memory_order_relaxed) != 0) [[likely]]
-    return false;
-  AfterForkInChild();
-  return true;
 }
 
 void DisableProcess(Reason reason) {

@@ -47,6 +47,9 @@ struct Process {
   uint64_t offer_bytes = 1 << 20;
   uint32_t offer_writes = 2;
   char agent_path[108] = {};  // empty: the default
+  // One page that the kernel empties in every child (MADV_WIPEONFORK): it tells of forks that nobody told us of. Null
+  // before Linux 4.14.
+  std::atomic<uint32_t>* alive = nullptr;
   SlotSet fork_marks;
 };
 extern constinit Process process;
@@ -58,7 +61,12 @@ void Calibrate();
 // Puts the child's copy right: its ids, locks that other threads of the parent held, the parent's agent connection.
 void AfterForkInChild();
 // True in a process that was forked without our knowing (a raw system call). Then AfterForkInChild() has run.
-bool NoticeFork();
+inline bool NoticeFork() {
+  if (process.alive == nullptr || process.alive->load(std::memory_order_relaxed) != 0) [[likely]]
+    return false;
+  AfterForkInChild();
+  return true;
+}
 // From here on no connection of this process moves to shared memory, and those that did come back.
 void DisableProcess(Reason reason);
 

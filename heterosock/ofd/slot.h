@@ -15,6 +15,7 @@
 #include <atomic>
 
 #include "heterosock/layout/channel.h"
+#include "heterosock/ofd/call_count.h"
 #include "heterosock/ofd/lock.h"
 #include "heterosock/upgrade/reason.h"
 
@@ -33,23 +34,6 @@ enum class Mode : uint32_t {
   kRing = 1,       // shared memory
   kReturning = 2,  // sender only: bytes of the ring that the receiver will not read are being written to TCP
   kPlain = 3,      // TCP for good, nothing to count
-};
-
-// Bytes moved through the kernel and calls that are inside it, in one word.
-class CallCount {
- public:
-  static constexpr int kShift = 16;
-  void Enter() { word_.fetch_add(1, std::memory_order_seq_cst); }
-  void Leave(long bytes) {
-    word_.fetch_add((bytes > 0 ? static_cast<uint64_t>(bytes) << kShift : 0) - 1, std::memory_order_seq_cst);
-  }
-  void Add(uint64_t bytes) { word_.fetch_add(bytes << kShift, std::memory_order_relaxed); }
-  uint64_t bytes() const { return word_.load(std::memory_order_seq_cst) >> kShift; }
-  uint32_t inside() const { return word_.load(std::memory_order_seq_cst) & ((1u << kShift) - 1); }
-  void Reset() { word_.store(0, std::memory_order_relaxed); }
-
- private:
-  std::atomic<uint64_t> word_{0};
 };
 
 struct alignas(128) SendState {

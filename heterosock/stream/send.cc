@@ -44,8 +44,9 @@ bool TrySwitch(uint32_t index, int fd) {
     slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
     return false;
   }
+  if (slot.tx.calls.inside() != 0) return false;
   slot.tx.mode.store(Mode::kRing, std::memory_order_seq_cst);
-  if (slot.tx.calls.inside() != 0) {
+  if (!slot.tx.calls.Settle() || slot.tx.calls.inside() != 0) {
     slot.tx.mode.store(Mode::kTcp, std::memory_order_seq_cst);
     return false;
   }

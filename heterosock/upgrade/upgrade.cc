@@ -136,7 +136,7 @@ void TryArm(uint32_t index, int fd) {
   if (!CountsAgree(slot, fd)) return GiveUpChannel(index, Reason::kByteCount);
   // From here on registrations that the program adds are made for shared memory; the others get their bell below.
   slot.phase.store(Phase::kArmed, std::memory_order_seq_cst);
-  if (slot.rx.calls.inside() != 0) {
+  if (!slot.rx.calls.Settle() || slot.rx.calls.inside() != 0) {
     slot.phase.store(Phase::kPaired, std::memory_order_seq_cst);  // somebody just went into the kernel: another time
     return;
   }
