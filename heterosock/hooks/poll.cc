@@ -228,6 +228,16 @@ class Poller {
   uint32_t* notes_ = notes_on_stack_;
 };
 
+// Most calls of most programs. Bad addresses are the kernel's too.
+bool OnlyKernels(const pollfd* fds, nfds_t count) {
+  if (NoAddress(fds) || count > FdTable::kSize) return true;
+  for (nfds_t i = 0; i < count; ++i) {
+    const FdWord::Kind kind = FdTable::Get(fds[i].fd).kind();
+    if (kind == FdWord::kStream || kind == FdWord::kEpoll) return false;
+  }
+  return true;
+}
+
 template <typename Native>
 int Poll(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask, Native&& native) {
   // What the kernel would refuse goes to it.
@@ -257,6 +267,8 @@ int Poll(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mas
 }
 
 int PollMilliseconds(pollfd* fds, nfds_t count, int timeout_ms) {
+  if (OnlyKernels(fds, count)) [[likely]]
+    return real.poll(fds, count, timeout_ms);
   const timespec timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
   return Poll(fds, count, timeout_ms < 0 ? nullptr : &timeout, nullptr,
               [&] { return real.poll(fds, count, timeout_ms); });
