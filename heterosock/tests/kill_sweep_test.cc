@@ -173,6 +173,10 @@ int Serve(int cycles, pid_t agent) {
   usleep(200'000);  // the agent hears of the last deaths
   if (Grew("server", mine, Count(getpid()))) ++failed;
   if (agent > 0 && Grew("agent", agents, Count(agent))) ++failed;
+  if (agent > 0 && moved == 0) {
+    std::printf("no connection moved: nothing was tried\n");
+    ++failed;
+  }
   std::printf("# %d cycles, %d connected, %d on shared memory: %s\n", cycles, reached, moved, failed ? "FAILED" : "ok");
   std::fflush(stdout);
   return failed != 0;
