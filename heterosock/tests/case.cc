@@ -83,7 +83,7 @@ void End::Warm(int fd) {
     }
     NoteMoved(fd);
     // 0: this end never moves; 1: another round may help; 2: done
-    int mine = !moved ? 0 : moved(fd) == 3 || Clock::now() > end ? 2 : 1;
+    int mine = !moved ? 0 : moved(fd) == 3 || stage_->faulty.load() != 0 || Clock::now() > end ? 2 : 1;
     Tell(mine);
     Meet();
     int theirs = Told();

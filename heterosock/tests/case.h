@@ -42,7 +42,8 @@ class End {
   // Both ends wait for each other. Ends the process when the other end does not come.
   void Meet();
 
-  // Sends 8 KiB back and forth until the connection has moved to shared memory, when both ends can say so; else once.
+  // Sends 8 KiB back and forth until the connection has moved to shared memory, when both ends can say so, or has met
+  // its fault; else a few times.
   void Warm(int fd);
 
   // A listener on loopback and its address for the other end; a connection to it. Say nothing.
@@ -90,6 +91,8 @@ struct Body {
   std::function<void(End&)> client, server;
   bool bare = false;   // the case connects for itself
   bool stays = false;  // need not move to shared memory even where it could (OOB, SCM_RIGHTS, …)
+  // An end hands its moved socket on while the other is away for so long that the agent is asked (HAND_BACK).
+  bool hands_on = false;
 };
 
 struct Case {

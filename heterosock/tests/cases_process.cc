@@ -310,6 +310,41 @@ CASE{"process: both ends exec",
       .server = [](End& e) { ExecInTheMiddle(e, false); }}};
 STEP("drains") { e.Drain(fd, 10); });
 
+// The other end is far from any call of its library when the socket goes to a program without one. That program waits
+// for what was sent before; it may have to until the other end calls again.
+const auto kAway = [](End& e) {
+  e.SendAll(e.sock, Pattern(50'000));
+  e.Meet();
+  e.Meet();
+  e.SendAll(e.sock, "when back");
+  e.Drain(e.sock, 10);
+};
+const auto kReadsSomeAndExecs = [](End& e) {
+  e.Meet();
+  e.Say("%d", e.RecvAll(e.sock, 1000) == Pattern(50'000).substr(0, 1000));
+  Again(e, "reads what is left", e.sock, true);
+};
+STEP("reads what is left") {
+  e.Meet();
+  e.Say("%d", e.RecvAll(fd, 49'000) == Pattern(50'000).substr(1000));
+  e.Recv(fd, 100);
+  e.SendAll(fd, "by the new image");
+});
+
+CASE{"process: exec while the other end is away", {.client = kAway, .server = kReadsSomeAndExecs, .hands_on = true}};
+CASE{"process: a child's exec while the other end is away",
+     {.client = kAway,
+      .server =
+          [](End& e) {
+            pid_t child = fork();
+            if (child == 0) kReadsSomeAndExecs(e);
+            close(e.sock);
+            int status = -1;
+            waitpid(child, &status, 0);
+            e.Say("child ended %d", status);
+          },
+      .hands_on = true}};
+
 CASE{"process: close-on-exec closes on exec",
      {.client = [](End& e) { e.Drain(e.sock, 10); },
       .server =

@@ -8,12 +8,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <list>
+#include <map>
 #include <thread>
 
 #include "heterosock/layout/channel.h"
@@ -26,7 +26,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using protocol::Type;
 
-constexpr uint32_t kSoonMs = 5;  // what a refused library is told
+constexpr uint32_t kSoonMs = 5;                     // what a refused library is told
+constexpr char kVariable[] = "HETEROSOCK_MEDDLED";  // the agent's own path
+constexpr char kIntroduction[] = "introduction";
+constexpr int kIntroducedMs = 5000;
 
 struct Letter {
   std::string bytes;
@@ -96,6 +99,21 @@ sockaddr_un AddressOf(const std::string& path) {
   return address;
 }
 
+// -1: nobody there.
+int Connect(const std::string& path) {
+  const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  const sockaddr_un address = AddressOf(path);
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
+  close(fd);
+  return -1;
+}
+
+pid_t PeerOf(int fd) {
+  ucred who{};
+  socklen_t length = sizeof who;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) == 0 ? who.pid : -1;
+}
+
 }  // namespace
 
 const std::vector<Fault>& Faults() {
@@ -138,10 +156,33 @@ const std::vector<Fault>& Faults() {
   return all;
 }
 
+const std::vector<Fault>& HandOnFaults() {
+  static const std::vector<Fault> all = {
+      {"RESUME lost", Type::kResume, Misdeed::kLose, 1},
+      {"RESUME late", Type::kResume, Misdeed::kLate, 1},
+      {"RESUME twice", Type::kResume, Misdeed::kTwice, 1},
+      {"RESUME without descriptors", Type::kResume, Misdeed::kNoDescriptors, 1},
+      {"RESUME with memory that could shrink", Type::kResume, Misdeed::kUnsealed, 1},
+      {"dies at RESUME", Type::kResume, Misdeed::kCut, 1},
+      {"dies after RESUME", Type::kResume, Misdeed::kCutAfter, 1},
+      {"FENCE behind RESUME", Type::kResume, Misdeed::kFence, 1},
+      {"HAND_BACK lost", Type::kHandBack, Misdeed::kLose, 1},
+      {"HAND_BACK late", Type::kHandBack, Misdeed::kLate, 1},
+      {"HAND_BACK twice", Type::kHandBack, Misdeed::kTwice, 1},
+      {"dies at HAND_BACK", Type::kHandBack, Misdeed::kCut, 1},
+      {"dies after HAND_BACK", Type::kHandBack, Misdeed::kCutAfter, 1},
+      {"FENCE behind HAND_BACK", Type::kHandBack, Misdeed::kFence, 1},
+  };
+  return all;
+}
+
 class Meddler::Relay {
  public:
-  Relay(const std::string& agent, const Fault& fault, const std::string& path)
-      : agent_(agent), fault_(fault), listener_(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+  Relay(const std::string& agent, const Fault& fault, std::atomic<uint32_t>& committed, const std::string& path)
+      : agent_(agent),
+        fault_(fault),
+        committed_(committed),
+        listener_(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
     sockaddr_un address = AddressOf(path);
     if (bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || listen(listener_, 16) != 0)
       std::abort();
@@ -151,10 +192,10 @@ class Meddler::Relay {
     eventfd_write(stop_, 1);
     thread_.join();
     for (Line& line : lines_) End(line);
+    for (const auto& [pid, fd] : introduced_) close(fd);
     close(listener_);
     close(stop_);
   }
-  bool committed() const { return committed_; }
 
  private:
   // One library and its agent; each way its letters, in order.
@@ -201,22 +242,31 @@ class Meddler::Relay {
   void Accept() {
     int library = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (library < 0) return;
-    int agent = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    sockaddr_un address = AddressOf(agent_);
-    if (connect(agent, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
-      close(library);
-      close(agent);
-      return;
-    }
     lines_.emplace_back();
     lines_.back().ends[0] = library;
-    lines_.back().ends[1] = agent;
+  }
+
+  // The first word of a library: it is given its agent.
+  void Begin(Line& line, Letter& letter) {
+    const pid_t pid = PeerOf(line.ends[0]);
+    if (letter.bytes == kIntroduction && letter.descriptors.size() == 1) {
+      if (auto known = introduced_.find(pid); known != introduced_.end()) close(known->second);
+      introduced_[pid] = letter.descriptors[0];
+      line.over = true;
+      return;
+    }
+    auto known = introduced_.find(pid);
+    line.ends[1] = known != introduced_.end() ? known->second : Connect(agent_);
+    if (known != introduced_.end()) introduced_.erase(known);
+    if (line.ends[1] >= 0) return;
+    letter.Discard();
+    line.over = true;
   }
 
   void End(Line& line) {
     for (int end : {0, 1}) {
       for (Letter& letter : line.to[end]) letter.Discard();
-      close(line.ends[end]);
+      if (line.ends[end] >= 0) close(line.ends[end]);
     }
   }
 
@@ -229,7 +279,9 @@ class Meddler::Relay {
   void Take(Line& line, int from) {
     Letter letter;
     bool gone = false;
-    while (!line.over && Read(line.ends[from], &letter, &gone)) {
+    while (!line.over && line.ends[from] >= 0 && Read(line.ends[from], &letter, &gone)) {
+      if (line.ends[1] < 0) Begin(line, letter);
+      if (line.over) break;
       letter.due = Clock::now();
       if (!line.to[1 - from].empty()) letter.due = std::max(letter.due, line.to[1 - from].back().due);
       Forward(line, 1 - from, std::move(letter));
@@ -243,7 +295,8 @@ class Meddler::Relay {
   }
 
   void Deliver(Line& line, int to) {
-    while (!line.to[to].empty() && line.to[to].front().due <= Clock::now() && Write(line.ends[to], line.to[to].front()))
+    while (line.ends[to] >= 0 && !line.to[to].empty() && line.to[to].front().due <= Clock::now() &&
+           Write(line.ends[to], line.to[to].front()))
       line.to[to].pop_front();
   }
 
@@ -253,7 +306,7 @@ class Meddler::Relay {
       line.to[to].push_back(std::move(letter));
       return;
     }
-    committed_ = true;
+    committed_.store(1);
     const Clock::time_point due = letter.due, late = due + std::chrono::milliseconds(kLateMs);
     switch (fault_.misdeed) {
       case Misdeed::kLose:
@@ -268,6 +321,9 @@ class Meddler::Relay {
         line.to[to].push_back(std::move(letter));
         Deliver(line, to);
         return Die();
+      case Misdeed::kTwice:
+        line.to[to].push_back({letter.bytes, Copies(letter.descriptors), due});
+        break;
       case Misdeed::kNoDescriptors:
         letter.Discard();
         break;
@@ -299,8 +355,8 @@ class Meddler::Relay {
         line.to[to].push_back(std::move(letter));
         auto fence = protocol::Make<protocol::Fence>();
         fence.reason = static_cast<uint32_t>(protocol::Reason::kOperator);
-        letter = LetterOf(fence, fault_.misdeed == Misdeed::kFence ? due : late);
-        break;
+        line.to[0].push_back(LetterOf(fence, fault_.misdeed == Misdeed::kFence ? due : late));
+        return;
       }
     }
     line.to[to].push_back(std::move(letter));
@@ -314,14 +370,21 @@ class Meddler::Relay {
     std::memcpy(letter.bytes.data(), &message, sizeof message);
   }
 
+  static std::vector<int> Copies(const std::vector<int>& descriptors) {
+    std::vector<int> copies;
+    for (int fd : descriptors) copies.push_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    return copies;
+  }
+
+  // The memory is PAIRED's first descriptor and RESUME's second.
   static void Unseal(Letter& letter) {
     if (letter.descriptors.empty()) return;
-    close(letter.descriptors[0]);
-    letter.descriptors[0] = memfd_create("hk-unsealed", MFD_CLOEXEC);
-    Rewrite<protocol::Paired>(letter, [&](const auto& paired) {
-      if (ftruncate(letter.descriptors[0], static_cast<off_t>(paired.memory_offset + paired.memory_bytes)) != 0)
-        std::abort();
-    });
+    const bool resume = protocol::TypeOf(letter.bytes.data(), letter.bytes.size()) == static_cast<int>(Type::kResume);
+    int& memory = letter.descriptors[resume ? 1 : 0];
+    const off_t size = lseek(memory, 0, SEEK_END);
+    close(memory);
+    memory = memfd_create("hk-unsealed", MFD_CLOEXEC);
+    if (ftruncate(memory, size) != 0) std::abort();
   }
 
   // The other end may have mapped it already, and goes on; this one must not.
@@ -351,21 +414,22 @@ class Meddler::Relay {
 
   const std::string agent_;
   const Fault& fault_;
+  std::atomic<uint32_t>& committed_;
   const int listener_;
   const int stop_ = eventfd(0, EFD_CLOEXEC);
   std::list<Line> lines_;
+  std::map<pid_t, int> introduced_;  // connections to the agent of processes that have not spoken yet
   int seen_ = 0;
   Clock::time_point away_until_{};
-  std::atomic<bool> committed_{false};
   std::thread thread_;
 };
 
-Meddler::Meddler(const std::string& agent, const Fault& fault) {
+Meddler::Meddler(const std::string& agent, const Fault& fault, std::atomic<uint32_t>& committed) : agent_(agent) {
   char name[] = "/tmp/hk-meddler-XXXXXX";
   if (!mkdtemp(name)) std::abort();
   folder_ = name;
   path_ = folder_ + "/agent.sock";
-  relay_ = std::make_unique<Relay>(agent, fault, path_);
+  relay_ = std::make_unique<Relay>(agent, fault, committed, path_);
 }
 
 Meddler::~Meddler() {
@@ -374,6 +438,21 @@ Meddler::~Meddler() {
   rmdir(folder_.c_str());
 }
 
-bool Meddler::committed() const { return relay_->committed(); }
+std::vector<std::string> Meddler::environment() const {
+  return {"HETEROSOCK_AGENT=" + path_, std::string(kVariable) + "=" + agent_};
+}
+
+void Meddler::Introduce() {
+  const char *agent = std::getenv(kVariable), *relay = std::getenv("HETEROSOCK_AGENT");
+  if (!agent || !relay) return;
+  Letter letter = {kIntroduction, {Connect(agent)}, {}};
+  const int to = Connect(relay);
+  if (letter.descriptors[0] >= 0 && to >= 0 && Write(to, letter)) {
+    pollfd taken{to, POLLIN, 0};
+    poll(&taken, 1, kIntroducedMs);  // it hangs up
+  }
+  letter.Discard();
+  close(to);
+}
 
 }  // namespace heterok8s::heterosock::behaviour

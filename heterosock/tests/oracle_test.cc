@@ -52,7 +52,7 @@ struct Options {
 };
 
 Mode FaultMode(const Fault& fault) {
-  return {.name = fault.name, .preload_server = true, .preload_client = true, .fault = &fault};
+  return {.name = fault.name, .warm = true, .preload_server = true, .preload_client = true, .fault = &fault};
 }
 
 std::string Name(uint64_t seed, size_t steps) { return std::to_string(seed) + " " + std::to_string(steps); }
@@ -183,6 +183,7 @@ int RunAll(Options options) {
 
 int Main(int argc, char** argv) {
   if (argc == 6 && !std::strcmp(argv[1], "--end")) {
+    Meddler::Introduce();
     End end(argv[2][0] == 's' ? Role::kServer : Role::kClient, argv[3][0] == '4' ? AF_INET : AF_INET6,
             argv[4][0] == 'w');
     char* rest = nullptr;

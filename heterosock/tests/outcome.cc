@@ -136,9 +136,10 @@ Outcome RunOnce(const std::string& case_name, const Mode& mode, const Preload& p
   std::vector<std::string> agent = {
       "HETEROSOCK_AGENT=" + (mode.without_agent || preload.agent.empty() ? "/nonexistent/agent.sock" : preload.agent)};
   if (mode.fault && !preload.agent.empty()) {
-    meddler = std::make_unique<Meddler>(preload.agent, *mode.fault);
+    meddler = std::make_unique<Meddler>(preload.agent, *mode.fault, shared->faulty);
     // Offered early, so that the fault lies within the case.
-    agent = {"HETEROSOCK_AGENT=" + meddler->path(), "HETEROSOCK_OFFER_WRITES=1"};
+    agent = meddler->environment();
+    agent.push_back("HETEROSOCK_OFFER_WRITES=1");
   }
   pid_t pids[2];
   for (int role : {0, 1}) pids[role] = Start(case_name, mode, role == 0, preload, agent, stage.fd(), output.fd());
@@ -150,7 +151,7 @@ Outcome RunOnce(const std::string& case_name, const Mode& mode, const Preload& p
     outcome.said[role] = shared->trace[role].Text() + ends[role];
     outcome.moved[role] = shared->moved[role].load();
   }
-  outcome.faulty = meddler && meddler->committed();
+  outcome.faulty = shared->faulty.load() != 0;
   char text[4096];
   ssize_t n = pread(output.fd(), text, sizeof text, 0);
   if (n > 0) outcome.output.assign(text, static_cast<size_t>(n));

@@ -15,7 +15,7 @@ struct Fault;  // meddler.h
 struct Mode {
   const char* name;
   int family = 4;
-  bool warm = false;            // the connection moves before the case begins
+  bool warm = false;            // the connection moves, or has met its fault, before the case begins
   bool preload_server = false;  // the library is in this end
   bool preload_client = false;
   bool without_agent = false;    // nobody answers: everything stays on TCP

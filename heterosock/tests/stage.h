@@ -32,6 +32,7 @@ struct Stage {
   std::atomic<uint32_t> port;        // of the server's listener
   std::atomic<int32_t> said[2];      // a number for the other end, read after the next meeting
   std::atomic<uint32_t> moved[2];    // what heterosock_moved() last said: 3 = both directions on shared memory
+  std::atomic<uint32_t> faulty;      // 1: the fault of this run has been committed
   Trace trace[2];
 };
 
