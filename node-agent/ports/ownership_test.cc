@@ -247,7 +247,7 @@ TEST_CASE("sockets older than the Pod's entry are found, reported and reachable"
   CHECK(Connect(caller6, *IpAddress::Parse("::1"), PortOf(wild)) == 0);
   sys::UniqueFd sender = pus.host().Socket(AF_INET, SOCK_DGRAM);
   REQUIRE(SendTo(sender, "ping", localhost, PortOf(udp)) == 0);
-  CHECK(ReceiveFrom(udp, 3000) == "ping from 127.0.0.1");
+  CHECK(ReceiveFrom(udp, kPatienceMs) == "ping from 127.0.0.1");
 }
 
 TEST_CASE("AddPod and RemovePod can be repeated; what a removed Pod left is nobody's", "[netns]") {

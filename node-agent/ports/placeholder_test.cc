@@ -61,9 +61,9 @@ void TcpCall(Pu& client, const sys::UniqueFd& server, const IpAddress& to, uint1
   sys::UniqueFd accepted = Accept(server, &accept_name);
   REQUIRE(accepted.valid());
   REQUIRE(send(caller.get(), "ping", 4, 0) == 4);
-  CHECK(ReceiveFrom(accepted, 3000) == "ping");
+  CHECK(ReceiveFrom(accepted, kPatienceMs) == "ping");
   REQUIRE(send(accepted.get(), "pong", 4, 0) == 4);
-  CHECK(ReceiveFrom(caller, 3000) == "pong");
+  CHECK(ReceiveFrom(caller, kPatienceMs) == "pong");
   CHECK(PeerName(caller) == to.ToString());
   CHECK(SockName(caller) == name);
   CHECK(accept_name == name);
@@ -76,10 +76,10 @@ void UdpCall(Pu& client, const sys::UniqueFd& server, const IpAddress& to, uint1
   REQUIRE(Call(caller, "ping", to, port, connected) == 0);
   IpAddress from;
   uint16_t from_port = 0;
-  REQUIRE(ReceiveFrom(server, 3000, &from, &from_port) == "ping from " + to.ToString());
+  REQUIRE(ReceiveFrom(server, kPatienceMs, &from, &from_port) == "ping from " + to.ToString());
   CHECK(from_port == PortOf(caller));
   REQUIRE(SendTo(server, "pong", from, from_port) == 0);
-  CHECK(ReceiveFrom(caller, 3000) == "pong from " + to.ToString());
+  CHECK(ReceiveFrom(caller, kPatienceMs) == "pong from " + to.ToString());
 }
 
 // What one kernel does; only ::1 is missing.
@@ -260,12 +260,12 @@ TEST_CASE("placeholders: a UDP caller that goes on sending reaches the port's ne
   sys::UniqueFd server = Server(pus, pus.dpu(), SOCK_DGRAM, localhost, &key, 7500);
 
   REQUIRE(SendTo(caller, "late", localhost, 7500) == 0);
-  CHECK(ReceiveFrom(server, 3000) == "late from 127.0.0.1");
+  CHECK(ReceiveFrom(server, kPatienceMs) == "late from 127.0.0.1");
   server.reset();
   pus.AwaitTold(pus.dpu(), key, false);
   sys::UniqueFd own = Server(pus, pus.host(), SOCK_DGRAM, localhost, &key, 7500);
   REQUIRE(SendTo(caller, "home", localhost, 7500) == 0);
-  CHECK(ReceiveFrom(own, 3000) == "home from 127.0.0.1");
+  CHECK(ReceiveFrom(own, kPatienceMs) == "home from 127.0.0.1");
 }
 
 TEST_CASE("placeholders: calls outlive a heterod, and the next one holds the ports again", "[netns]") {

@@ -221,7 +221,7 @@ void TwoPus::Tell(const Pu& owner, const PortChange& change) {
 
 void TwoPus::AwaitTold(const Pu& owner, const PortKey& key, bool open) {
   std::unique_lock lock(mutex_);
-  bool told = changed_.wait_for(lock, std::chrono::seconds(5), [&] {
+  bool told = changed_.wait_for(lock, std::chrono::milliseconds(kPatienceMs), [&] {
     auto found = told_[&owner].open.find(key);
     return found == told_[&owner].open.end() ? !open : found->second == open;
   });
@@ -236,7 +236,8 @@ std::vector<PortChange> TwoPus::Reports(const Pu& owner) {
 
 void TwoPus::AwaitReports(const Pu& owner, size_t count) {
   std::unique_lock lock(mutex_);
-  REQUIRE(changed_.wait_for(lock, std::chrono::seconds(10), [&] { return told_[&owner].reports.size() >= count; }));
+  REQUIRE(changed_.wait_for(lock, std::chrono::milliseconds(kPatienceMs),
+                            [&] { return told_[&owner].reports.size() >= count; }));
 }
 
 IpAddress AddressOf(Where where, int family) {
@@ -250,6 +251,20 @@ IpAddress AddressOf(Where where, int family) {
       return *IpAddress::Parse(v4 ? kPod4 : kPod6);
   }
   return {};
+}
+
+sys::UniqueFd Server(TwoPus& pus, Pu& pu, int family, int type, const IpAddress& address, bool dual, PortKey* key) {
+  sys::UniqueFd fd = pu.Socket(family, type);
+  int only = dual ? 0 : 1;
+  if (family == AF_INET6) setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
+  REQUIRE(Bind(fd, address, 0) == 0);
+  if (type == SOCK_STREAM) REQUIRE(listen(fd.get(), 16) == 0);
+  *key = {.protocol = type == SOCK_STREAM ? Protocol::kTcp : Protocol::kUdp,
+          .address = address,
+          .port = PortOf(fd),
+          .dual_stack = dual};
+  pus.AwaitTold(pu, *key, true);
+  return fd;
 }
 
 int Bind(const sys::UniqueFd& fd, const IpAddress& address, uint16_t port) {
@@ -302,7 +317,7 @@ uint16_t PortOf(const sys::UniqueFd& fd) {
 }
 
 sys::UniqueFd Accept(const sys::UniqueFd& fd, std::string* peer) {
-  if (!Readable(fd.get(), 3000)) return {};
+  if (!Readable(fd.get(), kPatienceMs)) return {};
   Name name;
   sys::UniqueFd accepted(accept4(fd.get(), name.raw(), &name.length, SOCK_CLOEXEC));
   if (peer != nullptr) *peer = name.address().ToString();

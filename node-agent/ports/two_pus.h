@@ -75,9 +75,15 @@ class TwoPus {
   Pu host_, dpu_;
 };
 
+// For what must come; what must not is looked for only for a moment.
+inline constexpr int kPatienceMs = 20000;
+
 // "127.0.0.1", "::1", P or the wildcard of one family.
 enum class Where { kAny, kLocalhost, kPodIp };
 IpAddress AddressOf(Where where, int family);
+
+// A server of `pu` at a port of the kernel's choice, which both PUs know when it is returned; `key` is its claim.
+sys::UniqueFd Server(TwoPus& pus, Pu& pu, int family, int type, const IpAddress& address, bool dual, PortKey* key);
 
 // Socket calls that return -errno.
 int Bind(const sys::UniqueFd& fd, const IpAddress& address, uint16_t port);
