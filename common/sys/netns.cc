@@ -9,8 +9,12 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <absl/cleanup/cleanup.h>
+
 #include <cerrno>
-#include <thread>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 #include "common/sys/unbound_netns.h"
 
@@ -49,16 +53,18 @@ absl::StatusOr<NetnsRef> NetnsRef::Current() {
 }
 
 absl::Status InNetns(const NetnsRef& ns, const std::function<absl::Status()>& fn) {
-  absl::Status result;
-  std::thread worker([&] {
-    if (setns(ns.fd(), CLONE_NEWNET) != 0) {
-      result = ErrnoToStatus(errno, fmt::format("enter network namespace '{}'", ns.path()));
-      return;
-    }
-    result = fn();
-  });
-  worker.join();
-  return result;
+  absl::StatusOr<NetnsRef> home = NetnsRef::Current();
+  if (!home.ok()) return home.status();
+  if (setns(ns.fd(), CLONE_NEWNET) != 0) {
+    return ErrnoToStatus(errno, fmt::format("enter network namespace '{}'", ns.path()));
+  }
+  absl::Cleanup go_home = [&] {
+    if (setns(home->fd(), CLONE_NEWNET) == 0) return;
+    fmt::print(stderr, "cannot leave network namespace '{}' ({}): what this thread does next would happen in there\n",
+               ns.path(), strerror(errno));
+    abort();
+  };
+  return fn();
 }
 
 absl::StatusOr<uint64_t> NetnsCookie(const NetnsRef& ns) {

@@ -1,8 +1,10 @@
 // Work inside network namespaces.
 //
 // Purpose: run a function with another network namespace current, make and remove named ones.
-// Threading: every function may be called from any thread. InNetns runs `fn` on a thread of its own and lets that
-// thread end there, so no caller ever has to be put back and a failure cannot leave a pool thread in a Pod.
+// Threading: every function may be called from any thread, in any namespace. InNetns runs `fn` on the caller's thread,
+// which is back in its own namespace when InNetns returns or `fn` throws: a thread of its own would be two hand-overs
+// between CPUs, which take longer than most of what is done inside. A thread that the kernel does not let back ends the
+// process, as it must not go on in a Pod. Threads that `fn` starts begin, and stay, in `ns`.
 // Ownership: NetnsRef holds the namespace open by a file descriptor; it stays alive while the reference lives.
 // Errors: kNotFound when the path is gone, kInvalidArgument when it is no network namespace.
 //
