@@ -5,13 +5,15 @@
 // call. A twin's addresses are the host's to give: ADD reserves them there, DEL releases them.
 //
 //   twin:   CNI ADD → row "preparing" → host: Reserve → uplink → row "committed"
-//   half:   Prepare → row with the generation, synced meanwhile → namespace → uplink → guards
+//   half:   Prepare → row with the generation → namespace → the uplink's device; answered, and the host makes the link
+//           meanwhile → uplink, guards, host ports; the row synced
 //           Commit, when the host has made the link → link → wiring → ports → row "committed"
 //
-// Every step can be repeated. An older generation than the one that is here, or one that was removed, is refused.
-// Threading: thread-safe; calls for one Pod wait for each other, at most kPodLockTimeout. One thread of its own replays
-// what the host could not be told. Ownership: borrows everything in DpuDeps.
-// Errors: CNI calls: Status with a CNI code. DpuHalf: see peer.h.
+// What fails after Prepare was answered undoes the half; Commit says why. The Pod is locked all the while, so Commit
+// and Remove find a half that is whole or gone. Every step can be repeated. An older generation than the one that is
+// here, or one that was removed, is refused. Threading: thread-safe; calls for one Pod wait for each other, at most
+// kPodLockTimeout. One thread of its own replays what the host could not be told. Ownership: borrows everything in
+// DpuDeps. Errors: CNI calls: Status with a CNI code. DpuHalf: see peer.h.
 //
 //   DpuEngine engine(options, deps);
 //   HK_RETURN_IF_ERROR(engine.Start());            // before anything is served
@@ -29,9 +31,11 @@
 #include "node-agent/attach/fences.h"
 #include "node-agent/attach/journal.h"
 #include "node-agent/attach/keyed_mutex.h"
+#include "node-agent/attach/late_failures.h"
 #include "node-agent/attach/namespaces.h"
 #include "node-agent/attach/peer.h"
 #include "node-agent/attach/pod_table.h"
+#include "node-agent/attach/workers.h"
 #include "node-agent/podnet/podnet.h"
 #include "node-agent/ports/ports.h"
 #include "node-agent/pu/backend.h"
@@ -94,7 +98,13 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   // dpu_half.cc
   absl::StatusOr<std::optional<Attachment>> FindHalf(const std::string& pod_key);
   absl::StatusOr<Attachment> RowForHalf(const PrepareRequest& request, Details& details);
-  absl::StatusOr<podnet::Uplink> PlaceHalf(const Attachment& row, const Details& details);
+  struct HalfBegun {
+    Workers::Running<absl::Status> synced, guarded;
+    podnet::PlacedUplink uplink;
+  };
+  absl::StatusOr<HalfBegun> BeginHalf(const Attachment& row, const Details& details);
+  absl::Status FinishHalf(const Attachment& row, const Details& details, HalfBegun begun);
+  void FinishLater(KeyedMutex::Guard guard, Attachment row, Details details, HalfBegun begun);
   absl::Status TakeHostPorts(const Attachment& row, const Details& details);
   absl::Status JoinHalf(const Attachment& row, const Details& details);
   // Takes the link and what came with it away; a namespace of our own too. The twin's sandbox and uplink stay.
@@ -120,7 +130,9 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   PodTable table_;
   KeyedMutex pods_;
   Fences fences_;
-  Background resync_;  // last: its thread uses all of the above
+  LateFailures late_failures_;
+  Workers workers_;    // its threads use all of the above
+  Background resync_;  // and this one's these
 };
 
 // A row that is, or has, a half joined with the host's.

@@ -84,13 +84,28 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
     if (!undone.ok()) spdlog::warn("prepare Pod {}: undo: {}; leaving it to Remove", row.pod_key, Message(undone));
   };
   HK_FAULT_POINT("dpu.prepare.after-ledger");
-  // The row goes to the disk while the kernel works, so that Commit need not wait for it.
-  std::future<absl::Status> synced = std::async(std::launch::async, [this] { return journal_.Sync(); });
-  absl::StatusOr<podnet::Uplink> uplink = PlaceHalf(row, details);
-  if (!uplink.ok()) return Annotate(uplink.status(), fmt::format("Pod {}", row.pod_key));
-  HK_RETURN_IF_ERROR(Annotate(synced.get(), fmt::format("Pod {}", row.pod_key)));
+  absl::StatusOr<HalfBegun> begun = BeginHalf(row, details);
+  if (!begun.ok()) return Annotate(begun.status(), fmt::format("Pod {}", row.pod_key));
+  PrepareReply reply{
+      .netns_path = row.netns_path, .uplink_mac = begun->uplink.mac, .twin = row.mode == ledger::Mode::kTwin};
+  if (repeated) {
+    HK_RETURN_IF_ERROR(Annotate(FinishHalf(row, details, *std::move(begun)), fmt::format("Pod {}", row.pod_key)));
+  }
   std::move(undo).Cancel();
-  return PrepareReply{.netns_path = row.netns_path, .uplink_mac = uplink->mac, .twin = row.mode == ledger::Mode::kTwin};
+  if (!repeated) FinishLater(std::move(guard), std::move(row), std::move(details), *std::move(begun));
+  return reply;
+}
+
+// While the host, which has its answer, makes the link. Commit waits for the Pod's lock.
+void DpuEngine::FinishLater(KeyedMutex::Guard guard, Attachment row, Details details, HalfBegun begun) {
+  workers_.Post(std::packaged_task<void()>([this, guard = std::move(guard), row = std::move(row),
+                                            details = std::move(details), begun = std::move(begun)]() mutable {
+    absl::Status done = Annotate(FinishHalf(row, details, std::move(begun)), fmt::format("Pod {}", row.pod_key));
+    if (done.ok()) return;
+    late_failures_.Put(row.pod_key, row.generation, done);
+    absl::Status undone = UndoHalf(row);
+    if (!undone.ok()) spdlog::warn("prepare Pod {}: undo: {}; leaving it to Remove", row.pod_key, Message(undone));
+  }));
 }
 
 // The row of the Pod's sandbox on this PU, or a new one with a namespace of our own.
@@ -124,21 +139,31 @@ absl::StatusOr<Attachment> DpuEngine::RowForHalf(const PrepareRequest& request, 
                     .created_unix_ms = UnixMs()};
 }
 
-// Everything that needs no link, so that the link can be made into it. Level-driven, as the next: from nothing, from
-// half done, or from done.
-absl::StatusOr<podnet::Uplink> DpuEngine::PlaceHalf(const Attachment& row, const Details& details) {
+// Up to where the link can be made into it; what needs no more than the namespace goes on meanwhile. Level-driven, as
+// the next two: from nothing, from half done, or from done.
+absl::StatusOr<DpuEngine::HalfBegun> DpuEngine::BeginHalf(const Attachment& row, const Details& details) {
+  HalfBegun begun;
+  // The row goes to the disk while the kernel works, so that Commit need not wait for it.
+  begun.synced = workers_.Start([this] { return journal_.Sync(); });
   absl::StatusOr<sys::NetnsRef> ns =
       details.own_netns.empty() ? namespaces_.Open(row.netns_path) : namespaces_.Ensure(row.netns_path);
   if (!ns.ok()) return ns.status();
   HK_FAULT_POINT("dpu.prepare.after-netns");
-  std::future<absl::Status> guarded =
-      std::async(std::launch::async, [&] { return podnet_.EnsureGuards(LinkSpecOf(identity_, row, details)); });
-  HK_ASSIGN_OR_RETURN(podnet::Uplink uplink, podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)));
+  begun.guarded =
+      workers_.Start([this, link = LinkSpecOf(identity_, row, details)] { return podnet_.EnsureGuards(link); });
+  HK_ASSIGN_OR_RETURN(begun.uplink, podnet_.PlaceUplink(UplinkSpecOf(identity_, row, details)));
+  HK_FAULT_POINT("dpu.prepare.after-place");
+  return begun;
+}
+
+// The rest that needs no link.
+absl::Status DpuEngine::FinishHalf(const Attachment& row, const Details& details, HalfBegun begun) {
+  HK_RETURN_IF_ERROR(begun.uplink.finish().status());
   HK_FAULT_POINT("dpu.prepare.after-uplink");
-  HK_RETURN_IF_ERROR(guarded.get());
+  HK_RETURN_IF_ERROR(begun.guarded.Get());
   HK_FAULT_POINT("dpu.prepare.after-guards");
   HK_RETURN_IF_ERROR(TakeHostPorts(row, details));
-  return uplink;
+  return begun.synced.Get();
 }
 
 // The host gives a port to one Pod at a time, so whoever else has it here is an older Pod whose removal is on its way,
@@ -163,7 +188,7 @@ absl::Status DpuEngine::TakeHostPorts(const Attachment& row, const Details& deta
   return taken;
 }
 
-// The link, in a half that PlaceHalf has made.
+// The link, in a half that is whole but for it.
 absl::Status DpuEngine::JoinHalf(const Attachment& row, const Details& details) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, namespaces_.Open(row.netns_path));
   HK_RETURN_IF_ERROR(
@@ -182,6 +207,7 @@ absl::Status DpuEngine::JoinHalf(const Attachment& row, const Details& details) 
 absl::Status DpuEngine::Commit(const PodGeneration& pod) {
   HK_RETURN_IF_ERROR(Ready());
   HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(pod.pod_key));
+  HK_RETURN_IF_ERROR(late_failures_.Take(pod.pod_key, pod.generation));
   HK_ASSIGN_OR_RETURN(std::optional<Attachment> half, FindHalf(pod.pod_key));
   if (half.has_value() && half->generation > pod.generation) {
     return Stale(pod.pod_key, pod.generation, fmt::format("generation {} is here", half->generation));
@@ -208,6 +234,7 @@ absl::Status DpuEngine::Remove(const PodGeneration& pod) {
   // Before the lock: a Prepare that holds it finishes first, one that waits for it must not start.
   fences_.Raise(pod.pod_key, pod.generation);
   HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(pod.pod_key));
+  late_failures_.Take(pod.pod_key, pod.generation).IgnoreError();  // nobody will ask for it any more
   HK_ASSIGN_OR_RETURN(std::optional<Attachment> half, FindHalf(pod.pod_key));
   if (!half.has_value() || half->generation > pod.generation) return absl::OkStatus();
   return UndoHalf(*half);

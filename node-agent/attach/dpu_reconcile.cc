@@ -72,7 +72,8 @@ absl::Status DpuEngine::Restore(const Attachment& row) {
                        : absl::OkStatus();
   }
   if (!IsHalf(row)) return podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)).status();
-  HK_RETURN_IF_ERROR(PlaceHalf(row, details).status());
+  HK_ASSIGN_OR_RETURN(HalfBegun begun, BeginHalf(row, details));
+  HK_RETURN_IF_ERROR(FinishHalf(row, details, std::move(begun)));
   return details.join->committed ? JoinHalf(row, details) : absl::OkStatus();  // else the host's Commit is to come
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "common/fault/fault.h"
 #include "common/testing/matchers.h"
 #include "node-agent/attach/testing/two_engines.h"
 
@@ -315,13 +316,32 @@ TEST_CASE("the link is made into a DPU half that is there, behind its guards on 
   node.to_dpu.SetHook([&](const std::string& call) {
     if (call == "Sync") return;  // of the start; it may come at any time
     calls.push_back(fmt::format("{} with {} links", call, node.fabric.size()));
+  });
+  fault::ScopedAction linked("dpu.commit.after-link", [&] {
     there = node.dpu_kernel.Objects("/none");
+    return absl::OkStatus();
   });
 
   REQUIRE_OK(node.host().Add(node.HostAdd("c1", "uid-1", kSplit)));
 
   CHECK(calls == std::vector<std::string>{"Prepare with 0 links", "Commit with 1 links"});
   CHECK(there == std::vector<std::string>{"uplink heterok8s:demo:uid-1:eth0", "guards of heterok8s:demo:uid-1:eth0"});
+}
+
+TEST_CASE("what fails on the DPU after its Prepare was answered is told by Commit, and undone") {
+  TwoEngines node;
+  std::string call = GENERATE(as<std::string>(), "EnsureUplink", "EnsureGuards", "EnsureHostPorts");
+  INFO(call);
+  node.dpu_podnet.FailNext(call, absl::ResourceExhaustedError("no buffer space"));
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit, 8080);
+
+  absl::Status failed = node.host().Add(add).status();
+
+  CHECK_THAT(failed, Says("commit the DPU half: Pod uid-1: no buffer space"));
+  CHECK(node.Leftovers() == Nothing());
+  CHECK_OK(node.host().Add(add));
+  CHECK_OK(node.host().Del(node.Del(add)));
+  CHECK(node.Leftovers() == Nothing());
 }
 
 TEST_CASE("local failures at any step undo the whole ADD") {

@@ -172,7 +172,7 @@ absl::Status HostEngine::AllocateByPlugin(Job& job) {
 absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
   // The row goes to the disk while the kernel works. All that changes in it later is "committed", and that is a word
   // about this kernel's objects: a power cut takes them away, and the next start drops the row whatever it says.
-  std::future<absl::Status> synced = std::async(std::launch::async, [this] { return journal_.Sync(); });
+  Workers::Running<absl::Status> synced = workers_.Start([this] { return journal_.Sync(); });
   podnet::UplinkSpec spec = UplinkSpecOf(identity_, job.row, job.details);
   absl::StatusOr<podnet::Uplink> uplink = podnet_.EnsureUplink(spec);
   if (!uplink.ok()) {
@@ -184,7 +184,7 @@ absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
   HK_FAULT_POINT("host.add.after-host-ports");
   job.row.state = ledger::State::kCommitted;
   HK_RETURN_IF_ERROR(journal_.Put(job.row, Durability::kOrdered));
-  HK_RETURN_IF_ERROR(synced.get());
+  HK_RETURN_IF_ERROR(synced.Get());
   return ResultOf(
       job.details,
       {{.name = uplink->root_ifname, .mac = uplink->root_mac, .mtu = job.details.mtu},
@@ -200,15 +200,11 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
     return cni::MakeError(cni::kInvalidConfig, fmt::format("mtu {} is more than the link to the DPU carries ({})",
                                                            job.details.mtu, max_mtu));
   }
-  std::future<absl::StatusOr<PrepareReply>> preparing = std::async(std::launch::async, [&] {
-    // The generation must not come back after a power cut, so it is on disk before the DPU hears of it.
-    absl::Status synced = journal_.Sync();
-    return synced.ok() ? PrepareDpuHalf(job.row, job.details) : synced;
-  });
-  absl::Status guarded = podnet_.EnsureGuards(LinkSpecOf(identity_, job.row, job.details));
-  absl::StatusOr<PrepareReply> prepared = preparing.get();
-  HK_RETURN_IF_ERROR(guarded);
-  if (!prepared.ok()) return prepared.status();
+  Workers::Running<absl::Status> guarded =
+      workers_.Start([&] { return podnet_.EnsureGuards(LinkSpecOf(identity_, job.row, job.details)); });
+  // The generation must not come back after a power cut, so it is on disk before the DPU hears of it.
+  HK_RETURN_IF_ERROR(journal_.Sync());
+  HK_ASSIGN_OR_RETURN(PrepareReply prepared, PrepareDpuHalf(job.row, job.details));
   HK_FAULT_POINT("host.add.after-prepare");
 
   // Not before the DPU's half is there: a back end may then make the other end where it belongs.
@@ -219,25 +215,26 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
 
   // Either commit may fail alone: then everything is undone; or a crash leaves one of them, and Resync or Start finds
   // it.
-  std::future<absl::Status> dpu_committed = std::async(std::launch::async, [&] { return CommitDpuHalf(job.row); });
   Attachment committed = job.row;
   committed.state = ledger::State::kCommitted;
-  absl::Status host_committed = WireHostHalf(job.row, job.details, podnet::Guards::kAreThere);
-  // The row is on disk since before Prepare. That it is committed now is a word about this kernel's objects, as in
-  // AddOrdinary: after a power cut every row is undone, on both PUs, whatever it says.
-  if (host_committed.ok()) host_committed = journal_.Put(committed, Durability::kOrdered);
-  absl::Status dpu = dpu_committed.get();
-  HK_RETURN_IF_ERROR(host_committed);
+  Workers::Running<absl::Status> host_committed = workers_.Start([&]() -> absl::Status {
+    HK_RETURN_IF_ERROR(guarded.Get());
+    HK_RETURN_IF_ERROR(WireHostHalf(job.row, job.details, podnet::Guards::kAreThere));
+    // The row is on disk since before Prepare. That it is committed now is a word about this kernel's objects, as in
+    // AddOrdinary: after a power cut every row is undone, on both PUs, whatever it says.
+    return journal_.Put(committed, Durability::kOrdered);
+  });
+  absl::Status dpu = CommitDpuHalf(job.row);
+  HK_RETURN_IF_ERROR(host_committed.Get());
   job.row = committed;
   HK_RETURN_IF_ERROR(dpu);
   HK_FAULT_POINT("host.add.after-commit");
-  return ResultOf(job.details,
-                  {{.name = job.row.key.ifname, .mac = end->mac, .sandbox = job.row.netns_path, .mtu = job.details.mtu},
-                   // The Pod's port on the DPU: a device of that kernel, so it has no sandbox here.
-                   {.name = pu::InterfaceName(TagOf(identity_, job.row), 'u'),
-                    .mac = prepared->uplink_mac,
-                    .mtu = job.details.mtu}},
-                  0);
+  return ResultOf(
+      job.details,
+      {{.name = job.row.key.ifname, .mac = end->mac, .sandbox = job.row.netns_path, .mtu = job.details.mtu},
+       // The Pod's port on the DPU: a device of that kernel, so it has no sandbox here.
+       {.name = pu::InterfaceName(TagOf(identity_, job.row), 'u'), .mac = prepared.uplink_mac, .mtu = job.details.mtu}},
+      0);
 }
 
 // Everything of a split Pod on this PU but the link device and the row.

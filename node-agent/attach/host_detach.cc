@@ -39,10 +39,10 @@ absl::Status HostEngine::Detach(Attachment row) {
   }
   HK_FAULT_POINT("host.del.after-mark");
   // The DPU works while this PU does.
-  std::future<absl::Status> dpu;
-  if (row.mode == ledger::Mode::kSplit) dpu = std::async(std::launch::async, [&] { return RemoveDpuHalf(row); });
+  Workers::Running<absl::Status> dpu;
+  if (row.mode == ledger::Mode::kSplit) dpu = workers_.Start([&] { return RemoveDpuHalf(row); });
   absl::Status unwired = Unwire(row, details);
-  absl::Status removed = dpu.valid() ? dpu.get() : absl::OkStatus();
+  absl::Status removed = dpu.valid() ? dpu.Get() : absl::OkStatus();
   HK_RETURN_IF_ERROR(unwired);
   HK_FAULT_POINT("host.del.after-unwire");
   HK_RETURN_IF_ERROR(Forget(row, details, removed));

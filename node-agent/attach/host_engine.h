@@ -3,8 +3,8 @@
 // Purpose: see engine.h. The order of a split ADD, and what is on disk when:
 //
 //   row "preparing", generation, addresses           written; synced before the DPU hears of the generation
-//   DPU: Prepare                   | host: guards of the link                             at the same time
-//   link made by the back end, into the DPU's half
+//   DPU: Prepare: the half's place | host: guards of the link                             at the same time
+//   link made by the back end, into the DPU's half; the DPU makes the rest of that meanwhile
 //   DPU: Commit: link, ports, row  | host: link, ports, host ports, row, both synced      at the same time
 //   result
 //
@@ -20,7 +20,6 @@
 #pragma once
 
 #include <chrono>
-#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -34,6 +33,7 @@
 #include "node-agent/attach/peer.h"
 #include "node-agent/attach/placement.h"
 #include "node-agent/attach/pod_table.h"
+#include "node-agent/attach/workers.h"
 #include "node-agent/ipam/ipam.h"
 #include "node-agent/podnet/podnet.h"
 #include "node-agent/ports/ports.h"
@@ -149,7 +149,8 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   PodTable table_;
   KeyedMutex pods_;
   std::mutex resyncing_;  // one Resync at a time
-  Background resync_;     // last: its thread uses all of the above
+  Workers workers_;
+  Background resync_;  // last: its thread uses all of the above
 };
 
 }  // namespace heterok8s::attach

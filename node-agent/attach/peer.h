@@ -126,9 +126,11 @@ class DpuHalf {
   virtual ~DpuHalf() = default;
   // OK when reconciled; else kUnavailable with the reason: the text of HeartbeatReply.not_ready_reason.
   virtual absl::Status Ready() const = 0;
-  // kFailedPrecondition when a newer generation is known, or this one was removed already.
+  // kFailedPrecondition when a newer generation is known, or this one was removed already. Answers when the link can be
+  // made into the half; what fails of it later is undone and told by Commit.
   virtual absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& request) = 0;
-  virtual absl::Status Commit(const PodGeneration& pod) = 0;  // kNotFound when it was not prepared, or has no link
+  // Waits for what Prepare left to be done. kNotFound when it was not prepared, or has no link.
+  virtual absl::Status Commit(const PodGeneration& pod) = 0;
   virtual absl::Status Remove(const PodGeneration& pod) = 0;  // OK when there is none
   virtual absl::StatusOr<SyncReply> Sync(const SyncRequest& request) = 0;
   // The halves that are whole here, from memory: what heartbeats tell the host.

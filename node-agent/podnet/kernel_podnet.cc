@@ -30,6 +30,23 @@ absl::StatusOr<Uplink> KernelPodNet::EnsureUplink(const UplinkSpec& spec) {
   return uplink;
 }
 
+absl::StatusOr<PlacedUplink> KernelPodNet::PlaceUplink(const UplinkSpec& spec) {
+  PlacedUplink placed;
+  HK_RETURN_IF_ERROR(InRoot([&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(placed, podnet::PlaceUplink(spec));
+    return absl::OkStatus();
+  }));
+  placed.finish = [this, finish = std::move(placed.finish)]() -> absl::StatusOr<Uplink> {
+    Uplink uplink;
+    HK_RETURN_IF_ERROR(InRoot([&]() -> absl::Status {
+      HK_ASSIGN_OR_RETURN(uplink, finish());
+      return absl::OkStatus();
+    }));
+    return uplink;
+  };
+  return placed;
+}
+
 absl::Status KernelPodNet::CheckUplink(const UplinkSpec& spec) {
   return InRoot([&] { return podnet::CheckUplink(spec); });
 }

@@ -16,6 +16,7 @@ class KernelPodNet : public PodNet {
   absl::Status PrepareRoot() override;
 
   absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) override;
+  absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) override;
   absl::Status CheckUplink(const UplinkSpec& spec) override;
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
 

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,6 +46,12 @@ struct Uplink {
   std::string mac;          // of the Pod's end
   std::string root_ifname;  // the other end, in this PU's root namespace
   std::string root_mac;
+};
+
+// An uplink whose two ends are where they belong and have nothing yet.
+struct PlacedUplink {
+  std::string mac;                                 // of the Pod's end
+  std::function<absl::StatusOr<Uplink>()> finish;  // the rest of EnsureUplink; once, on any thread
 };
 
 struct PortRange {
@@ -111,6 +118,8 @@ class PodNet {
   virtual absl::Status PrepareRoot() = 0;
 
   virtual absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) = 0;
+  // The first part of EnsureUplink: enough for pu::Backend to find the Pod's half by.
+  virtual absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) = 0;
   virtual absl::Status CheckUplink(const UplinkSpec& spec) = 0;
   // `netns_path` may be empty or gone. Also removes the root namespace's routes to `addresses` over this uplink.
   virtual absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) = 0;

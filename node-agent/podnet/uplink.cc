@@ -162,27 +162,46 @@ absl::Status ConfigureRoot(Netlink& netlink, const Pair& pair, const UplinkSpec&
   return netlink.Apply(batch);
 }
 
+// What PlaceUplink hands to its second part.
+struct Placed {
+  UplinkSpec spec;
+  UplinkPlan plan;
+  sys::NetnsRef pod;
+  std::unique_ptr<Netlink> root, pod_netlink;
+  Pair pair;
+};
+
+absl::StatusOr<Uplink> Finish(Placed& placed) {
+  const UplinkSpec& spec = placed.spec;
+  const UplinkPlan& plan = placed.plan;
+  Netlink& pod_netlink = *placed.pod_netlink;
+  HK_RETURN_IF_ERROR(sys::InNetns(placed.pod, [&] { return ConfigurePod(pod_netlink, placed.pair, spec, plan); }));
+  HK_RETURN_IF_ERROR(ConfigureRoot(*placed.root, placed.pair, spec, plan));
+  HK_RETURN_IF_ERROR(pod_netlink.SyncCarrier(spec.ifname));  // it came up first
+  // What the kernel does behind our back is done when we answer: a Pod's first packet is not lost.
+  if (plan.wants(Family::kV6)) {
+    HK_RETURN_IF_ERROR(netlink::WaitForLocalRoutes(pod_netlink, placed.pair.pod.index, plan.addresses));
+  }
+  return Uplink{.mac = plan.pod_mac, .root_ifname = plan.root_name, .root_mac = plan.root_mac};
+}
+
 }  // namespace
 
-absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) {
+absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) {
   HK_ASSIGN_OR_RETURN(UplinkPlan plan, UplinkPlan::Of(spec));
   HK_ASSIGN_OR_RETURN(sys::NetnsRef pod, sys::NetnsRef::Open(spec.netns_path));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> root, netlink::OpenNetlink());
-  std::unique_ptr<Netlink> pod_netlink;
-  Pair pair;
-  // A netlink socket stays with its namespace, so one entry serves both sides.
-  HK_RETURN_IF_ERROR(sys::InNetns(pod, [&]() -> absl::Status {
-    HK_ASSIGN_OR_RETURN(pod_netlink, netlink::OpenNetlink());
-    HK_ASSIGN_OR_RETURN(pair, EnsurePair(*root, *pod_netlink, pod, spec, plan));
-    return ConfigurePod(*pod_netlink, pair, spec, plan);
-  }));
-  HK_RETURN_IF_ERROR(ConfigureRoot(*root, pair, spec, plan));
-  HK_RETURN_IF_ERROR(pod_netlink->SyncCarrier(spec.ifname));  // it came up first
-  // What the kernel does behind our back is done when we answer: a Pod's first packet is not lost.
-  if (plan.wants(Family::kV6)) {
-    HK_RETURN_IF_ERROR(netlink::WaitForLocalRoutes(*pod_netlink, pair.pod.index, plan.addresses));
-  }
-  return Uplink{.mac = plan.pod_mac, .root_ifname = plan.root_name, .root_mac = plan.root_mac};
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> pod_netlink, netlink::OpenNetlinkIn(pod));
+  HK_ASSIGN_OR_RETURN(Pair pair, EnsurePair(*root, *pod_netlink, pod, spec, plan));
+  const std::string mac = plan.pod_mac;
+  auto placed = std::make_shared<Placed>(
+      Placed{spec, std::move(plan), std::move(pod), std::move(root), std::move(pod_netlink), std::move(pair)});
+  return PlacedUplink{.mac = mac, .finish = [placed] { return Finish(*placed); }};
+}
+
+absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) {
+  HK_ASSIGN_OR_RETURN(PlacedUplink placed, PlaceUplink(spec));
+  return placed.finish();
 }
 
 absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) {

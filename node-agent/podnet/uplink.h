@@ -29,6 +29,7 @@ inline constexpr char kGatewayV6[] = "fe80::1";
 absl::Status EnableForwarding();
 
 absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec);
+absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec);  // `finish` too is called in the root namespace
 absl::Status CheckUplink(const UplinkSpec& spec);
 absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path);
 absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks(const std::string& instance);

@@ -77,7 +77,8 @@ absl::StatusOr<std::optional<Link>> NetnsBackend::FindInPod(Netlink& pod, const 
 absl::Status NetnsBackend::CreatePair(Netlink& peer, const OwnerTag& tag, const netlink::VethEnd& mine) {
   const std::string mac = LinkMac(tag, Side::kDpu);
   HK_ASSIGN_OR_RETURN(std::optional<Link> uplink, FindIfThere(peer, InterfaceName(tag, 'u')));
-  if (uplink && uplink->alias == tag.ToAlias() && uplink->peer_netns_id) {
+  // The DPU may still be about to give it its alias; nobody else makes such names.
+  if (uplink && (uplink->alias.empty() || uplink->alias == tag.ToAlias()) && uplink->peer_netns_id) {
     absl::Status made = peer.Do(netlink::AddVeth{
         .end = {.name = kLinkName, .mac = mac, .mtu = mine.mtu, .netns_id = uplink->peer_netns_id}, .peer = mine});
     // pod-d still has the link of an earlier sandbox: AcceptLink replaces it by what comes to the root namespace.

@@ -77,6 +77,12 @@ absl::StatusOr<podnet::Uplink> FakePodNet::EnsureUplink(const podnet::UplinkSpec
       .mac = "02:00:00:00:00:01", .root_ifname = pu::InterfaceName(spec.owner, 'u'), .root_mac = "02:00:00:00:00:02"};
 }
 
+// All of it in the second part, so that a test meets what fails late.
+absl::StatusOr<podnet::PlacedUplink> FakePodNet::PlaceUplink(const podnet::UplinkSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "PlaceUplink"));
+  return podnet::PlacedUplink{.mac = "02:00:00:00:00:01", .finish = [this, spec] { return EnsureUplink(spec); }};
+}
+
 absl::Status FakePodNet::CheckUplink(const podnet::UplinkSpec& spec) {
   HK_RETURN_IF_ERROR(Enter(process_, "CheckUplink"));
   std::lock_guard lock(kernel_.mutex_);

@@ -73,6 +73,7 @@ class FakePodNet final : public podnet::PodNet, public Failures {
   FakePodNet(Process& process, FakeKernel& kernel) : process_(process), kernel_(kernel) {}
   absl::Status PrepareRoot() override;
   absl::StatusOr<podnet::Uplink> EnsureUplink(const podnet::UplinkSpec& spec) override;
+  absl::StatusOr<podnet::PlacedUplink> PlaceUplink(const podnet::UplinkSpec& spec) override;
   absl::Status CheckUplink(const podnet::UplinkSpec& spec) override;
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
   absl::Status EnsureGuards(const podnet::LinkSpec& spec) override;
