@@ -14,6 +14,9 @@
 namespace heterok8s::attach {
 namespace {
 
+// Of one Commit, for the host's end to come up. Shorter than the host waits for the answer.
+constexpr std::chrono::seconds kLinkTimeout{2};
+
 absl::Status Stale(const std::string& pod_key, uint64_t generation, std::string_view why) {
   return absl::FailedPreconditionError(fmt::format("Pod {} generation {}: {}", pod_key, generation, why));
 }
@@ -223,6 +226,9 @@ absl::Status DpuEngine::Commit(const PodGeneration& pod) {
   half->details = details.ToText();
   half->state = ledger::State::kCommitted;
   HK_FAULT_POINT("dpu.commit.before-ledger");
+  // The host brings its end up meanwhile. Without it nothing is wrong with this half.
+  absl::Status passes = podnet_.AwaitLink(LinkSpecOf(identity_, *half, details), kLinkTimeout);
+  if (!passes.ok() && !absl::IsDeadlineExceeded(passes)) return Annotate(passes, fmt::format("Pod {}", pod.pod_key));
   // Prepare has synced the row; what changes is a word about this kernel's objects, and a power cut takes those away.
   HK_RETURN_IF_ERROR(journal_.Put(*half, Durability::kOrdered));
   HK_FAULT_POINT("dpu.commit.after-ledger");

@@ -11,6 +11,9 @@
 namespace heterok8s::attach {
 namespace {
 
+// The kernel's work queues take milliseconds, seconds when hundreds of interfaces come and go at once.
+constexpr std::chrono::seconds kLinkTimeout{15};
+
 // A transaction that stops before it writes, so that what is in the way can be cleared first.
 absl::Status SomethingInTheWay() { return absl::AbortedError("another attachment is in the way"); }
 
@@ -228,6 +231,8 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
   HK_RETURN_IF_ERROR(host_committed.Get());
   job.row = committed;
   HK_RETURN_IF_ERROR(dpu);
+  // Both ends are up: what the kernel does of itself now is done when we answer, so a Pod's first packet is not lost.
+  HK_RETURN_IF_ERROR(podnet_.AwaitLink(LinkSpecOf(identity_, job.row, job.details), kLinkTimeout));
   HK_FAULT_POINT("host.add.after-commit");
   return ResultOf(
       job.details,

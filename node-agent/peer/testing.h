@@ -184,6 +184,7 @@ class FakePodNet final : public podnet::PodNet, public Watched {
   absl::Status RemoveUplink(const pu::OwnerTag&, const std::string&) override { return absl::OkStatus(); }
   absl::Status EnsureGuards(const podnet::LinkSpec&) override { return absl::OkStatus(); }
   absl::Status EnsureLink(const podnet::LinkSpec&, podnet::Guards) override { return absl::OkStatus(); }
+  absl::Status AwaitLink(const podnet::LinkSpec&, std::chrono::milliseconds) override { return absl::OkStatus(); }
   absl::Status CheckLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
   absl::Status RemoveLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
   absl::Status EnsureHostPorts(const podnet::HostPortSpec&) override { return absl::OkStatus(); }

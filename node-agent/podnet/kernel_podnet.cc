@@ -59,6 +59,10 @@ absl::Status KernelPodNet::EnsureGuards(const LinkSpec& spec) { return podnet::E
 
 absl::Status KernelPodNet::EnsureLink(const LinkSpec& spec, Guards guards) { return podnet::EnsureLink(spec, guards); }
 
+absl::Status KernelPodNet::AwaitLink(const LinkSpec& spec, std::chrono::milliseconds timeout) {
+  return podnet::AwaitLink(spec, timeout);
+}
+
 absl::Status KernelPodNet::CheckLink(const LinkSpec& spec) { return podnet::CheckLink(spec); }
 
 absl::Status KernelPodNet::RemoveLink(const LinkSpec& spec) { return podnet::RemoveLink(spec); }

@@ -22,6 +22,7 @@ class KernelPodNet : public PodNet {
 
   absl::Status EnsureGuards(const LinkSpec& spec) override;
   absl::Status EnsureLink(const LinkSpec& spec, Guards guards) override;
+  absl::Status AwaitLink(const LinkSpec& spec, std::chrono::milliseconds timeout) override;
   absl::Status CheckLink(const LinkSpec& spec) override;
   absl::Status RemoveLink(const LinkSpec& spec) override;
   absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) override;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "common/netfilter/libnftables_nft.h"
 #include "common/netfilter/nft_script.h"
@@ -122,6 +123,35 @@ absl::Status EnsureGuards(const LinkSpec& spec) {
 absl::Status EnsureLink(const LinkSpec& spec, Guards guards) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));
   return Annotate(sys::InNetns(ns, [&] { return Ensure(spec, guards); }), Context(spec, "wire"));
+}
+
+absl::Status AwaitLink(const LinkSpec& spec, std::chrono::milliseconds timeout) {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kLongestPause = std::chrono::microseconds(20000);
+  const auto deadline = Clock::now() + timeout;
+  HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlinkIn(ns));
+  auto pause = std::chrono::microseconds(200);
+  netlink::Link link;
+  while (true) {
+    HK_ASSIGN_OR_RETURN(link, FindOurs(*netlink, spec));
+    if (link.running) break;
+    if (Clock::now() >= deadline) {
+      return absl::DeadlineExceededError(
+          fmt::format("{}: its other end is not up after {} ms", Context(spec, "await"), timeout.count()));
+    }
+    std::this_thread::sleep_for(pause);
+    pause = std::min(pause * 2, kLongestPause);
+  }
+  HK_RETURN_IF_ERROR(netlink->SyncCarrier(spec.ifname));  // only now: it may have come up first
+  std::vector<IpAddress> addresses;
+  for (const netlink::Address& address : PlanLink(spec, link.index).addresses) {
+    addresses.push_back(address.prefix.address);
+  }
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+  return Annotate(
+      netlink::WaitForLocalRoutes(*netlink, link.index, addresses, std::max(left, std::chrono::milliseconds(0))),
+      Context(spec, "await"));
 }
 
 absl::Status RemoveLink(const LinkSpec& spec) {

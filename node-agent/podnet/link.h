@@ -11,8 +11,7 @@
 //     default via 169.254.1.1, table 100 too
 //   rules of both: 10: fwmark 0x10 → table 100; 100: local (moved from 0, so that a packet for P can leave); main
 //
-// Threading: any thread; calls for one Pod are serialised by the caller. Each call enters the Pod's namespace once, on
-// a thread of its own; the calling thread may be in any namespace.
+// Threading: any thread, in any namespace; calls for one Pod are serialised by the caller.
 // Errors: kNotFound when the namespace or the link is gone; kAlreadyExists when the interface is not this owner's;
 // kFailedPrecondition from CheckLink, with the first difference as its text.
 //
@@ -20,6 +19,7 @@
 //   HK_RETURN_IF_ERROR(SetPort(spec, Protocol::kTcp, 15001, true));
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <string>
 
@@ -31,6 +31,7 @@ namespace heterok8s::podnet {
 // Ports set by SetPort stay as they are when the table exists already; in a new table there are none.
 absl::Status EnsureGuards(const LinkSpec& spec);
 absl::Status EnsureLink(const LinkSpec& spec, Guards guards = Guards::kEnsure);
+absl::Status AwaitLink(const LinkSpec& spec, std::chrono::milliseconds timeout);
 absl::Status CheckLink(const LinkSpec& spec);
 absl::Status RemoveLink(const LinkSpec& spec);
 

@@ -69,6 +69,22 @@ void TalksUdp(const UniqueFd& server, const UniqueFd& client, const Endpoint& to
   CHECK(answered == to);
 }
 
+TEST_CASE("after the wait for the link the first datagram passes, from the end that came up first as well") {
+  SplitPodTopology pod;
+  REQUIRE_OK(EnsureLink(pod.DpuSpec()));
+  CHECK_THAT(AwaitLink(pod.DpuSpec(), std::chrono::milliseconds(1)), HasCode(absl::StatusCode::kDeadlineExceeded));
+  REQUIRE_OK(EnsureLink(pod.HostSpec()));
+
+  REQUIRE_OK(AwaitLink(pod.DpuSpec(), std::chrono::seconds(15)));
+  REQUIRE_OK(AwaitLink(pod.HostSpec(), std::chrono::seconds(15)));
+
+  for (const Addresses& a : {kV4, kV6}) {
+    UniqueFd app = Listen(pod.pod_h(), Protocol::kUdp, At(a.any, 5353));
+    UniqueFd sidecar = Listen(pod.pod_d(), Protocol::kUdp, At(a.dpu_localhost, 0));
+    TalksUdp(app, sidecar, At(a.host_localhost, 5353));
+  }
+}
+
 TEST_CASE("outside reaches a TCP port where its owner is") {
   Wired pod;
   for (const Addresses& a : {kV4, kV6}) {

@@ -11,6 +11,7 @@
 //                                                       .addresses = {*IpPrefix::Parse("10.88.0.5/32")}}));
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -130,6 +131,10 @@ class PodNet {
   // Addresses, routes, rules, neighbours around a link end that pu::Backend has already put into the namespace under
   // `spec.ifname`; the guards before them, unless EnsureGuards has just succeeded for this spec.
   virtual absl::Status EnsureLink(const LinkSpec& spec, Guards guards = Guards::kEnsure) = 0;
+  // Until packets pass this end: the other end is up, this one's queue takes packets, and its IPv6 addresses are ready.
+  // The kernel sees to the last two by itself, a little later; a Pod's first packet is lost before that.
+  // kDeadlineExceeded after `timeout`.
+  virtual absl::Status AwaitLink(const LinkSpec& spec, std::chrono::milliseconds timeout) = 0;
   virtual absl::Status CheckLink(const LinkSpec& spec) = 0;
   // What EnsureLink made in a namespace that stays (a Pod that falls back, a twin that is prepared again).
   virtual absl::Status RemoveLink(const LinkSpec& spec) = 0;

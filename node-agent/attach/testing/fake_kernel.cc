@@ -122,6 +122,10 @@ absl::Status FakePodNet::EnsureLink(const podnet::LinkSpec& spec, podnet::Guards
   return absl::OkStatus();
 }
 
+absl::Status FakePodNet::AwaitLink(const podnet::LinkSpec& spec, std::chrono::milliseconds timeout) {
+  return Enter(process_, "AwaitLink");
+}
+
 absl::Status FakePodNet::CheckLink(const podnet::LinkSpec& spec) {
   HK_RETURN_IF_ERROR(Enter(process_, "CheckLink"));
   std::lock_guard lock(kernel_.mutex_);

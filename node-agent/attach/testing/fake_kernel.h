@@ -78,6 +78,7 @@ class FakePodNet final : public podnet::PodNet, public Failures {
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
   absl::Status EnsureGuards(const podnet::LinkSpec& spec) override;
   absl::Status EnsureLink(const podnet::LinkSpec& spec, podnet::Guards guards) override;
+  absl::Status AwaitLink(const podnet::LinkSpec& spec, std::chrono::milliseconds timeout) override;
   absl::Status CheckLink(const podnet::LinkSpec& spec) override;
   absl::Status RemoveLink(const podnet::LinkSpec& spec) override;
   absl::Status SetPort(const podnet::LinkSpec& spec, Protocol protocol, uint16_t port, bool present) override;
