@@ -83,6 +83,7 @@ struct Heterod::Parts {
   std::unique_ptr<ipam::Ipam> ipam;
   std::unique_ptr<attach::Namespaces> namespaces;
   peer::Lease lease;
+  peer::Refusals refusals;
   peer::PortSync sync;  // before ports, whose thread reports to it
   std::unique_ptr<ports::Ports> ports;
   std::unique_ptr<peer::SyncedPorts> synced_ports;
@@ -189,11 +190,12 @@ absl::Status Heterod::Parts::BuildEngine() {
 }
 
 absl::Status Heterod::Parts::ServePeer() {
-  peer::ServerParts parts{.dpu = dpu_engine.get(), .host = host_engine.get(), .lease = &lease, .ports = &sync};
+  peer::ServerParts parts{
+      .dpu = dpu_engine.get(), .host = host_engine.get(), .lease = &lease, .ports = &sync, .refusals = &refusals};
   if (!is_host()) {
     // Of this Node only, and only for heterocri: heterod on the host has no business in containers.
-    auto authorize = [node = config.node_name](const grpc::ServerContextBase& context) {
-      return tls::RequirePeer(context, node, {tls::Role::kCri});
+    auto authorize = [this](const grpc::ServerContextBase& context) {
+      return refusals.Counted(tls::RequirePeer(context, config.node_name, {tls::Role::kCri}));
     };
     cri_relay = std::make_unique<cri::Relay>(cri::RelayOptions{.socket = config.cri_socket, .authorize = authorize});
     HK_ASSIGN_OR_RETURN(dpu_runtime, cri::DpuRuntimeService::Open({.pod_log_root = config.pod_log_root,
@@ -235,7 +237,9 @@ admin::AdminParts Heterod::Parts::ForAdmin() {
           .peer = client.get(),
           .lease = &lease,
           .ports = ports.get(),
+          .podnet = podnet.get(),
           .port_sync = &sync,
+          .refusals = &refusals,
           .backend = backend->caps()};
 }
 

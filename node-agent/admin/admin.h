@@ -18,6 +18,8 @@
 #include "node-agent/attach/peer.h"
 #include "node-agent/peer/lease_service.h"
 #include "node-agent/peer/port_sync.h"
+#include "node-agent/peer/refusals.h"
+#include "node-agent/podnet/podnet.h"
 #include "node-agent/ports/ports.h"
 #include "node-agent/pu/backend.h"
 
@@ -34,7 +36,9 @@ struct AdminParts {
   attach::PeerClient* peer = nullptr;
   peer::Lease* lease = nullptr;  // told to who watches it
   ports::Ports* ports = nullptr;
+  podnet::PodNet* podnet = nullptr;
   peer::PortSync* port_sync = nullptr;
+  peer::Refusals* refusals = nullptr;  // of calls to our port
   pu::Capabilities backend;
 };
 

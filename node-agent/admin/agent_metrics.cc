@@ -1,11 +1,8 @@
 #include "node-agent/admin/agent_metrics.h"
 
-#include <map>
-
 #include "common/metrics/process.h"
 #include "common/sys/file.h"
 #include "common/tls/certificate.h"
-#include "node-agent/podnet/link.h"
 
 namespace heterok8s::admin {
 namespace {
@@ -36,24 +33,26 @@ void ReadPods(const AdminParts& parts, metrics::Samples& samples) {
   absl::StatusOr<std::vector<attach::PodView>> pods = parts.inspect->ListPods();
   if (!pods.ok()) return;
   double behind = 0, unknown = 0;
-  std::map<std::string, uint64_t> refused;
   for (const attach::PodView& pod : *pods) {
     const bool half = pod.mode != ledger::Mode::kOrdinary && pod.generation != 0;  // a twin has none before Prepare
     if (half && pod.state == ledger::State::kCommitted) {
       behind += pod.peer_generation.has_value() && *pod.peer_generation != pod.generation;
       unknown += !pod.peer_generation.has_value();
     }
-    if (!pod.link) continue;
-    auto counters = podnet::ReadLinkCounters(pod.netns_path);
-    if (!counters.ok()) continue;  // the Pod is going
-    for (const auto& [name, counter] : *counters) refused[name] += counter.packets;
   }
   samples.Gauge("heterod_generations_behind", "Split Pods whose halves are not of one generation", behind);
   samples.Gauge("heterod_generations_unknown", "Split Pods of which the other PU has said nothing yet", unknown);
-  for (const auto& [reason, packets] : refused) {
-    samples.Gauge("heterod_refused_packets", "Packets that the tables of the present Pods refused", packets,
-                  {{"reason", reason}});
+}
+
+void ReadRefusals(const AdminParts& parts, metrics::Samples& samples) {
+  for (const auto& [reason, packets] : parts.podnet->RefusedPackets()) {
+    samples.Counter("heterod_refused_packets_total", "Packets that the tables of this PU and its Pods refused",
+                    static_cast<double>(packets), {{"reason", reason}});
   }
+  samples.Counter("heterod_refused_calls_total", "Calls refused because of who made them",
+                  static_cast<double>(parts.refusals->no_identity()), {{"reason", "no_identity"}});
+  samples.Counter("heterod_refused_calls_total", "", static_cast<double>(parts.refusals->not_allowed()),
+                  {{"reason", "not_allowed"}});
 }
 
 void ReadPorts(const AdminParts& parts, metrics::Samples& samples) {
@@ -126,6 +125,7 @@ void AgentMetrics::Attach(AdminParts parts) {
   live_ = std::make_shared<metrics::LiveMetrics>([parts = std::move(parts)](metrics::Samples& samples) {
     ReadPeer(parts, samples);
     ReadPods(parts, samples);
+    ReadRefusals(parts, samples);
     ReadPorts(parts, samples);
     ReadSelf(parts, samples);
   });

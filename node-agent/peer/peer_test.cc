@@ -78,13 +78,14 @@ struct Pair {
   Lease host_lease{{.duration = std::chrono::seconds(5), .address = "dpu"}};
   Lease dpu_lease{{.duration = std::chrono::seconds(5), .address = "host"}};
   PortSync sync{pu::Side::kDpu, nullptr};
+  Refusals refused_by_dpu, refused_by_host;
   std::unique_ptr<PeerServer> dpu_server, host_server;
   std::unique_ptr<GrpcPeerClient> to_dpu, to_host;
 
   Pair() {
     StartDpu(1, 0);
-    host_server =
-        *PeerServer::Start({.listen = "127.0.0.1:0", .files = pki.For("host"), .node = "demo"}, {.host = &host});
+    host_server = *PeerServer::Start({.listen = "127.0.0.1:0", .files = pki.For("host"), .node = "demo"},
+                                     {.host = &host, .refusals = &refused_by_host});
     to_dpu = Client("host", {"demo", tls::Role::kDpu}, dpu_server->port(), host_lease);
     to_host = Client("dpu", {"demo", tls::Role::kHost}, host_server->port(), dpu_lease);
   }
@@ -94,7 +95,7 @@ struct Pair {
                                      .node = "demo",
                                      .epoch = epoch,
                                      .boot_id = "boot-d"},
-                                    {.dpu = &dpu, .lease = &dpu_lease, .ports = &sync});
+                                    {.dpu = &dpu, .lease = &dpu_lease, .ports = &sync, .refusals = &refused_by_dpu});
   }
   std::unique_ptr<GrpcPeerClient> Client(const std::string& as, tls::Identity server, int port, Lease& lease) {
     return *GrpcPeerClient::Create({.address = "127.0.0.1:" + std::to_string(port),
@@ -201,6 +202,8 @@ TEST_CASE("a caller of the wrong role is refused and the half never hears of it"
   CHECK_THAT(as_cri->Commit({"uid-1", 9}), HasCode(absl::StatusCode::kPermissionDenied));
   CHECK_THAT(as_dpu->Commit({"uid-1", 9}), HasCode(absl::StatusCode::kPermissionDenied));
   CHECK_THAT(host_to_host->Release("uid-1"), Says("the caller is heterok8s://demo/host"));
+  CHECK(pair.refused_by_dpu.not_allowed() == 2);
+  CHECK(pair.refused_by_host.not_allowed() == 1);
   // The half that this role does not have.
   CHECK_THAT(host_to_host->Commit({"uid-1", 9}), HasCode(absl::StatusCode::kUnimplemented));
   CHECK(pair.dpu.committed.pod_key.empty());
@@ -270,7 +273,7 @@ TEST_CASE("two servers do not share one address") {
 
   const auto second = PeerServer::Start(
       {.listen = "127.0.0.1:" + std::to_string(pair.dpu_server->port()), .files = pair.pki.For("dpu"), .node = "demo"},
-      {.dpu = &pair.dpu, .lease = &pair.dpu_lease, .ports = &pair.sync});
+      {.dpu = &pair.dpu, .lease = &pair.dpu_lease, .ports = &pair.sync, .refusals = &pair.refused_by_dpu});
 
   CHECK_THAT(second.status(), HasCode(absl::StatusCode::kUnavailable));
 }

@@ -69,6 +69,7 @@ struct Side {
 struct Node {
   TempPki pki;
   Lease host_lease{{}}, dpu_lease{{}};
+  Refusals refusals;
   NoDpu half;
   Side host{pu::Side::kHost}, dpu{pu::Side::kDpu};
   std::unique_ptr<PeerServer> server;
@@ -87,7 +88,7 @@ struct Node {
   void StartDpuServer() {
     server =
         *PeerServer::Start({.listen = "127.0.0.1:" + std::to_string(port), .files = pki.For("dpu"), .node = "demo"},
-                           {.dpu = &half, .lease = &dpu_lease, .ports = &dpu.sync});
+                           {.dpu = &half, .lease = &dpu_lease, .ports = &dpu.sync, .refusals = &refusals});
     port = server->port();
   }
   ~Node() {

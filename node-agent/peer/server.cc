@@ -10,11 +10,11 @@
 namespace heterok8s::peer {
 namespace {
 
-// Who may call what: the host calls the DPU's half, the DPU the host's. A refusal is logged: it is a misconfiguration
-// or an attack.
-grpc::Status Allow(const grpc::ServerContext& context, const std::string& node, tls::Role role,
+// Who may call what: the host calls the DPU's half, the DPU the host's. A refusal is logged and counted: it is a
+// misconfiguration or an attack.
+grpc::Status Allow(const grpc::ServerContext& context, const std::string& node, Refusals* refusals, tls::Role role,
                    std::string_view method) {
-  grpc::Status status = tls::RequirePeer(context, node, {role});
+  grpc::Status status = refusals->Counted(tls::RequirePeer(context, node, {role}));
   if (!status.ok()) spdlog::warn("refused {} from {}: {}", method, context.peer(), status.error_message());
   return status;
 }
@@ -25,7 +25,8 @@ class DpuService final : public v1::Peer::Service {
 
   grpc::Status Heartbeat(grpc::ServerContext* context, const v1::HeartbeatRequest* request,
                          v1::HeartbeatReply* reply) override {
-    if (grpc::Status s = Allow(*context, options_.node, tls::Role::kHost, "Heartbeat"); !s.ok()) return s;
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kHost, "Heartbeat"); !s.ok())
+      return s;
     parts_.lease->Good(FromProto(*request), Lease::Clock::now());
     reply->set_epoch(options_.epoch);
     reply->set_boot_id(options_.boot_id);
@@ -38,7 +39,8 @@ class DpuService final : public v1::Peer::Service {
 
   grpc::Status Prepare(grpc::ServerContext* context, const v1::PrepareRequest* request,
                        v1::PrepareReply* reply) override {
-    if (grpc::Status s = Allow(*context, options_.node, tls::Role::kHost, "Prepare"); !s.ok()) return s;
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kHost, "Prepare"); !s.ok())
+      return s;
     absl::StatusOr<attach::PrepareRequest> parsed = FromProto(*request);
     if (!parsed.ok()) return rpc::ToGrpc(parsed.status());
     absl::StatusOr<attach::PrepareReply> answer = parts_.dpu->Prepare(*parsed);
@@ -48,17 +50,17 @@ class DpuService final : public v1::Peer::Service {
   }
 
   grpc::Status Commit(grpc::ServerContext* context, const v1::PodGeneration* request, v1::CommitReply*) override {
-    if (grpc::Status s = Allow(*context, options_.node, tls::Role::kHost, "Commit"); !s.ok()) return s;
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kHost, "Commit"); !s.ok()) return s;
     return rpc::ToGrpc(parts_.dpu->Commit(FromProto(*request)));
   }
 
   grpc::Status Remove(grpc::ServerContext* context, const v1::PodGeneration* request, v1::RemoveReply*) override {
-    if (grpc::Status s = Allow(*context, options_.node, tls::Role::kHost, "Remove"); !s.ok()) return s;
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kHost, "Remove"); !s.ok()) return s;
     return rpc::ToGrpc(parts_.dpu->Remove(FromProto(*request)));
   }
 
   grpc::Status Sync(grpc::ServerContext* context, const v1::SyncRequest* request, v1::SyncReply* reply) override {
-    if (grpc::Status s = Allow(*context, options_.node, tls::Role::kHost, "Sync"); !s.ok()) return s;
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kHost, "Sync"); !s.ok()) return s;
     absl::StatusOr<attach::SyncReply> answer = parts_.dpu->Sync(FromProto(*request));
     if (!answer.ok()) return rpc::ToGrpc(answer.status());
     *reply = ToProto(*answer);
@@ -67,7 +69,7 @@ class DpuService final : public v1::Peer::Service {
 
   grpc::Status Ports(grpc::ServerContext* context,
                      grpc::ServerReaderWriter<v1::PortMessage, v1::PortMessage>* stream) override {
-    if (grpc::Status s = Allow(*context, options_.node, tls::Role::kHost, "Ports"); !s.ok()) return s;
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kHost, "Ports"); !s.ok()) return s;
     return ServePortStream(*parts_.ports, *context, *stream);
   }
 
@@ -82,7 +84,7 @@ class HostService final : public v1::Peer::Service {
 
   grpc::Status Reserve(grpc::ServerContext* context, const v1::ReserveRequest* request,
                        v1::ReserveReply* reply) override {
-    if (grpc::Status s = Allow(*context, options_.node, tls::Role::kDpu, "Reserve"); !s.ok()) return s;
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kDpu, "Reserve"); !s.ok()) return s;
     absl::StatusOr<attach::ReserveReply> answer = parts_.host->Reserve(FromProto(*request));
     if (!answer.ok()) return rpc::ToGrpc(answer.status());
     *reply = ToProto(*answer);
@@ -90,7 +92,7 @@ class HostService final : public v1::Peer::Service {
   }
 
   grpc::Status Release(grpc::ServerContext* context, const v1::ReleaseRequest* request, v1::ReleaseReply*) override {
-    if (grpc::Status s = Allow(*context, options_.node, tls::Role::kDpu, "Release"); !s.ok()) return s;
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kDpu, "Release"); !s.ok()) return s;
     return rpc::ToGrpc(parts_.host->Release(request->pod_key()));
   }
 

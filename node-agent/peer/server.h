@@ -20,6 +20,7 @@
 #include "node-agent/attach/peer.h"
 #include "node-agent/peer/lease.h"
 #include "node-agent/peer/port_stream.h"
+#include "node-agent/peer/refusals.h"
 
 namespace heterok8s::peer {
 
@@ -36,6 +37,7 @@ struct ServerParts {
   attach::HostHalf* host = nullptr;  // the host role; exactly one of the two
   Lease* lease = nullptr;            // DPU role: fed by the heartbeats received
   PortSync* ports = nullptr;         // DPU role: the host dials the port stream
+  Refusals* refusals = nullptr;      // required
   std::vector<std::function<void(grpc::ServerBuilder&)>> extra_services;
 };
 

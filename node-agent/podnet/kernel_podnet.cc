@@ -52,12 +52,21 @@ absl::Status KernelPodNet::CheckUplink(const UplinkSpec& spec) {
 }
 
 absl::Status KernelPodNet::RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) {
+  refused_.Retire(netns_path);  // a DPU half's namespace goes with its uplink
   return InRoot([&] { return podnet::RemoveUplink(owner, netns_path); });
 }
 
-absl::Status KernelPodNet::EnsureGuards(const LinkSpec& spec) { return podnet::EnsureGuards(spec); }
+absl::Status KernelPodNet::EnsureGuards(const LinkSpec& spec) {
+  HK_RETURN_IF_ERROR(podnet::EnsureGuards(spec));
+  refused_.Watch(spec.netns_path);
+  return absl::OkStatus();
+}
 
-absl::Status KernelPodNet::EnsureLink(const LinkSpec& spec, Guards guards) { return podnet::EnsureLink(spec, guards); }
+absl::Status KernelPodNet::EnsureLink(const LinkSpec& spec, Guards guards) {
+  HK_RETURN_IF_ERROR(podnet::EnsureLink(spec, guards));
+  if (guards == Guards::kEnsure) refused_.Watch(spec.netns_path);
+  return absl::OkStatus();
+}
 
 absl::Status KernelPodNet::AwaitLink(const LinkSpec& spec, std::chrono::milliseconds timeout) {
   return podnet::AwaitLink(spec, timeout);
@@ -65,7 +74,10 @@ absl::Status KernelPodNet::AwaitLink(const LinkSpec& spec, std::chrono::millisec
 
 absl::Status KernelPodNet::CheckLink(const LinkSpec& spec) { return podnet::CheckLink(spec); }
 
-absl::Status KernelPodNet::RemoveLink(const LinkSpec& spec) { return podnet::RemoveLink(spec); }
+absl::Status KernelPodNet::RemoveLink(const LinkSpec& spec) {
+  refused_.Retire(spec.netns_path);
+  return podnet::RemoveLink(spec);
+}
 
 absl::Status KernelPodNet::SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present) {
   return podnet::SetPort(spec, protocol, port, present);
@@ -90,6 +102,15 @@ absl::StatusOr<std::vector<IpAddress>> KernelPodNet::NodeAddresses() {
     return absl::OkStatus();
   }));
   return addresses;
+}
+
+std::map<std::string, uint64_t> KernelPodNet::RefusedPackets() {
+  std::map<std::string, uint64_t> refused;
+  (void)InRoot([&] {  // what cannot be read counts as it was
+    refused = refused_.Read();
+    return absl::OkStatus();
+  });
+  return refused;
 }
 
 absl::StatusOr<std::vector<pu::OwnerTag>> KernelPodNet::ListUplinks() {

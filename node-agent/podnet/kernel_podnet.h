@@ -1,17 +1,19 @@
 // PodNet on the kernel: enters this PU's root namespace and hands each call to the file that does the work.
 //
-// Threading: thread-safe (no state but the namespace). Ownership: holds the root namespace open.
+// Threading: thread-safe (no state but the namespace and what was refused). Ownership: holds the root namespace open.
 // Errors: see podnet.h.
 #pragma once
 
 #include "common/sys/netns.h"
 #include "node-agent/podnet/podnet.h"
+#include "node-agent/podnet/refused_packets.h"
 
 namespace heterok8s::podnet {
 
 class KernelPodNet : public PodNet {
  public:
-  KernelPodNet(Options options, sys::NetnsRef root) : options_(std::move(options)), root_(std::move(root)) {}
+  KernelPodNet(Options options, sys::NetnsRef root)
+      : options_(std::move(options)), root_(std::move(root)), refused_(options_.instance) {}
 
   absl::Status PrepareRoot() override;
 
@@ -32,6 +34,8 @@ class KernelPodNet : public PodNet {
   absl::Status RemoveHostPorts(const std::string& pod_key) override;
   absl::StatusOr<std::vector<IpAddress>> NodeAddresses() override;
 
+  std::map<std::string, uint64_t> RefusedPackets() override;
+
   absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() override;
 
  private:
@@ -40,6 +44,7 @@ class KernelPodNet : public PodNet {
 
   const Options options_;
   const sys::NetnsRef root_;
+  podnet::RefusedPackets refused_;
 };
 
 }  // namespace heterok8s::podnet

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -152,6 +153,9 @@ class PodNet {
   virtual absl::Status RemoveHostPorts(const std::string& pod_key) = 0;
   // The addresses by which others know this PU: of its root namespace, global ones.
   virtual absl::StatusOr<std::vector<IpAddress>> NodeAddresses() { return std::vector<IpAddress>{}; }
+
+  // How many packets this PU's tables have refused since this heterod started, by reason ("spoofed"); never falls.
+  virtual std::map<std::string, uint64_t> RefusedPackets() { return {}; }
 
   // Owner tags of all uplinks in this PU's root namespace (orphan scan), this instance only.
   virtual absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() = 0;

@@ -1,0 +1,76 @@
+#include "node-agent/podnet/refused_packets.h"
+
+#include <algorithm>
+
+#include "node-agent/podnet/hostports.h"
+#include "node-agent/podnet/link.h"
+
+namespace heterok8s::podnet {
+namespace {
+
+absl::StatusOr<RefusedByReason> ReadPod(const std::string& netns_path) {
+  HK_ASSIGN_OR_RETURN(auto counters, ReadLinkCounters(netns_path));
+  RefusedByReason refused;
+  for (const auto& [reason, counter] : counters) refused[reason] = counter.packets;
+  return refused;
+}
+
+void AddTo(RefusedByReason& sum, const RefusedByReason& more) {
+  for (const auto& [reason, packets] : more) sum[reason] += packets;
+}
+
+// Readings may overtake each other; no counter falls.
+void Raise(RefusedByReason& last, const RefusedByReason& now) {
+  for (const auto& [reason, packets] : now) last[reason] = std::max(last[reason], packets);
+}
+
+}  // namespace
+
+void RefusedPackets::Watch(const std::string& netns_path) {
+  std::lock_guard lock(mutex_);
+  ++pods_[netns_path].watched;
+}
+
+void RefusedPackets::Retire(const std::string& netns_path) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!pods_.contains(netns_path)) return;
+  }
+  absl::StatusOr<RefusedByReason> now = ReadPod(netns_path);  // without the lock: it enters the namespace
+  std::lock_guard lock(mutex_);
+  auto pod = pods_.find(netns_path);
+  if (pod == pods_.end()) return;
+  if (now.ok()) Raise(pod->second.last, *now);
+  AddTo(gone_, pod->second.last);
+  pods_.erase(pod);
+}
+
+RefusedByReason RefusedPackets::Read() {
+  std::map<std::string, Pod> seen;
+  {
+    std::lock_guard lock(mutex_);
+    seen = pods_;
+  }
+  std::map<std::string, absl::StatusOr<RefusedByReason>> read;
+  for (const auto& [path, pod] : seen) read.emplace(path, ReadPod(path));
+  absl::StatusOr<RefusedByReason> root = ReadRefusedInRoot(instance_);
+
+  std::lock_guard lock(mutex_);
+  if (root.ok()) Raise(root_, *root);
+  for (const auto& [path, now] : read) {
+    auto pod = pods_.find(path);
+    if (pod == pods_.end()) continue;
+    if (now.ok()) {
+      Raise(pod->second.last, *now);
+    } else if (absl::IsNotFound(now.status()) && pod->second.watched == seen[path].watched) {
+      AddTo(gone_, pod->second.last);  // the sandbox took it along
+      pods_.erase(pod);
+    }
+  }
+  RefusedByReason sum = gone_;
+  AddTo(sum, root_);
+  for (const auto& [path, pod] : pods_) AddTo(sum, pod.last);
+  return sum;
+}
+
+}  // namespace heterok8s::podnet
