@@ -4,9 +4,7 @@
 #include <fmt/format.h>
 #include <linux/capability.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,28 +14,11 @@
 #include <memory>
 
 #include "common/netlink/libnl_netlink.h"
+#include "common/sys/capabilities.h"
 #include "common/sys/file.h"
 
 namespace heterok8s::agent {
 namespace {
-
-// Each with what needs it.
-constexpr int kKept[] = {
-    CAP_NET_ADMIN,         // links, routes, rules, sysctls, nft
-    CAP_SYS_ADMIN,         // entering namespaces, mounting bpffs and namespaces
-    CAP_NET_RAW,           // sockets on interfaces
-    CAP_NET_BIND_SERVICE,  // a configured port below 1024
-    CAP_BPF,               // programs and maps
-    CAP_PERFMON,           // programs that look at the kernel's structures
-    CAP_SYS_PTRACE,        // namespaces and sockets of containers' processes
-    CAP_SYS_RESOURCE,      // locked memory of BPF maps where the kernel still counts it so
-    CAP_DAC_OVERRIDE,      // namespace files, logs and volumes of other users
-    CAP_DAC_READ_SEARCH,
-    CAP_CHOWN,  // volumes on the DPU keep their owners
-    CAP_FOWNER,
-    CAP_FSETID,  // and the bit by which files in them get the group of fsGroup: chmod(2) drops it for other groups
-    CAP_KILL,    // an IPAM plugin that runs past its deadline
-};
 
 constexpr char kEpochName[] = "epoch";
 constexpr int kDefaultMtu = 1500;
@@ -45,22 +26,23 @@ constexpr int kDefaultMtu = 1500;
 }  // namespace
 
 absl::Status DropCapabilities() {
-  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-  __user_cap_data_struct data[2]{};
-  if (syscall(SYS_capget, &header, data) != 0) return ErrnoToStatus(errno, "read capabilities");
-  for (int cap = 0; cap < 64; ++cap) {
-    if (std::find(std::begin(kKept), std::end(kKept), cap) != std::end(kKept)) continue;
-    // The bounding set: an executed program of root would get everything back from it.
-    if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 1 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
-      return ErrnoToStatus(errno, fmt::format("drop capability {} from the bounding set", cap));
-    }
-    const uint32_t bit = 1u << (cap % 32);
-    data[cap / 32].effective &= ~bit;
-    data[cap / 32].permitted &= ~bit;
-    data[cap / 32].inheritable &= ~bit;
-  }
-  if (syscall(SYS_capset, &header, data) != 0) return ErrnoToStatus(errno, "drop capabilities");
-  return absl::OkStatus();
+  return sys::KeepCapabilities({
+      // Each with what needs it.
+      CAP_NET_ADMIN,         // links, routes, rules, sysctls, nft
+      CAP_SYS_ADMIN,         // entering namespaces, mounting bpffs and namespaces
+      CAP_NET_RAW,           // sockets on interfaces
+      CAP_NET_BIND_SERVICE,  // a configured port below 1024
+      CAP_BPF,               // programs and maps
+      CAP_PERFMON,           // programs that look at the kernel's structures
+      CAP_SYS_PTRACE,        // namespaces and sockets of containers' processes
+      CAP_SYS_RESOURCE,      // locked memory of BPF maps where the kernel still counts it so
+      CAP_DAC_OVERRIDE,      // namespace files, logs and volumes of other users
+      CAP_DAC_READ_SEARCH,
+      CAP_CHOWN,  // volumes on the DPU keep their owners
+      CAP_FOWNER,
+      CAP_FSETID,  // and the bit by which files in them get the group of fsGroup: chmod(2) drops it for other groups
+      CAP_KILL,    // an IPAM plugin that runs past its deadline
+  });
 }
 
 absl::Status MakeFolder(const std::string& path) {

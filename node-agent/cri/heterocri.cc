@@ -1,4 +1,5 @@
 // heterocri: the CRI router between kubelet and the runtimes of host and DPU. See README.md.
+#include <linux/capability.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
@@ -6,6 +7,7 @@
 #include <csignal>
 #include <thread>
 
+#include "common/sys/capabilities.h"
 #include "common/sys/heap.h"
 #include "common/sys/notify.h"
 #include "common/version/version.h"
@@ -40,6 +42,10 @@ int main(int argc, char** argv) {
   spdlog::set_level(spdlog::level::from_str(config->log_level));
 
   heterok8s::sys::BoundArenas();
+  // Volumes for the DPU belong to whom their Pod says, and are read here; all that is written is root's. A metrics port
+  // may be below 1024.
+  if (absl::Status kept = heterok8s::sys::KeepCapabilities({CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE}); !kept.ok())
+    return Fail(kept);
   // Before any thread: all of them leave these two to the one that waits for them.
   sigset_t ends;
   sigemptyset(&ends);

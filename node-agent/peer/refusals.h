@@ -1,7 +1,7 @@
 // How many calls were refused because of who called.
 //
-// Purpose: a number beside the log lines, for alerts. Only calls that reached us count: gRPC 1.51 tells nobody of a TLS
-// handshake that failed, so a stranger without a certificate of our authority is not seen here.
+// Purpose: a number beside the log lines, for alerts. Only calls that reached us count: gRPC 1.51 has no hook for a TLS
+// handshake that failed, so of a stranger without a certificate of our authority only the log tells.
 // Threading: thread-safe. Errors: none.
 //
 //   Refusals refusals;
