@@ -5,23 +5,10 @@
 
 #include <cerrno>
 
+#include "cni/read_input.h"
 #include "cni/shim.h"
-#include "common/cni/wire.h"
 
 namespace {
-
-absl::StatusOr<std::string> ReadStdin() {
-  std::string text;
-  char buffer[65536];
-  while (true) {
-    ssize_t n = read(STDIN_FILENO, buffer, sizeof buffer);
-    if (n == 0) return text;
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return heterok8s::ErrnoToStatus(errno, "read stdin");
-    text.append(buffer, static_cast<size_t>(n));
-    if (text.size() > heterok8s::cni::kMaxStdinBytes) return absl::ResourceExhaustedError("stdin is longer than 4 MiB");
-  }
-}
 
 void WriteAll(int fd, std::string_view text) {
   while (!text.empty()) {
@@ -41,7 +28,8 @@ int main(int, char**, char** variables) {
     size_t equals = pair.find('=');
     if (equals != std::string_view::npos) environment.emplace(pair.substr(0, equals), pair.substr(equals + 1));
   }
-  heterok8s::cni::Outcome outcome = heterok8s::cni::HandleCall(environment, ReadStdin);
+  heterok8s::cni::Outcome outcome = heterok8s::cni::HandleCall(
+      environment, [] { return heterok8s::cni::ReadInput(STDIN_FILENO, heterok8s::cni::kInputPatience); });
   WriteAll(STDERR_FILENO, outcome.stderr_text);
   WriteAll(STDOUT_FILENO, outcome.stdout_text);
   // No destructors and no exit handlers: nothing of ours needs them.

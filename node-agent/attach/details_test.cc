@@ -4,7 +4,6 @@
 
 #include "common/testing/matchers.h"
 #include "node-agent/attach/fences.h"
-#include "node-agent/attach/keyed_mutex.h"
 #include "node-agent/attach/placement.h"
 
 namespace heterok8s::attach {
@@ -109,17 +108,6 @@ TEST_CASE("an unknown annotation value is refused with key, value and what is al
   CHECK_THAT(offload, Says("annotation heteropod.io/offload: 'yes' is not known; allowed: dpu"));
   CHECK_OK(DecidePlacement(WithAnnotations({{kOffloadAnnotation, "yes"}, {kPlacementAnnotation, "host"}})));
   CHECK_THAT(DecidePlacement(WithAnnotations({{kPlacementAnnotation, "both"}})).status(), Says("split, host"));
-}
-
-TEST_CASE("a locked key makes its next user wait, another key does not") {
-  KeyedMutex mutex;
-  absl::StatusOr<KeyedMutex::Guard> first = mutex.Lock("a", std::chrono::milliseconds(10));
-  REQUIRE_OK(first);
-
-  CHECK_OK(mutex.Lock("b", std::chrono::milliseconds(10)));
-  absl::Status second = mutex.Lock("a", std::chrono::milliseconds(10)).status();
-  CHECK_THAT(second, HasCode(absl::StatusCode::kUnavailable));
-  CHECK_THAT(second, Says("Pod a"));
 }
 
 TEST_CASE("a fence refuses its generation and older ones, and is forgotten when no call can be that old") {

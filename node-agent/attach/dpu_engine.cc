@@ -24,7 +24,7 @@ DpuEngine::DpuEngine(DpuOptions options, DpuDeps deps)
 
 DpuEngine::~DpuEngine() = default;
 
-absl::StatusOr<KeyedMutex::Guard> DpuEngine::Lock(const std::string& pod_key) {
+absl::StatusOr<sys::KeyedMutex::Guard> DpuEngine::Lock(const std::string& pod_key) {
   absl::StatusOr<KeyedMutex::Guard> guard = pods_.Lock(pod_key, kPodLockTimeout);
   if (!guard.ok()) return cni::MakeError(cni::kTryAgainLater, Message(guard.status()));
   return guard;

@@ -25,12 +25,12 @@
 #include <optional>
 #include <string>
 
+#include "common/sys/keyed_mutex.h"
 #include "node-agent/attach/background.h"
 #include "node-agent/attach/details.h"
 #include "node-agent/attach/engine.h"
 #include "node-agent/attach/fences.h"
 #include "node-agent/attach/journal.h"
-#include "node-agent/attach/keyed_mutex.h"
 #include "node-agent/attach/late_failures.h"
 #include "node-agent/attach/namespaces.h"
 #include "node-agent/attach/peer.h"
@@ -104,7 +104,7 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   };
   absl::StatusOr<HalfBegun> BeginHalf(const Attachment& row, const Details& details);
   absl::Status FinishHalf(const Attachment& row, const Details& details, HalfBegun begun);
-  void FinishLater(KeyedMutex::Guard guard, Attachment row, Details details, HalfBegun begun);
+  void FinishLater(sys::KeyedMutex::Guard guard, Attachment row, Details details, HalfBegun begun);
   absl::Status TakeHostPorts(const Attachment& row, const Details& details);
   absl::Status JoinHalf(const Attachment& row, const Details& details);
   // Takes the link and what came with it away; a namespace of our own too. The twin's sandbox and uplink stay.
@@ -116,6 +116,8 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   absl::Status DeleteOrphanNamespaces(const std::vector<Attachment>& live);
 
   std::string OwnNetnsPath(const std::string& pod_key) const;
+  using KeyedMutex = sys::KeyedMutex;
+
   absl::StatusOr<KeyedMutex::Guard> Lock(const std::string& pod_key);
   std::optional<sys::NetnsRef> OpenIfThere(const std::string& netns_path);
 

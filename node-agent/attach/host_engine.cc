@@ -24,7 +24,7 @@ HostEngine::HostEngine(HostOptions options, HostDeps deps)
 
 HostEngine::~HostEngine() = default;
 
-absl::StatusOr<KeyedMutex::Guard> HostEngine::Lock(const std::string& pod_key) {
+absl::StatusOr<sys::KeyedMutex::Guard> HostEngine::Lock(const std::string& pod_key) {
   absl::StatusOr<KeyedMutex::Guard> guard = pods_.Lock(pod_key, kPodLockTimeout);
   if (!guard.ok()) return cni::MakeError(cni::kTryAgainLater, Message(guard.status()));
   return guard;

@@ -24,11 +24,11 @@
 #include <mutex>
 #include <string>
 
+#include "common/sys/keyed_mutex.h"
 #include "node-agent/attach/background.h"
 #include "node-agent/attach/details.h"
 #include "node-agent/attach/engine.h"
 #include "node-agent/attach/journal.h"
-#include "node-agent/attach/keyed_mutex.h"
 #include "node-agent/attach/namespaces.h"
 #include "node-agent/attach/peer.h"
 #include "node-agent/attach/placement.h"
@@ -132,6 +132,8 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status Restore(const Attachment& row);
   absl::Status Rejoin(const Attachment& seen, bool dpu_has_it);
   absl::Status ReleaseLostReservations(const std::vector<Attachment>& rows, const SyncReply& reply);
+
+  using KeyedMutex = sys::KeyedMutex;
 
   absl::StatusOr<KeyedMutex::Guard> Lock(const std::string& pod_key);
   // The namespace, or absent when it is gone.

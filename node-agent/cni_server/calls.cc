@@ -98,7 +98,7 @@ absl::Status Calls::Serve(const cni::WireRequest& wire, const Caller& caller) {
 
   // Held until an ADD that nobody heard of is undone, so that its undoing cannot hit the caller's next try. Whoever
   // waits longer than its own caller does is of no use to it.
-  absl::StatusOr<KeyedMutex::Lock> lock = attachments_.Acquire(LockName(*request), request->config.timeout);
+  absl::StatusOr<sys::KeyedMutex::Guard> lock = attachments_.Lock(LockName(*request), request->config.timeout);
   absl::StatusOr<std::string> text = lock.ok() ? CarryOut(*request, caller) : lock.status();
   const bool delivered = caller.deliver(
       text.ok() ? cni::WireReply{.exit_code = 0, .stdout_text = *text}

@@ -12,8 +12,8 @@
 #include <string>
 
 #include "common/cni/wire.h"
+#include "common/sys/keyed_mutex.h"
 #include "node-agent/attach/engine.h"
-#include "node-agent/cni_server/keyed_mutex.h"
 #include "node-agent/cni_server/server.h"
 
 namespace heterok8s::cni_server {
@@ -44,7 +44,7 @@ class Calls {
   attach::Engine& engine_;
   const std::string queue_dir_;
   const std::function<void(const CallReport&)> on_call_;
-  KeyedMutex attachments_;
+  sys::KeyedMutex attachments_;
 };
 
 }  // namespace heterok8s::cni_server

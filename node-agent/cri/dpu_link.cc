@@ -57,7 +57,11 @@ void DpuLink::Start() {
 
 void DpuLink::WaitUntilKnown() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return known_ || stop_; });
+  // A lease ends by itself; a thread that got no processor for another one must not keep kubelet from its Node.
+  if (!changed_.wait_for(lock, 2 * options_.duration, [this] { return known_ || stop_; })) {
+    spdlog::warn("whether the DPU is there is not known after {} ms; starting without it",
+                 (2 * options_.duration).count());
+  }
 }
 
 bool DpuLink::IsLost(steady_clock::time_point now) const {

@@ -63,7 +63,8 @@ class DpuLink {
 
   void Start();
   void Stop();  // and waits for the thread
-  // The first answer, or the end of the first lease without one: the table may be shown from then on.
+  // The first answer, or the end of the first lease without one: the table may be shown from then on. Not longer than
+  // two leases: what is known then must do.
   void WaitUntilKnown();
   DpuState state() const;
   bool Valid() const { return state() == DpuState::kHere; }  // containers can be put there

@@ -2,7 +2,7 @@
 //
 // Threading: thread-safe; waiters of one name are served in the order they came. Errors: kUnavailable after `patience`.
 //
-//   HK_ASSIGN_OR_RETURN(KeyedMutex::Lock lock, attachments.Acquire("podnet@c1@eth0", std::chrono::seconds(60)));
+//   HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, attachments.Lock("podnet@c1@eth0", std::chrono::seconds(60)));
 #pragma once
 
 #include <fmt/format.h>
@@ -18,16 +18,16 @@
 
 #include "common/status/status.h"
 
-namespace heterok8s::cni_server {
+namespace heterok8s::sys {
 
 class KeyedMutex {
  public:
-  class Lock {
+  class Guard {
    public:
-    Lock(KeyedMutex& owner, std::string name) : owner_(&owner), name_(std::move(name)) {}
-    Lock(Lock&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)), name_(std::move(other.name_)) {}
-    Lock& operator=(Lock&&) = delete;
-    ~Lock() {
+    Guard(KeyedMutex& owner, std::string name) : owner_(&owner), name_(std::move(name)) {}
+    Guard(Guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)), name_(std::move(other.name_)) {}
+    Guard& operator=(Guard&&) = delete;
+    ~Guard() {
       if (owner_ != nullptr) owner_->Release(name_);
     }
 
@@ -36,11 +36,11 @@ class KeyedMutex {
     std::string name_;
   };
 
-  absl::StatusOr<Lock> Acquire(const std::string& name, std::chrono::milliseconds patience) {
+  absl::StatusOr<Guard> Lock(const std::string& name, std::chrono::milliseconds patience) {
     std::unique_lock lock(mutex_);
     Line& line = lines_[name];
     const uint64_t ticket = line.next_ticket++;
-    if (changed_.wait_for(lock, patience, [&] { return line.serving == ticket; })) return Lock(*this, name);
+    if (changed_.wait_for(lock, patience, [&] { return line.serving == ticket; })) return Guard(*this, name);
     line.given_up.insert(ticket);
     return absl::UnavailableError(
         fmt::format("another call for '{}' has not ended within {} ms", name, patience.count()));
@@ -68,4 +68,4 @@ class KeyedMutex {
   std::map<std::string, Line> lines_;  // references stay valid while others come and go
 };
 
-}  // namespace heterok8s::cni_server
+}  // namespace heterok8s::sys
