@@ -27,6 +27,7 @@
 #include "node-agent/ports/ports.h"
 #include "node-agent/pu/netns_backend.h"
 #include "node-agent/start.h"
+#include "node-agent/uplink_mtu.h"
 
 namespace heterok8s::agent {
 namespace {
@@ -84,6 +85,7 @@ struct Heterod::Parts {
   std::unique_ptr<attach::Namespaces> namespaces;
   peer::Lease lease;
   peer::Refusals refusals;
+  UplinkMtu uplink_mtu;
   peer::PortSync sync;  // before ports, whose thread reports to it
   std::unique_ptr<ports::Ports> ports;
   std::unique_ptr<peer::SyncedPorts> synced_ports;
@@ -167,7 +169,6 @@ absl::Status Heterod::Parts::BuildEngine() {
   namespaces = attach::NewKernelNamespaces();
   if (!is_host()) namespaces = attach::NewSpareNamespaces(std::move(namespaces));
   if (is_host()) {
-    HK_ASSIGN_OR_RETURN(int mtu, PodMtu(config.mtu));
     host_engine = std::make_unique<attach::HostEngine>(
         attach::HostOptions{.instance = config.instance,
                             .epoch = epoch,
@@ -175,7 +176,8 @@ absl::Status Heterod::Parts::BuildEngine() {
                             .host_ephemeral = config.host_ephemeral,
                             .dpu_ephemeral = config.dpu_ephemeral,
                             .link_range = config.link_range,
-                            .mtu = mtu,
+                            .mtu = config.mtu,
+                            .uplink_mtu = [this] { return uplink_mtu.Now(); },
                             .unsplit_when_dpu_down = config.on_dpu_down == config::OnDpuDown::kHost},
         attach::HostDeps{*ledger, *ipam, *podnet, *synced_ports, *backend, *client, *namespaces});
     lease.SetWatcher(host_engine.get());
@@ -215,7 +217,8 @@ absl::Status Heterod::Parts::ServePeer() {
                                                             .files = TlsFiles(config),
                                                             .node = config.node_name,
                                                             .epoch = epoch,
-                                                            .boot_id = boot_id},
+                                                            .boot_id = boot_id,
+                                                            .uplink_mtu = [this] { return uplink_mtu.Now(); }},
                                                            std::move(parts)));
   spdlog::info("{} listens on {} for {}", config.self().Uri(), WithPort(config.listen, peer_server->port()),
                config.peer().Uri());

@@ -11,9 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
-#include <memory>
 
-#include "common/netlink/libnl_netlink.h"
 #include "common/sys/capabilities.h"
 #include "common/sys/file.h"
 
@@ -21,7 +19,6 @@ namespace heterok8s::agent {
 namespace {
 
 constexpr char kEpochName[] = "epoch";
-constexpr int kDefaultMtu = 1500;
 
 }  // namespace
 
@@ -81,22 +78,6 @@ absl::StatusOr<uint64_t> NextEpoch(ledger::Ledger& ledger) {
     return tx.PutValue(kEpochName, std::to_string(epoch));
   }));
   return epoch;
-}
-
-absl::StatusOr<int> PodMtu(int configured) {
-  if (configured != 0) return configured;
-  HK_ASSIGN_OR_RETURN(std::unique_ptr<netlink::Netlink> netlink, netlink::OpenNetlink());
-  HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> routes, netlink->Routes(netlink::kTableMain));
-  HK_ASSIGN_OR_RETURN(std::vector<netlink::Link> links, netlink->Links());
-  for (Family family : {Family::kV4, Family::kV6}) {
-    for (const netlink::Route& route : routes) {
-      if (route.destination.length != 0 || route.destination.address.family != family) continue;
-      for (const netlink::Link& link : links) {
-        if (link.index == route.link) return link.mtu;
-      }
-    }
-  }
-  return kDefaultMtu;
 }
 
 }  // namespace heterok8s::agent

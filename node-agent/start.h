@@ -31,7 +31,4 @@ absl::StatusOr<std::string> BootId();
 // Higher than at every start before, even when the ledger was lost meanwhile.
 absl::StatusOr<uint64_t> NextEpoch(ledger::Ledger& ledger);
 
-// `configured`, or the MTU of the device of the default route (IPv4, then IPv6); 1500 where there is none.
-absl::StatusOr<int> PodMtu(int configured);
-
 }  // namespace heterok8s::agent

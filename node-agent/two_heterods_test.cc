@@ -177,6 +177,43 @@ TEST_CASE("the halves' generations are what the other PU says: after restarts, a
   node.Cni("DEL", "web", true);
 }
 
+TEST_CASE("new Pods fit the smaller of the two PUs' uplinks, as these are now", "[netns]") {
+  TwoHeterods node;
+  node.Up();
+  int number = 0;
+  // Of the next Pod, on both PUs.
+  auto pods_have = [&](bool split, const std::string& mtu) {
+    const std::string name = fmt::format("p{}", number++), pod = node.NewPod(name);
+    REQUIRE(node.Cni("ADD", name, split).contains("ips"));
+    std::vector<std::string> ends = {"--net=" + pod, "eth0"};
+    if (split) ends.insert(ends.end(), {"--net=" + node.PodD(), "eth0", "--net=" + node.PodD(), "xpu0"});
+    bool all = true;
+    for (size_t i = 0; i < ends.size(); i += 2) {
+      auto shown = sys::Run({.argv = {"nsenter", ends[i], "ip", "link", "show", ends[i + 1]}});
+      REQUIRE_OK(shown);
+      all &= shown->stdout_text.find(" mtu " + mtu + " ") != std::string::npos;
+    }
+    node.Cni("DEL", name, split);
+    return all;
+  };
+  auto give_uplink = [&](const std::string& role, const std::string& mtu) {
+    const std::string ns = node.id() + "-" + role;
+    const std::string command = fmt::format(
+        "ip -n {0} link add up0 mtu {1} type veth peer name up1 mtu {1} && ip -n {0} link set up1 up && "
+        "ip -n {0} link set up0 up && ip -n {0} route replace default dev up0",
+        ns, mtu);
+    REQUIRE(sys::Run({.argv = {"sh", "-c", command}})->exit_code == 0);
+  };
+  CHECK(pods_have(false, "1500"));
+
+  give_uplink("d", "1400");
+  CHECK(Eventually([&] { return pods_have(true, "1400"); }));
+  CHECK(pods_have(false, "1400"));  // its packets pass the DPU too
+  give_uplink("h", "1300");
+  CHECK(Eventually([&] { return pods_have(true, "1300"); }));
+  CHECK(pods_have(false, "1300"));
+}
+
 TEST_CASE("certificates are rotated under running heterods", "[netns]") {
   TwoHeterods node;
   node.Up();

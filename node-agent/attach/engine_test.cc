@@ -70,6 +70,31 @@ TEST_CASE("a split Pod has both halves with one generation and one address, and 
   CHECK(node.Leftovers() == Nothing());
 }
 
+TEST_CASE("a Pod's MTU is the least that its way to the network carries, unless the configuration says otherwise") {
+  struct Case {
+    const char* what;
+    int configured, host, dpu, wanted;
+  };
+  const Case cases[] = {{"nothing is known", 0, 0, 0, 1500},         {"no default route on the host", 0, 0, 1400, 1400},
+                        {"none on the DPU", 0, 9000, 0, 9000},       {"the DPU's is less", 0, 9000, 1450, 1450},
+                        {"the host's is less", 0, 1400, 9000, 1400}, {"configured", 8900, 1500, 1400, 8900}};
+  const Annotations& annotations = GENERATE(kOrdinary, kSplit);
+  for (const Case& c : cases) {
+    INFO(c.what);
+    TwoEngines node({.mtu = c.configured});
+    node.host_uplink_mtu = c.host;
+    node.to_dpu.uplink_mtu = c.dpu;
+    cni::Request add = node.HostAdd("c1", "uid-1", annotations);
+
+    absl::StatusOr<cni::Result> result = node.host().Add(add);
+
+    REQUIRE_OK(result);
+    CHECK(result->interfaces.at(0).mtu == c.wanted);
+    CHECK(result->interfaces.at(1).mtu == c.wanted);
+    CHECK_OK(node.host().Del(node.Del(add)));
+  }
+}
+
 TEST_CASE("ADD of what is there already is refused; ADD of what only the ledger remembers starts over") {
   TwoEngines node;
   const Annotations& annotations = GENERATE(kOrdinary, kSplit);

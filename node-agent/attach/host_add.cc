@@ -32,7 +32,7 @@ absl::StatusOr<cni::Result> HostEngine::Add(const cni::Request& request) {
   HK_RETURN_IF_ERROR(WithCode(Ready(), absl::StatusCode::kUnavailable, cni::kTryAgainLater));
   HK_RETURN_IF_ERROR(CheckAdd(request));
   Job job{.request = request, .row = RowOf(request)};
-  HK_ASSIGN_OR_RETURN(job.details, DetailsOf(request, options_.mtu));
+  HK_ASSIGN_OR_RETURN(job.details, DetailsOf(request, DefaultMtu()));
   HK_ASSIGN_OR_RETURN(Placement placement, PlacementNow(request));
   job.row.mode = placement.split ? ledger::Mode::kSplit : ledger::Mode::kOrdinary;
   job.details.placement_reason = placement.reason;

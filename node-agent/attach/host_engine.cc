@@ -8,6 +8,11 @@
 #include "node-agent/attach/requests.h"
 
 namespace heterok8s::attach {
+namespace {
+
+constexpr int kEthernetMtu = 1500;
+
+}  // namespace
 
 HostEngine::HostEngine(HostOptions options, HostDeps deps)
     : options_(std::move(options)),
@@ -23,6 +28,15 @@ HostEngine::HostEngine(HostOptions options, HostDeps deps)
       resync_([this] { return Resync(); }, options_.retry_interval) {}
 
 HostEngine::~HostEngine() = default;
+
+int HostEngine::DefaultMtu() const {
+  if (options_.mtu != 0) return options_.mtu;
+  int mtu = 0;
+  auto fit = [&](int bytes) { mtu = mtu == 0 || (bytes != 0 && bytes < mtu) ? bytes : mtu; };
+  if (options_.uplink_mtu) fit(options_.uplink_mtu());
+  fit(peer_.lease().peer_uplink_mtu);
+  return mtu != 0 ? mtu : kEthernetMtu;
+}
 
 absl::StatusOr<sys::KeyedMutex::Guard> HostEngine::Lock(const std::string& pod_key) {
   absl::StatusOr<KeyedMutex::Guard> guard = pods_.Lock(pod_key, kPodLockTimeout);
@@ -117,7 +131,7 @@ absl::StatusOr<ReserveReply> HostEngine::Reserve(const ReserveRequest& request) 
   HK_RETURN_IF_ERROR(journal_.Write([&](ledger::Tx& tx) -> absl::Status {
     HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.Allocate(tx, cni_request, request.pod_key));
     for (const cni::ResultIp& ip : lease.ips) reply.addresses.push_back(ip.address);
-    reply.mtu = cni_request.config.mtu != 0 ? cni_request.config.mtu : options_.mtu;
+    reply.mtu = cni_request.config.mtu != 0 ? cni_request.config.mtu : DefaultMtu();
     HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, tx.AttachmentsOfPod(request.pod_key));
     for (const Attachment& row : rows)
       joined |= row.mode == ledger::Mode::kSplit && row.state == ledger::State::kCommitted;

@@ -20,6 +20,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -50,7 +51,8 @@ struct HostOptions {
   std::string boot_id;   // of this kernel: rows of an earlier boot have no kernel objects left
   podnet::PortRange host_ephemeral{32768, 47103}, dpu_ephemeral{47104, 60999};
   IpPrefix link_range;                             // a block of four addresses for each split Pod
-  int mtu = 1500;                                  // bytes; of Pods whose network does not say
+  int mtu = 0;                                     // bytes; of Pods whose network does not say; 0: what fits
+  std::function<int()> uplink_mtu;                 // of this PU; 0: not known
   bool unsplit_when_dpu_down = false;              // else ADD of a split Pod fails while the lease is expired
   std::chrono::milliseconds retry_interval{5000};  // of Resync
 };
@@ -100,6 +102,9 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
     Attachment row;
     Details details;
   };
+
+  // Of Pods whose network does not say: what this PU's uplink carries, and the DPU's, which all of them pass.
+  int DefaultMtu() const;
 
   // host_add.cc
   absl::StatusOr<Placement> PlacementNow(const cni::Request& request);

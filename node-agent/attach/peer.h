@@ -86,6 +86,7 @@ struct LeaseState {
   std::chrono::milliseconds left{0};  // until the lease ends, or is decided, without a heartbeat
   uint64_t peer_epoch = 0;            // of the other heterod; 0: never seen
   std::string peer_boot_id;
+  int peer_uplink_mtu = 0;  // bytes, as last heard; 0: not known
   std::string address;
   std::string last_error;  // why the lease is not valid, or not ready
 };

@@ -43,7 +43,7 @@ struct HeterodConfig {
   std::string peer_netns;  // host role with the netns back end
   podnet::PortRange host_ephemeral{32768, 47103}, dpu_ephemeral{47104, 60999};
   IpPrefix link_range;
-  int mtu = 0;  // bytes; 0: that of the device of the default route
+  int mtu = 0;  // bytes; 0: what the devices of both PUs' default routes carry
   std::string metrics_listen;
   ports::Mechanism ports_mechanism = ports::Mechanism::kAuto;
   OnDpuDown on_dpu_down = OnDpuDown::kFail;

@@ -153,7 +153,11 @@ v1::Halves ToProto(const std::vector<attach::PodGeneration>& halves) {
 }
 
 Heartbeat FromProto(const v1::HeartbeatRequest& message) { return HeartbeatOf(message); }
-Heartbeat FromProto(const v1::HeartbeatReply& message) { return HeartbeatOf(message); }
+Heartbeat FromProto(const v1::HeartbeatReply& message) {
+  Heartbeat heartbeat = HeartbeatOf(message);
+  heartbeat.uplink_mtu = message.uplink_mtu();
+  return heartbeat;
+}
 
 v1::SyncRequest ToProto(const attach::SyncRequest& request) {
   v1::SyncRequest message;

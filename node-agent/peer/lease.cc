@@ -58,7 +58,10 @@ void Lease::WakeWaiters() {
 attach::LeaseState Lease::StateAt(Clock::time_point now) const {
   using std::chrono::milliseconds;
   std::lock_guard lock(mutex_);
-  attach::LeaseState state{.peer_epoch = peer_.epoch, .peer_boot_id = peer_.boot_id, .address = options_.address};
+  attach::LeaseState state{.peer_epoch = peer_.epoch,
+                           .peer_boot_id = peer_.boot_id,
+                           .peer_uplink_mtu = peer_.uplink_mtu,
+                           .address = options_.address};
   if (last_good_) {
     // A heartbeat may be younger than `now` was when the caller read the clock.
     state.age = std::max(milliseconds(0), std::chrono::duration_cast<milliseconds>(now - *last_good_));

@@ -26,6 +26,7 @@ struct Heartbeat {
   std::string boot_id;
   bool ready = false;
   std::string not_ready_reason;
+  int uplink_mtu = 0;                                        // bytes; 0: it has no default route
   std::optional<std::vector<attach::PodGeneration>> halves;  // whole there; absent: it has not reconciled
 };
 

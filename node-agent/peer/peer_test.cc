@@ -94,7 +94,8 @@ struct Pair {
                                      .files = pki.For("dpu"),
                                      .node = "demo",
                                      .epoch = epoch,
-                                     .boot_id = "boot-d"},
+                                     .boot_id = "boot-d",
+                                     .uplink_mtu = [] { return 1400; }},
                                     {.dpu = &dpu, .lease = &dpu_lease, .ports = &sync, .refusals = &refused_by_dpu});
   }
   std::unique_ptr<GrpcPeerClient> Client(const std::string& as, tls::Identity server, int port, Lease& lease) {
@@ -243,6 +244,7 @@ TEST_CASE("heartbeats keep both sides' leases and tell the engine when the other
   CHECK(pair.host_lease.state().peer_ready);
   CHECK(pair.host_lease.state().peer_epoch == 1);
   CHECK(pair.host_lease.state().peer_boot_id == "boot-d");
+  CHECK(pair.host_lease.state().peer_uplink_mtu == 1400);
   CHECK(pair.dpu_lease.state().valid);
   CHECK(pair.dpu_lease.state().peer_epoch == 41);
   CHECK(watcher.WaitUntil([&] { return watcher.halves == std::vector<attach::PodGeneration>{{"uid-1", 41}}; }));

@@ -33,6 +33,7 @@ class DpuService final : public v1::Peer::Service {
     const absl::Status ready = parts_.dpu->Ready();
     reply->set_ready(ready.ok());
     if (!ready.ok()) reply->set_not_ready_reason(Message(ready));
+    if (options_.uplink_mtu) reply->set_uplink_mtu(options_.uplink_mtu());
     if (ready.ok()) *reply->mutable_halves() = ToProto(parts_.dpu->Halves());
     return grpc::Status::OK;
   }

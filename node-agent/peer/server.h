@@ -30,6 +30,7 @@ struct ServerOptions {
   std::string node;  // callers of other Nodes are refused
   uint64_t epoch = 0;
   std::string boot_id;
+  std::function<int()> uplink_mtu;  // DPU role: what heartbeats say of this PU
 };
 
 struct ServerParts {

@@ -41,6 +41,7 @@ class FakePeer final : public PeerClient {
     down_ = down;
     lease_expired_ = down && lease_too;
   }
+  int uplink_mtu = 0;  // of the other side
   void LoseAnswerOf(const std::string& call) {
     std::lock_guard lock(mutex_);
     lose_.insert(call);
@@ -80,6 +81,7 @@ class FakePeer final : public PeerClient {
     LeaseState state{.valid = !lease_expired_,
                      .peer_ready = !lease_expired_,
                      .age = std::chrono::milliseconds(7),
+                     .peer_uplink_mtu = uplink_mtu,
                      .address = "fake:1"};
     if (lease_expired_) state.last_error = "no heartbeat";
     return state;

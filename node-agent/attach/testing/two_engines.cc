@@ -72,7 +72,8 @@ void TwoEngines::StartHost() {
                   .epoch = 1,
                   .boot_id = options_.boot_id,
                   .link_range = *IpPrefix::Parse("169.254.64.0/24"),
-                  .mtu = 1500,
+                  .mtu = options_.mtu,
+                  .uplink_mtu = [this] { return host_uplink_mtu; },
                   .unsplit_when_dpu_down = options_.unsplit_when_dpu_down,
                   .retry_interval = options_.retry_interval},
       HostDeps{host_process_ledger_, *ipam_, host_podnet, host_ports, host_backend_, to_dpu, host_namespaces});

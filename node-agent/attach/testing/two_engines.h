@@ -63,6 +63,7 @@ class TwoEngines {
   struct Options {
     bool unsplit_when_dpu_down = false;
     std::string boot_id = "boot-1";
+    int mtu = 0;
     std::chrono::milliseconds retry_interval{20};
   };
   TwoEngines() : TwoEngines(Options()) {}
@@ -105,6 +106,7 @@ class TwoEngines {
   FakeNamespaces host_namespaces{host_process, host_kernel}, dpu_namespaces{dpu_process, dpu_kernel};
   pu::FakeBackend host_fake_backend{fabric, pu::Side::kHost, "demo"}, dpu_fake_backend{fabric, pu::Side::kDpu, "demo"};
   FakePeer to_dpu{host_process, dpu_process}, to_host{dpu_process, host_process};
+  int host_uplink_mtu = 0;
   std::string subnet = "10.88.0.0/24";
   std::string cni_path;                                    // of HostAdd, for delegated IPAM
   nlohmann::json extra_config = nlohmann::json::object();  // merged into the network configuration of HostAdd
