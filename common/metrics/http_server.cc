@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 #include <prometheus/text_serializer.h>
 
+#include <system_error>
+#include <thread>
+
 namespace heterok8s::metrics {
 namespace {
 
@@ -13,6 +16,21 @@ void Answer(mg_connection* connection, int code, const char* reason, const char*
   mg_write(connection, body.data(), body.size());
 }
 
+// civetweb's threads have 100 KiB of stack (USE_STACK_SIZE of its build): less than libnftables' parser takes.
+// False where the kernel gives no thread.
+bool OnOrdinaryStack(const std::function<void()>& fn) {
+  try {
+    std::thread(fn).join();
+    return true;
+  } catch (const std::system_error&) {
+    return false;
+  }
+}
+
+void AnswerNoThread(mg_connection* connection) {
+  Answer(connection, 503, "Service Unavailable", "text/plain; charset=utf-8", "no thread to read it with\n");
+}
+
 constexpr char kPlain[] = "text/plain; charset=utf-8";
 
 class MetricsHandler final : public CivetHandler {
@@ -20,6 +38,17 @@ class MetricsHandler final : public CivetHandler {
   explicit MetricsHandler(std::vector<std::weak_ptr<prometheus::Collectable>> collectables)
       : collectables_(std::move(collectables)) {}
   bool handleGet(CivetServer*, mg_connection* connection) override {
+    std::string text;
+    if (OnOrdinaryStack([&] { text = prometheus::TextSerializer().Serialize(Collect()); })) {
+      Answer(connection, 200, "OK", "text/plain; version=0.0.4; charset=utf-8", text);
+    } else {
+      AnswerNoThread(connection);
+    }
+    return true;
+  }
+
+ private:
+  std::vector<prometheus::MetricFamily> Collect() const {
     std::vector<prometheus::MetricFamily> families;
     for (const auto& weak : collectables_) {
       const auto collectable = weak.lock();
@@ -27,12 +56,9 @@ class MetricsHandler final : public CivetHandler {
       std::vector<prometheus::MetricFamily> more = collectable->Collect();
       families.insert(families.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
     }
-    Answer(connection, 200, "OK", "text/plain; version=0.0.4; charset=utf-8",
-           prometheus::TextSerializer().Serialize(families));
-    return true;
+    return families;
   }
 
- private:
   const std::vector<std::weak_ptr<prometheus::Collectable>> collectables_;
 };
 
@@ -40,8 +66,10 @@ class StatusHandler final : public CivetHandler {
  public:
   explicit StatusHandler(std::function<absl::Status()> status) : status_(std::move(status)) {}
   bool handleGet(CivetServer*, mg_connection* connection) override {
-    const absl::Status status = status_ ? status_() : absl::OkStatus();
-    if (status.ok()) {
+    absl::Status status;
+    if (status_ && !OnOrdinaryStack([&] { status = status_(); })) {
+      AnswerNoThread(connection);
+    } else if (status.ok()) {
       Answer(connection, 200, "OK", kPlain, "ok\n");
     } else {
       Answer(connection, 503, "Service Unavailable", kPlain, Message(status) + "\n");

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "common/metrics/process.h"
@@ -42,6 +43,18 @@ TEST_CASE("metrics are shown in Prometheus's text format") {
 
   CHECK_THAT(answer, Catch::StartsWith("HTTP/1.1 200 OK\r\n"));
   CHECK_THAT(answer, Catch::Contains("hk_test_total{verb=\"ADD\"} 3"));
+}
+
+TEST_CASE("what is read for an answer has an ordinary thread's stack") {
+  auto live = std::make_shared<LiveMetrics>([](Samples& samples) {
+    char deep[1 << 20];
+    std::fill(std::begin(deep), std::end(deep), '1');
+    samples.Gauge("hk_deep", "h", std::count(std::begin(deep), std::end(deep), '1'));
+  });
+  auto server = HttpServer::Start({.listen = "127.0.0.1:0", .collectables = {live}});
+  REQUIRE_OK(server);
+
+  CHECK_THAT(Get((*server)->port(), "/metrics"), Catch::Contains("hk_deep 1048576\n"));
 }
 
 TEST_CASE("live metrics are read when they are asked for, samples of one name in one family") {
