@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <stdexcept>
 
 #include "common/sys/unbound_netns.h"
 #include "common/testing/matchers.h"
@@ -32,6 +33,31 @@ TEST_CASE("a namespace is made, entered, known by its cookie and removed", "[net
   CHECK_OK(DeleteNetns(path));
   CHECK_OK(DeleteNetns(path));
   CHECK_THAT(NetnsRef::Open(path).status(), HasCode(absl::StatusCode::kNotFound));
+}
+
+TEST_CASE("a thread is back where it was, however InNetns ends", "[netns]") {
+  const uint64_t home = NetnsRef::Current()->inode();
+  auto inode = [] { return NetnsRef::Current()->inode(); };
+  auto one = CreateUnboundNetns(), two = CreateUnboundNetns();
+  REQUIRE_OK(one);
+  REQUIRE_OK(two);
+
+  CHECK_OK(InNetns(*one, [] { return absl::OkStatus(); }));
+  CHECK(inode() == home);
+  CHECK_THAT(InNetns(*one, [] { return absl::InternalError("busy"); }), HasCode(absl::StatusCode::kInternal));
+  CHECK(inode() == home);
+  CHECK_THROWS_AS(InNetns(*one, []() -> absl::Status { throw std::runtime_error("out"); }), std::runtime_error);
+  CHECK(inode() == home);
+
+  CHECK_OK(InNetns(*one, [&]() -> absl::Status {
+    HK_RETURN_IF_ERROR(InNetns(*two, [&] {
+      CHECK(inode() == two->inode());
+      return absl::OkStatus();
+    }));
+    CHECK(inode() == one->inode());
+    return absl::OkStatus();
+  }));
+  CHECK(inode() == home);
 }
 
 TEST_CASE("a namespace without a path gets one later and is the same") {
