@@ -10,7 +10,8 @@
 //           Commit, when the host has made the link → link → wiring → ports → row "committed"
 //
 // What fails after Prepare was answered undoes the half; Commit says why. The Pod is locked all the while, so Commit
-// and Remove find a half that is whole or gone. Every step can be repeated. An older generation than the one that is
+// and Remove find a half that is whole or gone; what could not be undone either is kNotFound to Commit, and the host
+// prepares it again. Every step can be repeated. An older generation than the one that is
 // here, or one that was removed, is refused. Threading: thread-safe; calls for one Pod wait for each other, at most
 // kPodLockTimeout. One thread of its own replays what the host could not be told. Ownership: borrows everything in
 // DpuDeps. Errors: CNI calls: Status with a CNI code. DpuHalf: see peer.h.

@@ -59,6 +59,8 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
                                                   request.instance, options_.instance));
   }
   HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(request.pod_key));
+  late_failures_.Take(request.pod_key, request.generation)
+      .IgnoreError();  // of an earlier Prepare: this one begins anew
   if (fences_.Refuses(request.pod_key, request.generation)) {
     return Stale(request.pod_key, request.generation, "it was removed already");
   }
@@ -166,7 +168,9 @@ absl::Status DpuEngine::FinishHalf(const Attachment& row, const Details& details
   HK_RETURN_IF_ERROR(begun.guarded.Get());
   HK_FAULT_POINT("dpu.prepare.after-guards");
   HK_RETURN_IF_ERROR(TakeHostPorts(row, details));
-  return begun.synced.Get();
+  HK_RETURN_IF_ERROR(begun.synced.Get());
+  table_.SetPrepared(row.pod_key, row.generation);
+  return absl::OkStatus();
 }
 
 // The host gives a port to one Pod at a time, so whoever else has it here is an older Pod whose removal is on its way,
@@ -219,7 +223,12 @@ absl::Status DpuEngine::Commit(const PodGeneration& pod) {
     return absl::NotFoundError(fmt::format("Pod {} generation {} was not prepared", pod.pod_key, pod.generation));
   }
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(half->details));
-  if (details.join->committed) return absl::OkStatus();
+  if (details.join->committed && table_.IsJoined(pod.pod_key, pod.generation)) return absl::OkStatus();
+  if (!table_.IsPrepared(pod.pod_key, pod.generation)) {
+    // It could neither be finished nor undone, here or at our last start.
+    return absl::NotFoundError(
+        fmt::format("Pod {} generation {}: what is left of its half is not whole", pod.pod_key, pod.generation));
+  }
   // What fails here is left as it is: the host, which waits for the answer, removes the half or commits it again.
   HK_RETURN_IF_ERROR(Annotate(JoinHalf(*half, details), fmt::format("Pod {}", pod.pod_key)));
   details.join->committed = true;
@@ -228,7 +237,11 @@ absl::Status DpuEngine::Commit(const PodGeneration& pod) {
   HK_FAULT_POINT("dpu.commit.before-ledger");
   // The host brings its end up meanwhile. Without it nothing is wrong with this half.
   absl::Status passes = podnet_.AwaitLink(LinkSpecOf(identity_, *half, details), kLinkTimeout);
-  if (!passes.ok() && !absl::IsDeadlineExceeded(passes)) return Annotate(passes, fmt::format("Pod {}", pod.pod_key));
+  if (absl::IsDeadlineExceeded(passes)) {
+    spdlog::warn("Pod {}: {}; its first packets may be lost", pod.pod_key, Message(passes));
+  } else {
+    HK_RETURN_IF_ERROR(Annotate(passes, fmt::format("Pod {}", pod.pod_key)));
+  }
   // Prepare has synced the row; what changes is a word about this kernel's objects, and a power cut takes those away.
   HK_RETURN_IF_ERROR(journal_.Put(*half, Durability::kOrdered));
   HK_FAULT_POINT("dpu.commit.after-ledger");

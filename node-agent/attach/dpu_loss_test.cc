@@ -202,6 +202,30 @@ TEST_CASE("a DPU half that is lost is made again with the same generation") {
   CHECK(node.Leftovers() == Nothing());
 }
 
+TEST_CASE("a DPU half that could be neither finished nor undone is made again, guards and all") {
+  TwoEngines node;
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+  cni::Result result = *node.host().Add(add);
+  node.dpu_kernel.DestroyNetns(node.dpu().inspect().FindPod("uid-1")->netns_path);
+  node.CrashDpu();
+  node.dpu_podnet.FailNext("EnsureGuards", absl::ResourceExhaustedError("no buffer space"));
+  node.dpu_podnet.FailNext("RemoveUplink", absl::InternalError("busy"));
+  auto guarded = [&] {
+    const std::vector<std::string> objects = node.dpu_kernel.Objects("");
+    return std::find(objects.begin(), objects.end(), "guards of heterok8s:demo:uid-1:eth0") != objects.end();
+  };
+
+  CHECK_THAT(node.host().Resync(), Says("no buffer space"));
+  CHECK_FALSE(guarded());
+  CHECK_FALSE(node.host().Check(node.Check(add, result)).ok());
+  node.ResyncBoth();
+
+  CHECK(guarded());
+  CHECK_OK(node.host().Check(node.Check(add, result)));
+  CHECK_OK(node.host().Del(node.Del(add)));
+  CHECK(node.Leftovers() == Nothing());
+}
+
 TEST_CASE("after a reboot of the Node nothing of its Pods is left, without any DEL") {
   TwoEngines node;
   REQUIRE_OK(node.host().Add(node.HostAdd("c1", "uid-1", kSplit, 8080)));

@@ -103,6 +103,7 @@ absl::StatusOr<SyncReply> DpuEngine::Sync(const SyncRequest& request) {
     if (!half.has_value() || half->generation != seen.generation) continue;
     spdlog::info("Pod {} generation {} is not the host's any more: removing its DPU half", seen.pod_key,
                  seen.generation);
+    late_failures_.Take(seen.pod_key, seen.generation).IgnoreError();  // nobody will ask for it any more
     HK_RETURN_IF_ERROR(Annotate(UndoHalf(*half), fmt::format("sync: Pod {}", seen.pod_key)));
   }
   HK_FAULT_POINT("dpu.sync.after-removal");

@@ -369,12 +369,41 @@ TEST_CASE("what fails on the DPU after its Prepare was answered is told by Commi
   CHECK(node.Leftovers() == Nothing());
 }
 
+TEST_CASE("a Prepare that is repeated does not hear how the first one failed") {
+  TwoEngines node;
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+  node.dpu_podnet.FailNext("EnsureGuards", absl::ResourceExhaustedError("no buffer space"));
+  node.to_dpu.SetHook([&](const std::string& call) {
+    if (call == "Commit") CHECK_OK(node.dpu().Prepare(node.to_dpu.last_prepare()));
+  });
+
+  // The first one's undo may have taken the link, which the host makes in between, along: then it is that.
+  CHECK_THAT(node.host().Add(add).status(), !Says("no buffer space"));
+  CHECK_OK(node.host().Del(node.Del(add)));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("the DPU does not wait for packets longer than the host for its answer") {
+  TwoEngines node;
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+  SECTION("a link that is not up in time is the host's to wait for") {
+    node.dpu_podnet.FailNext("AwaitLink", absl::DeadlineExceededError("no carrier"));
+    CHECK_OK(node.host().Add(add));
+    CHECK_OK(node.host().Del(node.Del(add)));
+  }
+  SECTION("one that cannot be asked is a failure") {
+    node.dpu_podnet.FailNext("AwaitLink", absl::InternalError("no such device"));
+    CHECK_THAT(node.host().Add(add).status(), Says("commit the DPU half: Pod uid-1: no such device"));
+  }
+  CHECK(node.Leftovers() == Nothing());
+}
+
 TEST_CASE("local failures at any step undo the whole ADD") {
   TwoEngines node;
   const absl::Status failure = absl::ResourceExhaustedError("no buffer space");
   bool split = GENERATE(false, true);
   std::string call = GENERATE(as<std::string>(), "EnsureUplink", "EnsureGuards", "EnsureLink", "EnsureHostPorts",
-                              "AddPod", "AcquireLink");
+                              "AddPod", "AcquireLink", "AwaitLink");
   bool reached = split ? call != "EnsureUplink" : call == "EnsureUplink" || call == "EnsureHostPorts";
   if (!reached) return;
   INFO(call);

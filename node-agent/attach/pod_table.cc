@@ -101,7 +101,25 @@ void PodTable::SetLink(const podnet::LinkSpec& spec) {
 void PodTable::DropLink(const std::string& pod_key) {
   std::lock_guard lock(mutex_);
   links_.erase(pod_key);
+  prepared_.erase(pod_key);
   joined_.erase(pod_key);
+}
+
+void PodTable::SetPrepared(const std::string& pod_key, uint64_t generation) {
+  std::lock_guard lock(mutex_);
+  prepared_[pod_key] = generation;
+}
+
+bool PodTable::IsPrepared(const std::string& pod_key, uint64_t generation) const {
+  std::lock_guard lock(mutex_);
+  auto prepared = prepared_.find(pod_key);
+  return prepared != prepared_.end() && prepared->second == generation;
+}
+
+bool PodTable::IsJoined(const std::string& pod_key, uint64_t generation) const {
+  std::lock_guard lock(mutex_);
+  auto joined = joined_.find(pod_key);
+  return joined != joined_.end() && joined->second.generation == generation;
 }
 
 void PodTable::SetJoined(const std::string& pod_key, uint64_t generation) {

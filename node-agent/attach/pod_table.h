@@ -31,8 +31,12 @@ class PodTable : public Inspect {
 
   void SetLink(const podnet::LinkSpec& spec);
   void DropLink(const std::string& pod_key);
-  // The half here is whole, until DropLink.
+  // Until DropLink: all of the half here but its link is made.
+  void SetPrepared(const std::string& pod_key, uint64_t generation);
+  bool IsPrepared(const std::string& pod_key, uint64_t generation) const;
+  // Until DropLink: the half here is whole.
   void SetJoined(const std::string& pod_key, uint64_t generation);
+  bool IsJoined(const std::string& pod_key, uint64_t generation) const;
   std::vector<PodGeneration> Joined() const;
   void SetPeerHalves(const std::vector<PodGeneration>& halves);  // all that are whole on the other PU
   void SetReady(std::string not_ready_reason);                   // empty: ready
@@ -50,6 +54,7 @@ class PodTable : public Inspect {
   Journal& journal_;
   mutable std::mutex mutex_;
   std::map<std::string, podnet::LinkSpec> links_;  // all below are guarded by mutex_
+  std::map<std::string, uint64_t> prepared_;
   std::map<std::string, Half> joined_;
   std::map<std::string, uint64_t> peer_halves_;
   uint64_t peer_reports_ = 0;

@@ -90,7 +90,7 @@ absl::StatusOr<attach::PrepareReply> GrpcPeerClient::Prepare(const attach::Prepa
 }
 
 absl::Status GrpcPeerClient::Commit(const attach::PodGeneration& pod) {
-  return Call("Commit", &v1::Peer::Stub::Commit, ToProto(pod), options_.call_deadline).status();
+  return Call("Commit", &v1::Peer::Stub::Commit, ToProto(pod), options_.commit_deadline).status();
 }
 
 absl::Status GrpcPeerClient::Remove(const attach::PodGeneration& pod) {

@@ -35,6 +35,8 @@ struct ClientOptions {
   std::chrono::milliseconds heartbeat_interval{1000};
   std::chrono::milliseconds lease_duration{5000};
   std::chrono::milliseconds call_deadline{10000};
+  // Waits for what Prepare left to be done, 15 s at most where the kernel is slow, and then does its own.
+  std::chrono::milliseconds commit_deadline{25000};
   uint64_t epoch = 0;  // of this heterod
   std::string boot_id;
   std::function<absl::Status()> self_ready;  // what heartbeats say about this side

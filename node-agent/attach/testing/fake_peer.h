@@ -57,7 +57,16 @@ class FakePeer final : public PeerClient {
     return it == calls_.end() ? 0 : it->second;
   }
 
+  PrepareRequest last_prepare() const {
+    std::lock_guard lock(mutex_);
+    return last_prepare_;
+  }
+
   absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& r) override {
+    {
+      std::lock_guard lock(mutex_);
+      last_prepare_ = r;
+    }
     return Call<absl::StatusOr<PrepareReply>>("Prepare", &dpu_, [&] { return dpu_->Prepare(r); });
   }
   absl::Status Commit(const PodGeneration& pod) override {
@@ -122,6 +131,7 @@ class FakePeer final : public PeerClient {
   bool down_ = false, lease_expired_ = false;
   std::set<std::string> lose_;
   std::map<std::string, int> calls_;
+  PrepareRequest last_prepare_;
 };
 
 }  // namespace heterok8s::attach
