@@ -65,7 +65,11 @@ struct Heterod::Parts {
   absl::Status BuildEngine();
   absl::Status ServePeer();
   absl::Status ServePeople();
-  absl::Status Reconcile() { return host_engine ? host_engine->Start() : dpu_engine->Start(); }
+  absl::Status Reconcile() {
+    HK_RETURN_IF_ERROR(host_engine ? host_engine->Start() : dpu_engine->Start());
+    podnet->CountRefusedFromHere();
+    return absl::OkStatus();
+  }
   absl::Status ServeCni();
 
   bool is_host() const { return config.role == pu::Side::kHost; }
@@ -136,6 +140,7 @@ absl::Status Heterod::Parts::OpenKernel() {
   synced_ports = std::make_unique<peer::SyncedPorts>(*ports, sync);
   HK_ASSIGN_OR_RETURN(podnet, podnet::NewKernelPodNet({.instance = config.instance}));
   HK_RETURN_IF_ERROR(podnet->PrepareRoot());
+  uplink_mtu.Start();
   HK_ASSIGN_OR_RETURN(
       backend,
       pu::NewNetnsBackend({.side = config.role, .instance = config.instance, .peer_netns = config.peer_netns}));
@@ -177,7 +182,7 @@ absl::Status Heterod::Parts::BuildEngine() {
                             .dpu_ephemeral = config.dpu_ephemeral,
                             .link_range = config.link_range,
                             .mtu = config.mtu,
-                            .uplink_mtu = [this] { return uplink_mtu.Now(); },
+                            .uplink_mtu = [this] { return uplink_mtu.Last(); },
                             .unsplit_when_dpu_down = config.on_dpu_down == config::OnDpuDown::kHost},
         attach::HostDeps{*ledger, *ipam, *podnet, *synced_ports, *backend, *client, *namespaces});
     lease.SetWatcher(host_engine.get());
@@ -218,7 +223,7 @@ absl::Status Heterod::Parts::ServePeer() {
                                                             .node = config.node_name,
                                                             .epoch = epoch,
                                                             .boot_id = boot_id,
-                                                            .uplink_mtu = [this] { return uplink_mtu.Now(); }},
+                                                            .uplink_mtu = [this] { return uplink_mtu.Last(); }},
                                                            std::move(parts)));
   spdlog::info("{} listens on {} for {}", config.self().Uri(), WithPort(config.listen, peer_server->port()),
                config.peer().Uri());

@@ -10,7 +10,7 @@
 namespace heterok8s::agent {
 namespace {
 
-// Two dumps of the kernel's tables, which grow with the Pods.
+// Soon enough for whoever changes a device and then makes a Pod; two dumps of tables that grow with the Pods.
 constexpr std::chrono::seconds kReadEvery{1};
 
 absl::StatusOr<int> Read() {
@@ -30,18 +30,34 @@ absl::StatusOr<int> Read() {
 
 }  // namespace
 
-int UplinkMtu::Now() {
-  std::lock_guard lock(mutex_);
-  const auto now = std::chrono::steady_clock::now();
-  if (read_at_ != std::chrono::steady_clock::time_point{} && now - read_at_ < kReadEvery) return last_;
+UplinkMtu::~UplinkMtu() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  stopped_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+void UplinkMtu::Start() {
+  ReadNow();
+  thread_ = std::thread([this] {
+    std::unique_lock lock(mutex_);
+    while (!stopped_.wait_for(lock, kReadEvery, [this] { return stop_; })) {
+      lock.unlock();
+      ReadNow();
+      lock.lock();
+    }
+  });
+}
+
+void UplinkMtu::ReadNow() {
   absl::StatusOr<int> mtu = Read();
-  read_at_ = now;
   if (mtu.ok()) {
     last_ = *mtu;
   } else {
-    spdlog::warn("read the MTU of the default route's device: {}; keeping {}", Message(mtu.status()), last_);
+    spdlog::warn("read the MTU of the default route's device: {}; keeping {}", Message(mtu.status()), last_.load());
   }
-  return last_;
 }
 
 }  // namespace heterok8s::agent

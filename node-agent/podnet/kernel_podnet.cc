@@ -105,12 +105,19 @@ absl::StatusOr<std::vector<IpAddress>> KernelPodNet::NodeAddresses() {
 }
 
 std::map<std::string, uint64_t> KernelPodNet::RefusedPackets() {
-  std::map<std::string, uint64_t> refused;
   (void)InRoot([&] {  // what cannot be read counts as it was
-    refused = refused_.Read();
+    refused_.Read();
     return absl::OkStatus();
   });
-  return refused;
+  return refused_.Sum();
+}
+
+void KernelPodNet::CountRefusedFromHere() {
+  (void)InRoot([&] {
+    refused_.Read();
+    return absl::OkStatus();
+  });
+  refused_.CountFromHere();
 }
 
 absl::StatusOr<std::vector<pu::OwnerTag>> KernelPodNet::ListUplinks() {

@@ -35,6 +35,7 @@ class KernelPodNet : public PodNet {
   absl::StatusOr<std::vector<IpAddress>> NodeAddresses() override;
 
   std::map<std::string, uint64_t> RefusedPackets() override;
+  void CountRefusedFromHere() override;
 
   absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() override;
 

@@ -154,8 +154,10 @@ class PodNet {
   // The addresses by which others know this PU: of its root namespace, global ones.
   virtual absl::StatusOr<std::vector<IpAddress>> NodeAddresses() { return std::vector<IpAddress>{}; }
 
-  // How many packets this PU's tables have refused since this heterod started, by reason ("spoofed"); never falls.
+  // How many packets this PU's tables have refused since CountRefusedFromHere, by reason ("spoofed"); never falls.
   virtual std::map<std::string, uint64_t> RefusedPackets() { return {}; }
+  // The tables outlive a heterod: once, when all Pods of an earlier one are known.
+  virtual void CountRefusedFromHere() {}
 
   // Owner tags of all uplinks in this PU's root namespace (orphan scan), this instance only.
   virtual absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() = 0;

@@ -28,7 +28,8 @@ void Raise(RefusedByReason& last, const RefusedByReason& now) {
 
 void RefusedPackets::Watch(const std::string& netns_path) {
   std::lock_guard lock(mutex_);
-  ++pods_[netns_path].watched;
+  Pod& pod = pods_[netns_path];
+  if (pod.watch == 0) pod.watch = ++watches_;
 }
 
 void RefusedPackets::Retire(const std::string& netns_path) {
@@ -45,7 +46,7 @@ void RefusedPackets::Retire(const std::string& netns_path) {
   pods_.erase(pod);
 }
 
-RefusedByReason RefusedPackets::Read() {
+void RefusedPackets::Read() {
   std::map<std::string, Pod> seen;
   {
     std::lock_guard lock(mutex_);
@@ -59,17 +60,32 @@ RefusedByReason RefusedPackets::Read() {
   if (root.ok()) Raise(root_, *root);
   for (const auto& [path, now] : read) {
     auto pod = pods_.find(path);
-    if (pod == pods_.end()) continue;
+    if (pod == pods_.end() || pod->second.watch != seen[path].watch) continue;
     if (now.ok()) {
       Raise(pod->second.last, *now);
-    } else if (absl::IsNotFound(now.status()) && pod->second.watched == seen[path].watched) {
+    } else if (absl::IsNotFound(now.status())) {
       AddTo(gone_, pod->second.last);  // the sandbox took it along
       pods_.erase(pod);
     }
   }
+}
+
+RefusedByReason RefusedPackets::SumLocked() const {
   RefusedByReason sum = gone_;
   AddTo(sum, root_);
   for (const auto& [path, pod] : pods_) AddTo(sum, pod.last);
+  return sum;
+}
+
+void RefusedPackets::CountFromHere() {
+  std::lock_guard lock(mutex_);
+  before_ = SumLocked();
+}
+
+RefusedByReason RefusedPackets::Sum() const {
+  std::lock_guard lock(mutex_);
+  RefusedByReason sum = SumLocked();
+  for (const auto& [reason, packets] : before_) sum[reason] -= packets;
   return sum;
 }
 

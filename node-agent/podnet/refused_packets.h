@@ -1,14 +1,17 @@
-// How many packets the tables of this PU have refused since this heterod started, by reason.
+// How many packets the tables of this PU have refused since this heterod was ready, by reason.
 //
 // Purpose: a counter that never falls. The counters themselves are the kernel's, one set in each split Pod's namespace
-// and one in the root table; those of a Pod go with it, so they are read once more before and kept.
+// and one in the root table; those of a Pod go with it, so they are read once more before and kept. The tables outlive
+// a heterod, its counter does not: it begins at 0 again, as counters of a process do.
 // Threading: thread-safe. Ownership: remembers paths, holds no namespace open. Errors: a Pod that cannot be read counts
 // with what it had when it was read last.
 //
 //   RefusedPackets refused("demo");
 //   refused.Watch(spec.netns_path);      // its table is made
 //   refused.Retire(spec.netns_path);     // before the table goes
-//   refused.Read()["spoofed"];
+//   refused.CountFromHere();             // once, when the tables of an earlier heterod are watched
+//   refused.Read();
+//   refused.Sum()["spoofed"];
 #pragma once
 
 #include <cstdint>
@@ -26,17 +29,22 @@ class RefusedPackets {
 
   void Watch(const std::string& netns_path);
   void Retire(const std::string& netns_path);  // nothing for one that is not watched
-  // The calling thread is in the root namespace.
-  RefusedByReason Read();
+  void Read();                                 // the calling thread is in the root namespace
+  void CountFromHere();
+  RefusedByReason Sum() const;  // as read last
 
  private:
   struct Pod {
-    uint64_t watched = 0;  // how often: one that is watched again while it is read has a new table
+    uint64_t watch = 0;    // its number: one that is watched anew while it is read has a new table
     RefusedByReason last;  // as read
   };
 
+  RefusedByReason SumLocked() const;
+
   const std::string instance_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;  // guards what follows
+  uint64_t watches_ = 0;
+  RefusedByReason before_;           // what is not ours to tell
   RefusedByReason gone_;             // of tables that are not there any more
   RefusedByReason root_;             // as last read
   std::map<std::string, Pod> pods_;  // by namespace
