@@ -126,12 +126,11 @@ absl::StatusOr<ReserveReply> HostEngine::Reserve(const ReserveRequest& request) 
 
   // No Pod lock, here and in Release: the DPU calls with its own Pod locked, and the host calls the DPU with this one
   // locked. One transaction is all the order these two need.
-  ReserveReply reply;
+  ReserveReply reply{.mtu = cni_request.config.mtu != 0 ? cni_request.config.mtu : DefaultMtu()};
   bool joined = false;
   HK_RETURN_IF_ERROR(journal_.Write([&](ledger::Tx& tx) -> absl::Status {
     HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.Allocate(tx, cni_request, request.pod_key));
     for (const cni::ResultIp& ip : lease.ips) reply.addresses.push_back(ip.address);
-    reply.mtu = cni_request.config.mtu != 0 ? cni_request.config.mtu : DefaultMtu();
     HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, tx.AttachmentsOfPod(request.pod_key));
     for (const Attachment& row : rows)
       joined |= row.mode == ledger::Mode::kSplit && row.state == ledger::State::kCommitted;

@@ -155,7 +155,9 @@ v1::Halves ToProto(const std::vector<attach::PodGeneration>& halves) {
 Heartbeat FromProto(const v1::HeartbeatRequest& message) { return HeartbeatOf(message); }
 Heartbeat FromProto(const v1::HeartbeatReply& message) {
   Heartbeat heartbeat = HeartbeatOf(message);
-  heartbeat.uplink_mtu = message.uplink_mtu();
+  // What no Pod could use (RFC 8200 wants 1280) is not known, rather than the end of every ADD.
+  const int mtu = message.uplink_mtu();
+  heartbeat.uplink_mtu = mtu >= 1280 && mtu <= 65535 ? mtu : 0;
   return heartbeat;
 }
 
