@@ -102,29 +102,35 @@ bool Agent::Impl::OnHandBack(Session& session, const Packet& packet) {
   for (const ChannelKey& key : session.channels) {
     auto found = channels_.find(key);
     if (key.second != message.channel_id || found == channels_.end()) continue;
-    Channel& channel = found->second;
-    const int side = channel.ends[0].holders.contains(session.id) ? 0 : 1;
-    ChannelEnd& sender = channel.ends[1 - side];
-    if (std::exchange(channel.ends[side].handed_back, true)) return true;
-    absl::Status why = absl::NotFoundError("no process of this PU holds the other end");
-    for (uint64_t holder : sender.holders) {
-      auto other = sessions_.find(holder);
-      if (other == sessions_.end() || !other->second.pidfd.valid()) continue;
-      absl::StatusOr<sys::UniqueFd> socket =
-          TakeSocket(other->second.pidfd.get(), other->second.who.pid, sender.inode, sender.cookie);
-      why = socket.status();
-      if (!socket.ok()) continue;
-      absl::StatusOr<uint64_t> bytes = HandBack(channel.memory.get(), side, socket->get());
-      why = bytes.status();
-      closer_.Close(*std::move(socket), other->second.credit_key);
-      if (bytes.ok()) counters_.handed_back += *bytes;
-      break;
+    // A process connected to itself holds both ends, and means the one that it called back.
+    for (int side : {0, 1}) {
+      if (found->second.ends[side].holders.contains(session.id) && CalledBack(found->second.memory.get(), side))
+        HandBackTo(found->second, side);
     }
-    // The other end brings them back with its next call.
-    if (!why.ok()) spdlog::debug("channel {}: nothing handed back: {}", channel.name.id, Message(why));
     return true;
   }
   return true;  // of an agent before us
+}
+
+void Agent::Impl::HandBackTo(Channel& channel, int side) {
+  ChannelEnd& sender = channel.ends[1 - side];
+  if (std::exchange(channel.ends[side].handed_back, true)) return;
+  absl::Status why = absl::NotFoundError("no process of this PU holds the other end");
+  for (uint64_t holder : sender.holders) {
+    auto other = sessions_.find(holder);
+    if (other == sessions_.end() || !other->second.pidfd.valid()) continue;
+    absl::StatusOr<sys::UniqueFd> socket =
+        TakeSocket(other->second.pidfd.get(), other->second.who.pid, sender.inode, sender.cookie);
+    why = socket.status();
+    if (!socket.ok()) continue;
+    absl::StatusOr<uint64_t> bytes = HandBack(channel.memory.get(), side, socket->get());
+    why = bytes.status();
+    closer_.Close(*std::move(socket), other->second.credit_key);
+    if (bytes.ok()) counters_.handed_back += *bytes;
+    break;
+  }
+  // The other end brings them back with its next call.
+  if (!why.ok()) spdlog::debug("channel {}: nothing handed back: {}", channel.name.id, Message(why));
 }
 
 void Agent::Impl::LetGo(const ChannelKey& key, int side, uint64_t session_id, Reason reason) {

@@ -99,6 +99,7 @@ class Agent::Impl {
   bool OnRelease(Session& session, const Packet& packet);
   bool OnResume(Session& session, Packet& packet);
   bool OnHandBack(Session& session, const Packet& packet);
+  void HandBackTo(Channel& channel, int side);
   void SendPaired(Session& session, uint64_t offer_id, const Channel& channel, int side, int sleeper, int ringer);
   void LetGo(const ChannelKey& key, int side, uint64_t session, Reason reason);
   void ForgetIfDead(const ChannelKey& key);

@@ -83,6 +83,13 @@ absl::StatusOr<sys::UniqueFd> TakeSocket(int pidfd, pid_t pid, uint64_t inode, u
   return absl::NotFoundError(fmt::format("process {} does not have the socket any more", pid));
 }
 
+bool CalledBack(int memory, int receiver) {
+  uint64_t recall = 0;
+  const size_t at = offsetof(layout::ChannelPage, side) + static_cast<size_t>(receiver) * sizeof(layout::SideLines) +
+                    offsetof(layout::SideLines, control) + offsetof(layout::ControlLine, recall_at);
+  return pread(memory, &recall, sizeof recall, static_cast<off_t>(at)) == sizeof recall && recall != 0;
+}
+
 absl::StatusOr<uint64_t> HandBack(int memory, int receiver, int socket) {
   struct stat st {};
   const int seals = fcntl(memory, F_GET_SEALS);

@@ -21,6 +21,9 @@ namespace heterok8s::heterosock::agent {
 // A copy of the descriptor under which the process has the socket with this SO_COOKIE and inode.
 absl::StatusOr<sys::UniqueFd> TakeSocket(int pidfd, pid_t pid, uint64_t inode, uint64_t cookie);
 
+// Whether the side `receiver` called its unread bytes back.
+bool CalledBack(int memory, int receiver);
+
 // `receiver`: the side that called its bytes back. `socket`: the sender's. Returns how many bytes it wrote.
 absl::StatusOr<uint64_t> HandBack(int memory, int receiver, int socket);
 

@@ -345,6 +345,30 @@ CASE{"process: a child's exec while the other end is away",
           },
       .hands_on = true}};
 
+CASE{"process: connected to itself, and one end goes on in a new image",
+     {.client =
+          [](End& e) {
+            int listener = e.Listen(), kept = e.Connect(), left = e.Accept(listener);
+            for (int i = 0; i < 40; ++i) {
+              e.SendAll(kept, Pattern(4000));
+              e.RecvAll(left, 4000);
+              e.SendAll(left, Pattern(4000));
+              e.RecvAll(kept, 4000);
+              Sleep(1);
+            }
+            fcntl(kept, F_SETFD, 0);
+            fcntl(left, F_SETFD, FD_CLOEXEC);
+            e.SendAll(left, Pattern(50'000));
+            e.Say("%d", e.RecvAll(kept, 1000) == Pattern(50'000).substr(0, 1000));
+            Again(e, "reads what it sent itself", kept, true);
+          },
+      .server = [](End&) {},
+      .bare = true}};
+STEP("reads what it sent itself") {
+  e.Say("%d", e.RecvAll(fd, 49'000) == Pattern(50'000).substr(1000));
+  e.Recv(fd, 1);
+});
+
 CASE{"process: close-on-exec closes on exec",
      {.client = [](End& e) { e.Drain(e.sock, 10); },
       .server =
