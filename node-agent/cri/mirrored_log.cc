@@ -11,7 +11,7 @@
 #include <optional>
 
 #include "common/sys/file.h"
-#include "node-agent/cri/state.pb.h"
+#include "node-agent/cri/log_position.h"
 
 namespace heterok8s::cri {
 namespace {
@@ -100,17 +100,11 @@ absl::Status MirroredLog::OpenFile() {
   struct stat info = {};
   if (fstat(file.get(), &info) != 0) return ErrnoToStatus(errno, "stat");
 
-  state::LogPosition position;
-  if (auto saved = sys::ReadFile(names_.position_path, 4096); saved.ok() && position.ParseFromString(*saved)) {
-    if (position.inode() == info.st_ino) {
-      base_ = position.base();
-    } else {  // rotated behind our back: the new file begins where the old one ends
-      base_ = position.base() + SizeOfSibling(names_.host_path, position.inode()).value_or(0) - info.st_size;
-    }
-  } else {
-    // Seen for the first time. What is in the file already is of a former container of this name and attempt.
-    base_ = -info.st_size;
-  }
+  std::optional<SavedPosition> saved;
+  if (auto bytes = sys::ReadFile(names_.position_path, 4096); bytes.ok()) saved = ParsePosition(*bytes);
+  const int64_t former_size =
+      saved && saved->inode != info.st_ino ? SizeOfSibling(names_.host_path, saved->inode).value_or(0) : 0;
+  base_ = BaseOf(saved, info.st_ino, info.st_size, former_size);
   file_ = std::move(file);
   inode_ = info.st_ino;
   size_ = info.st_size;
@@ -118,10 +112,8 @@ absl::Status MirroredLog::OpenFile() {
 }
 
 absl::Status MirroredLog::SavePosition() {
-  state::LogPosition position;
-  position.set_base(base_);
-  position.set_inode(inode_);
-  return sys::WriteFileAtomic(names_.position_path, position.SerializeAsString(), 0600);
+  const std::string bytes = PositionBytes({.base = base_, .inode = inode_});
+  return sys::WriteFileAtomic(names_.position_path, bytes, 0600);
 }
 
 absl::Status MirroredLog::Append(const v1::LogChunk& chunk) {

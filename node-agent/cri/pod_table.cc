@@ -39,18 +39,22 @@ bool Matches(const rt::Container& container, const rt::ContainerFilter& filter) 
 
 absl::Status PodTable::Load() {
   HK_ASSIGN_OR_RETURN(std::string bytes, sys::ReadFile(state_file_, 256u << 20));
+  return Annotate(FromBytes(bytes), fmt::format("'{}'", state_file_));
+}
+
+absl::Status PodTable::FromBytes(const std::string& bytes) {
   state::State file;
-  if (!file.ParseFromString(bytes)) {
-    return absl::DataLossError(fmt::format("'{}' is no state file of heterocri", state_file_));
-  }
+  if (!file.ParseFromString(bytes)) return absl::DataLossError("this is no state file of heterocri");
   std::lock_guard lock(mutex_);
   epoch_ = file.epoch();
   removed_ = {file.removed().begin(), file.removed().end()};
   for (const state::Twin& twin : file.twins()) saved_twins_[twin.host_sandbox_id()] = twin.twin_id();
   for (const state::Container& saved : file.containers()) {
     DpuContainer container;
-    if (!container.listed.ParseFromString(saved.listed()) || !container.status.ParseFromString(saved.status()))
+    if (!container.listed.ParseFromString(saved.listed()) || !container.status.ParseFromString(saved.status()) ||
+        container.id().empty()) {
       continue;
+    }
     container.twin_id = saved.twin_id();
     container.dpu_log = saved.dpu_log();
     container.epoch = saved.epoch();
@@ -60,30 +64,32 @@ absl::Status PodTable::Load() {
   return absl::OkStatus();
 }
 
+std::string PodTable::ToBytes() const {
+  state::State file;
+  std::lock_guard lock(mutex_);
+  file.set_epoch(epoch_);
+  for (const auto& [id, container] : containers_) {
+    state::Container& saved = *file.add_containers();
+    saved.set_listed(container.listed.SerializeAsString());
+    saved.set_status(container.status.SerializeAsString());
+    saved.set_twin_id(container.twin_id);
+    saved.set_dpu_log(container.dpu_log);
+    saved.set_epoch(container.epoch);
+    saved.set_lost(container.lost);
+  }
+  for (const std::string& id : removed_) file.add_removed(id);
+  for (const auto& [id, pod] : pods_) {
+    if (pod.twin_id.empty()) continue;
+    state::Twin& twin = *file.add_twins();
+    twin.set_host_sandbox_id(id);
+    twin.set_twin_id(pod.twin_id);
+  }
+  return file.SerializeAsString();
+}
+
 absl::Status PodTable::Save() {
   std::lock_guard save_lock(save_mutex_);
-  state::State file;
-  {
-    std::lock_guard lock(mutex_);
-    file.set_epoch(epoch_);
-    for (const auto& [id, container] : containers_) {
-      state::Container& saved = *file.add_containers();
-      saved.set_listed(container.listed.SerializeAsString());
-      saved.set_status(container.status.SerializeAsString());
-      saved.set_twin_id(container.twin_id);
-      saved.set_dpu_log(container.dpu_log);
-      saved.set_epoch(container.epoch);
-      saved.set_lost(container.lost);
-    }
-    for (const std::string& id : removed_) file.add_removed(id);
-    for (const auto& [id, pod] : pods_) {
-      if (pod.twin_id.empty()) continue;
-      state::Twin& twin = *file.add_twins();
-      twin.set_host_sandbox_id(id);
-      twin.set_twin_id(pod.twin_id);
-    }
-  }
-  return sys::WriteFileAtomic(state_file_, file.SerializeAsString(), 0600);
+  return sys::WriteFileAtomic(state_file_, ToBytes(), 0600);
 }
 
 void PodTable::PutPod(SplitPod pod) {

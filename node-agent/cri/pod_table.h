@@ -59,6 +59,9 @@ class PodTable {
   // kNotFound: there is none, a first start. Containers of the file are what FindContainer gives until the DPU is read.
   absl::Status Load();
   absl::Status Save();
+  // The state file's bytes; FromBytes takes the place of an empty table. kDataLoss: these are none.
+  std::string ToBytes() const;
+  absl::Status FromBytes(const std::string& bytes);
 
   void PutPod(SplitPod pod);
   std::optional<SplitPod> FindPod(const std::string& sandbox_id) const;  // also by a prefix of 12 or more characters

@@ -15,12 +15,9 @@
 #include "common/testing/matchers.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/splice.h"
-#include "node-agent/cri/stream_http.h"
 
 namespace heterok8s::cri {
 namespace {
-
-using testing::HasCode;
 
 namespace fs = std::filesystem;
 
@@ -245,20 +242,6 @@ TEST_CASE("a DPU that is lost ends its sessions, and so does our own end") {
       path.streaming->Stop();
     }
     CHECK(ReadAll(fd.get()).empty());
-  }
-}
-
-TEST_CASE("only a plain HTTP server on loopback is a runtime's") {
-  CHECK(ParseRuntimeUrl("http://127.0.0.1:37297/exec/abc")->port == 37297);
-  CHECK(ParseRuntimeUrl("http://127.0.0.1:37297/exec/abc")->path == "/exec/abc");
-  CHECK(ParseRuntimeUrl("http://[::1]:1/x")->address == "::1");
-  CHECK(ParseRuntimeUrl("http://localhost:1/x")->address == "127.0.0.1");
-  for (const char* bad :
-       {"", "https://127.0.0.1:1/x", "http://10.0.0.1:1/x", "http://127.0.0.1/x", "http://127.0.0.1:0/x",
-        "http://127.0.0.1:70000/x", "http://127.0.0.1:1", "http://evil.example:1/x", "http://127.0.0.1:1/x y",
-        "http://127.0.0.1:1/x\r\nA: b", "/exec/abc"}) {
-    INFO(bad);
-    CHECK_THAT(ParseRuntimeUrl(bad).status(), HasCode(absl::StatusCode::kInvalidArgument));
   }
 }
 
