@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <set>
 
+#include "common/fault/fault.h"
 #include "common/metrics/process.h"
 #include "common/sys/file.h"
 #include "common/tls/certificate.h"
@@ -131,6 +132,7 @@ absl::Status Daemon::Rebuild(const std::function<bool()>& stopping) {
     if (Message(host) != last) spdlog::warn("the host's runtime does not answer yet: {}", last = Message(host));
     std::this_thread::sleep_for(kRetryHost);
   }
+  HK_FAULT_POINT("cri.start.after-host");
   std::set<std::string> pod_uids;
   for (const SplitPod& pod : table_.Pods()) pod_uids.insert(pod.metadata.uid());
   volumes_->KeepOnly(pod_uids);
@@ -138,6 +140,7 @@ absl::Status Daemon::Rebuild(const std::function<bool()>& stopping) {
   link_->WaitUntilKnown();
   spdlog::info("{} Pods that asked for a split, {} containers on the DPU, the DPU is {}", table_.Pods().size(),
                table_.Containers().size(), Name(link_->state()));
+  HK_FAULT_POINT("cri.start.before-serving");
   return absl::OkStatus();
 }
 

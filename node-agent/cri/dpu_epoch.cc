@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "common/fault/fault.h"
 #include "node-agent/cri/annotation_of.h"
 #include "node-agent/cri/dpu_link.h"
 
@@ -19,10 +20,14 @@ constexpr milliseconds kStopTime{10000};  // of a kill: fenced containers get no
 }  // namespace
 
 void DpuLink::Lose() {
+  absl::Status saved = table_.SaveNextEpoch();
+  if (saved.ok()) saved = fault::Pass<"cri.lose.after-epoch">();
   auto now = std::chrono::system_clock::now().time_since_epoch();
   table_.LoseAll(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
   spdlog::error("the DPU is lost ({}); its containers count as ended, epoch {} begins", LastError(), table_.epoch());
-  if (absl::Status saved = table_.Save(); !saved.ok()) {
+  if (saved.ok()) saved = fault::Pass<"cri.lose.after-table">();
+  saved.Update(table_.Save());
+  if (!saved.ok()) {
     spdlog::error("epoch {} is not on disk: {}; after a restart survivors on the DPU would not be stopped",
                   table_.epoch(), ToString(saved));
   }
@@ -47,6 +52,7 @@ absl::Status DpuLink::Fence() {
       absl::Status stopped = dpu_.Call<rt::StopContainerResponse>(kStopContainer, stop, In(kStopTime)).status();
       if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound)
         return Annotate(stopped, "StopContainer " + container.id());
+      HK_FAULT_POINT("cri.fence.after-stop");
     }
   }
   return table_.Save();
@@ -61,6 +67,7 @@ absl::Status DpuLink::FinishRemovals(const rt::ListContainersResponse& list, con
     absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
     if (!done.ok() && done.code() != absl::StatusCode::kNotFound)
       return Annotate(done, "RemoveContainer " + container.id());
+    HK_FAULT_POINT("cri.removed.after-dpu");
   }
   for (const std::string& id : removed) table_.EraseRemoved(id);
   return table_.Save();
@@ -76,6 +83,7 @@ void DpuLink::RemoveOnDpu(const rt::Container& container, std::string_view why) 
   rt::RemoveContainerRequest remove;
   remove.set_container_id(container.id());
   absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
+  if (done.ok()) done = fault::Pass<"cri.lost.after-removal">();
   spdlog::info("container '{}' ({}) {} and is removed there: {}", container.metadata().name(), container.id(), why,
                ToString(done));
 }

@@ -89,6 +89,9 @@ class DpuLink {
     std::pair<std::string, uint32_t> key_;
   };
 
+  // A twin of this Pod and attempt that belongs to no sandbox and to no other call; kNotFound when there is none.
+  absl::Status RemoveLeftover(const runtime::v1::PodSandboxMetadata& metadata, Deadline deadline);
+
   // Stops and removes a twin, and with the last one of a Pod its files.
   absl::Status RemoveTwin(const std::string& twin_id, const runtime::v1::PodSandboxMetadata& metadata,
                           Deadline deadline);
@@ -104,6 +107,7 @@ class DpuLink {
   absl::Status Round();
   absl::Status Poll();
   absl::Status Fence();
+  void SweepLogs(const runtime::v1::ListContainersResponse& list);
   // Whether the last lines of one that was shown as lost are on the host.
   bool DrainLost(const DpuContainer& container, std::chrono::steady_clock::time_point until);
   void RemoveOnDpu(const runtime::v1::Container& container, std::string_view why);
@@ -133,6 +137,7 @@ class DpuLink {
   std::multiset<std::pair<std::string, uint32_t>> at_work_;
   std::set<std::string> cleaning_;  // twins that a task is at
   uint64_t saved_version_ = 0;      // of the table; the link's thread only
+  bool swept_ = false;              // the link's thread only
   HeterodLease lease_;              // calls PollSoon
   std::thread thread_;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "common/fault/fault.h"
 #include "node-agent/cri/annotation_of.h"
 #include "node-agent/cri/confined.h"
 #include "node-agent/cri/dpu_link.h"
@@ -71,9 +72,10 @@ void DpuLink::FinishFiles(const SplitPod& pod, DpuContainer* container, steady_c
     return std::max(std::chrono::duration_cast<milliseconds>(until - steady_clock::now()), kShortestWait);
   };
   // The message first: it is one call, and kubelet reads it only once.
-  bool message = BringTerminationLog(runtime_, *container, pod.metadata.uid(), In(left()));
+  bool message = BringTerminationLog(runtime_, *container, pod.metadata.uid(), In(left())) &&
+                 fault::Pass<"cri.end.after-message">().ok();
   mirror_.Ensure(container->id(), container->dpu_log, container->status.log_path(), false);
-  bool log = mirror_.Drain(container->id(), left());
+  bool log = mirror_.Drain(container->id(), left()) && fault::Pass<"cri.end.after-log">().ok();
   container->unfinished = !message || !log;
   if (container->unfinished) {
     spdlog::warn("container {} has ended; {} is still on its way", container->id(),
@@ -141,8 +143,18 @@ absl::Status DpuLink::Poll() {
   // Also for calls that changed the table since: none of them waits for the disk.
   if (news || version != saved_version_) HK_RETURN_IF_ERROR(table_.Save());
   saved_version_ = version;
+  if (!swept_) SweepLogs(list);
+  swept_ = true;
   PutTwinsRight(sandboxes);
   return absl::OkStatus();
+}
+
+// Of what went while no heterocri ran, or died before it had put away all that was of it.
+void DpuLink::SweepLogs(const rt::ListContainersResponse& list) {
+  std::set<std::string> ids;
+  for (const rt::Container& container : list.containers()) ids.insert(container.id());
+  for (const DpuContainer& container : table_.Containers()) ids.insert(container.id());
+  mirror_.KeepOnly(ids);
 }
 
 }  // namespace heterok8s::cri

@@ -1,7 +1,9 @@
 // Here, runtime-down or lost: heterocri between two runtimes in memory, with heterod's heartbeats beside them.
+#include "common/fault/fault.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/lab/two_fakes.h"
+#include "node-agent/cri/relay.h"
 
 namespace heterok8s::cri {
 namespace {
@@ -43,7 +45,33 @@ std::string Running(TwoFakes& node) {
   return side;
 }
 
+int Twins(TwoFakes& node) {
+  CriClient dpu(UnixChannel(node.dpu().socket()));
+  auto list = dpu.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(),
+                                                   In(std::chrono::seconds(kPatience)));
+  REQUIRE_OK(list);
+  return list->items_size();
+}
+
 }  // namespace
+
+TEST_CASE("a twin whose call ended before its sandbox was made does not stand in the way of the next call") {
+  TwoFakes node;
+  REQUIRE(Here(node));
+  rt::RunPodSandboxRequest request;
+  *request.mutable_config() = node.PodConfig("web");
+  {
+    fault::ScopedAction died("cri.pod.after-twin", [] { return absl::InternalError("as if we had died"); });
+    auto failed =
+        node.cri().Call<rt::RunPodSandboxResponse>(kRunPodSandbox, request, In(std::chrono::seconds(kPatience)));
+    REQUIRE(!failed.ok());
+  }
+
+  auto made = node.cri().Call<rt::RunPodSandboxResponse>(kRunPodSandbox, request, In(std::chrono::seconds(kPatience)));
+
+  REQUIRE_OK(made);
+  CHECK(Twins(node) == 1);
+}
 
 TEST_CASE("a DPU that is alive while its runtime does not answer is not lost: its containers go on") {
   TwoFakes node;

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/fault/fault.h"
 #include "node-agent/cri/annotation_of.h"
 #include "node-agent/cri/dpu_link.h"
 #include "node-agent/cri/grpc_status.h"
@@ -60,6 +61,7 @@ void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
         rt::StopPodSandboxRequest request;
         request.set_pod_sandbox_id(id);
         done = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, request, In(kCleanTime)).status();
+        if (done.ok()) done = fault::Pass<"cri.twin-stop.after-stop">();
       }
       spdlog::info("Pod {}/{} {} on the host; its twin is {}: {}", metadata.namespace_(), metadata.name(),
                    remove ? "is gone" : "has stopped", remove ? "removed" : "stopped", ToString(done));
@@ -80,21 +82,47 @@ absl::Status DpuLink::RemoveTwin(const std::string& twin_id, const rt::PodSandbo
   absl::Status stopped = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, deadline).status();
   if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound)
     return Annotate(stopped, "StopPodSandbox on the DPU");
+  HK_FAULT_POINT("cri.twin-remove.after-stop");
+  // Before the twin, which stands for them: while there are files somebody finds it and comes back.
+  bool last = true;  // a newer attempt of the same Pod still needs them
+  for (const SplitPod& pod : table_.Pods())
+    last &= pod.metadata.uid() != metadata.uid() || pod.twin_id == twin_id || !pod.verdict.split;
+  if (last) {
+    grpc::ClientContext context;
+    context.set_deadline(deadline);
+    v1::RemovePodRequest request;
+    request.set_pod_uid(metadata.uid());
+    request.set_log_directory(LogFolderName(metadata));
+    v1::RemovePodReply reply;
+    HK_RETURN_IF_ERROR(Annotate(FromGrpc(runtime_.RemovePod(&context, request, &reply)), "RemovePod on the DPU"));
+  }
+  HK_FAULT_POINT("cri.twin-remove.after-files");
   rt::RemovePodSandboxRequest remove;
   remove.set_pod_sandbox_id(twin_id);
   absl::Status removed = dpu_.Call<rt::RemovePodSandboxResponse>(kRemovePodSandbox, remove, deadline).status();
   if (!removed.ok() && removed.code() != absl::StatusCode::kNotFound)
     return Annotate(removed, "RemovePodSandbox on the DPU");
-  for (const SplitPod& pod : table_.Pods()) {  // a newer attempt of the same Pod still needs the files
-    if (pod.metadata.uid() == metadata.uid() && pod.twin_id != twin_id && pod.verdict.split) return absl::OkStatus();
+  HK_FAULT_POINT("cri.twin-remove.after-removal");
+  return absl::OkStatus();
+}
+
+absl::Status DpuLink::RemoveLeftover(const rt::PodSandboxMetadata& metadata, Deadline deadline) {
+  const std::pair<std::string, uint32_t> key(metadata.uid(), metadata.attempt());
+  HK_ASSIGN_OR_RETURN(auto sandboxes,
+                      dpu_.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(), deadline));
+  for (const rt::PodSandbox& twin : sandboxes.items()) {
+    if (AnnotationOf(twin.annotations(), kTwin) != "true" || twin.metadata().uid() != key.first ||
+        twin.metadata().attempt() != key.second || table_.FindPodOfTwin(twin.id())) {
+      continue;
+    }
+    {
+      std::lock_guard lock(mutex_);
+      if (at_work_.count(key) > 1) return absl::AbortedError("another call is at work on this twin");
+    }
+    spdlog::info("Pod {}/{} has a twin of an earlier call; removed", metadata.namespace_(), metadata.name());
+    return RemoveTwin(twin.id(), metadata, deadline);
   }
-  grpc::ClientContext context;
-  context.set_deadline(deadline);
-  v1::RemovePodRequest request;
-  request.set_pod_uid(metadata.uid());
-  request.set_log_directory(LogFolderName(metadata));
-  v1::RemovePodReply reply;
-  return Annotate(FromGrpc(runtime_.RemovePod(&context, request, &reply)), "RemovePod on the DPU");
+  return absl::NotFoundError("no twin is left over");
 }
 
 DpuLink::AtWork::AtWork(DpuLink& link, const rt::PodSandboxMetadata& metadata)

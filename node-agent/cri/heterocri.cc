@@ -1,4 +1,5 @@
 // heterocri: the CRI router between kubelet and the runtimes of host and DPU. See README.md.
+#include <fmt/format.h>
 #include <linux/capability.h>
 #include <spdlog/spdlog.h>
 
@@ -7,6 +8,7 @@
 #include <csignal>
 #include <thread>
 
+#include "common/fault/fault.h"
 #include "common/sys/capabilities.h"
 #include "common/sys/heap.h"
 #include "common/sys/notify.h"
@@ -32,8 +34,15 @@ int main(int argc, char** argv) {
   std::string listen, host_socket;
   app.add_option("--listen", listen, "Instead of the file's `listen`");
   app.add_option("--host-socket", host_socket, "Instead of the file's `host.socket`");
+  bool list_fault_points = false;
+  app.add_flag("--list-fault-points", list_fault_points, "Print the names of HETEROK8S_FAULT, and exit");
   app.set_version_flag("--version", std::string("heterocri ") + heterok8s::kVersion);
   CLI11_PARSE(app, argc, argv);
+  if (list_fault_points) {
+    for (const std::string& name : heterok8s::fault::List()) fmt::print("{}\n", name);
+    return 0;
+  }
+  if (absl::Status armed = heterok8s::fault::ArmFromEnvironment(); !armed.ok()) return Fail(armed);
 
   absl::StatusOr<HeterocriConfig> config = heterok8s::cri::LoadHeterocriConfig(path);
   if (!config.ok()) return Fail(config.status());

@@ -18,6 +18,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 
 #include "common/status/status.h"
@@ -43,9 +44,12 @@ class LogMirror {
   absl::StatusOr<uint64_t> Reopen(const std::string& id);
   // The container is gone.
   void Forget(const std::string& id);
+  // Forgets the logs of former lives that are of none of these containers: they went while we were not there.
+  void KeepOnly(const std::set<std::string>& ids);
 
  private:
   std::shared_ptr<MirroredLog> Find(const std::string& id);
+  std::string PositionPath(const std::string& id) const;
 
   v1::DpuRuntime::StubInterface& stub_;
   std::string position_folder_;

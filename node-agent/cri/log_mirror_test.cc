@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include "common/sys/file.h"
@@ -149,6 +150,28 @@ TEST_CASE("a forgotten log leaves no position, and a path that leaves the log ro
   wire.mirror->Ensure("evil", "../secret", wire.host(), false);
   CHECK(!wire.mirror->Drain("evil", milliseconds(300)));
   CHECK(wire.Host() == "x\n");
+}
+
+TEST_CASE("of containers that went while nobody looked no position stays") {
+  Wire wire;
+  std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "x\n";
+  wire.Ensure(false);
+  REQUIRE(wire.mirror->Drain("id", milliseconds(5000)));
+  wire.mirror.reset();
+  for (const char* name : {"gone.position", "other.position", "other.position.a1B2c3"})
+    std::ofstream(wire.folder + "/positions/" + name) << "";
+
+  wire.Connect();
+  std::ofstream(wire.folder + "/host/other.position") << "";
+  wire.mirror->Forget("../host/other");
+  CHECK(fs::exists(wire.folder + "/host/other.position"));
+  wire.mirror->KeepOnly({"id", "other"});
+
+  std::set<std::string> left;
+  for (const auto& entry : fs::directory_iterator(wire.folder + "/positions")) left.insert(entry.path().filename());
+  CHECK(left == std::set<std::string>{"id.position", "other.position"});
+  wire.mirror->Forget("other");  // which no life of this mirror has read
+  CHECK(!fs::exists(wire.folder + "/positions/other.position"));
 }
 
 }  // namespace

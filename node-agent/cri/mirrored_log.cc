@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "common/fault/fault.h"
 #include "common/sys/file.h"
 #include "node-agent/cri/log_position.h"
 
@@ -100,6 +101,7 @@ absl::Status MirroredLog::OpenFile() {
   struct stat info = {};
   if (fstat(file.get(), &info) != 0) return ErrnoToStatus(errno, "stat");
 
+  HK_FAULT_POINT("cri.log.before-position");
   std::optional<SavedPosition> saved;
   if (auto bytes = sys::ReadFile(names_.position_path, 4096); bytes.ok()) saved = ParsePosition(*bytes);
   const int64_t former_size =
@@ -113,7 +115,9 @@ absl::Status MirroredLog::OpenFile() {
 
 absl::Status MirroredLog::SavePosition() {
   const std::string bytes = PositionBytes({.base = base_, .inode = inode_});
-  return sys::WriteFileAtomic(names_.position_path, bytes, 0600);
+  HK_RETURN_IF_ERROR(sys::WriteFileAtomic(names_.position_path, bytes, 0600));
+  HK_FAULT_POINT("cri.log.after-position");
+  return absl::OkStatus();
 }
 
 absl::Status MirroredLog::Append(const v1::LogChunk& chunk) {
@@ -133,6 +137,7 @@ absl::Status MirroredLog::Append(const v1::LogChunk& chunk) {
     data.remove_prefix(static_cast<size_t>(written));
     size_ += written;
   }
+  HK_FAULT_POINT("cri.log.after-append");
   return absl::OkStatus();
 }
 
@@ -178,6 +183,7 @@ absl::StatusOr<uint64_t> MirroredLog::Reopen() {
   if (!file.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", names_.host_path));
   struct stat info = {};
   if (fstat(file.get(), &info) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", names_.host_path));
+  HK_FAULT_POINT("cri.log-reopen.before-position");
   file_ = std::move(file);
   inode_ = info.st_ino;
   size_ = info.st_size;
@@ -192,7 +198,5 @@ void MirroredLog::Cancel() {
   if (stream_) stream_->TryCancel();
   changed_.wait(lock, [&] { return !stream_; });
 }
-
-void MirroredLog::ForgetPosition() { unlink(names_.position_path.c_str()); }
 
 }  // namespace heterok8s::cri

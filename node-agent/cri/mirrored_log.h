@@ -28,7 +28,6 @@ class MirroredLog : public std::enable_shared_from_this<MirroredLog> {
   bool Drain(std::chrono::milliseconds wait);
   absl::StatusOr<uint64_t> Reopen();
   void Cancel();  // and waits for the stream's end
-  void ForgetPosition();
 
   // Of the stream:
   absl::Status Append(const v1::LogChunk& chunk);

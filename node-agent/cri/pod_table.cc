@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "common/fault/fault.h"
 #include "common/sys/file.h"
 #include "node-agent/cri/state.pb.h"
 
@@ -38,6 +39,7 @@ bool Matches(const rt::Container& container, const rt::ContainerFilter& filter) 
 }
 
 absl::Status PodTable::Load() {
+  sys::RemoveUnfinished(state_file_);
   HK_ASSIGN_OR_RETURN(std::string bytes, sys::ReadFile(state_file_, 256u << 20));
   return Annotate(FromBytes(bytes), fmt::format("'{}'", state_file_));
 }
@@ -67,7 +69,7 @@ absl::Status PodTable::FromBytes(const std::string& bytes) {
 std::string PodTable::ToBytes() const {
   state::State file;
   std::lock_guard lock(mutex_);
-  file.set_epoch(epoch_);
+  file.set_epoch(std::max(epoch_, file_epoch_));
   for (const auto& [id, container] : containers_) {
     state::Container& saved = *file.add_containers();
     saved.set_listed(container.listed.SerializeAsString());
@@ -87,9 +89,21 @@ std::string PodTable::ToBytes() const {
   return file.SerializeAsString();
 }
 
+absl::Status PodTable::SaveNextEpoch() {
+  {
+    std::lock_guard lock(mutex_);
+    file_epoch_ = epoch_ + 1;
+  }
+  return Save();
+}
+
 absl::Status PodTable::Save() {
   std::lock_guard save_lock(save_mutex_);
-  return sys::WriteFileAtomic(state_file_, ToBytes(), 0600);
+  const std::string bytes = ToBytes();
+  HK_FAULT_POINT("cri.state.before-write");
+  HK_RETURN_IF_ERROR(sys::WriteFileAtomic(state_file_, bytes, 0600));
+  HK_FAULT_POINT("cri.state.after-write");
+  return absl::OkStatus();
 }
 
 void PodTable::PutPod(SplitPod pod) {

@@ -59,6 +59,9 @@ class PodTable {
   // kNotFound: there is none, a first start. Containers of the file are what FindContainer gives until the DPU is read.
   absl::Status Load();
   absl::Status Save();
+  // Before LoseAll: the file says that the next epoch has begun. Were the table to show containers as lost first, a
+  // crash between the two would let them run again.
+  absl::Status SaveNextEpoch();
   // The state file's bytes; FromBytes takes the place of an empty table. kDataLoss: these are none.
   std::string ToBytes() const;
   absl::Status FromBytes(const std::string& bytes);
@@ -113,6 +116,7 @@ class PodTable {
   std::mutex save_mutex_;  // one writer of the file; taken before mutex_
   uint64_t version_ = 0;
   uint64_t epoch_ = 0;
+  uint64_t file_epoch_ = 0;  // the file's is never lower
   Observer observer_;
   std::map<std::string, SplitPod> pods_;
   std::map<std::string, DpuContainer> containers_;

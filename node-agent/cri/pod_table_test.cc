@@ -124,6 +124,26 @@ TEST_CASE("a lost container has ended for good, over the DPU's return and over a
   unlink(TempFile().c_str());
 }
 
+TEST_CASE("the epoch that a loss begins is in the file before any container is shown as lost") {
+  PodTable table(TempFile());
+  table.RaiseEpoch(7);
+  table.PutContainer(Running("ran"));
+
+  REQUIRE_OK(table.SaveNextEpoch());
+  CHECK(table.epoch() == 7);
+  CHECK(table.FindContainer("ran")->running());
+  REQUIRE_OK(table.Save());  // another's, meanwhile
+  {
+    PodTable again(TempFile());
+    REQUIRE_OK(again.Load());
+    CHECK(again.epoch() == 8);
+  }
+
+  table.LoseAll(12345);
+  CHECK(table.epoch() == 8);
+  unlink(TempFile().c_str());
+}
+
 TEST_CASE("a lost container of a Pod that went while heterocri was away is not shown for ever") {
   PodTable table(TempFile());
   table.PutContainer(Running("ran"));

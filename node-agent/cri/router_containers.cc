@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/fault/fault.h"
 #include "node-agent/cri/router.h"
 #include "node-agent/cri/wire.h"
 
@@ -53,6 +54,7 @@ void Router::StartContainer(const CallPtr& call) {
     return;
   }
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStartContainer, call->request(), LimitOf(*call));
+  if (absl::Status failed = fault::Pass<"cri.container-start.after-dpu">(); !failed.ok()) response = failed;
   // Before the answer: what kubelet lists next shows the container as it is now.
   if (!parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
   Answer(*call, response);
@@ -68,6 +70,7 @@ void Router::StopContainer(const CallPtr& call) {
     return;
   }
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStopContainer, call->request(), LimitOf(*call));
+  if (absl::Status failed = fault::Pass<"cri.container-stop.after-dpu">(); !failed.ok()) response = failed;
   if (response.ok() && !parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
   Answer(*call, response);
 }
@@ -82,6 +85,7 @@ void Router::UpdateContainerResources(const CallPtr& call) {
     return;
   }
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(call->method(), call->request(), LimitOf(*call));
+  if (absl::Status failed = fault::Pass<"cri.container-update.after-dpu">(); !failed.ok()) response = failed;
   // Before the answer: the status that kubelet asks for next has the new limits.
   if (response.ok() && !parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
   Answer(*call, response);
@@ -95,17 +99,24 @@ void Router::RemoveContainer(const CallPtr& call) {
   if (!parts_.link.Valid()) {
     parts_.table.AddRemoved(container->id());
     parts_.mirror.Forget(container->id());
-    Answer(*call, parts_.table.Save());  // must survive us: the DPU still has it
+    absl::Status saved = fault::Pass<"cri.container-remove.before-note">();
+    if (saved.ok()) saved = parts_.table.Save();  // must survive us: the DPU still has it
+    if (saved.ok()) saved = fault::Pass<"cri.container-remove.after-note">();
+    Answer(*call, saved);
     return;
   }
   if (!container->lost && container->listed.state() == rt::CONTAINER_EXITED)
     parts_.mirror.Drain(container->id(), kDrainTime);
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kRemoveContainer, call->request(), LimitOf(*call));
+  if (absl::Status failed = fault::Pass<"cri.container-remove.after-dpu">(); !failed.ok()) response = failed;
   if (response.status().code() == absl::StatusCode::kNotFound) response = ToBuffer("");
   if (response.ok()) {
     parts_.table.EraseContainer(container->id());
     parts_.mirror.Forget(container->id());
+    if (absl::Status failed = fault::Pass<"cri.container-remove.before-log">(); !failed.ok())
+      return Answer(*call, failed);
     ReleaseOnDpu(parts_.runtime, container->dpu_log, 0, /*remove=*/true);
+    if (absl::Status failed = fault::Pass<"cri.container-remove.after-log">(); !failed.ok()) response = failed;
   }
   Answer(*call, response);
 }
@@ -170,6 +181,7 @@ void Router::ReopenContainerLog(const CallPtr& call) {
   }
   parts_.mirror.Ensure(container->id(), container->dpu_log, container->status.log_path(), true);
   absl::StatusOr<uint64_t> offset = parts_.mirror.Reopen(container->id());
+  if (absl::Status failed = fault::Pass<"cri.log-reopen.after-position">(); !failed.ok()) offset = failed;
   Answer(*call, offset.status());
   if (offset.ok()) ReleaseOnDpu(parts_.runtime, container->dpu_log, *offset, /*remove=*/false);
 }

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include "common/fault/fault.h"
 #include "common/sys/file.h"
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/grpc_status.h"
@@ -97,6 +98,7 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
   options.epoch = parts_.table.epoch();
   HK_ASSIGN_OR_RETURN(options.image, DpuImage(request, deadline));
   HK_RETURN_IF_ERROR(PlaceMounts(request, verdict, &options, deadline));
+  HK_FAULT_POINT("cri.create.after-volumes");
   if (std::string log = DpuLogPath(request); !log.empty()) {
     grpc::ClientContext context;
     context.set_deadline(std::min(deadline, In(kFileTime)));
@@ -105,8 +107,10 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
     v1::PrepareLogReply reply;
     HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PrepareLog(&context, prepare, &reply)), "log folder"));
   }
+  HK_FAULT_POINT("cri.create.after-log-folder");
   rt::CreateContainerRequest on_dpu = ContainerOnDpu(request, options_.paths, options);
   HK_ASSIGN_OR_RETURN(auto response, parts_.dpu.Call<rt::CreateContainerResponse>(kCreateContainer, on_dpu, deadline));
+  HK_FAULT_POINT("cri.create.after-dpu");
 
   if (absl::Status read = parts_.link.Refresh(response.container_id(), In(kReadTime)); !read.ok()) {
     spdlog::warn("container {} was made on the DPU; its status comes later: {}", response.container_id(),
@@ -123,6 +127,7 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
     parts_.table.PutContainer(std::move(container));
     parts_.link.PollSoon();
   }
+  HK_FAULT_POINT("cri.create.before-answer");
   return response.container_id();
 }
 
@@ -181,6 +186,7 @@ absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, cons
       // What kubelet keeps up to date is a folder; /etc/hosts and the like stay as they are.
       copy->set_live(copy->entries(0).kind() == v1::VolumeEntry::FOLDER);
       HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PutVolume(&context, *copy, &reply)), what));
+      HK_FAULT_POINT("cri.volume.after-copy");
       if (copy->live()) {
         HK_RETURN_IF_ERROR(parts_.volumes.Follow(copy->pod_uid(), plan.volume, mount.host_path()));
       }

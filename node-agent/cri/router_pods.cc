@@ -4,6 +4,7 @@
 
 #include <future>
 
+#include "common/fault/fault.h"
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/bandwidth_check.h"
 #include "node-agent/cri/router.h"
@@ -26,9 +27,14 @@ absl::StatusOr<std::string> Router::MakeTwin(const rt::RunPodSandboxRequest& req
   if (!parts_.link.Valid()) return parts_.link.AwayError();
   rt::RunPodSandboxRequest twin;
   *twin.mutable_config() = TwinConfig(request.config(), options_.paths);  // runtime_handler names one of the host's
-  HK_ASSIGN_OR_RETURN(auto response, parts_.dpu.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, twin,
-                                                                                std::min(deadline, In(kTwinTime))));
-  return response.pod_sandbox_id();
+  deadline = std::min(deadline, In(kTwinTime));
+  auto made = parts_.dpu.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, twin, deadline);
+  // The twin of an earlier call that nobody heard the end of has the name.
+  if (!made.ok() && !IsAway(made.status()) && parts_.link.RemoveLeftover(request.config().metadata(), deadline).ok())
+    made = parts_.dpu.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, twin, deadline);
+  HK_RETURN_IF_ERROR(made.status());
+  HK_FAULT_POINT("cri.pod.after-twin");
+  return made->pod_sandbox_id();
 }
 
 void Router::RunPodSandbox(const CallPtr& call) {
@@ -83,6 +89,7 @@ void Router::RunPodSandbox(const CallPtr& call) {
     Answer(*call, made.status());
     return;
   }
+  if (absl::Status failed = fault::Pass<"cri.pod.after-host">(); !failed.ok()) return Answer(*call, failed);
   pod.sandbox_id = made->pod_sandbox_id();
   parts_.table.PutPod(pod);
   call->Finish(grpc::Status::OK, ToBuffer(made->SerializeAsString()));
@@ -103,10 +110,13 @@ void Router::StopPodSandbox(const CallPtr& call) {
     if (!parts_.link.Valid()) return parts_.link.AwayError();
     rt::StopPodSandboxRequest stop;
     stop.set_pod_sandbox_id(pod->twin_id);
-    return parts_.dpu.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, std::min(deadline, In(kTwinTime)))
-        .status();
+    HK_RETURN_IF_ERROR(
+        parts_.dpu.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, std::min(deadline, In(kTwinTime))).status());
+    HK_FAULT_POINT("cri.pod-stop.after-twin");
+    return absl::OkStatus();
   });
   absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kStopPodSandbox, call->request(), deadline);
+  if (absl::Status failed = fault::Pass<"cri.pod-stop.after-host">(); !failed.ok()) host = failed;
   absl::Status on_dpu = twin.get();
   parts_.link.PollSoon();
   if (IsAway(on_dpu)) {
@@ -137,6 +147,7 @@ void Router::RemovePodSandbox(const CallPtr& call) {
   DpuLink::AtWork at_work(parts_.link, pod->metadata);
   Deadline deadline = LimitOf(*call);
   if (!OtherAttempt(*pod)) parts_.volumes.ForgetPod(pod->metadata.uid());  // before the DPU removes them
+  if (absl::Status failed = fault::Pass<"cri.pod-remove.after-volumes">(); !failed.ok()) return Answer(*call, failed);
   if (!pod->twin_id.empty()) {
     absl::Status removed = parts_.link.AwayError();
     if (parts_.link.Valid())
@@ -149,6 +160,7 @@ void Router::RemovePodSandbox(const CallPtr& call) {
     }
   }
   absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kRemovePodSandbox, call->request(), deadline);
+  if (absl::Status failed = fault::Pass<"cri.pod-remove.after-host">(); !failed.ok()) return Answer(*call, failed);
   if (host.ok()) {
     std::vector<DpuContainer> containers = parts_.table.Containers();
     parts_.table.ErasePod(pod->sandbox_id);

@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/fault/fault.h"
 #include "node-agent/cri/confined.h"
 #include "node-agent/cri/grpc_status.h"
 #include "node-agent/cri/volume_reader.h"
@@ -81,6 +82,7 @@ absl::Status VolumeMirror::Follow(const std::string& pod_uid, const std::string&
   if (!error) fs::remove(link, error);
   if (!error) fs::create_symlink(host_path, link, error);
   if (error) return ErrnoToStatus(error.value(), fmt::format("remember volume '{}'", host_path));
+  HK_FAULT_POINT("cri.volume.after-link");
   {
     std::lock_guard lock(mutex_);
     Volume& volume = volumes_[{pod_uid, name}];
@@ -183,6 +185,7 @@ void VolumeMirror::SendOne() {
     v1::PutVolumeReply reply;
     sent = FromGrpc(stub_.PutVolume(&context, *volume, &reply));
     if (sent.ok()) ++updates_;
+    if (sent.ok()) sent = fault::Pass<"cri.volume.after-update">();
   }
   std::lock_guard lock(mutex_);
   auto found = volumes_.find(key);

@@ -97,6 +97,11 @@ std::string FakeRuntime::NewId() {
 void FakeRuntime::ServeSandboxes() {
   Serve<rt::RunPodSandboxRequest, rt::RunPodSandboxResponse>(
       "RunPodSandbox", [this](const auto& request, auto* response) {
+        const std::string name = request.config().metadata().SerializeAsString();
+        for (const auto& [id, other] : sandboxes_) {
+          if (other.metadata().SerializeAsString() == name)
+            return grpc::Status(grpc::StatusCode::UNKNOWN, "the sandbox's name is reserved for " + id);
+        }
         rt::PodSandbox sandbox;
         sandbox.set_id(NewId());
         *sandbox.mutable_metadata() = request.config().metadata();
