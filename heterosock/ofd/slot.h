@@ -73,6 +73,7 @@ struct alignas(128) ReceiveState {
 
 struct alignas(128) Slot {
   static constexpr int kHolders = 8;
+  static constexpr int kSleepers = 8;
 
   std::atomic<uint32_t> used{0};
   std::atomic<uint32_t> holders{0};  // processes that have it; may be too high when one died
@@ -84,7 +85,10 @@ struct alignas(128) Slot {
   uint64_t retry_at = 0;            // Cycles() before which no offer is tried again
   std::atomic<uint32_t> broken{0};  // the peer broke the protocol: reset
   SharedLock bell_lock;
-  uint32_t bell_sleepers = 0;  // that wait in poll() on the bell; it is emptied only when there are none
+  // Threads that wait in poll() on the bell, which is emptied only when there are none. By their ids, because one that
+  // was killed or cancelled does not say that it woke.
+  uint32_t bell_sleepers[kSleepers] = {};
+  uint32_t bell_crowd = 0;  // that found no place above
   SendState tx;
   ReceiveState rx;
 };

@@ -48,6 +48,8 @@ void Initialise(Slot& slot) {
   slot.broken.store(0, std::memory_order_relaxed);
   slot.generation = generation;
   slot.retry_at = 0;
+  for (uint32_t& sleeper : slot.bell_sleepers) sleeper = 0;
+  slot.bell_crowd = 0;
   slot.tx.~SendState();
   slot.rx.~ReceiveState();
   new (&slot.tx) SendState;

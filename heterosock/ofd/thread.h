@@ -12,6 +12,7 @@ struct ThreadState {
   uint32_t id = 0;
   // Set around vfork: the child runs in this very memory, so its wrappers only pass on to the kernel.
   uint32_t in_vfork = 0;
+  uint32_t crowded = 0;  // times that it counts in a slot's bell_crowd
 };
 
 extern thread_local constinit ThreadState thread_state __attribute__((tls_model("initial-exec")));

@@ -348,8 +348,8 @@ class Receiver {
     const int n = real.ppoll(sources, 2, timeout, nullptr);  // libc's: a cancellation point, as recv() is one
     const int error = errno;
     rx_.lock.Acquire();
-    if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;  // closed while we slept
     LeaveBell(index_);
+    if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;  // closed while we slept
     if (n > 0 && (sources[1].revents & POLLIN) != 0)
       LearnWakeCost(channel_.peer().wait.rang_at.load(std::memory_order_relaxed));
     if (n > 0 && (sources[1].revents & (POLLIN | POLLHUP)) == POLLHUP) channel_.bell_dead = true;

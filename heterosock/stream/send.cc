@@ -255,8 +255,8 @@ class Sender {
     hurry_ = Roomy() || (channel_.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
     pollfd sources[2] = {{fd_, POLLRDHUP, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
     const ssize_t result = Sleep(sources, 2);
-    if (result == -EBADF) return result;
     LeaveBell(index_);
+    if (result == -EBADF) return result;
     if (sources[1].revents & POLLIN) LearnWakeCost(channel_.peer().wait.rang_at.load(std::memory_order_relaxed));
     if ((sources[1].revents & (POLLIN | POLLHUP)) == POLLHUP) channel_.bell_dead = true;
     if (sources[0].revents != 0) {

@@ -16,12 +16,41 @@ short PollNow(int fd, short events) {
   return n == 1 ? entry.revents : 0;
 }
 
+namespace {
+
+// With the bell's lock held. Forgets those that have died. A signal handler counts the wait that it interrupted.
+bool SomebodySleeps(Slot& slot) {
+  bool any = slot.bell_crowd != 0;
+  for (uint32_t& sleeper : slot.bell_sleepers) {
+    if (sleeper == 0) continue;
+    if (sleeper != ThreadId() && Syscall(SYS_tkill, sleeper, 0) == -ESRCH)
+      sleeper = 0;
+    else
+      any = true;
+  }
+  return any;
+}
+
+uint32_t* PlaceOf(Slot& slot, uint32_t thread) {
+  for (uint32_t& sleeper : slot.bell_sleepers) {
+    if (sleeper == thread) return &sleeper;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 bool EnterBell(uint32_t index) {
   Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
   if (!slot.bell_lock.Acquire()) return false;
-  const bool emptied = slot.bell_sleepers == 0 && bell::Empty(channel.own_bell);
-  ++slot.bell_sleepers;
+  const bool emptied = !SomebodySleeps(slot) && bell::Empty(channel.own_bell);
+  if (uint32_t* place = PlaceOf(slot, 0)) {
+    *place = ThreadId();
+  } else {
+    ++slot.bell_crowd;
+    ++thread_state.crowded;
+  }
   slot.bell_lock.Release();
   return emptied && channel.items.load(std::memory_order_relaxed) != 0;
 }
@@ -29,7 +58,12 @@ bool EnterBell(uint32_t index) {
 void LeaveBell(uint32_t index) {
   Slot& slot = Slots::Get(index);
   if (!slot.bell_lock.Acquire()) return;
-  if (slot.bell_sleepers > 0) --slot.bell_sleepers;
+  if (uint32_t* place = PlaceOf(slot, ThreadId())) {
+    *place = 0;
+  } else if (thread_state.crowded > 0 && slot.bell_crowd > 0) {
+    --slot.bell_crowd;
+    --thread_state.crowded;
+  }
   slot.bell_lock.Release();
 }
 

@@ -326,6 +326,16 @@ std::string EventNames(unsigned events) {
   return text.empty() ? "none" : text;
 }
 
+void WaitIdle(End& end, int fd) {
+  constexpr long kIdleNs = 20'000'000;  // of the other end's 400 ms; looking before the sleep takes far less
+  timespec before, after;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+  end.Recv(fd, 1);
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+  const long took = (after.tv_sec - before.tv_sec) * 1'000'000'000 + after.tv_nsec - before.tv_nsec;
+  end.Say("idle: %d", took < kIdleNs);
+}
+
 bool MillisecondsPassed(const std::function<void()>& call, int at_least) {
   Clock::time_point start = Clock::now();
   call();

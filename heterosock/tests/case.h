@@ -121,6 +121,8 @@ std::string Pattern(size_t size, uint32_t seed = 1);
 uint64_t Sum(std::string_view bytes, uint64_t so_far = 1469598103934665603ull);
 std::string EventNames(unsigned events);  // of poll and epoll: "IN|RDHUP"
 
+// Waits for one byte, which comes after a long while, and says it and whether the wait took the CPU.
+void WaitIdle(End& end, int fd);
 bool MillisecondsPassed(const std::function<void()>& call, int at_least);
 void Sleep(int milliseconds);
 

@@ -248,5 +248,34 @@ CASE{"threads: an epoll server of 40 connections",
           },
       .bare = true}};
 
+CASE{"threads: a reader that was cancelled leaves no sleeper behind",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            e.SendAll(e.sock, "x");
+            e.Meet();
+            Sleep(400);
+            e.SendAll(e.sock, "y");
+          },
+      .server =
+          [](End& e) {
+            pthread_t reader;
+            const auto read = [](void* end) -> void* {
+              char b;
+              recv(static_cast<End*>(end)->sock, &b, 1, 0);
+              return nullptr;
+            };
+            if (pthread_create(&reader, nullptr, read, &e) != 0) e.Say("cannot start a thread");
+            Sleep(100);  // so that it mostly is inside recv()
+            pthread_cancel(reader);
+            void* result = nullptr;
+            pthread_join(reader, &result);
+            e.Say("cancelled: %d", result == PTHREAD_CANCELED);
+            e.Meet();
+            e.Recv(e.sock, 1);
+            e.Meet();
+            WaitIdle(e, e.sock);
+          }}};
+
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
