@@ -202,14 +202,20 @@ struct FenceOrder {
 };
 
 void Obey(const FenceOrder& order) {
-  for (int fd = 0; fd <= FdTable::High(); ++fd) {
-    const FdWord word = FdTable::Get(fd);
-    if (word.kind() != FdWord::kStream) continue;
-    const LocalChannel& channel = Slots::Local(word.index());
-    if (channel.page != nullptr && (order.channel_id == 0 || channel.channel_id == order.channel_id)) {
-      Fence(word.index(), fd, order.reason);
+  const auto for_each = [&order](auto&& function) {
+    for (int fd = 0; fd <= FdTable::High(); ++fd) {
+      const FdWord word = FdTable::Get(fd);
+      if (word.kind() != FdWord::kStream) continue;
+      const LocalChannel& channel = Slots::Local(word.index());
+      if (channel.page != nullptr && (order.channel_id == 0 || channel.channel_id == order.channel_id)) {
+        function(word.index(), fd);
+      }
     }
-  }
+  };
+  for_each([&order](uint32_t index, int fd) { Fence(index, fd, order.reason); });
+  // What the other ends had sent is on TCP before we go on, as if it had never been elsewhere.
+  const uint64_t until = Nanoseconds() + kSettleNs;
+  for_each([until](uint32_t index, int fd) { Settle(index, fd, until); });
 }
 
 // What this process holds, told to an agent that does not know: it restarted, or the channels are our parent's.
