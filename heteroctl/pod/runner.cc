@@ -32,8 +32,8 @@ absl::StatusOr<std::string> NewUid() {
 
 absl::Status ReleaseAll(const std::string& cri_socket, const std::string& pod_folder) {
   if (!HadSubPaths(pod_folder)) return absl::OkStatus();
-  HK_ASSIGN_OR_RETURN(sys::UniqueFd ns, MountNamespaceOf(cri_socket));
-  return ReleaseSubPaths(ns, pod_folder);
+  HK_ASSIGN_OR_RETURN(FileView view, ViewOfListener(cri_socket));
+  return ReleaseSubPaths(view, pod_folder);
 }
 
 class Runner {
@@ -115,8 +115,8 @@ class Runner {
   absl::Status HoldSubPaths(const manifest::Container& container) {
     const std::vector<SubPath> sub_paths = SubPathsOf(pod_, container, place_.folder);
     if (sub_paths.empty()) return absl::OkStatus();
-    HK_ASSIGN_OR_RETURN(sys::UniqueFd ns, MountNamespaceOf(options_.cri_socket));
-    for (const SubPath& sub_path : sub_paths) HK_RETURN_IF_ERROR(HoldSubPath(ns, sub_path));
+    HK_ASSIGN_OR_RETURN(FileView view, ViewOfListener(options_.cri_socket));
+    for (const SubPath& sub_path : sub_paths) HK_RETURN_IF_ERROR(HoldSubPath(view, sub_path));
     return absl::OkStatus();
   }
 

@@ -129,7 +129,17 @@ std::vector<SubPath> SubPathsOf(const manifest::Pod& pod, const manifest::Contai
   return found;
 }
 
-absl::StatusOr<sys::UniqueFd> MountNamespaceOf(const std::string& socket) {
+absl::StatusOr<FileView> ViewOf(const std::string& proc) {
+  FileView view;
+  const std::string ns = proc + "/ns/mnt", root = proc + "/root";
+  view.ns = sys::UniqueFd(open(ns.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!view.ns.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", ns));
+  view.root = sys::UniqueFd(open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!view.root.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", root));
+  return view;
+}
+
+absl::StatusOr<FileView> ViewOfListener(const std::string& socket) {
   std::string path = socket;
   for (const char* scheme : {"unix://", "unix:"}) {
     if (path.rfind(scheme, 0) == 0) path.erase(0, strlen(scheme));
@@ -145,23 +155,22 @@ absl::StatusOr<sys::UniqueFd> MountNamespaceOf(const std::string& socket) {
   socklen_t size = sizeof peer;
   if (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0)
     return absl::NotFoundError(fmt::format("who listens on '{}' is not to be seen from here", path));
-  const std::string file = fmt::format("/proc/{}/ns/mnt", peer.pid);
-  sys::UniqueFd ns(open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!ns.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", file));
-  return ns;
+  return ViewOf(fmt::format("/proc/{}", peer.pid));
 }
 
-absl::Status InMountNamespace(const sys::UniqueFd& ns, const std::function<absl::Status()>& work) {
+absl::Status InView(const FileView& view, const std::function<absl::Status()>& work) {
   struct stat ours {
   }, theirs{};
-  if (stat("/proc/thread-self/ns/mnt", &ours) != 0 || fstat(ns.get(), &theirs) != 0)
+  if (stat("/proc/thread-self/ns/mnt", &ours) != 0 || fstat(view.ns.get(), &theirs) != 0)
     return ErrnoToStatus(errno, "stat mount namespaces");
   // Not entered again: that would lead out of a chroot.
   if (ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino) return work();
   absl::Status status;
   std::thread([&] {
     // setns(2) refuses a thread that shares its root and working directory with others.
-    if (unshare(CLONE_FS) != 0 || setns(ns.get(), CLONE_NEWNS) != 0)
+    // It leads to the root of the namespace, which is not that of a process in a chroot.
+    if (unshare(CLONE_FS) != 0 || setns(view.ns.get(), CLONE_NEWNS) != 0 || fchdir(view.root.get()) != 0 ||
+        chroot(".") != 0)
       status = ErrnoToStatus(errno, "enter the runtime's mount namespace");
     else
       status = work();
@@ -169,12 +178,12 @@ absl::Status InMountNamespace(const sys::UniqueFd& ns, const std::function<absl:
   return status;
 }
 
-absl::Status HoldSubPath(const sys::UniqueFd& ns, const SubPath& sub_path) {
-  return InMountNamespace(ns, [&] { return Hold(sub_path); });
+absl::Status HoldSubPath(const FileView& view, const SubPath& sub_path) {
+  return InView(view, [&] { return Hold(sub_path); });
 }
 
-absl::Status ReleaseSubPaths(const sys::UniqueFd& ns, const std::string& pod_folder) {
-  return InMountNamespace(ns, [&] { return Release(pod_folder); });
+absl::Status ReleaseSubPaths(const FileView& view, const std::string& pod_folder) {
+  return InView(view, [&] { return Release(pod_folder); });
 }
 
 bool HadSubPaths(const std::string& pod_folder) {

@@ -12,8 +12,8 @@
 // container that has been started keeps its own mount. Errors: kInvalidArgument for a path that leaves its volume,
 // errno with the path; needs CAP_SYS_ADMIN.
 //
-//   HK_ASSIGN_OR_RETURN(sys::UniqueFd ns, MountNamespaceOf(endpoints.cri));
-//   for (const SubPath& each : SubPathsOf(pod, container, folder)) HK_RETURN_IF_ERROR(HoldSubPath(ns, each));
+//   HK_ASSIGN_OR_RETURN(FileView view, ViewOfListener(endpoints.cri));
+//   for (const SubPath& each : SubPathsOf(pod, container, folder)) HK_RETURN_IF_ERROR(HoldSubPath(view, each));
 #pragma once
 
 #include <functional>
@@ -36,14 +36,20 @@ struct SubPath {
 std::vector<SubPath> SubPathsOf(const manifest::Pod& pod, const manifest::Container& container,
                                 const std::string& pod_folder);
 
+// Where a process finds its files: its mount namespace, and its root there, which a chroot may have moved.
+struct FileView {
+  sys::UniqueFd ns, root;
+};
+// Of a process, by its folder in /proc ("/proc/42", "/proc/thread-self").
+absl::StatusOr<FileView> ViewOf(const std::string& proc);
 // Of the process that listens on this Unix socket.
-absl::StatusOr<sys::UniqueFd> MountNamespaceOf(const std::string& socket);
+absl::StatusOr<FileView> ViewOfListener(const std::string& socket);
 // On a thread of its own, unless we are there already.
-absl::Status InMountNamespace(const sys::UniqueFd& ns, const std::function<absl::Status()>& work);
+absl::Status InView(const FileView& view, const std::function<absl::Status()>& work);
 
-absl::Status HoldSubPath(const sys::UniqueFd& ns, const SubPath& sub_path);
+absl::Status HoldSubPath(const FileView& view, const SubPath& sub_path);
 // All of the Pod. Its folder must not be removed while one is held: they lead to what may be the host's.
-absl::Status ReleaseSubPaths(const sys::UniqueFd& ns, const std::string& pod_folder);
+absl::Status ReleaseSubPaths(const FileView& view, const std::string& pod_folder);
 // Whether any was ever held there.
 bool HadSubPaths(const std::string& pod_folder);
 

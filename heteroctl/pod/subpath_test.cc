@@ -31,16 +31,16 @@ class Node {
     REQUIRE(chmod(volume().c_str(), 0777) == 0);
     std::thread([this] {
       if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return;
-      ns_ = sys::UniqueFd(open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC));
+      if (absl::StatusOr<FileView> view = ViewOf("/proc/thread-self"); view.ok()) view_ = *std::move(view);
     }).join();
-    REQUIRE(ns_.valid());
+    REQUIRE(view_.ns.valid());
   }
   ~Node() {
-    ReleaseSubPaths(ns_, pod()).IgnoreError();
+    ReleaseSubPaths(view_, pod()).IgnoreError();
     fs::remove_all(path_);
   }
 
-  const sys::UniqueFd& ns() const { return ns_; }
+  const FileView& view() const { return view_; }
   std::string path(const std::string& name) const { return path_ + "/" + name; }
   std::string pod() const { return path_ + "/pod"; }
   std::string volume() const { return pod() + "/volumes/kubernetes.io~empty-dir/data"; }
@@ -53,19 +53,19 @@ class Node {
       text << std::ifstream(file).rdbuf();
       return absl::OkStatus();
     };
-    REQUIRE_OK(InMountNamespace(ns_, read));
+    REQUIRE_OK(InView(view_, read));
     return text.str();
   }
 
  private:
   std::string path_ = "/tmp/hk-subpath-test.XXXXXX";
-  sys::UniqueFd ns_;
+  FileView view_;
 };
 
 TEST_CASE("a subPath that is missing becomes a folder with the volume's mode, seen by the runtime alone") {
   Node node;
 
-  REQUIRE_OK(HoldSubPath(node.ns(), node.Of("a/b")));
+  REQUIRE_OK(HoldSubPath(node.view(), node.Of("a/b")));
 
   std::ofstream(node.volume() + "/a/b/file") << "here";
   CHECK(node.Read(node.Of("a/b").held + "/file") == "here");
@@ -79,7 +79,7 @@ TEST_CASE("a subPath may be a file") {
   Node node;
   std::ofstream(node.volume() + "/app.conf") << "settings";
 
-  REQUIRE_OK(HoldSubPath(node.ns(), node.Of("app.conf")));
+  REQUIRE_OK(HoldSubPath(node.view(), node.Of("app.conf")));
 
   CHECK(node.Read(node.Of("app.conf").held) == "settings");
 }
@@ -97,10 +97,10 @@ TEST_CASE("links that leave the volume are refused, those inside are followed") 
 
   for (const char* bad : {"absolute", "up", "absolute/below", "magic/etc", "loop", "..", "real/../../x", "."}) {
     INFO(bad);
-    CHECK_THAT(HoldSubPath(node.ns(), node.Of(bad)), HasCode(absl::StatusCode::kInvalidArgument));
+    CHECK_THAT(HoldSubPath(node.view(), node.Of(bad)), HasCode(absl::StatusCode::kInvalidArgument));
   }
   CHECK(fs::is_empty(node.path("secret")));
-  REQUIRE_OK(HoldSubPath(node.ns(), node.Of("inside")));
+  REQUIRE_OK(HoldSubPath(node.view(), node.Of("inside")));
   CHECK(node.Read(node.Of("").held + "/file") == "mine");
 }
 
@@ -110,7 +110,7 @@ TEST_CASE("what is held stays what it was when a container puts a link in its pl
   std::ofstream(node.path("secret/file")) << "the host's";
   fs::create_directories(node.volume() + "/sub");
   std::ofstream(node.volume() + "/sub/file") << "the Pod's";
-  REQUIRE_OK(HoldSubPath(node.ns(), node.Of("sub")));
+  REQUIRE_OK(HoldSubPath(node.view(), node.Of("sub")));
 
   fs::rename(node.volume() + "/sub", node.volume() + "/moved");
   fs::create_symlink(node.path("secret"), node.volume() + "/sub");
@@ -121,17 +121,17 @@ TEST_CASE("what is held stays what it was when a container puts a link in its pl
 TEST_CASE("what was released is no mount any more, and its files stay") {
   Node node;
   CHECK_FALSE(HadSubPaths(node.pod()));
-  REQUIRE_OK(ReleaseSubPaths(node.ns(), node.pod()));
+  REQUIRE_OK(ReleaseSubPaths(node.view(), node.pod()));
   fs::create_directories(node.volume() + "/sub");
   std::ofstream(node.volume() + "/sub/file") << "kept";
-  REQUIRE_OK(HoldSubPath(node.ns(), node.Of("sub")));
+  REQUIRE_OK(HoldSubPath(node.view(), node.Of("sub")));
   CHECK(HadSubPaths(node.pod()));
 
-  REQUIRE_OK(ReleaseSubPaths(node.ns(), node.pod()));
+  REQUIRE_OK(ReleaseSubPaths(node.view(), node.pod()));
 
   CHECK(node.Read(node.Of("sub").held + "/file") == "");
   CHECK(node.Read(node.volume() + "/sub/file") == "kept");
-  REQUIRE_OK(ReleaseSubPaths(node.ns(), node.pod()));
+  REQUIRE_OK(ReleaseSubPaths(node.view(), node.pod()));
 }
 
 TEST_CASE("the runtime's mount namespace is that of whoever listens on its socket") {
@@ -143,15 +143,15 @@ TEST_CASE("the runtime's mount namespace is that of whoever listens on its socke
   REQUIRE(bind(listening.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
   REQUIRE(listen(listening.get(), 4) == 0);
 
-  auto ns = MountNamespaceOf("unix://" + node.path("cri.sock"));
+  auto view = ViewOfListener("unix://" + node.path("cri.sock"));
 
-  REQUIRE_OK(ns);
+  REQUIRE_OK(view);
   struct stat ours {
   }, found{};
   REQUIRE(stat("/proc/self/ns/mnt", &ours) == 0);
-  REQUIRE(fstat(ns->get(), &found) == 0);
+  REQUIRE(fstat(view->ns.get(), &found) == 0);
   CHECK(found.st_ino == ours.st_ino);
-  CHECK_THAT(MountNamespaceOf(node.path("none.sock")).status(), HasCode(absl::StatusCode::kNotFound));
+  CHECK_THAT(ViewOfListener(node.path("none.sock")).status(), HasCode(absl::StatusCode::kNotFound));
 }
 
 TEST_CASE("a ConfigMap, which no container writes to, is given to the runtime as it is") {
