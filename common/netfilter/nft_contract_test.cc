@@ -6,6 +6,7 @@
 #include <memory>
 #include <thread>
 
+#include "common/netfilter/counters.h"
 #include "common/netfilter/fake_nft.h"
 #include "common/netfilter/libnftables_nft.h"
 #include "common/netfilter/port_set.h"
@@ -121,6 +122,29 @@ TEMPLATE_TEST_CASE("counters have names", "[contract]", FakeNftEnv, KernelNftEnv
     REQUIRE_OK(counters);
     CHECK(*counters == std::map<std::string, NftCounter>{{"dropped", {0, 0}}});
   });
+}
+
+TEST_CASE("counters are read without libnftables as with it") {
+  KernelNftEnv env;
+  auto read = [&] {
+    absl::StatusOr<std::map<std::string, NftCounter>> counters = absl::UnknownError("not read");
+    REQUIRE_OK(sys::InNetns(env.ns, [&] {
+      counters = ReadCounters("t");
+      return absl::OkStatus();
+    }));
+    return counters;
+  };
+  CHECK_THAT(read().status(), HasCode(absl::StatusCode::kNotFound));
+
+  env.Use([](Nft& nft) {
+    REQUIRE_OK(nft.Run(kTable));
+    REQUIRE_OK(nft.Run("add counter inet t full { packets 7 bytes 4294967296 }\n"));
+  });
+  auto counters = read();
+
+  REQUIRE_OK(counters);
+  CHECK((*counters)["full"] == NftCounter{7, 4294967296});
+  env.Use([&](Nft& nft) { CHECK(*counters == *nft.Counters("inet t")); });
 }
 
 TEST_CASE("one port goes in and out of a set without libnftables") {

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cctype>
 #include <mutex>
+#include <string_view>
 
 #include "common/netfilter/conntrack.h"
+#include "common/netfilter/counters.h"
 #include "common/netfilter/libnftables_nft.h"
 #include "common/netlink/libnl_netlink.h"
 #include "node-agent/podnet/hostport_table.h"
@@ -16,6 +18,8 @@ namespace {
 
 using netfilter::Nft;
 using netlink::Netlink;
+
+constexpr std::string_view kFamily = "inet ";  // of our table
 
 // Of our routes to ::1; each device's is one more, because the kernel knows routes by destination and metric.
 constexpr uint32_t kBehindLo = 4096;
@@ -114,7 +118,7 @@ std::string HostPortTable(const std::string& instance) {
       name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '_');
   // Two instances that differ only in what an nft name cannot hold stay apart.
   if (name != instance) name += fmt::format("_{:08x}", Fnv1a(instance));
-  return "inet heterok8s_" + name;
+  return fmt::format("{}heterok8s_{}", kFamily, name);
 }
 
 absl::StatusOr<std::vector<IpAddress>> NodeAddresses() {
@@ -132,8 +136,7 @@ absl::StatusOr<std::vector<IpAddress>> NodeAddresses() {
 }
 
 absl::StatusOr<std::map<std::string, uint64_t>> ReadRefusedInRoot(const std::string& instance) {
-  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
-  HK_ASSIGN_OR_RETURN(auto counters, nft->Counters(HostPortTable(instance)));
+  HK_ASSIGN_OR_RETURN(auto counters, netfilter::ReadCounters(HostPortTable(instance).substr(kFamily.size())));
   std::map<std::string, uint64_t> refused;
   for (const auto& [reason, counter] : counters) refused[reason] = counter.packets;
   return refused;

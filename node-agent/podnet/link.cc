@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "common/netfilter/counters.h"
 #include "common/netfilter/libnftables_nft.h"
 #include "common/netfilter/nft_script.h"
 #include "common/netfilter/port_set.h"
@@ -178,8 +179,7 @@ absl::StatusOr<std::map<std::string, netfilter::NftCounter>> ReadLinkCounters(co
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(netns_path));
   std::map<std::string, netfilter::NftCounter> counters;
   HK_RETURN_IF_ERROR(sys::InNetns(ns, [&]() -> absl::Status {
-    HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, OpenNft());
-    HK_ASSIGN_OR_RETURN(counters, nft->Counters(kPodTable));
+    HK_ASSIGN_OR_RETURN(counters, netfilter::ReadCounters(kPodTableName));
     return absl::OkStatus();
   }));
   return counters;
