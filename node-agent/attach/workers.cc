@@ -52,9 +52,9 @@ void Workers::Work(Threads::iterator self) {
   while (true) {
     if (jobs_.empty() && (stop_ || idle_ >= kKept)) break;
     ++idle_;
-    wanted_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
+    wanted_.wait_for(lock, kRest, [this] { return stop_ || !jobs_.empty(); });
     --idle_;
-    if (jobs_.empty()) break;  // stop_, and nothing is left to do
+    if (jobs_.empty()) break;  // nothing is left to do, or came for long
     std::packaged_task<void()> job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();

@@ -2,8 +2,9 @@
 //
 // Purpose: an attach hands out half a dozen pieces of a millisecond or less. A thread that is there starts sooner than
 // one that is made, and does not have to be taken down in the middle of the rest. Threading: thread-safe. Every job has
-// a thread at once: there are as many as jobs, so jobs may wait for each other. Up to kKept idle ones stay; where the
-// kernel gives no thread, Start and Post do the job before they return. Ownership: a Running waits for its job when it
+// a thread at once: there are as many as jobs, so jobs may wait for each other. Up to kKept idle ones stay for kRest:
+// an attach rarely comes alone, and a thread keeps what it freed for itself until it ends. Where the kernel gives no
+// thread, Start and Post do the job before they return. Ownership: a Running waits for its job when it
 // goes out of scope, so the job may use what lives around it. Posted jobs are waited for by the destructor of Workers;
 // what they use outlives it. Errors: none of its own; a job returns its own.
 //
@@ -12,6 +13,7 @@
 //   HK_RETURN_IF_ERROR(synced.Get());
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <future>
@@ -26,6 +28,7 @@ namespace heterok8s::attach {
 class Workers {
  public:
   static constexpr size_t kKept = 4;  // as many as one attach uses
+  static constexpr std::chrono::seconds kRest{3};
 
   template <typename Result>
   class Running {
