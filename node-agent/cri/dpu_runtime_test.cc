@@ -1,6 +1,8 @@
 // The DPU's files: logs that are followed and released, volumes that are copied, names that try to get out.
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -233,6 +235,29 @@ TEST_CASE("what emptyDirs hold is counted as du does: no link is followed, and t
   CHECK(used.volumes(0).inodes() == 1 + 2 + 1 + 2);  // itself, folders, the file, links
   REQUIRE_OK(store->RemovePod("uid-1"));
   CHECK(store->Used(kAsLongAsItTakes).volumes_size() == 0);
+}
+
+TEST_CASE("what lies deeper than anybody counts is charged as all that the disk holds") {
+  Folder folder;
+  auto open_folder = [&] { return sys::UniqueFd(open(folder.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)); };
+  const std::atomic<bool> stop = false;
+  struct statvfs disk = {};
+  REQUIRE(statvfs(folder.path.c_str(), &disk) == 0);
+  const uint64_t held = (disk.f_blocks - disk.f_bfree) * disk.f_frsize;
+  sys::UniqueFd at = open_folder();
+  auto deeper = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      REQUIRE(mkdirat(at.get(), "d", 0755) == 0);
+      at.reset(openat(at.get(), "d", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      REQUIRE(at.valid());
+    }
+  };
+
+  deeper(kDeepest);
+  CHECK(UseOf(open_folder(), stop).inodes == 1 + kDeepest);
+  deeper(1);
+
+  CHECK(UseOf(open_folder(), stop).bytes >= held / 2);  // others write to this disk, and remove
 }
 
 v1::UsedByVolumesReply Holding(const char* volume) {

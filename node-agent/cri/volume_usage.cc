@@ -3,7 +3,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <set>
@@ -21,6 +23,7 @@ struct Tree {
   dev_t device = 0;
   int files_left = kMostFiles;
   std::set<ino_t> with_more_names;
+  bool too_much = false;
   VolumeUse use;
 
   void Add(sys::UniqueFd folder, int folders_left);
@@ -33,14 +36,17 @@ void Tree::Add(sys::UniqueFd folder, int folders_left) {
   const int fd = folder.release();  // the DIR's now
   while (const dirent* entry = readdir(dir.get())) {
     if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
-    if (stop || files_left-- <= 0) return;
+    if (files_left-- <= 0) too_much = true;
+    if (stop || too_much) return;
     struct stat info = {};
     if (fstatat(fd, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || info.st_dev != device) continue;
     const bool is_folder = S_ISDIR(info.st_mode);
     if (!is_folder && info.st_nlink > 1 && !with_more_names.insert(info.st_ino).second) continue;
     use.bytes += static_cast<uint64_t>(info.st_blocks) * kBlock;
     ++use.inodes;
-    if (!is_folder || folders_left == 0) continue;
+    if (!is_folder) continue;
+    if (folders_left == 0) too_much = true;
+    if (too_much) return;
     Add(sys::UniqueFd(openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)), folders_left - 1);
   }
 }
@@ -49,11 +55,14 @@ void Tree::Add(sys::UniqueFd folder, int folders_left) {
 
 VolumeUse UseOf(sys::UniqueFd folder, const std::atomic<bool>& stop) {
   struct stat info = {};
-  if (!folder.valid() || fstat(folder.get(), &info) != 0) return {};
+  struct statvfs around = {};
+  if (!folder.valid() || fstat(folder.get(), &info) != 0 || fstatvfs(folder.get(), &around) != 0) return {};
   Tree tree{.stop = stop, .device = info.st_dev};
   tree.use = {.bytes = static_cast<uint64_t>(info.st_blocks) * kBlock, .inodes = 1};
   tree.Add(std::move(folder), kDeepest);
-  return tree.use;
+  if (!tree.too_much) return tree.use;
+  return {.bytes = std::max<uint64_t>(tree.use.bytes, (around.f_blocks - around.f_bfree) * around.f_frsize),
+          .inodes = std::max<uint64_t>(tree.use.inodes, around.f_files - around.f_ffree)};
 }
 
 VolumeWalk::~VolumeWalk() {

@@ -1,11 +1,12 @@
 // How much of the disk folders hold that Pods write to.
 //
 // Purpose: what `du` says, of a folder whose owner may be hostile: no link is followed, nothing on another file system
-// counts, a file with several names counts once. Of a folder with more than kMostFiles files, or below kDeepest
-// folders, only so much is counted. VolumeWalk is who has the time: a walk goes on behind an answer that does not wait
-// for it, there is one at a time, and after a long one it rests, so that no Pod can keep a processor busy with its
-// files. Threading: UseOf any, VolumeWalk thread-safe. Ownership: VolumeWalk owns its thread; the destructor ends the
-// walk and waits for it. Errors: what cannot be read, or goes while it is read, counts as nothing.
+// counts, a file with several names counts once. A folder with more than kMostFiles files, or with folders below
+// kDeepest others, counts as all that its file system holds: nobody hides what it wrote by making it long to count.
+// VolumeWalk is who has the time: a walk goes on behind an answer that does not wait for it, there is one at a time,
+// and after a long one it rests, so that no Pod can keep a processor busy with its files. Threading: UseOf any,
+// VolumeWalk thread-safe. Ownership: VolumeWalk owns its thread; the destructor ends the walk and waits for it. Errors:
+// what cannot be read, or goes while it is read, counts as nothing.
 //
 //   VolumeUse use = UseOf(folder_fd, stop);
 //   v1::UsedByVolumesReply all = walk.Figures([this](const auto& stop) { return WalkAll(stop); }, kPatience);
