@@ -1,125 +1,22 @@
-// Host ports on real namespaces.
+// Host ports on real namespaces; hostports_node.h draws those of ordinary Pods. A split Pod:
 //
-//   ordinary Pods                                         a split Pod
-//   outside ─── node ─┬─ a 10.88.0.5                      node ───┬─ dpu ─┬─ outside
-//   192.0.2.9         └─ b 10.88.0.6                              │       └─ s 10.88.0.7
-//               192.0.2.1                                    198.51.100.1
+//   node ───┬─ dpu ─┬─ outside
+//           │       └─ s 10.88.0.7
+//      198.51.100.1
 #include "node-agent/podnet/hostports.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
-#include <chrono>
-#include <functional>
-#include <map>
 
-#include "common/testing/matchers.h"
-#include "node-agent/podnet/split_pod_topology.h"
-#include "node-agent/podnet/test_sockets.h"
-#include "node-agent/podnet/uplink.h"
+#include "node-agent/podnet/hostports_node.h"
 
 namespace heterok8s::podnet {
 namespace {
 
-using sys::NetnsRef;
-using sys::UniqueFd;
 using testing::HasCode;
 using testing::Says;
-
-constexpr char kInstance[] = "test";
-
-NetnsRef MakeNetns(const char* name) {
-  static int number = 0;
-  auto ns = sys::CreateNetns(fmt::format("/run/netns/hk{}-hp-{}-{}", getpid(), name, number++));
-  REQUIRE_OK(ns);
-  SplitPodTopology::Sh(*ns, "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.dad_transmits=0");
-  return *std::move(ns);
-}
-
-struct Pod {
-  std::string key;
-  NetnsRef ns;
-  std::vector<IpAddress> addresses;
-};
-
-struct Node {
-  enum class Namespaces { kMade };
-  explicit Node(Namespaces) {}  // complete from here on: what fails below still runs the destructor
-  Node() : Node(Namespaces::kMade) {
-    SplitPodTopology::Sh(outside, fmt::format(R"(set -e
-      ip link add o type veth peer name wan netns {0}
-      ip link set o up; ip addr add 192.0.2.9/24 dev o; ip addr add 2001:db8::9/64 dev o
-      nsenter --net={0} sh -ec 'ip link set wan up; ip addr add 192.0.2.1/24 dev wan
-        ip addr add 192.0.2.2/24 dev wan; ip addr add 2001:db8::1/64 dev wan')",
-                                              node.path()));
-    SplitPodTopology::AwaitUp(outside, "o");
-    InNode([&] { return EnableForwarding(); });
-    InNode([&] { return PrepareHostPorts(kInstance); });
-  }
-  ~Node() {
-    for (const NetnsRef* ns : {&outside, &node, &a.ns, &b.ns}) (void)sys::DeleteNetns(ns->path());
-  }
-  void AddPods() {
-    for (Pod* pod : {&a, &b}) {
-      InNode([&] {
-        return EnsureUplink({.owner = {.instance = kInstance, .pod_key = pod->key, .ifname = "eth0"},
-                             .netns_path = pod->ns.path(),
-                             .ifname = "eth0",
-                             .addresses = pod->addresses})
-            .status();
-      });
-    }
-  }
-  absl::Status TryInNode(const std::function<absl::Status()>& fn) { return sys::InNetns(node, fn); }
-  void InNode(const std::function<absl::Status()>& fn) { REQUIRE_OK(TryInNode(fn)); }
-  absl::Status Ensure(const Pod& pod, std::vector<HostPort> ports, std::vector<IpPrefix> masquerade_outside = {}) {
-    return TryInNode([&] {
-      return EnsureHostPorts(
-          kInstance,
-          {.pod_key = pod.key, .ports = ports, .addresses = pod.addresses, .masquerade_outside = masquerade_outside});
-    });
-  }
-  absl::Status Remove(const Pod& pod) {
-    return TryInNode([&] { return RemoveHostPorts(kInstance, pod.key); });
-  }
-
-  NetnsRef outside = MakeNetns("out"), node = MakeNetns("node");
-  Pod a{"pod-a", MakeNetns("a"), {*IpAddress::Parse("10.88.0.5"), *IpAddress::Parse("fd00:88::5")}};
-  Pod b{"pod-b", MakeNetns("b"), {*IpAddress::Parse("10.88.0.6"), *IpAddress::Parse("fd00:88::6")}};
-};
-
-// Of the Node's end of the Pod's uplink, six bytes.
-std::string GatewayMac(const Pod& pod) {
-  std::string text = SplitPodTopology::Sh(pod.ns, "ip -o neigh show dev eth0 169.254.1.1");
-  std::string mac;
-  for (size_t at = text.find("lladdr ") + 7; mac.size() < 6; at += 3) {
-    mac.push_back(static_cast<char>(std::stoi(text.substr(at, 2), nullptr, 16)));
-  }
-  return mac;
-}
-
-bool Soon(const std::function<bool()>& condition) {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > give_up) return false;
-    usleep(5000);
-  }
-  return true;
-}
-
-// The address by which the server saw the client.
-std::string Calls(const UniqueFd& listener, const NetnsRef& from, const Endpoint& to) {
-  INFO("to " << to.ToString());
-  UniqueFd client;
-  REQUIRE(Connect(from, to, &client) == 0);
-  UniqueFd server = Accept(listener);
-  REQUIRE(server.valid());
-  CHECK(Send(server, "hello"));
-  CHECK(Receive(client) == "hello");
-  return PeerOf(server).address.ToString();
-}
 
 TEST_CASE("a TCP host port leads to the Pod from everywhere") {
   Node n;
@@ -244,100 +141,6 @@ TEST_CASE("ports change with the spec, and removing leaves nothing") {
   for (int i = 0; i < 2; ++i) REQUIRE_OK(n.Remove(n.a));
   CHECK(Connect(n.outside, At("192.0.2.1", 82), nullptr) == ECONNREFUSED);
   CHECK(SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test") == empty);
-}
-
-TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet or not") {
-  Node n;
-  n.AddPods();
-  UniqueFd secret = Listen(n.node, Protocol::kUdp, At("127.0.0.1", 2000));
-  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}));
-
-  SendForged(n.a.ns, "eth0", GatewayMac(n.a), *IpAddress::Parse("10.88.0.5"), *IpAddress::Parse("127.0.0.1"));
-
-  CHECK(SplitPodTopology::Sh(n.node, "nft list counter inet heterok8s_test martian").find("packets 1") !=
-        std::string::npos);
-}
-
-TEST_CASE("a Pod sends from its own addresses only, in both families; what it forges is dropped and counted") {
-  Node n;
-  n.AddPods();
-  struct Case {
-    const char *what, *source, *destination;
-    bool passes = false, arrives = false;  // the guard; at the outside
-  };
-  const Case cases[] = {
-      {"its own IPv4 address", "10.88.0.5", "192.0.2.9", true, true},
-      {"its own IPv6 address", "fd00:88::5", "2001:db8::9", true, true},
-      {"another Pod's, IPv4", "10.88.0.6", "192.0.2.9"},
-      {"another Pod's, IPv6", "fd00:88::6", "2001:db8::9"},
-      {"the outside's, IPv4", "192.0.2.9", "10.88.0.6"},
-      {"the outside's, IPv6", "2001:db8::9", "fd00:88::6"},
-      {"the Node's, IPv4", "192.0.2.1", "192.0.2.9"},
-      {"the Node's, IPv6", "2001:db8::1", "2001:db8::9"},
-      {"nobody's, IPv4", "203.0.113.7", "192.0.2.9"},
-      {"nobody's, IPv6", "2001:db8:ffff::7", "2001:db8::9"},
-      {"the unspecified one, to a neighbour", "::", "ff02::1", true},
-      {"a link-local one, to a neighbour", "fe80::1234", "ff02::1", true},
-  };
-  const std::string gateway = GatewayMac(n.a);
-  SplitPodTopology::AwaitUp(n.a.ns, "eth0");
-  auto counted = [&] {
-    std::map<std::string, uint64_t> refused;
-    n.InNode([&]() -> absl::Status {
-      HK_ASSIGN_OR_RETURN(refused, ReadRefusedInRoot(kInstance));
-      return absl::OkStatus();
-    });
-    return refused["spoofed"];
-  };
-  for (const Case& c : cases) {
-    INFO(c.what);
-    Ear ear(n.outside, "o");
-    const uint64_t before = counted();
-
-    SendForged(n.a.ns, "eth0", gateway, *IpAddress::Parse(c.source), *IpAddress::Parse(c.destination));
-    // One that is always refused, behind it: once this is counted, that has been decided.
-    SendForged(n.a.ns, "eth0", gateway, *IpAddress::Parse("203.0.113.99"), *IpAddress::Parse("192.0.2.9"));
-
-    const uint64_t wanted = before + (c.passes ? 1 : 2);
-    CHECK(Soon([&] { return counted() >= wanted; }));
-    CHECK(counted() == wanted);
-    auto fake = [](const std::string& packet, bool outgoing) {
-      return !outgoing && packet.find("fake") != std::string::npos;
-    };
-    if (c.arrives) CHECK(Soon([&] { return ear.Count(fake) > 0; }));
-    CHECK(ear.Count(fake) == (c.arrives ? 1 : 0));
-  }
-  // The guard refuses nobody else: what is not a Pod's uplink has other routes.
-  UniqueFd server = Listen(n.b.ns, Protocol::kTcp, At("10.88.0.6", 8080));
-  CHECK(Calls(server, n.a.ns, At("10.88.0.6", 8080)) == "10.88.0.5");
-  CHECK(Calls(server, n.node, At("10.88.0.6", 8080)) != "");
-}
-
-TEST_CASE("::1 of the Node stays its own: for its programs, and against Pods") {
-  Node n;
-  n.AddPods();
-  REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}));
-  REQUIRE_OK(n.Ensure(n.b, {{.host_port = 81, .container_port = 8080}}));
-  UniqueFd own = Listen(n.node, Protocol::kTcp, At("::1", 2000));
-  UniqueFd in_a = Listen(n.a.ns, Protocol::kTcp, At("::", 8080)), in_b = Listen(n.b.ns, Protocol::kTcp, At("::", 8080));
-
-  CHECK(Calls(own, n.node, At("::1", 2000)) == "::1");
-  Calls(in_a, n.node, At("::1", 80));
-  Calls(in_b, n.node, At("::1", 81));
-  CHECK(Connect(n.node, At("::1", 82), nullptr) == ECONNREFUSED);
-  UniqueFd secret = Listen(n.node, Protocol::kUdp, At("::1", 2000));
-  // The Pod's root sends to ::1 by its device.
-  SplitPodTopology::Sh(n.a.ns, R"(set -e
-    mac=$(ip -o neigh show dev eth0 169.254.1.1 | sed 's/.*lladdr //;s/ .*//')
-    ip -6 neigh replace fe80::77 lladdr $mac dev eth0
-    ip -6 rule add pref 0 table 77; ip -6 route del local ::1 dev lo table local
-    ip -6 route add ::1 via fe80::77 dev eth0 onlink table 77)");
-  UniqueFd attacker = Listen(n.a.ns, Protocol::kUdp, At("fd00:88::5", 0));
-  (void)SendTo(attacker, At("::1", 2000), "x");
-  // What comes later by a way that is open shows that the other did not come.
-  UniqueFd friendly = Listen(n.node, Protocol::kUdp, At("::1", 0));
-  REQUIRE(SendTo(friendly, At("::1", 2000), "y"));
-  CHECK(Receive(secret) == "y");
 }
 
 TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
