@@ -100,7 +100,9 @@ class Router {
   absl::StatusOr<std::map<std::string, std::string>> EmptyDirUsers(const SplitPod& pod,
                                                                    const runtime::v1::ContainerConfig& config,
                                                                    Deadline deadline);
-  absl::Status CheckDpuVolumes(const SplitPod& pod, const runtime::v1::ContainerConfig& config) const;
+  // That a container on the host, whose reason is given, needs no volume that is on the DPU.
+  absl::Status CheckDpuVolumes(const SplitPod& pod, const runtime::v1::ContainerConfig& config,
+                               const std::string& why_host) const;
 
   // router_containers.cc
   void StartContainer(const CallPtr& call);

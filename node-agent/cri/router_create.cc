@@ -77,7 +77,7 @@ void Router::CreateContainer(const CallPtr& call) {
     ++figures_.container_fallbacks;
     verdict = {.dpu = false, .reason = fmt::format("the DPU did not take it: {}", Message(id.status()))};
   }
-  if (absl::Status split_volume = CheckDpuVolumes(*pod, config); !split_volume.ok()) {
+  if (absl::Status split_volume = CheckDpuVolumes(*pod, config, verdict.reason); !split_volume.ok()) {
     Answer(*call, Annotate(split_volume, name));
     return;
   }
@@ -223,7 +223,8 @@ absl::StatusOr<std::map<std::string, std::string>> Router::EmptyDirUsers(const S
   return users;
 }
 
-absl::Status Router::CheckDpuVolumes(const SplitPod& pod, const rt::ContainerConfig& config) const {
+absl::Status Router::CheckDpuVolumes(const SplitPod& pod, const rt::ContainerConfig& config,
+                                     const std::string& why_host) const {
   for (const DpuContainer& container : parts_.table.Containers()) {
     if (container.listed.pod_sandbox_id() != pod.sandbox_id) continue;
     auto made = container.listed.annotations().find(kDpuVolumes);
@@ -231,9 +232,15 @@ absl::Status Router::CheckDpuVolumes(const SplitPod& pod, const rt::ContainerCon
     for (const rt::Mount& mount : config.mounts()) {
       auto volume = EmptyDirOf(mount.host_path(), pod.metadata.uid());
       if (!volume || ("," + made->second + ",").find("," + *volume + ",") == std::string::npos) continue;
+      const std::string what =
+          fmt::format("volume '{}' is on the DPU with {}", *volume, container.listed.metadata().name());
+      auto declared = pod.verdict.volumes.find(*volume);
+      if (declared == pod.verdict.volumes.end() || !declared->second.contains(config.metadata().name())) {
+        return absl::FailedPreconditionError(
+            fmt::format("{}, because annotation {} does not name '{}'", what, kVolumes, config.metadata().name()));
+      }
       return absl::FailedPreconditionError(
-          fmt::format("volume '{}' is on the DPU with {}, because annotation {} does not name '{}'", *volume,
-                      container.listed.metadata().name(), kVolumes, config.metadata().name()));
+          fmt::format("{}, but '{}' stays on the host: {}", what, config.metadata().name(), why_host));
     }
   }
   return absl::OkStatus();
