@@ -1,7 +1,7 @@
 // The plugin's standard input, to its end.
 //
-// Threading: any. Errors: kResourceExhausted beyond kMaxStdinBytes; kDeadlineExceeded when whoever called neither
-// writes nor closes; else errno.
+// Threading: any. Ownership: borrows the descriptor. Errors: kResourceExhausted beyond kMaxStdinBytes;
+// kDeadlineExceeded when whoever called neither writes nor closes; else errno.
 //
 //   HK_ASSIGN_OR_RETURN(std::string text, ReadInput(STDIN_FILENO, kInputPatience));
 #pragma once

@@ -7,7 +7,7 @@
 //   DEL         success; the call is left in queueDir and heterod carries it out when it is back
 //   GC          success with a note on stderr; heterod compares ledger and kernel at its start, and GC comes again
 // A DEL that heterod received but did not answer in time is queued too: it may be carried out twice, which is harmless.
-// Threading: none. Errors: all end up in Outcome.
+// Threading: none. Ownership: values. Errors: all end up in Outcome.
 //
 //   Outcome outcome = HandleCall(environment, stdin_text, FetchStdin);
 #pragma once

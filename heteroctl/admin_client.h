@@ -1,7 +1,8 @@
 // The Admin services of the Node's two heterods, and heterocri's Router, as seen from here.
 //
 // Purpose: one place that dials, with a deadline, and turns "nobody listens" into an error that says what to do.
-// Threading: one call at a time per object. Errors: kUnavailable with a hint when the daemon does not answer.
+// Threading: one call at a time per object. Ownership: owns its channel. Errors: kUnavailable with a hint when the
+// daemon does not answer.
 //
 //   AdminClient host("heterod on the host", endpoints.host_admin);
 //   HK_ASSIGN_OR_RETURN(v1::StatusReply status, host.Status());

@@ -12,6 +12,7 @@
 //   }
 //
 // Flags of the whole program (-o, --lab, the sockets) may stand before or after the subcommand.
+// Threading: the main thread. Ownership: main()'s Context outlives the CLI::App, whose callbacks borrow it.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -1,7 +1,8 @@
 // Where the daemons of the Node listen.
 //
 // Order: the flag, the environment variable, the lab's env file, the packaged default.
-// Threading: any. Errors: kNotFound when --lab names no running lab, kInvalidArgument when its file is no JSON.
+// Threading: any. Ownership: values. Errors: kNotFound when --lab names no running lab, kInvalidArgument when its file
+// is no JSON.
 //
 //   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
 #pragma once

@@ -1,7 +1,7 @@
 // What heterod does to this machine before it builds anything: privileges, folders, identity of this start.
 //
-// Threading: DropCapabilities before any other thread exists (capabilities belong to threads); the rest anywhere.
-// Errors: Status that names the operation.
+// Ownership: LockRunDir's lock is held as long as its descriptor. Threading: DropCapabilities before any other thread
+// exists (capabilities belong to threads); the rest anywhere. Errors: Status that names the operation.
 //
 //   HK_RETURN_IF_ERROR(DropCapabilities());
 //   HK_ASSIGN_OR_RETURN(sys::UniqueFd lock, LockRunDir(config.run_dir));

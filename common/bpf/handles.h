@@ -1,7 +1,7 @@
 // Owned libbpf objects.
 //
 // Threading: a handle is as thread-safe as a unique_ptr. Destroying a BpfLink closes its descriptor: a pinned link
-// stays attached, one that is not pinned is detached.
+// stays attached, one that is not pinned is detached. Errors: libbpf's functions return null and set errno.
 //
 //   BpfLink link(bpf_program__attach_netns(program, ns.fd()));
 #pragma once

@@ -1,6 +1,7 @@
 // The two file systems that BPF needs: one to pin in, one to attach to.
 //
-// Threading: any thread; works in the mount namespace of the calling thread. Errors: errno as a Status with the path.
+// Threading: any thread; works in the mount namespace of the calling thread. Ownership: what is mounted stays when the
+// process ends. Errors: errno as a Status with the path.
 //
 //   HK_RETURN_IF_ERROR(EnsureBpffs("/run/heterok8s/bpf"));
 //   HK_ASSIGN_OR_RETURN(std::string root, EnsureCgroup2("/run/heterok8s/cgroup2"));

@@ -1,6 +1,7 @@
 // What this kernel's BPF can do, asked by loading a two-instruction program rather than by reading a version.
 //
-// Threading: any thread. Errors: none; a missing capability to load any program shows as "no".
+// Threading: any thread. Ownership: nothing stays loaded. Errors: none; a missing capability to load any program shows
+// as "no".
 //
 //   if (!CanLoad(BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP)) return absl::UnimplementedError("sk_lookup (kernel >= 5.9)");
 #pragma once

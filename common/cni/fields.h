@@ -2,6 +2,9 @@
 //
 // Each reader leaves `out` alone when the key is absent or null, and fails with kInvalidConfig and the key's full name
 // ("runtimeConfig.portMappings[1].hostPort") when the value has another type or is out of range. Nothing throws.
+// Threading: pure. Ownership: borrows the object for the call.
+//
+//   HK_RETURN_IF_ERROR(ReadString(json, "cniVersion", /*prefix=*/"", config.cni_version));
 #pragma once
 
 #include <fmt/format.h>

@@ -6,8 +6,9 @@
 //   HETEROK8S_FAULT="host.add.after-ledger=error@3"         the third pass returns kInternal; others go through
 //   HETEROK8S_FAULT="a=delay:200,b=error"                   200 ms; several points, by comma
 // Every point of the binary is registered before main(), whether its code runs or not: `heterod --list-fault-points`.
-// Threading: thread-safe. Costs one relaxed load and a branch while nothing is armed.
-// Errors: kInvalidArgument for a specification that does not parse or names a point that this binary does not have.
+// Threading: thread-safe. Ownership: points are static and live as long as the program. Costs one relaxed load and a
+// branch while nothing is armed. Errors: kInvalidArgument for a specification that does not parse or names a point that
+// this binary does not have.
 //
 //   if (absl::Status armed = fault::ArmFromEnvironment(); !armed.ok()) return Fail(armed);   // in main
 //   HK_FAULT_POINT("host.add.after-ledger");                                                 // in the journal

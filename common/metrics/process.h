@@ -1,6 +1,8 @@
 // This process's own figures: open descriptors and memory, for metrics and for Admin.Status.
 //
-// Threading: any. Errors: zeros when /proc cannot be read; a figure is no reason to fail.
+// Threading: any. Ownership: values. Errors: zeros when /proc cannot be read; a figure is no reason to fail.
+//
+//   samples.Gauge("heterod_open_files", "Open descriptors", static_cast<double>(ReadProcessFigures().open_files));
 #pragma once
 
 #include <cstdint>

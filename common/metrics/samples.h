@@ -1,6 +1,7 @@
 // Metrics whose values are read when somebody asks, instead of being counted as they happen.
 //
-// Threading: `read` is called on the thread that collects, maybe on several at once. Ownership: holds `read`.
+// Threading: `read` is called on the thread that collects, maybe on several at once. Ownership: holds `read`. Errors:
+// none; what cannot be read is left out.
 //
 //   auto live = std::make_shared<LiveMetrics>([&](Samples& samples) {
 //     samples.Gauge("heterod_tombstones", "Halves that the other PU must still remove", ledger_tombstones());

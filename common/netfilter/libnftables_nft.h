@@ -1,6 +1,7 @@
 // The kernel's nftables through libnftables.
 //
-// Purpose, errors: see nft.h. Threading: as nft.h; instances on different threads work at the same time.
+// Purpose, errors: see nft.h. Threading: as nft.h; instances on different threads work at the same time. Ownership: the
+// caller's.
 // Needs libnftables 1.0 and CAP_NET_ADMIN in the namespace.
 //
 //   HK_RETURN_IF_ERROR(sys::InNetns(pod, [&]() -> absl::Status {

@@ -5,8 +5,8 @@
 // refuses all others, so what it does not refuse means what it means to nft: nft_script_test compares the two.
 // In one script: declarations of tables of family inet, sets, counters and chains, `flush table`, `delete table`,
 // rules. Threading: any thread, any number of them. The script works on the network namespace of the calling thread.
-// Errors: kInvalidArgument quotes the line that is not understood. What the kernel said otherwise, with the number of
-// the line; nothing of the script is done then.
+// Ownership: none kept. Errors: kInvalidArgument quotes the line that is not understood. What the kernel said
+// otherwise, with the number of the line; nothing of the script is done then.
 //
 //   HK_RETURN_IF_ERROR(RunScript("add table inet t\nadd chain inet t c\nadd rule inet t c ip saddr 10.0.0.1 drop\n"));
 #pragma once

@@ -1,6 +1,6 @@
 // What this kernel's nftables can do, asked once per process.
 //
-// Threading: any thread. Errors: kPermissionDenied without CAP_NET_ADMIN.
+// Threading: any thread. Ownership: none kept. Errors: kPermissionDenied without CAP_NET_ADMIN.
 //
 //   HK_ASSIGN_OR_RETURN(bool has_socket_match, HasSocketMatch());
 #pragma once

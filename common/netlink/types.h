@@ -1,6 +1,8 @@
 // What the kernel's routing netlink knows, as plain values: links, addresses, routes, rules, neighbours, queues.
 //
 // Threading, errors: none, these are values. Default member values are what the kernel would choose.
+//
+//   Route route{.destination = *IpPrefix::Parse("10.88.0.5/32"), .link = link.index};
 #pragma once
 
 #include <compare>

@@ -1,8 +1,8 @@
 // Giving up privileges for good.
 //
 // Threading: of the calling thread, and of those that it starts afterwards: call it before any other thread exists.
-// Errors: errno with the capability. What this process does not have in the first place is not missed,
-// CAP_SETPCAP included: without it the bounding set stays.
+// Ownership: of the thread, for good. Errors: errno with the capability. What this process does not have in the first
+// place is not missed, CAP_SETPCAP included: without it the bounding set stays.
 //
 //   HK_RETURN_IF_ERROR(KeepCapabilities({CAP_NET_ADMIN, CAP_BPF}));
 #pragma once

@@ -1,6 +1,6 @@
 // Small files: read, write atomically, set a sysctl.
 //
-// Threading: any thread. Errors: errno as a Status that names the path.
+// Threading: any thread. Ownership: no descriptor outlives its call. Errors: errno as a Status that names the path.
 //
 //   HK_RETURN_IF_ERROR(WriteFileAtomic("/etc/cni/net.d/10-heterok8s.conflist", text, 0644));
 //   HK_RETURN_IF_ERROR(InNetns(ns, [] { return SetSysctl("net.ipv4.conf.eth0.accept_local", "1"); }));

@@ -1,8 +1,8 @@
 // Tells systemd how a service is doing: ready, alive, ending.
 //
 // Purpose: Type=notify and WatchdogSec of deploy/systemd. A datagram to $NOTIFY_SOCKET, as sd_notify(3) describes it;
-// no library is needed for that. Without systemd nothing happens. Threading: any thread; nothing blocks. Errors: none;
-// a service that cannot tell is restarted, which is what is wanted.
+// no library is needed for that. Without systemd nothing happens. Threading: any thread; nothing blocks. Ownership:
+// none kept. Errors: none; a service that cannot tell is restarted, which is what is wanted.
 //
 //   sys::NotifyReady();
 //   while (!stopped.WaitFor(sys::WatchdogPeriod(10s))) sys::NotifyAlive();

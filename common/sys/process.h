@@ -1,8 +1,8 @@
 // Run a program to its end, with a deadline.
 //
-// Threading: any thread. Errors: kNotFound when the program is missing, kDeadlineExceeded after the deadline (the
-// child's process group is killed), kResourceExhausted when it prints more than `max_output_bytes`. A non-zero exit
-// is no error: see RunResult::exit_code.
+// Threading: any thread. Ownership: the child has ended, and is reaped, when Run returns. Errors: kNotFound when the
+// program is missing, kDeadlineExceeded after the deadline (the child's process group is killed), kResourceExhausted
+// when it prints more than `max_output_bytes`. A non-zero exit is no error: see RunResult::exit_code.
 //
 //   RunOptions options{.argv = {"/opt/cni/bin/host-local"}, .env = {"CNI_COMMAND=ADD"}, .stdin_text = config};
 //   HK_ASSIGN_OR_RETURN(RunResult result, Run(options));

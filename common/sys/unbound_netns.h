@@ -1,6 +1,7 @@
 // Network namespaces that are made before it is known where they will be bound.
 //
-// Threading: any thread. Errors: what the kernel said; kAlreadyExists when `path` is a mounted namespace already.
+// Threading: any thread. Ownership: an unbound namespace lives as long as its NetnsRef, a bound one as its path.
+// Errors: what the kernel said; kAlreadyExists when `path` is a mounted namespace already.
 //
 //   HK_ASSIGN_OR_RETURN(NetnsRef spare, CreateUnboundNetns());
 //   HK_ASSIGN_OR_RETURN(NetnsRef ns, BindNetns(spare, "/run/netns/pod-a"));

@@ -1,6 +1,7 @@
 // The PKI folder of one Node: ca.crt ca.key and NAME.crt NAME.key for host, dpu and cri.
 //
-// Threading: any thread; two processes must not change one folder at the same time. Errors: kAlreadyExists when the
+// Threading: any thread; two processes must not change one folder at the same time. Ownership: only
+// the folder's files. Errors: kAlreadyExists when the
 // folder has a CA already, kNotFound when it has none, kFailedPrecondition for expired or foreign files.
 //
 //   HK_RETURN_IF_ERROR(InitPki({.dir = "/etc/heterok8s/pki", .node = "demo"}));

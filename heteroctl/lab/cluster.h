@@ -1,6 +1,7 @@
 // A Kubernetes cluster of heterogeneous Nodes: labs that are joined, and what one waits for before using them.
 //
-// Threading: any. Errors: those of Up and Down; kDeadlineExceeded with what the cluster last said.
+// Threading: any. Ownership: the labs stay when the process ends, until Down. Errors: those of Up and Down;
+// kDeadlineExceeded with what the cluster last said.
 //
 //   HK_ASSIGN_OR_RETURN(ClusterResult cluster, UpCluster(options, /*nodes=*/2, report));
 #pragma once

@@ -1,7 +1,9 @@
 // Every file that a lab's daemons read, and what their init is told.
 //
 // WriteConfigs writes below layout.State(); paths inside the texts are as the PU sees them.
-// Threading: any. Errors: errno with the path.
+// Threading: any. Ownership: only files. Errors: errno with the path.
+//
+//   HK_RETURN_IF_ERROR(WriteConfigs(layout, {.log_level = "debug"}));
 #pragma once
 
 #include <string>

@@ -1,6 +1,8 @@
 // What the init of a PU is told to do: one JSON file, written by `lab up`, read by PID 1 before it changes its mounts.
 //
 // Threading: values. Errors: kInvalidArgument with the file's name.
+//
+//   HK_ASSIGN_OR_RETURN(InitSpec spec, ReadInitSpec("/run/lab/host-init.json"));
 #pragma once
 
 #include <string>

@@ -5,7 +5,7 @@
 // of ordinary Pods are translated on the host, those of split Pods on the DPU, which their packets pass.
 // The programs are those that deploy/kubernetes/build leaves in a folder; etcd is Debian's. CoreDNS runs in a Pod.
 //
-// Threading: any. Errors: errno with the path, kNotFound for a program that is missing.
+// Threading: any. Ownership: values and files. Errors: errno with the path, kNotFound for a program that is missing.
 //
 //   HK_RETURN_IF_ERROR(FindKubernetes(folder).status());
 //   HK_RETURN_IF_ERROR(MakeKubernetesPki(layout));

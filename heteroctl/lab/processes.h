@@ -1,6 +1,7 @@
 // The processes of a lab, found from what the kernel knows (namespaces, cgroups), never from a pid file.
 //
-// Threading: any. Errors: errno of /proc. A process that ends while we look is left out.
+// Threading: any. Ownership: a PuInit holds its process by descriptor; numbers may be stale at once. Errors: errno of
+// /proc. A process that ends while we look is left out.
 //
 //   HK_ASSIGN_OR_RETURN(PuInit init, FindInit(layout, Place::kDpu));
 //   HK_RETURN_IF_ERROR(EndProcesses(layout, std::chrono::seconds(5)));

@@ -1,7 +1,9 @@
 // Waiting until a lab does its work: each part is asked, not guessed from a process that exists.
 //
-// Threading: any. Errors: kDeadlineExceeded with what the part last said; kFailedPrecondition when a daemon ends again
-// and again.
+// Threading: any. Ownership: none kept. Errors: kDeadlineExceeded with what the part last said; kFailedPrecondition
+// when a daemon ends again and again.
+//
+//   for (const Part& part : Parts(layout, options)) HK_RETURN_IF_ERROR(WaitForPart(layout, part, deadline));
 #pragma once
 
 #include <chrono>

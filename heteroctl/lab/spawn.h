@@ -2,6 +2,8 @@
 //
 // Threading: StartInit and Enter fork; between fork and exec only system calls are made, so other threads may run.
 // Errors: the system call that failed, from inside the child as well.
+//
+//   HK_ASSIGN_OR_RETURN(int exit_code, Enter(layout, Place::kDpu, {"ip", "route"}));
 #pragma once
 
 #include <string>

@@ -9,7 +9,8 @@
 // comes from the host for a Pod address that nobody has is answered "unreachable" by the DPU instead of being sent back
 // and forth.
 //
-// Threading: any. Errors: what `ip` said, with the line it said it about.
+// Threading: any. Ownership: the namespaces stay at their paths until they are deleted. Errors: what `ip` said, with
+// the line it said it about.
 #pragma once
 
 #include <string>

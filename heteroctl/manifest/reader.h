@@ -1,7 +1,12 @@
 // A YAML mapping that knows its path and which of its keys were read.
 //
 // Purpose: messages that name the field, and no key passed over in silence: Finish() reports what nobody asked for.
-// Threading: one thread. Errors: thrown as FieldError inside this folder; ParseManifest turns it into a Status.
+// Threading: one thread. Ownership: borrows nothing; YAML nodes are counted references. Errors: thrown as FieldError
+// inside this folder; ParseManifest turns it into a Status.
+//
+//   std::string name = reader.Required("name");
+//   reader.Object("securityContext", [&](Reader& r) { security = ReadSecurity(r); });
+//   reader.Finish();
 #pragma once
 
 #include <yaml-cpp/yaml.h>

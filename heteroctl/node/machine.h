@@ -1,7 +1,8 @@
 // What setting a Node up does to its machine: files, systemd, and looks at kubelet. A port, so that the order of the
 // steps is tested against a kubelet that behaves as a script says.
 //
-// Threading: one thread. Errors: name the file or the command and what it printed.
+// Threading: one thread. Ownership: none kept; what it changes is the machine's. Errors: name the file or the command
+// and what it printed.
 //
 //   SystemdMachine machine("");                       // or a folder that stands for "/"
 //   HK_RETURN_IF_ERROR(machine.Systemctl({"restart", "kubelet"}));

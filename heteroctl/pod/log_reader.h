@@ -1,7 +1,8 @@
 // Container logs in CRI format: "<RFC 3339 time> <stdout|stderr> <P|F> <text>".
 //
 // Purpose: parse, tail and follow the file that the runtime (or heterocri, for a container on the DPU) writes.
-// Threading: one thread. Errors: kNotFound when the file is not there; a line that is not CRI format is kept whole.
+// Threading: one thread. Ownership: the file is open during the call. Errors: kNotFound when the file is not there; a
+// line that is not CRI format is kept whole.
 //
 //   HK_RETURN_IF_ERROR(ReadLog(path, {.tail = 20}, [](const LogLine& line) { fmt::print("{}\n", line.text); }));
 #pragma once

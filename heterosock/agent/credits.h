@@ -2,7 +2,7 @@
 //
 // Credits are taken before a channel is made and given back when it is gone, so no byte that was written is ever
 // refused. A channel between two domains is charged to both in full: either could be the one that fills it. Threading:
-// thread-compatible. Errors: false.
+// thread-compatible. Ownership: values. Errors: false.
 //
 //   if (!credits.Take(Key(domain), bytes)) return Decline(offer, Reason::kExhausted);
 #pragma once

@@ -1,6 +1,6 @@
 // What this kernel offers and what is used instead of what it does not: a line each in `heterosockctl status`.
 //
-// Threading: any thread. Errors: none; an absent feature is a line.
+// Threading: any thread. Ownership: values. Errors: none; an absent feature is a line.
 //
 //   std::vector<Mechanism> lines = ProbeMechanisms();
 #pragma once

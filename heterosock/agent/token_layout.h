@@ -1,4 +1,9 @@
 // What the BPF program and the agent share. C and C++.
+//
+// Purpose: the one definition of the TCP option by which two ends find each other, and of the map's value.
+// Threading, ownership, errors: none; these are constants and a layout.
+//
+//   struct hk_token *mine = bpf_sk_storage_get(&tokens, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 #pragma once
 
 // TCP option of a SYN: kind 254 (RFC 3692-style experiment), length 12, this ExID (RFC 6994), then the token.

@@ -2,7 +2,8 @@
 //
 // Purpose: counts CNI calls and port acknowledgements as they happen; everything else (lease age, ports by owner,
 // generations behind, tombstones, refused packets, descriptors) is read when somebody asks.
-// Threading: thread-safe. Ownership: borrows the objects of AdminParts once Attach() was called.
+// Threading: thread-safe. Ownership: borrows the objects of AdminParts once Attach() was called. Errors: none; what
+// cannot be read is left out.
 //
 //   AgentMetrics metrics;
 //   metrics.CniCall("ADD", 0, duration);

@@ -2,7 +2,8 @@
 //
 // Purpose: the seam that lets the engines be tested without root. pod-d, the DPU half of a Pod that has no twin
 // sandbox, is made here.
-// Threading: thread-safe. Errors: Open: kNotFound when the path is gone. Delete: OK when it is gone.
+// Threading: thread-safe. Ownership: a namespace lives as long as its path, or a reference. Errors: Open: kNotFound
+// when the path is gone. Delete: OK when it is gone.
 //
 //   std::unique_ptr<Namespaces> namespaces = NewKernelNamespaces();
 //   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, namespaces->Open(request.netns));

@@ -6,8 +6,9 @@
 //   heteropod.io/fallback: host | fail            when the DPU cannot take them; without it, as in heterocri's config
 //   heteropod.io/volumes: cache=a,b;run=c         which containers use each emptyDir: one that only containers on the
 //                                                 DPU use is made there; CRI alone does not tell who will mount it
-// Written by heterocri, on sandboxes (heterod reads the first two) and on containers. What heterocri needs to know
-// about the host again after a restart is written on the host's sandbox: the DPU is not asked about paths of the host.
+// Threading, ownership: these are constants. Written by heterocri, on sandboxes (heterod reads the first two) and on
+// containers. What heterocri needs to know about the host again after a restart is written on the host's sandbox: the
+// DPU is not asked about paths of the host.
 #pragma once
 
 namespace heterok8s::cri {

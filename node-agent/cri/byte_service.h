@@ -3,7 +3,8 @@
 // Purpose: CRI is relayed unread; only the few methods that heterocri decides on are ever parsed.
 // Threading: `handler` runs on a gRPC thread and must not block; it finishes the call now or later, from any thread.
 // Call is thread-safe after the handler got it. Ownership: a Call lives while anybody holds it; one that is dropped
-// unfinished ends with INTERNAL. ByteService must outlive its server.
+// unfinished ends with INTERNAL. ByteService must outlive its server. Errors: the other side's code, text and details,
+// unchanged.
 //
 //   ByteService service([&](std::shared_ptr<Call> call) { Forward(stub, call, {}); });
 //   builder.RegisterCallbackGenericService(&service);

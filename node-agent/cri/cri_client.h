@@ -1,7 +1,7 @@
 // Blocking CRI calls with a deadline, to either runtime.
 //
-// Threading: thread-safe; a call blocks its thread. Errors: the runtime's codes and texts as they came; UNAVAILABLE
-// when it is down, DEADLINE_EXCEEDED.
+// Threading: thread-safe; a call blocks its thread. Ownership: shares the channel. Errors: the runtime's codes and
+// texts as they came; UNAVAILABLE when it is down, DEADLINE_EXCEEDED.
 //
 //   HK_ASSIGN_OR_RETURN(auto list, host.Call<rt::ListContainersResponse>(kListContainers, request, In(seconds(2))));
 #pragma once

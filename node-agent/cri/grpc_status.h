@@ -2,6 +2,8 @@
 // would have to be a google.rpc.Status: grpc-go turns a call whose details it cannot parse into an INTERNAL error.
 //
 // Threading: pure.
+//
+//   return ToGrpc(path.status());
 #pragma once
 
 #include <grpcpp/support/status.h>

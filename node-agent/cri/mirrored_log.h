@@ -1,6 +1,10 @@
 // One container's log on the host: the file, its position in the DPU's log, and the stream that feeds it.
 //
 // Threading: thread-safe. Ownership: shared with its stream while one runs. Used by LogMirror only.
+// Errors: of the stream: logged once each; Reopen: errno with the path.
+//
+//   log->Ensure(/*running=*/true);
+//   if (!log->Drain(std::chrono::seconds(1))) …  // its end is not here yet
 #pragma once
 
 #include <condition_variable>

@@ -1,6 +1,8 @@
 // The termination message of a container on the DPU, brought to the host's file where kubelet reads it.
 //
-// Threading: blocks for one call. Errors: logged.
+// Threading: blocks for one call. Ownership: borrows the client for the call. Errors: logged.
+//
+//   if (!BringTerminationLog(runtime, container, pod_uid, In(std::chrono::seconds(2)))) …  // again later
 #pragma once
 
 #include <chrono>

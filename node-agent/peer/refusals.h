@@ -2,7 +2,7 @@
 //
 // Purpose: a number beside the log lines, for alerts. Only calls that reached us count: gRPC 1.51 has no hook for a TLS
 // handshake that failed, so of a stranger without a certificate of our authority only the log tells.
-// Threading: thread-safe. Errors: none.
+// Threading: thread-safe. Ownership: outlives the servers that count in it. Errors: none.
 //
 //   Refusals refusals;
 //   grpc::Status status = refusals.Counted(tls::RequirePeer(context, node, {role}));

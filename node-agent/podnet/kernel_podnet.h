@@ -2,6 +2,8 @@
 //
 // Threading: thread-safe (no state but the namespace and what was refused). Ownership: holds the root namespace open.
 // Errors: see podnet.h.
+//
+//   HK_ASSIGN_OR_RETURN(std::unique_ptr<PodNet> podnet, NewKernelPodNet({.instance = "demo"}));
 #pragma once
 
 #include "common/sys/netns.h"

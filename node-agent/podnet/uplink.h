@@ -8,6 +8,7 @@
 //
 // Both ends know the other's hardware address by permanent neighbour entries, so neither ARP nor NDP is ever spoken.
 // Threading: any thread; calls for one Pod are serialised by the caller. The calling thread is in the root namespace.
+// Ownership: the kernel's objects stay until RemoveUplink.
 // Errors: kNotFound when the Pod's namespace is gone; kAlreadyExists when the Pod has a foreign interface of this
 // name; kFailedPrecondition from CheckUplink, with the first difference as its text.
 //

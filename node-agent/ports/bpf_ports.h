@@ -3,6 +3,11 @@
 // Purpose: the lives of Pods and the order of reports. The maps are the truth; this object remembers only what it has
 // told the listener, so a restart or a full event ring costs a comparison and never a claim.
 // Threading: thread-safe; one thread of its own reads the event ring and calls the listener with no lock held.
+// Ownership: owns the programs' handles; what is pinned stays when the process ends. Errors: as ports.h says; the
+// kernel's, with the Pod.
+//
+//   auto ports = std::make_unique<BpfPorts>(std::move(kernel), listener);
+//   HK_RETURN_IF_ERROR(ports->Start());
 #pragma once
 
 #include <atomic>

@@ -3,6 +3,10 @@
  * Purpose: the one definition of the formats that outlive a heterod (the maps are pinned). Change anything here and
  * HK_PORTS_LAYOUT must grow: Create() then drops the old pins and scans again.
  * Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. Ports are in host order. C and C++.
+ * Threading, ownership, errors: none; these are values. Padding is zero: keys are compared as bytes.
+ *
+ *   struct hk_port_key key = {.netns = cookie, .port = 15001, .protocol = IPPROTO_TCP};
+ *   struct hk_remote *theirs = bpf_map_lookup_elem(&remote, &key);
  */
 #pragma once
 

@@ -2,7 +2,8 @@
 //
 // Purpose: the choice of `ports: {mechanism: …}`, made once at start; features() says what came of it. What the other
 // mechanism has left goes: the pins of BPF at once, the NAT of placeholders Pod by Pod.
-// Threading: any. Errors: those of NewBpfPorts; with kAuto a kernel without the hooks is no error.
+// Threading: any. Ownership: the caller's. Errors: those of NewBpfPorts; with kAuto a kernel without the hooks is no
+// error.
 //
 //   HK_ASSIGN_OR_RETURN(ports, NewPorts(config.ports_mechanism, options, listener));
 #pragma once
