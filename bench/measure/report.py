@@ -1,6 +1,7 @@
 """One suite's figures: a table for people and the same as JSON.
 
-Each row stands beside a baseline measured in the same run, so that a noisy machine disturbs both alike.
+Each row stands beside a baseline measured in the same run, so that a noisy machine disturbs both alike. What has been
+measured is told on stderr as it comes; the table is on stdout.
 
     report = Report("calls", "bench/run calls")
     report.row("direct call, TCP", "us", times, baseline=("one veth hop", base_times), goal=("<=", 1.05, "ratio"))
@@ -58,6 +59,8 @@ class Report:
             row["goal"] = {"op": op, "value": value, "of": of}
             row["met"] = OPERATORS[op](row[of], value)
         self.data["rows"].append(row)
+        # A suite takes minutes, and the table comes at its end.
+        print(f"  {what}: {short(row['p50'])} {unit}", file=sys.stderr, flush=True)
 
     def table(self):
         header = ["WHAT", "UNIT", "N", "P50", "P99", "BASELINE", "P50", "RATIO", "GOAL", ""]
