@@ -3,7 +3,7 @@ import json
 import os
 import subprocess
 
-from harness import ALL_VERSIONS, case, check, fail, na, version_key
+from harness import ALL_VERSIONS, Answer, case, check, fail, na, version_key
 
 
 @case("protocol", "VERSION names the supported versions")
@@ -64,6 +64,17 @@ for label, text in [("cut off", '{"cniVersion":"1.0.0","name"'), ("empty", ""), 
     @case("protocol", f"a configuration that is {label} is code 6", text=text)
     def bad_json(bench, text):
         bench.pod().call("ADD", text).error("ADD", [6])
+
+
+@case("protocol", "a stdin that cannot be read is code 5")
+def unreadable(bench):
+    folder = os.open("/", os.O_RDONLY)
+    try:
+        done = subprocess.run([bench.plugin], stdin=folder, capture_output=True, text=True, timeout=60,
+                              env=bench.pod().environment("ADD"), cwd="/")
+    finally:
+        os.close(folder)
+    Answer(done.returncode, done.stdout, done.stderr, 0).error("ADD", [5])
 
 
 @case("protocol", "a configuration without a name is code 7")
