@@ -47,6 +47,7 @@ makeIPTablesUtilChains: false
 clusterDNS: [{dns}]
 clusterDomain: {domain}
 resolvConf: /etc/resolv.conf
+staticPodPath: /etc/kubernetes/manifests
 nodeStatusUpdateFrequency: 4s
 syncFrequency: 10s
 volumeStatsAggPeriod: 10s
