@@ -1,4 +1,5 @@
 """What kubelet mounts, and that changes arrive inside containers of both PUs."""
+import json
 import time
 
 from cluster import KINDS, container, pod, wait_for
@@ -71,3 +72,21 @@ class Rotation:
                 wait_for("another token", lambda n=name, f=first: token(self.cluster, n, "app") not in ("", f), left, every=5)
                 wait_for("the same on both", lambda n=name: token(self.cluster, n, "app") == token(self.cluster, n, "sidecar"), 60, every=1)
         self.cluster.delete("pod", *self.names.values())
+
+
+def seccomp(cluster, cases, split):
+    """A profile that is a file of the Node binds containers of both PUs."""
+    name, folder = f"seccomp-{'split' if split else 'whole'}", "/var/lib/kubelet/seccomp"
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}
+    cluster.place("host", "sh", "-c", f"mkdir -p {folder} && cat > {folder}/no-folders.json", stdin=json.dumps(profile))
+    cluster.apply(pod(name, [container("app"), container("sidecar")], split, nodeName=cluster.name,
+                      securityContext={"seccompProfile": {"type": "Localhost", "localhostProfile": "no-folders.json"}}))
+    cluster.wait_ready(name)
+    for which in ("app", "sidecar"):
+        with cases.case(f"{name}/{which}: what a seccomp profile of the Node forbids is forbidden, and no more"):
+            done = cluster.exec(name, which, "sh", "-c", "touch /tmp/file && echo a file; mkdir /tmp/folder; grep Seccomp: /proc/self/status", check=False)
+            assert "a file\n" in done.stdout and "Seccomp:\t2" in done.stdout, done
+            assert "not permitted" in done.stderr, done
+    with cases.case(f"{name}: each where it was asked to be"):
+        assert cluster.places(name)["sidecar"] == ("dpu" if split else "host"), cluster.places(name)
+    cluster.delete("pod", name, "--grace-period=0", "--force")

@@ -73,9 +73,6 @@ std::string WhatItShares(const rt::LinuxSandboxSecurityContext& security) {
   if (namespaces.has_userns_options() && namespaces.userns_options().mode() == rt::POD) {
     return "hostUsers false: user namespaces are not split yet";
   }
-  if (security.seccomp().profile_type() == rt::SecurityProfile::Localhost) {
-    return "a seccomp profile that is a file of the host";
-  }
   return "";
 }
 
@@ -175,9 +172,9 @@ ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_u
   if (security.privileged()) return host("privileged: it would own the DPU");
   if (config.devices_size() > 0) return host(fmt::format("device '{}' of the host", config.devices(0).host_path()));
   if (config.cdi_devices_size() > 0) return host(fmt::format("device '{}' of the host", config.cdi_devices(0).name()));
-  if (security.seccomp().profile_type() == rt::SecurityProfile::Localhost ||
-      security.apparmor().profile_type() == rt::SecurityProfile::Localhost) {
-    return host("a seccomp or AppArmor profile that is a file of the host");
+  // A seccomp profile is a file and can be copied; this one is in the host's kernel.
+  if (security.apparmor().profile_type() == rt::SecurityProfile::Localhost) {
+    return host(fmt::format("AppArmor profile '{}' of the host", security.apparmor().localhost_ref()));
   }
 
   ContainerVerdict verdict{.dpu = true, .reason = target_on_dpu ? "its target is on the DPU" : pod.reason};

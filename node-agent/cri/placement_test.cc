@@ -81,7 +81,6 @@ TEST_CASE("what a Pod shares with its computer keeps it on the host") {
            Row{[](auto& s) { s.mutable_namespace_options()->set_ipc(rt::NODE); }, "hostIPC"},
            Row{[](auto& s) { s.mutable_namespace_options()->mutable_userns_options()->set_mode(rt::POD); },
                "hostUsers false"},
-           Row{[](auto& s) { s.mutable_seccomp()->set_profile_type(rt::SecurityProfile::Localhost); }, "seccomp"},
        }) {
     rt::PodSandboxConfig config = Sandbox({{kOffload, "dpu"}});
     row.change(*config.mutable_linux()->mutable_security_context());
@@ -194,6 +193,13 @@ TEST_CASE("privileges and devices of the host stay on the host; a debug containe
   rt::ContainerConfig device = plain;
   device.add_devices()->set_host_path("/dev/fuse");
   CHECK(DecideContainer(pod, kUid, device, {}, std::nullopt).reason == "device '/dev/fuse' of the host");
+  rt::ContainerConfig confined = plain;
+  rt::LinuxContainerSecurityContext& security = *confined.mutable_linux()->mutable_security_context();
+  security.mutable_seccomp()->set_profile_type(rt::SecurityProfile::Localhost);
+  CHECK(DecideContainer(pod, kUid, confined, {}, std::nullopt).dpu);
+  security.mutable_apparmor()->set_profile_type(rt::SecurityProfile::Localhost);
+  security.mutable_apparmor()->set_localhost_ref("ours");
+  CHECK(DecideContainer(pod, kUid, confined, {}, std::nullopt).reason == "AppArmor profile 'ours' of the host");
   rt::ContainerConfig other;
   other.mutable_metadata()->set_name("app");
   CHECK(DecideContainer(pod, kUid, other, {}, std::nullopt).reason == "application container: not among a");
@@ -206,6 +212,9 @@ TEST_CASE("the twin is the same Pod with the DPU's paths, and keeps what we do n
   config.set_log_directory("/var/log/pods/x");
   config.add_port_mappings()->set_host_port(80);
   config.mutable_linux()->set_cgroup_parent("/kubepods/pod1");
+  rt::SecurityProfile& seccomp = *config.mutable_linux()->mutable_security_context()->mutable_seccomp();
+  seccomp.set_profile_type(rt::SecurityProfile::Localhost);
+  seccomp.set_localhost_ref("/var/lib/kubelet/seccomp/a.json");
   config.GetReflection()->MutableUnknownFields(&config)->AddVarint(900, 7);
   rt::PodSandboxConfig twin = TwinConfig(config, {.pod_log_root = "/logs", .cgroup_parent = "/dpu"});
   CHECK(twin.metadata().uid() == kUid);
@@ -213,6 +222,8 @@ TEST_CASE("the twin is the same Pod with the DPU's paths, and keeps what we do n
   CHECK(twin.port_mappings_size() == 0);
   CHECK(twin.linux().cgroup_parent() == std::string("/dpu/pod") + kUid);
   CHECK(twin.annotations().at(kPlacement) == "split");
+  CHECK(twin.linux().security_context().seccomp().profile_type() == rt::SecurityProfile::RuntimeDefault);
+  CHECK(twin.linux().security_context().seccomp().localhost_ref().empty());
   rt::PodSandboxConfig again;
   REQUIRE(again.ParseFromString(twin.SerializeAsString()));
   CHECK(again.GetReflection()->GetUnknownFields(again).field_count() == 1);
@@ -222,11 +233,13 @@ TEST_CASE("the twin is the same Pod with the DPU's paths, and keeps what we do n
   *request.mutable_sandbox_config() = config;
   request.mutable_config()->set_log_path("a/0.log");
   *request.mutable_config()->add_mounts() = Mount("/x", "/y", true);
-  rt::CreateContainerRequest dpu =
-      ContainerOnDpu(request, {.pod_log_root = "/logs"},
-                     {.twin_id = "twin-id", .image = "img", .epoch = 3, .mount_paths = {"/dpu/x"}});
+  *request.mutable_config()->mutable_linux()->mutable_security_context()->mutable_seccomp() = seccomp;
+  rt::CreateContainerRequest dpu = ContainerOnDpu(
+      request, {.pod_log_root = "/logs"},
+      {.twin_id = "twin-id", .image = "img", .epoch = 3, .mount_paths = {"/dpu/x"}, .seccomp_profile = "/dpu/a.json"});
   CHECK(dpu.pod_sandbox_id() == "twin-id");
   CHECK(dpu.config().mounts(0).host_path() == "/dpu/x");
+  CHECK(dpu.config().linux().security_context().seccomp().localhost_ref() == "/dpu/a.json");
   CHECK(HostLogPath(config.log_directory(), DpuLogPath(request)) == "/var/log/pods/x/a/0.log");
   CHECK(dpu.config().annotations().at(kEpoch) == "3");
   CHECK(dpu.sandbox_config().linux().cgroup_parent() == "/kubepods/pod1");

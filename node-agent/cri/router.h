@@ -100,6 +100,13 @@ class Router {
   absl::StatusOr<std::map<std::string, std::string>> EmptyDirUsers(const SplitPod& pod,
                                                                    const runtime::v1::ContainerConfig& config,
                                                                    Deadline deadline);
+  // A profile of the host (Localhost) is a file there; the DPU's runtime gets a copy.
+  absl::Status PlaceSeccomp(const runtime::v1::CreateContainerRequest& request, DpuContainerOptions* options,
+                            Deadline deadline);
+  // Fallback::kFail with the DPU away: the answer to CreateContainer, for one that has ended before it began. Only the
+  // table has it; its StartContainer says why.
+  absl::StatusOr<grpc::ByteBuffer> CreateEnded(const SplitPod& pod, const runtime::v1::CreateContainerRequest& request,
+                                               const std::string& why);
   // That a container on the host, whose reason is given, needs no volume that is on the DPU.
   absl::Status CheckDpuVolumes(const SplitPod& pod, const runtime::v1::ContainerConfig& config,
                                const std::string& why_host) const;

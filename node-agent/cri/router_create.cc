@@ -117,6 +117,7 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
                  ToString(read));
     DpuContainer container;
     container.listed.set_id(response.container_id());
+  HK_RETURN_IF_ERROR(PlaceSeccomp(request, &options, deadline));
     container.listed.set_pod_sandbox_id(pod.sandbox_id);
     *container.listed.mutable_metadata() = on_dpu.config().metadata();
     *container.listed.mutable_image() = on_dpu.config().image();
@@ -247,3 +248,21 @@ absl::Status Router::CheckDpuVolumes(const SplitPod& pod, const rt::ContainerCon
 }
 
 }  // namespace heterok8s::cri
+absl::Status Router::PlaceSeccomp(const rt::CreateContainerRequest& request, DpuContainerOptions* options,
+                                  Deadline deadline) {
+  const rt::SecurityProfile& profile = request.config().linux().security_context().seccomp();
+  if (profile.profile_type() != rt::SecurityProfile::Localhost) return absl::OkStatus();
+  const std::string& path = profile.localhost_ref();
+  const std::string what = fmt::format("seccomp profile '{}'", path);
+  absl::StatusOr<v1::PutVolumeRequest> copy = ReadVolume(path);
+  HK_RETURN_IF_ERROR(Annotate(copy.status(), what));
+  copy->set_pod_uid(request.sandbox_config().metadata().uid());
+  copy->set_volume(fmt::format("seccomp-{:x}", std::hash<std::string>{}(path)));
+  grpc::ClientContext context;
+  context.set_deadline(std::min(deadline, In(kFileTime)));
+  v1::PutVolumeReply reply;
+  HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PutVolume(&context, *copy, &reply)), what));
+  options->seccomp_profile = reply.path();
+  return absl::OkStatus();
+}
+

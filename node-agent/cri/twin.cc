@@ -19,6 +19,12 @@ rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPat
   rt::PodSandboxConfig twin = config;
   twin.set_log_directory(paths.pod_log_root + "/" + LogFolderName(config.metadata()));
   twin.clear_port_mappings();  // the host's CNI call makes the Pod's host ports
+  // The file is of the host. In a twin's sandbox runs nobody's program but the runtime's own.
+  if (twin.linux().security_context().seccomp().profile_type() == rt::SecurityProfile::Localhost) {
+    rt::SecurityProfile& seccomp = *twin.mutable_linux()->mutable_security_context()->mutable_seccomp();
+    seccomp.set_profile_type(rt::SecurityProfile::RuntimeDefault);
+    seccomp.clear_localhost_ref();
+  }
   (*twin.mutable_annotations())[kPlacement] = "split";
   (*twin.mutable_annotations())[kTwin] = "true";
   if (!paths.cgroup_parent.empty()) {
@@ -36,6 +42,9 @@ rt::CreateContainerRequest ContainerOnDpu(const rt::CreateContainerRequest& requ
   config.mutable_image()->set_image(options.image);
   config.mutable_image()->clear_runtime_handler();
   for (int i = 0; i < config.mounts_size(); ++i) config.mutable_mounts(i)->set_host_path(options.mount_paths[i]);
+  if (!options.seccomp_profile.empty()) {
+    config.mutable_linux()->mutable_security_context()->mutable_seccomp()->set_localhost_ref(options.seccomp_profile);
+  }
   auto& annotations = *config.mutable_annotations();
   annotations[kPu] = "dpu";
   annotations[kPlacementReason] = options.reason;

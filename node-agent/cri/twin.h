@@ -33,6 +33,7 @@ struct DpuContainerOptions {
   std::vector<std::string> mount_paths;  // on the DPU, one per mount
   std::vector<std::string> dpu_volumes;
   std::string termination_log;  // see kTerminationLog; empty: none
+  std::string seccomp_profile;  // a file on the DPU; empty: what kubelet says is no file
 };
 runtime::v1::CreateContainerRequest ContainerOnDpu(const runtime::v1::CreateContainerRequest& request,
                                                    const DpuPaths& paths, const DpuContainerOptions& options);
