@@ -51,4 +51,26 @@ void Rotate(uint32_t index) {
   ++instance.active;
 }
 
+void Relink(uint32_t number) {
+  Instance& instance = Pool::InstanceAt(number);
+  instance.lock.Repaired();
+  instance.first = instance.last = kNone;
+  instance.active = 0;
+  for (uint32_t index = 1; index < Pool::HighWater(); ++index) {
+    Item& item = Pool::At(index);
+    if (item.instance != number || !(item.active || item.managed)) continue;
+    item.active = false;
+    item.previous = item.next = kNone;
+    Activate(index);
+  }
+}
+
+bool LockInstance(uint32_t number) {
+  Instance& instance = Pool::InstanceAt(number);
+  if (!instance.lock.Acquire()) return false;
+  if (instance.lock.Left()) [[unlikely]]
+    Relink(number);
+  return true;
+}
+
 }  // namespace heterok8s::heterosock

@@ -1,4 +1,4 @@
-// The list of items that somebody has to look at. With the lock of the instance held.
+// The list of items that somebody has to look at. But for LockInstance(), with the lock of the instance held.
 #pragma once
 
 #include <stdint.h>
@@ -10,6 +10,9 @@ void Activate(uint32_t index);
 void Deactivate(uint32_t index);
 // Makes the kernel's registration ours, and the item active. Also with the registry lock held.
 void Manage(uint32_t index);
+// Takes the lock of an instance; where its last owner went in the middle, the list is made anew. False when this thread
+// holds it already.
+bool LockInstance(uint32_t number);
 // To the end, so that a set larger than `maxevents` is served in turn.
 void Rotate(uint32_t index);
 

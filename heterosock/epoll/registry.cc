@@ -8,6 +8,7 @@
 #include "heterosock/epoll/pool.h"
 #include "heterosock/lib/hidden_fd.h"
 #include "heterosock/lib/process.h"
+#include "heterosock/lib/quiet.h"
 #include "heterosock/lib/real.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/stream/stream.h"
@@ -15,9 +16,23 @@
 namespace heterok8s::heterosock {
 namespace {
 
+// The pool's lock, with signals blocked: a registration that is half done cannot be put right.
+class PoolGuard {
+ public:
+  PoolGuard() : held_(Pool::Lock().Acquire()) {}
+  ~PoolGuard() {
+    if (held_) Pool::Lock().Release();
+  }
+  explicit operator bool() const { return held_; }
+
+ private:
+  const SignalsBlocked quiet_;
+  bool held_;
+};
+
 class Guard {
  public:
-  explicit Guard(SharedLock& lock) : lock_(lock), held_(lock.Acquire()) {}
+  explicit Guard(uint32_t instance) : lock_(Pool::InstanceAt(instance).lock), held_(LockInstance(instance)) {}
   ~Guard() {
     if (held_) lock_.Release();
   }
@@ -139,8 +154,8 @@ namespace {
 // With the registry lock held.
 void Remove(uint32_t index) {
   Item& item = Pool::At(index);
+  const Guard guard(item.instance);
   Instance& instance = Pool::InstanceAt(item.instance);
-  Guard guard(instance.lock);
   RemoveBell(index);
   Deactivate(index);
   if (item.managed) instance.attached.fetch_sub(1);
@@ -194,7 +209,7 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   channel.first_item.store(index);
   channel.items.fetch_add(1);
   if (!moved) return 0;
-  Guard guard(instance.lock);
+  const Guard guard(number);
   item.managed = true;
   item.with_out = (ManagedEvents(slot) & EPOLLOUT) != 0;
   item.changed = true;
@@ -214,7 +229,7 @@ int Modify(uint32_t index, const epoll_event& event) {
   } else if ((event.events | item.events) & EPOLLEXCLUSIVE) {
     return -EINVAL;
   }
-  Guard guard(instance.lock);
+  const Guard guard(item.instance);
   item.events = event.events;
   item.data = event.data.u64;
   item.disabled = false;
@@ -226,8 +241,8 @@ int Modify(uint32_t index, const epoll_event& event) {
 }
 
 void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_event* event) {
+  const Guard guard(number);
   Instance& instance = Pool::InstanceAt(number);
-  Guard guard(instance.lock);
   uint32_t count = instance.nested_count.load();
   for (uint32_t i = 0; i < count; ++i) {
     if (instance.nested[i].fd != fd) continue;
@@ -289,7 +304,7 @@ void EpollClosed(uint32_t number, int epfd) {
     }
     return;
   }
-  Guard guard(Pool::Lock());
+  const PoolGuard guard;
   instance.inherited = true;  // the set goes as a whole: nothing to remove from it
   RemoveKick(instance);
   for (uint32_t index = 1; index < Pool::HighWater(); ++index) {
@@ -312,7 +327,7 @@ int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* 
     if (result == 0 && operation == EPOLL_CTL_DEL && foreign.load() > 0) foreign.fetch_sub(1);
     return result;
   }
-  Guard guard(Pool::Lock());
+  const PoolGuard guard;
   if (!guard) return Failed(-EINTR);
   const uint32_t slot = word.index();
   const uint32_t index = Find(number, slot, fd);
@@ -329,7 +344,7 @@ int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* 
 }
 
 bool EpollAttach(uint32_t slot) {
-  Guard guard(Pool::Lock());
+  const PoolGuard guard;
   if (!guard) return false;
   bool all = true;
   for (uint32_t index = Slots::Local(slot).first_item.load(); index != kNone; index = Pool::At(index).next_of_slot) {
@@ -340,29 +355,29 @@ bool EpollAttach(uint32_t slot) {
 
 void EpollConvert(uint32_t slot) {
   if (Slots::Local(slot).items.load() == 0) return;
-  Guard guard(Pool::Lock());
+  const PoolGuard guard;
   if (!guard) return;
   const bool was_full = Slots::Get(slot).tx.full.load(std::memory_order_relaxed) != 0;
   for (uint32_t index = Slots::Local(slot).first_item.load(); index != kNone; index = Pool::At(index).next_of_slot) {
     // That a direction moved is no edge. The kernel's registration does until there is something to report: then the
     // bell is rung, or a sender has found no room.
     if (!Pool::At(index).managed && (Pool::At(index).events & EPOLLET) != 0 && !was_full) continue;
-    Guard instance_guard(Pool::InstanceAt(Pool::At(index).instance).lock);
+    const Guard instance_guard(Pool::At(index).instance);
     if (instance_guard) Manage(index);
   }
 }
 
 void EpollPoke(uint32_t slot) {
-  Guard guard(Pool::Lock());
+  const PoolGuard guard;
   for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
        index = Pool::At(index).next_of_slot) {
-    Guard instance_guard(Pool::InstanceAt(Pool::At(index).instance).lock);
+    const Guard instance_guard(Pool::At(index).instance);
     if (instance_guard) Manage(index);
   }
 }
 
 void EpollForgetBell(uint32_t slot) {
-  Guard guard(Pool::Lock());
+  const PoolGuard guard;
   for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
        index = Pool::At(index).next_of_slot) {
     Item& item = Pool::At(index);
@@ -376,13 +391,13 @@ void EpollForgetBell(uint32_t slot) {
 
 void EpollForget(uint32_t slot) {
   if (Slots::Local(slot).items.load() == 0) return;
-  Guard guard(Pool::Lock());
+  const PoolGuard guard;
   while (guard && Slots::Local(slot).first_item.load() != kNone) Remove(Slots::Local(slot).first_item.load());
 }
 
 void EpollMoveFd(uint32_t slot, int closing, int other) {
   if (Slots::Local(slot).items.load() == 0) return;
-  Guard guard(Pool::Lock());
+  const PoolGuard guard;
   for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
        index = Pool::At(index).next_of_slot) {
     if (Pool::At(index).registered == closing) Pool::At(index).registered = -1;

@@ -28,6 +28,9 @@ int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* 
 // Like epoll_pwait2; timeout_ns < 0 waits for ever. Returns as libc does.
 int EpollWait(uint32_t number, int epfd, epoll_event* events, int max, int64_t timeout_ns, const sigset_t* mask);
 
+// A signal handler jumped out of this thread's wait in the kernel.
+void EpollLeaveWait();
+
 // Around a plain wait, so that it is woken when a connection moves meanwhile.
 void EpollPlainWait(uint32_t number, int change);
 // After a plain wait that returned n > 0 events, should connections have moved meanwhile: takes our cookies out. 0:

@@ -5,6 +5,7 @@
 #include "heterosock/epoll/pool.h"
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
+#include "heterosock/lib/quiet.h"
 #include "heterosock/lib/real.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/notify/spin.h"
@@ -21,6 +22,13 @@ constexpr uint64_t kKernelEveryUs = 50;  // while there is always something in s
 constexpr uint64_t kForeignEveryUs = 1;  // with other descriptors in the set: what is ready together comes together
 constexpr int kRoomForBoth = 8;          // below it the kernel's events and ours take turns at being first
 constexpr uint8_t kMostMisses = 16;      // looks that find nothing before an item is armed although the others are busy
+
+void StopWaiting(uint32_t number) {
+  Instance& instance = Pool::InstanceAt(number);
+  if (!LockInstance(number)) return;
+  if (instance.blocked > 0) --instance.blocked;
+  instance.lock.Release();
+}
 
 class Waiter {
  public:
@@ -70,21 +78,26 @@ class Waiter {
   // Keeps the program's own events, at the front, and notes what ours mean.
   int Translate(epoll_event* events, int n) {
     int kept = 0;
-    bool locked = false;
-    for (int i = 0; i < n; ++i) {
+    while (kept < n && !IsOurs(events[kept])) ++kept;
+    if (kept == n) return n;
+    const SignalsBlocked quiet;
+    const bool locked = Pool::Lock().Acquire();
+    for (int i = kept; i < n; ++i) {
       bool bell = false, stale = false;
       const uint32_t index = Pool::FromCookie(events[i].data.u64, &bell, &stale);
       if (index == kNone) {
         events[kept++] = events[i];
         continue;
       }
-      if (!locked) locked = Pool::Lock().Acquire();
-      if (!locked) continue;
-      Pool::FromCookie(events[i].data.u64, &bell, &stale);
-      if (!stale && index != instance_.kick_item) Note(index, bell, events[i].events);
+      if (locked && !stale && index != instance_.kick_item) Note(index, bell, events[i].events);
     }
     if (locked) Pool::Lock().Release();
     return kept;
+  }
+
+  static bool IsOurs(const epoll_event& event) {
+    bool bell = false, stale = false;
+    return Pool::FromCookie(event.data.u64, &bell, &stale) != kNone;
   }
 
   void Note(uint32_t index, bool bell, uint32_t events) {
@@ -101,13 +114,13 @@ class Waiter {
     // The bell is one for all descriptors of the socket, and for other sets that hold it.
     for (uint32_t item = Slots::Local(slot).first_item.load(); item != kNone; item = Pool::At(item).next_of_slot) {
       if (!bell && item != index) continue;
-      Instance& instance = Pool::InstanceAt(Pool::At(item).instance);
-      if (!instance.lock.Acquire()) continue;
+      const uint32_t number = Pool::At(item).instance;
+      if (!LockInstance(number)) continue;
       // A ring is no edge by itself: the offset that moved is.
       if (!bell && IsNews(slot, Pool::At(item), events)) Pool::At(item).edge = true;
       if (!bell) Pool::At(item).changed = false;
       Manage(item);
-      instance.lock.Release();
+      Pool::InstanceAt(number).lock.Release();
     }
   }
 
@@ -151,7 +164,7 @@ class Waiter {
 
   int LookAtActive(int from) {
     if (instance_.active == 0 && instance_.nested_count.load(std::memory_order_relaxed) == 0) return 0;
-    if (!instance_.lock.Acquire()) return 0;
+    if (!LockInstance(number_)) return 0;
     int n = 0;
     uint32_t index = instance_.first;
     for (uint32_t left = instance_.active; left > 0 && index != kNone && from + n < max_; --left) {
@@ -223,7 +236,7 @@ class Waiter {
   }
 
   bool Arm() {
-    if (!instance_.lock.Acquire()) return true;
+    if (!LockInstance(number_)) return true;
     bool all = true;
     uint32_t index = instance_.first;
     while (index != kNone) {
@@ -232,6 +245,10 @@ class Waiter {
       index = next;
     }
     if (all) ++instance_.blocked;
+    if (all && thread_state.waits_in == 0) {
+      thread_state.waits_at = StackPointer();
+      thread_state.waits_in = number_;
+    }
     instance_.lock.Release();
     if (all && LookNestedBeforeSleep()) {
       Unblock();
@@ -248,9 +265,8 @@ class Waiter {
   }
 
   void Unblock() {
-    if (!instance_.lock.Acquire()) return;
-    if (instance_.blocked > 0) --instance_.blocked;
-    instance_.lock.Release();
+    if (thread_state.waits_in == number_) thread_state.waits_in = 0;
+    StopWaiting(number_);
   }
 
   int Block(int64_t timeout_ns, uint64_t end, const sigset_t* mask) {
@@ -278,7 +294,7 @@ class Waiter {
   }
 
   bool Spin(int* n) {
-    if (instance_.active == 0 || !instance_.lock.Acquire()) return false;
+    if (instance_.active == 0 || !LockInstance(number_)) return false;
     uint32_t cpu = 0;
     if (instance_.first != kNone) {
       LocalChannel& channel = Slots::Local(Pool::At(instance_.first).slot);
@@ -321,6 +337,12 @@ int EpollAdopt(uint32_t number, int epfd, epoll_event* events, int n, int max) {
   return Waiter(number, epfd, events, max).Adopt(n);
 }
 
+void EpollLeaveWait() {
+  const uint32_t number = thread_state.waits_in;
+  thread_state.waits_in = 0;
+  StopWaiting(number);
+}
+
 bool EpollAttached(uint32_t number) {
   const Instance& instance = Pool::InstanceAt(number);
   if (instance.attached.load(std::memory_order_relaxed) != 0) return true;
@@ -331,8 +353,8 @@ bool EpollAttached(uint32_t number) {
 }
 
 bool EpollReady(uint32_t number) {
+  if (!LockInstance(number)) return false;
   Instance& instance = Pool::InstanceAt(number);
-  if (!instance.lock.Acquire()) return false;
   bool ready = false;
   for (uint32_t index = instance.first; index != kNone; index = Pool::At(index).next) {
     Item copy = Pool::At(index);

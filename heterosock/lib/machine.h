@@ -39,6 +39,17 @@ inline uint64_t Nanoseconds() {
   return static_cast<uint64_t>(now.tv_sec) * 1000000000u + static_cast<uint64_t>(now.tv_nsec);
 }
 
+// Where this function's frame ends now.
+inline uintptr_t StackPointer() {
+  uintptr_t value;
+#if defined(__x86_64__)
+  asm volatile("movq %%rsp, %0" : "=r"(value));
+#elif defined(__aarch64__)
+  asm volatile("mov %0, sp" : "=r"(value));
+#endif
+  return value;
+}
+
 // Orders an earlier store before a later load: both sides of an eventcount need it.
 // On x86 a locked add is cheaper than mfence and as strong for ordinary memory.
 inline void FullFence() {

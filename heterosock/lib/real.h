@@ -106,6 +106,11 @@ namespace heterok8s::heterosock {
   X(fdopen, FILE*, (int, const char*))                                                                              \
   X(vdprintf, int, (int, const char*, va_list))                                                                     \
   X(sockatmark, int, (int))                                                                                         \
+  X(longjmp, void, (void*, int))                                                                                    \
+  X(_longjmp, void, (void*, int))                                                                                   \
+  X(siglongjmp, void, (void*, int))                                                                                 \
+  X(__longjmp_chk, void, (void*, int))                                                                              \
+  X(pthread_exit, void, (void*))                                                                                    \
   X(syscall, long, (long, long, long, long, long, long, long))
 
 struct Real {

@@ -31,10 +31,12 @@ inline void Arm(layout::Shared<uint32_t>& word, uint32_t& mine) {
 inline void Ring(int bell) {
   constexpr uint64_t kSigpipe = uint64_t{1} << (SIGPIPE - 1);
   const uint64_t message = 1;
-  uint64_t before = 0;
+  uint64_t before = 0, waiting = 0;
   Syscall(SYS_rt_sigprocmask, SIG_BLOCK, reinterpret_cast<long>(&kSigpipe), reinterpret_cast<long>(&before), 8);
+  // Blocked already (by the program, or lib/quiet.h), one may be waiting that is not ours.
+  if (before & kSigpipe) Syscall(SYS_rt_sigpending, reinterpret_cast<long>(&waiting), 8);
   const long result = Syscall(SYS_write, bell, reinterpret_cast<long>(&message), sizeof message);
-  if (result == -EPIPE && !(before & kSigpipe)) {
+  if (result == -EPIPE && !(waiting & kSigpipe)) {
     const timespec now = {};
     Syscall(SYS_rt_sigtimedwait, reinterpret_cast<long>(&kSigpipe), 0, reinterpret_cast<long>(&now), 8);
   }

@@ -96,5 +96,28 @@ TEST_CASE("ringing for a peer that is gone neither kills nor leaves a signal beh
   close(bell[1]);
 }
 
+TEST_CASE("a signal that the program had blocked is not left behind either, and one that was waiting stays") {
+  int bell[2];
+  REQUIRE(pipe2(bell, O_NONBLOCK | O_CLOEXEC) == 0);
+  close(bell[0]);
+  sigset_t block, before, pending;
+  sigemptyset(&block);
+  sigaddset(&block, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &block, &before);
+
+  bell::Ring(bell[1]);
+  sigpending(&pending);
+  CHECK_FALSE(sigismember(&pending, SIGPIPE));
+  raise(SIGPIPE);
+  bell::Ring(bell[1]);
+  sigpending(&pending);
+  CHECK(sigismember(&pending, SIGPIPE));
+
+  const timespec now = {};
+  sigtimedwait(&block, nullptr, &now);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  close(bell[1]);
+}
+
 }  // namespace
 }  // namespace heterok8s::heterosock

@@ -1,6 +1,7 @@
 #include "heterosock/notify/spin.h"
 
 #include "heterosock/lib/process.h"
+#include "heterosock/ofd/thread.h"
 
 namespace heterok8s::heterosock {
 
@@ -39,21 +40,27 @@ Spinner::Spinner(uint32_t peer_cpu) : start_(Cycles()), last_(start_), end_(star
   if (process.cpus < 2) return;
   if (start_ < spin_state.barred_until.load(std::memory_order_relaxed)) return;
   if (peer_cpu != 0 && peer_cpu == CurrentCpu()) return;
+  thread_state.held.Push(nullptr);
   // Two that hand over to each other overlap for a moment: the limit is looked at again for a microsecond.
   const uint64_t grace = start_ + kGraceUs * process.cycles_per_us;
   for (;;) {
     const uint32_t others = spin_state.spinners.fetch_add(1, std::memory_order_relaxed);
     if (others + 1 < process.cpus) break;
     spin_state.spinners.fetch_sub(1, std::memory_order_relaxed);
-    if (Cycles() > grace) return;
+    if (Cycles() > grace) {
+      thread_state.held.Remove(nullptr);
+      return;
+    }
     Relax();
   }
   counted_ = true;
+  if (Held* held = thread_state.held.Innermost(nullptr)) held->resting = true;
   end_ = start_ + Budget();
 }
 
 Spinner::~Spinner() {
   if (!counted_) return;
+  thread_state.held.Remove(nullptr);
   spin_state.spinners.fetch_sub(1, std::memory_order_relaxed);
   uint32_t trust = spin_state.trust.load(std::memory_order_relaxed);
   if (robbed_) {
@@ -68,6 +75,8 @@ Spinner::~Spinner() {
   // A little stays, or it would never be tried again.
   spin_state.trust.store(trust < 16 ? 16 : trust, std::memory_order_relaxed);
 }
+
+void Spinner::Abandon() { spin_state.spinners.fetch_sub(1, std::memory_order_relaxed); }
 
 bool Spinner::Again() {
   if (!counted_) return false;

@@ -36,6 +36,8 @@ class Spinner {
 
   // One pause. False when it is time to sleep.
   bool Again();
+  // A signal handler jumped out of a wait of this thread that was counted.
+  static void Abandon();
   // The wait is over because of what we looked for.
   void Succeeded() { succeeded_ = true; }
 

@@ -85,10 +85,10 @@ struct alignas(128) Slot {
   uint64_t retry_at = 0;            // Cycles() before which no offer is tried again
   std::atomic<uint32_t> broken{0};  // the peer broke the protocol: reset
   SharedLock bell_lock;
-  // Threads that wait in poll() on the bell, which is emptied only when there are none. By their ids, because one that
-  // was killed or cancelled does not say that it woke.
+  // Threads that wait in poll() on the bell (stream/sleepers.h).
   uint32_t bell_sleepers[kSleepers] = {};
-  uint32_t bell_crowd = 0;  // that found no place above
+  uint32_t bell_crowd = 0;    // that found no place above: theirs are in Slots::Crowd()
+  uint32_t bell_unnamed = 0;  // nor there: counted alone
   SendState tx;
   ReceiveState rx;
 };
@@ -117,6 +117,14 @@ struct LocalChannel {
   layout::SideLines& peer() const { return page->side[1 - side]; }
 };
 
+// Sleepers of all slots that have more than fit into them: slot and thread id, or 0.
+struct Crowd {
+  static constexpr uint32_t kPlaces = 16384;  // untouched ones cost nothing
+
+  std::atomic<uint32_t> high{0};  // no place from here on was ever taken
+  std::atomic<uint64_t> places[kPlaces];
+};
+
 class Slots {
  public:
   static constexpr uint32_t kCount = 65536;
@@ -125,6 +133,8 @@ class Slots {
   static int Allocate();
   static Slot& Get(uint32_t index) { return slots_[index]; }
   static LocalChannel& Local(uint32_t index) { return local_[index]; }
+  // Behind the slots, in the same shared memory.
+  static Crowd& TheCrowd() { return *reinterpret_cast<Crowd*>(slots_ + kCount); }
 
   // This process lets go of a slot. True when it was the last holder we know of.
   static bool Drop(uint32_t index);
@@ -135,6 +145,8 @@ class Slots {
   static bool Alone(Slot& slot);
 
  private:
+  static constexpr size_t kBytes = sizeof(Slot) * kCount + sizeof(Crowd);
+
   static bool Map();
   static constinit Slot* slots_;
   static LocalChannel local_[kCount];

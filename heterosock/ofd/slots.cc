@@ -49,7 +49,7 @@ void Initialise(Slot& slot) {
   slot.generation = generation;
   slot.retry_at = 0;
   for (uint32_t& sleeper : slot.bell_sleepers) sleeper = 0;
-  slot.bell_crowd = 0;
+  slot.bell_crowd = slot.bell_unnamed = 0;
   slot.tx.~SendState();
   slot.rx.~ReceiveState();
   new (&slot.tx) SendState;
@@ -59,13 +59,12 @@ void Initialise(Slot& slot) {
 }  // namespace
 
 bool Slots::Map() {
-  void* memory =
-      mmap(nullptr, sizeof(Slot) * kCount, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return false;
   Slot* expected = nullptr;
   if (!__atomic_compare_exchange_n(&slots_, &expected, static_cast<Slot*>(memory), false, __ATOMIC_ACQ_REL,
                                    __ATOMIC_ACQUIRE)) {
-    munmap(memory, sizeof(Slot) * kCount);  // another thread was first
+    munmap(memory, kBytes);  // another thread was first
   }
   return true;
 }

@@ -1,10 +1,12 @@
 #include "heterosock/stream/passage.h"
+#include "heterosock/stream/direction.h"
 
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/ioctl.h>
 
+#include "heterosock/lib/quiet.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ring/ring.h"
@@ -66,8 +68,11 @@ Passage PassToTcp(uint32_t index, int fd) {
   const layout::SideLines& peer = channel.peer();
   const uint64_t head = slot.rx.head.load(std::memory_order_relaxed);
   const bool returning = peer.control.returning.load(std::memory_order_acquire) != 0;
+  if (peer.control.continue_at.load(std::memory_order_acquire) == 0 &&
+      (!returning || peer.sender.tail.load(std::memory_order_acquire) != head))
+    return Passage::kRing;
+  const SignalsBlocked quiet;
   if (peer.control.continue_at.load(std::memory_order_acquire) == 0) {
-    if (!returning || peer.sender.tail.load(std::memory_order_acquire) != head) return Passage::kRing;
     // It writes copies right now; or it died meanwhile, and then all that came are copies.
     if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == 0) return Passage::kDropping;
     if (peer.control.continue_at.load(std::memory_order_acquire) == 0) {
@@ -112,8 +117,9 @@ uint64_t ArrivedOverTcp(uint32_t index, int fd) {
 void RecallReceive(uint32_t index, int fd, Reason reason) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  if (!slot.rx.lock.Acquire()) return;
+  if (!LockReceive(index)) return;
   if (channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) != Mode::kPlain) {
+    const SignalsBlocked quiet;
     layout::SideLines& own = channel.own();
     const layout::SideLines& peer = channel.peer();
     const uint64_t head = slot.rx.head.load(std::memory_order_relaxed);

@@ -4,11 +4,13 @@
 
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
+#include "heterosock/lib/quiet.h"
 #include "heterosock/lib/real.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/notify/spin.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/direction.h"
 #include "heterosock/stream/iov.h"
 #include "heterosock/stream/passage.h"
 #include "heterosock/stream/stream.h"
@@ -40,7 +42,7 @@ class Receiver {
         deadline_(fd, SO_RCVTIMEO) {}
 
   ssize_t Run() {
-    if (!rx_.lock.Acquire()) return -EAGAIN;
+    if (!LockReceive(index_)) return -EAGAIN;
     generation_ = slot_.generation;
     const ssize_t result = Loop();
     rx_.lock.Release();
@@ -110,7 +112,7 @@ class Receiver {
     message.msg_iovlen = cursor_.Rest(part, kMostIovecs, ~size_t{0});
     rx_.lock.Release();
     const long got = Syscall(SYS_recvmsg, fd_, reinterpret_cast<long>(&message), flags_);
-    rx_.lock.Acquire();
+    LockReceive(index_);
     return got > 0 ? done_ + got : done_;
   }
 
@@ -156,18 +158,26 @@ class Receiver {
       if (peeked == 0 && PeerEnded(index_, fd_)) return kMore;  // it left bytes unread: the kernel has an error now
       return End(peeked);
     }
-    const long got = KernelReceive(fd_, cursor_, most, flags_);
+    const bool peek = (flags_ & MSG_PEEK) != 0;
+    const long got = peek ? KernelReceive(fd_, cursor_, most, flags_) : ReceiveCounted(most);
     if (got == -EAGAIN || got == -EINTR) return kEmpty;
     if (got <= 0) return End(got);
     Took(static_cast<size_t>(got));
-    if (flags_ & MSG_PEEK) {
+    if (peek) {
       // The last of TCP, and room for more: the ring's first bytes are next.
       if (switch_at != 0 && static_cast<uint64_t>(got) == most && !cursor_.done()) return LookAtRing();
       return kMore;
     }
-    rx_.calls.Add(static_cast<uint64_t>(got));
     boundary_ = switch_at != 0;
     return kMore;
+  }
+
+  // A signal comes when the call has ended: a handler that jumps away then must not take bytes along uncounted.
+  long ReceiveCounted(size_t most) {
+    const SignalsBlocked quiet;
+    const long got = KernelReceive(fd_, cursor_, most, flags_);
+    if (got > 0) rx_.calls.Add(static_cast<uint64_t>(got));
+    return got;
   }
 
   Look LookAtRing() {
@@ -324,9 +334,14 @@ class Receiver {
     if (rx_.mode.load(std::memory_order_relaxed) == Mode::kRing) {
       own.wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
       // Looking goes on under the lock, so that nobody unmaps what we look at; it lasts tens of microseconds at most.
+      // Nothing is under way: a handler of this thread may receive, or close.
       Spinner spinner(channel_.peer().wait.cpu.load(std::memory_order_relaxed));
-      while (spinner.Again()) {
-        if (!Changed()) continue;
+      rx_.lock.Rests(true);
+      bool changed = false;
+      while (!changed && spinner.Again()) changed = channel_.page == nullptr || Changed();
+      rx_.lock.Rests(false);
+      if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;
+      if (changed) {
         spinner.Succeeded();
         Count(own.counters.spins);
         return 0;
@@ -347,7 +362,7 @@ class Receiver {
     errno = 0;
     const int n = real.ppoll(sources, 2, timeout, nullptr);  // libc's: a cancellation point, as recv() is one
     const int error = errno;
-    rx_.lock.Acquire();
+    LockReceive(index_);
     LeaveBell(index_);
     if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;  // closed while we slept
     if (n > 0 && (sources[1].revents & POLLIN) != 0)

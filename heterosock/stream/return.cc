@@ -1,5 +1,7 @@
 #include "heterosock/stream/return.h"
+#include "heterosock/stream/direction.h"
 
+#include "heterosock/lib/quiet.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ring/ring.h"
@@ -81,6 +83,7 @@ uint64_t RefreshHead(uint32_t index, int fd) {
 bool FlushReturn(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
+  const SignalsBlocked quiet;
   if (!WriteReturned(slot.tx, channel, fd)) return false;
   EndRing(index, fd, WhyReturned(channel));
   return true;
@@ -91,6 +94,7 @@ void StartReturn(uint32_t index, int fd, Reason reason) {
   SendState& tx = slot.tx;
   LocalChannel& channel = Slots::Local(index);
   if (tx.mode.load(std::memory_order_relaxed) != Mode::kRing) return;
+  const SignalsBlocked quiet;
   const bool ours = Claim(channel.own());
   const uint64_t recall = channel.peer().control.recall_at.load(std::memory_order_seq_cst);
   if (recall == 0 && ours) {
@@ -114,7 +118,7 @@ void StartReturn(uint32_t index, int fd, Reason reason) {
 
 void ReturnSend(uint32_t index, int fd, Reason reason) {
   Slot& slot = Slots::Get(index);
-  if (!slot.tx.lock.Acquire()) return;
+  if (!LockSend(index)) return;
   const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
   if (mode == Mode::kRing && Slots::Local(index).page != nullptr) StartReturn(index, fd, reason);
   if (mode == Mode::kReturning && Slots::Local(index).page != nullptr) FlushReturn(index, fd);
@@ -125,7 +129,7 @@ void ReturnSend(uint32_t index, int fd, Reason reason) {
 bool PeerEnded(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !slot.tx.lock.Acquire()) return false;
+  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !LockSend(index)) return false;
   bool unread = false;
   const auto flags = channel.page != nullptr ? channel.peer().wait.flags.load(std::memory_order_relaxed) : 0;
   const bool half_closed = (flags & layout::kFlagFin) != 0 && (flags & layout::kFlagClosed) == 0;
@@ -151,7 +155,7 @@ void ServePeer(uint32_t index, int fd) {
   const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
   const bool asked = mode == Mode::kRing && channel.page != nullptr &&
                      (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
-  if ((!asked && mode != Mode::kReturning) || !slot.tx.lock.Acquire()) return;
+  if ((!asked && mode != Mode::kReturning) || !LockSend(index)) return;
   if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kReturning)
     FlushReturn(index, fd);
   if (channel.page != nullptr && asked) StartReturn(index, fd, Reason::kPeerAsked);

@@ -3,11 +3,13 @@
 
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
+#include "heterosock/lib/quiet.h"
 #include "heterosock/lib/real.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/notify/spin.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/direction.h"
 #include "heterosock/stream/iov.h"
 #include "heterosock/stream/return.h"
 #include "heterosock/stream/stream.h"
@@ -45,6 +47,7 @@ bool TrySwitch(uint32_t index, int fd) {
     return false;
   }
   if (slot.tx.calls.inside() != 0) return false;
+  const SignalsBlocked quiet;
   slot.tx.mode.store(Mode::kRing, std::memory_order_seq_cst);
   if (!slot.tx.calls.Settle() || slot.tx.calls.inside() != 0) {
     slot.tx.mode.store(Mode::kTcp, std::memory_order_seq_cst);
@@ -94,7 +97,7 @@ class Sender {
         deadline_(fd, SO_SNDTIMEO) {}
 
   ssize_t Run() {
-    if (!tx_.lock.Acquire()) return -EAGAIN;
+    if (!LockSend(index_)) return -EAGAIN;
     generation_ = slot_.generation;
     const ssize_t result = Loop();
     tx_.lock.Release();
@@ -158,7 +161,7 @@ class Sender {
     message.msg_iovlen = cursor_.Rest(part, kMostIovecs, ~size_t{0});
     tx_.lock.Release();
     const long sent = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&message), flags_);
-    tx_.lock.Acquire();
+    LockSend(index_);
     return sent > 0 ? done_ + sent : done_;
   }
 
@@ -242,11 +245,18 @@ class Sender {
       return -EAGAIN;
     }
     own.wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
-    Spinner spinner(channel_.peer().wait.cpu.load(std::memory_order_relaxed));
-    while (spinner.Again()) {
-      if (!Roomy()) continue;
-      spinner.Succeeded();
-      return 0;
+    {
+      // Nothing is under way: a handler of this thread may send, or close.
+      Spinner spinner(channel_.peer().wait.cpu.load(std::memory_order_relaxed));
+      tx_.lock.Rests(true);
+      bool roomy = false;
+      while (!roomy && spinner.Again()) roomy = channel_.page == nullptr || Roomy();
+      tx_.lock.Rests(false);
+      if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;
+      if (roomy) {
+        spinner.Succeeded();
+        return 0;
+      }
     }
     if (!MayBlock(slot_, fd_)) return -EAGAIN;
     if (deadline_.Expired()) return -EAGAIN;
@@ -279,7 +289,7 @@ class Sender {
     hurry_ = poke_ = false;
     const int n = real.ppoll(sources, count, timeout, nullptr);
     const int error = errno;
-    tx_.lock.Acquire();
+    LockSend(index_);
     if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;
     if (n < 0 && error == EINTR && (done_ > 0 || deadline_.Set() || !CallRestarts())) return -EINTR;
     return 0;
@@ -314,7 +324,7 @@ bool RoomToSend(uint32_t index) {
 
 bool RingWasRead(uint32_t index) {
   Slot& slot = Slots::Get(index);
-  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !slot.tx.lock.Acquire()) return false;
+  if (slot.tx.mode.load(std::memory_order_relaxed) != Mode::kRing || !LockSend(index)) return false;
   LocalChannel& channel = Slots::Local(index);
   const bool read = channel.page != nullptr && channel.peer().receiver.head.load(std::memory_order_acquire) != 0;
   slot.tx.lock.Release();

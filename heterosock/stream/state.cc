@@ -3,6 +3,7 @@
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/direction.h"
 #include "heterosock/stream/passage.h"
 #include "heterosock/stream/stream.h"
 
@@ -51,11 +52,11 @@ short Readiness(uint32_t index, int fd, short wanted) {
   short from_kernel = wanted | kEnds;
   if (slot.broken.load(std::memory_order_relaxed))
     return static_cast<short>((wanted & (kReadable | kWritable | POLLRDHUP)) | POLLERR | POLLHUP);
-  if (!slot.rx.lock.Acquire()) return 0;
+  if (!LockReceive(index)) return 0;
   if (channel.page != nullptr && slot.phase.load(std::memory_order_relaxed) == Phase::kArmed)
     ask = LookAtReceive(index, fd, &ready, &hidden);
   slot.rx.lock.Release();
-  if ((wanted & kWritable) != 0 && slot.tx.lock.Acquire()) {
+  if ((wanted & kWritable) != 0 && LockSend(index)) {
     const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
     if (mode == Mode::kRing && channel.page != nullptr) {
       from_kernel &= static_cast<short>(~kWritable);
@@ -84,11 +85,11 @@ short Readiness(uint32_t index, int fd, short wanted) {
 void ArmBell(uint32_t index, short wanted) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  if ((wanted & (kReadable | POLLRDHUP)) != 0 && slot.rx.lock.Acquire()) {
+  if ((wanted & (kReadable | POLLRDHUP)) != 0 && LockReceive(index)) {
     if (channel.page != nullptr) bell::Arm(channel.own().wait.rx_sleep, slot.rx.sleep);
     slot.rx.lock.Release();
   }
-  if ((wanted & kWritable) != 0 && slot.tx.lock.Acquire()) {
+  if ((wanted & kWritable) != 0 && LockSend(index)) {
     if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kRing) {
       bell::Arm(channel.own().wait.tx_sleep, slot.tx.sleep);
     }
@@ -102,7 +103,7 @@ namespace {
 uint64_t Unread(uint32_t index, uint64_t on_tcp) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  if (!slot.rx.lock.Acquire()) return on_tcp;
+  if (!LockReceive(index)) return on_tcp;
   uint64_t unread = on_tcp;
   if (channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) != Mode::kPlain) {
     const layout::SideLines& peer = channel.peer();
@@ -133,7 +134,7 @@ uint64_t ReadableBytes(uint32_t index, uint64_t on_tcp) { return Unread(index, o
 void ShutReceive(uint32_t index) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  if (!slot.rx.lock.Acquire()) return;
+  if (!LockReceive(index)) return;
   if (channel.page != nullptr && slot.rx.shut_at == 0)
     slot.rx.shut_at = channel.peer().sender.tail.load(std::memory_order_acquire) + 1;
   slot.rx.lock.Release();

@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 
 #include "heterosock/ofd/slot.h"
+#include "heterosock/stream/sleepers.h"
 
 namespace heterok8s::heterosock {
 
@@ -20,11 +21,6 @@ ssize_t RingReceive(uint32_t index, int fd, const iovec* iov, size_t count, int 
 
 // What poll(2) would say of the socket (POLLIN | POLLOUT | ...), for the directions asked in `wanted`.
 short Readiness(uint32_t index, int fd, short wanted);
-
-// Around sleeping in poll() on the own bell. Enter: true when it emptied a bell that epoll sets may have been waiting
-// for; the caller then says EpollPoke() once it holds no lock.
-bool EnterBell(uint32_t index);
-void LeaveBell(uint32_t index);
 
 // Before sleeping on the bell elsewhere (poll, epoll): makes the peer ring for what is wanted. The caller looks at
 // Readiness() afterwards. Disarming is not needed: at worst the peer rings once for nothing.

@@ -4,7 +4,6 @@
 #include <sys/time.h>
 
 #include "heterosock/lib/real.h"
-#include "heterosock/notify/bell.h"
 #include "heterosock/stream/stream.h"
 
 namespace heterok8s::heterosock {
@@ -14,57 +13,6 @@ short PollNow(int fd, short events) {
   const timespec now = {};
   const long n = Syscall(SYS_ppoll, reinterpret_cast<long>(&entry), 1, reinterpret_cast<long>(&now), 0, 8);
   return n == 1 ? entry.revents : 0;
-}
-
-namespace {
-
-// With the bell's lock held. Forgets those that have died. A signal handler counts the wait that it interrupted.
-bool SomebodySleeps(Slot& slot) {
-  bool any = slot.bell_crowd != 0;
-  for (uint32_t& sleeper : slot.bell_sleepers) {
-    if (sleeper == 0) continue;
-    if (sleeper != ThreadId() && Syscall(SYS_tkill, sleeper, 0) == -ESRCH)
-      sleeper = 0;
-    else
-      any = true;
-  }
-  return any;
-}
-
-uint32_t* PlaceOf(Slot& slot, uint32_t thread) {
-  for (uint32_t& sleeper : slot.bell_sleepers) {
-    if (sleeper == thread) return &sleeper;
-  }
-  return nullptr;
-}
-
-}  // namespace
-
-bool EnterBell(uint32_t index) {
-  Slot& slot = Slots::Get(index);
-  const LocalChannel& channel = Slots::Local(index);
-  if (!slot.bell_lock.Acquire()) return false;
-  const bool emptied = !SomebodySleeps(slot) && bell::Empty(channel.own_bell);
-  if (uint32_t* place = PlaceOf(slot, 0)) {
-    *place = ThreadId();
-  } else {
-    ++slot.bell_crowd;
-    ++thread_state.crowded;
-  }
-  slot.bell_lock.Release();
-  return emptied && channel.items.load(std::memory_order_relaxed) != 0;
-}
-
-void LeaveBell(uint32_t index) {
-  Slot& slot = Slots::Get(index);
-  if (!slot.bell_lock.Acquire()) return;
-  if (uint32_t* place = PlaceOf(slot, ThreadId())) {
-    *place = 0;
-  } else if (thread_state.crowded > 0 && slot.bell_crowd > 0) {
-    --slot.bell_crowd;
-    --thread_state.crowded;
-  }
-  slot.bell_lock.Release();
 }
 
 bool MayBlock(Slot& slot, int fd) {

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <thread>
+#include <vector>
 
 #include "heterosock/tests/case.h"
 
@@ -271,6 +272,102 @@ CASE{"threads: a reader that was cancelled leaves no sleeper behind",
             void* result = nullptr;
             pthread_join(reader, &result);
             e.Say("cancelled: %d", result == PTHREAD_CANCELED);
+            e.Meet();
+            e.Recv(e.sock, 1);
+            e.Meet();
+            WaitIdle(e, e.sock);
+          }}};
+
+CASE{"threads: 32 blocked in recv, each gets its byte",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            Sleep(50);
+            for (int i = 0; i < 32; ++i) {
+              e.SendAll(e.sock, "x");
+              if (i % 4 == 0) usleep(500);
+            }
+            e.Drain(e.sock, 10);
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            std::atomic<int> got{0};
+            std::vector<std::thread> readers;
+            for (int i = 0; i < 32; ++i) {
+              readers.emplace_back([&] {
+                char b;
+                got += recv(e.sock, &b, 1, 0) == 1;
+              });
+            }
+            e.Meet();
+            for (std::thread& each : readers) each.join();
+            e.Say("%d got one", got.load());
+            e.SendAll(e.sock, "thanks");
+            DO(shutdown(e.sock, SHUT_WR));
+            e.Meet();
+          }}};
+
+CASE{"threads: 12 blocked in recv and 12 in send on one socket",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            Sleep(50);
+            for (int i = 0; i < 12; ++i) e.SendAll(e.sock, "x");
+            e.Meet();
+            char buffer[100'000];
+            size_t ends = 0;
+            for (ssize_t n; ends < 12 && (n = recv(e.sock, buffer, sizeof buffer, 0)) > 0;) {
+              for (ssize_t i = 0; i < n; ++i) ends += buffer[i] == '.';
+            }
+            e.Say("%zu ends", ends);
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            e.Fill(e.sock);
+            std::atomic<int> got{0};
+            std::vector<std::thread> readers, writers;
+            for (int i = 0; i < 12; ++i) {
+              readers.emplace_back([&] {
+                char b;
+                got += recv(e.sock, &b, 1, 0) == 1;
+              });
+              writers.emplace_back([&] { e.SendAll(e.sock, std::string(50'000, 'w') + "."); });
+            }
+            e.Meet();
+            for (std::thread& each : readers) each.join();
+            e.Say("%d got one", got.load());
+            e.Meet();
+            for (std::thread& each : writers) each.join();
+            e.Meet();
+          }}};
+
+CASE{"threads: a crowd of readers that was cancelled leaves no sleeper behind",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            e.SendAll(e.sock, "x");
+            e.Meet();
+            Sleep(400);
+            e.SendAll(e.sock, "y");
+          },
+      .server =
+          [](End& e) {
+            pthread_t readers[20];
+            for (pthread_t& each : readers) {
+              pthread_create(
+                  &each, nullptr,
+                  [](void* end) -> void* {
+                    char b;
+                    recv(static_cast<End*>(end)->sock, &b, 1, 0);
+                    return nullptr;
+                  },
+                  &e);
+            }
+            Sleep(100);  // so that they mostly are inside recv()
+            for (pthread_t each : readers) pthread_cancel(each);
+            for (pthread_t each : readers) pthread_join(each, nullptr);
             e.Meet();
             e.Recv(e.sock, 1);
             e.Meet();

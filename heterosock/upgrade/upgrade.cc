@@ -11,9 +11,11 @@
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/hidden_fd.h"
 #include "heterosock/lib/process.h"
+#include "heterosock/lib/quiet.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ofd/fd_table.h"
+#include "heterosock/stream/direction.h"
 #include "heterosock/stream/stream.h"
 #include "heterosock/upgrade/agent_link.h"
 
@@ -142,7 +144,7 @@ void TryArm(uint32_t index, int fd) {
   }
   // The other end cannot switch before it sees the epoch, so nothing is in the ring if this fails.
   if (!EpollAttach(index)) return Fence(index, fd, Reason::kEpoll);
-  if (!slot.rx.lock.Acquire()) return Fence(index, fd, Reason::kShared);
+  if (!LockReceive(index)) return Fence(index, fd, Reason::kShared);
   layout::SideLines& own = channel.own();
   own.counters.pid.store(process.pid, std::memory_order_relaxed);
   own.counters.tcp_received.store(slot.rx.calls.bytes(), std::memory_order_relaxed);
@@ -294,18 +296,27 @@ bool WorthAdvancing(const Slot& slot) {
   }
 }
 
+namespace {
+
+FenceOrder AdvanceLocked(uint32_t index, int fd) {
+  FenceOrder order;
+  const SignalsBlocked quiet;
+  if (!agent_lock.TryAcquire()) return order;
+  if (agent.Connected()) order = PollAgent();
+  const Phase phase = Slots::Get(index).phase.load();
+  if (phase == Phase::kTcp) TryOffer(index, fd);
+  if (phase == Phase::kPaired) TryArm(index, fd);
+  agent_lock.Release();
+  return order;
+}
+
+}  // namespace
+
 void Advance(uint32_t index, int fd) {
   const int saved = errno;
   Calibrate();
-  if (agent_lock.TryAcquire()) {
-    FenceOrder order;
-    if (agent.Connected()) order = PollAgent();
-    const Phase phase = Slots::Get(index).phase.load();
-    if (phase == Phase::kTcp) TryOffer(index, fd);
-    if (phase == Phase::kPaired) TryArm(index, fd);
-    agent_lock.Release();
-    if (order.wanted) Obey(order);
-  }
+  const FenceOrder order = AdvanceLocked(index, fd);
+  if (order.wanted) Obey(order);
   errno = saved;
 }
 
@@ -332,10 +343,11 @@ void Fence(uint32_t index, int fd, Reason reason) {
 namespace {
 
 // The other end has not answered: it is far from its library, perhaps for long.
-void AskToHandBack(uint64_t channel_id, uint64_t until_ns) {
-  if (!agent_lock.TryAcquire()) return;
-  // A forked child has no connection of its own yet.
+FenceOrder AskLocked(uint64_t channel_id, uint64_t until_ns) {
   FenceOrder order;
+  const SignalsBlocked quiet;
+  if (!agent_lock.TryAcquire()) return order;
+  // A forked child has no connection of its own yet.
   while (!agent.Up() && Nanoseconds() < until_ns) {
     agent.Ready();
     if (!agent.Connected()) break;
@@ -344,6 +356,11 @@ void AskToHandBack(uint64_t channel_id, uint64_t until_ns) {
   }
   agent.HandBack(channel_id);
   agent_lock.Release();
+  return order;
+}
+
+void AskToHandBack(uint64_t channel_id, uint64_t until_ns) {
+  const FenceOrder order = AskLocked(channel_id, until_ns);
   if (order.wanted) Obey(order);
 }
 
@@ -420,6 +437,7 @@ void Leave(uint32_t index, int fd) {
     EpollForget(index);
     return;
   }
+  const SignalsBlocked quiet;
   const bool alone = Slots::Alone(slot);
   if (alone && !slot.broken.load()) {
     // What is unread in the ring goes to TCP in front of the FIN; of an abortive close nothing has to arrive.
@@ -436,8 +454,8 @@ void Leave(uint32_t index, int fd) {
   }
   EpollForget(index);
   // Whoever looks at the channel holds one of the two locks; sleepers find the page gone.
-  const bool rx = slot.rx.lock.Acquire();
-  const bool tx = slot.tx.lock.Acquire();
+  const bool rx = LockReceive(index);
+  const bool tx = LockSend(index);
   if (alone) ++slot.generation;
   const uint64_t channel_id = channel.channel_id;
   channel.channel_id = 0;

@@ -1,0 +1,122 @@
+#include "heterosock/stream/sleepers.h"
+
+#include "heterosock/notify/bell.h"
+#include "heterosock/ofd/fd_table.h"
+#include "heterosock/ofd/slot.h"
+
+namespace heterok8s::heterosock {
+namespace {
+
+bool Gone(uint32_t thread) { return thread != ThreadId() && Syscall(SYS_tkill, thread, 0) == -ESRCH; }
+
+// The places of a slot in the shared table. With the bell's lock held, under which alone they change.
+uint64_t Crowded(uint32_t index, uint32_t thread) { return (uint64_t{index} + 1) << 32 | thread; }
+
+bool JoinCrowd(Slot& slot, uint32_t index) {
+  Crowd& crowd = Slots::TheCrowd();
+  for (uint32_t i = 0; i < Crowd::kPlaces; ++i) {
+    uint32_t high = crowd.high.load(std::memory_order_relaxed);
+    while (high <= i && !crowd.high.compare_exchange_weak(high, i + 1)) {
+    }
+    uint64_t nobody = 0;
+    if (crowd.places[i].load(std::memory_order_relaxed) != 0 ||
+        !crowd.places[i].compare_exchange_strong(nobody, Crowded(index, ThreadId())))
+      continue;
+    ++slot.bell_crowd;
+    return true;
+  }
+  return false;
+}
+
+bool LeaveCrowd(Slot& slot, uint32_t index) {
+  if (slot.bell_crowd == 0) return false;
+  Crowd& crowd = Slots::TheCrowd();
+  for (uint32_t i = 0; i < crowd.high.load(std::memory_order_relaxed); ++i) {
+    if (crowd.places[i].load(std::memory_order_relaxed) != Crowded(index, ThreadId())) continue;
+    crowd.places[i].store(0, std::memory_order_relaxed);
+    --slot.bell_crowd;
+    return true;
+  }
+  return false;
+}
+
+bool AnyInCrowd(Slot& slot, uint32_t index) {
+  if (slot.bell_crowd == 0) [[likely]]
+    return false;
+  uint32_t alive = 0;
+  Crowd& crowd = Slots::TheCrowd();
+  for (uint32_t i = 0; i < crowd.high.load(std::memory_order_relaxed); ++i) {
+    const uint64_t who = crowd.places[i].load(std::memory_order_relaxed);
+    if (who >> 32 != uint64_t{index} + 1) continue;
+    if (!Gone(static_cast<uint32_t>(who)))
+      ++alive;
+    else
+      crowd.places[i].store(0, std::memory_order_relaxed);
+  }
+  slot.bell_crowd = alive;
+  return alive != 0;
+}
+
+// With the bell's lock held. Forgets those that have died. A signal handler counts the wait that it interrupted.
+bool SomebodySleeps(Slot& slot, uint32_t index) {
+  bool any = AnyInCrowd(slot, index) || slot.bell_unnamed != 0;
+  for (uint32_t& sleeper : slot.bell_sleepers) {
+    if (sleeper == 0) continue;
+    if (Gone(sleeper))
+      sleeper = 0;
+    else
+      any = true;
+  }
+  return any;
+}
+
+uint32_t* PlaceOf(Slot& slot, uint32_t thread) {
+  for (uint32_t& sleeper : slot.bell_sleepers) {
+    if (sleeper == thread) return &sleeper;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+bool EnterBell(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  if (thread_state.asleep == 0) thread_state.asleep_at = StackPointer();
+  ++thread_state.asleep;
+  if (!slot.bell_lock.Acquire()) return false;
+  const bool emptied = !SomebodySleeps(slot, index) && bell::Empty(channel.own_bell);
+  if (uint32_t* place = PlaceOf(slot, 0))
+    *place = ThreadId();
+  else if (!JoinCrowd(slot, index))
+    ++slot.bell_unnamed, ++thread_state.unnamed;
+  slot.bell_lock.Release();
+  return emptied && channel.items.load(std::memory_order_relaxed) != 0;
+}
+
+void LeaveBell(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  if (thread_state.asleep != 0) --thread_state.asleep;
+  if (!slot.bell_lock.Acquire()) return;
+  if (uint32_t* place = PlaceOf(slot, ThreadId()))
+    *place = 0;
+  else if (!LeaveCrowd(slot, index) && thread_state.unnamed > 0 && slot.bell_unnamed > 0)
+    --slot.bell_unnamed, --thread_state.unnamed;
+  slot.bell_lock.Release();
+}
+
+void LeaveAllBells() {
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() != FdWord::kStream) continue;
+    Slot& slot = Slots::Get(word.index());
+    if (!slot.bell_lock.Acquire()) continue;
+    while (uint32_t* place = PlaceOf(slot, ThreadId())) *place = 0;
+    while (LeaveCrowd(slot, word.index())) {
+    }
+    slot.bell_lock.Release();
+  }
+  thread_state.asleep = 0;
+}
+
+}  // namespace heterok8s::heterosock

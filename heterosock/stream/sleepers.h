@@ -1,0 +1,26 @@
+// Who sleeps in poll() on a connection's own bell. It is emptied only when nobody does: a bell that is emptied under a
+// sleeper that has not looked yet is a wake-up lost. (A reader and a writer, threads and forked processes share it.)
+//
+// Sleepers are known by their thread ids, because one that was killed or cancelled does not say that it woke. The first
+// eight have their places in the slot, the others in a table of all slots that processes related by fork share.
+//
+// Threading: any; the slot's bell_lock is taken inside.
+//
+//   const bool poke = EnterBell(index);
+//   ... arm, look again, poll() ...
+//   LeaveBell(index);
+#pragma once
+
+#include <stdint.h>
+
+namespace heterok8s::heterosock {
+
+// Around sleeping in poll() on the own bell. Enter: true when it emptied a bell that epoll sets may have been waiting
+// for; the caller then says EpollPoke() once it holds no lock.
+bool EnterBell(uint32_t index);
+void LeaveBell(uint32_t index);
+
+// This thread jumped out of its sleep: it gives back every place that it has, of any slot.
+void LeaveAllBells();
+
+}  // namespace heterok8s::heterosock
