@@ -1,16 +1,10 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/select.h>
-#include <sys/sendfile.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +12,7 @@
 #include <thread>
 
 #include "heterosock/tests/program.h"
+#include "heterosock/tests/program_calls.h"
 
 namespace heterok8s::heterosock::behaviour {
 namespace {
@@ -123,9 +118,11 @@ class Runner {
     std::vector<int>& fds = fds_[step.conn];
     switch (step.act) {
       case Act::kSend:
-        return Send(fd, step);
-      case Act::kReceive:
-        return Receive(fd, step);
+        return SendAs(e, fd, step);
+      case Act::kReceive: {
+        const uint32_t there = in_flight_[step.conn][1 - me()];
+        return ReceiveAs(e, fd, step, there, there > 0 || ended_[step.conn][1 - me()] || reset_[step.conn]);
+      }
       case Act::kBulk: {
         std::string bytes = Pattern(step.a, step.b);
         for (size_t at = 0, i = 0; at < bytes.size(); ++i) {
@@ -136,7 +133,7 @@ class Runner {
         return;
       }
       case Act::kPoll:
-        return Poll(fd, step);
+        return PollAs(e, fd, fds_[1 - step.conn].empty() ? -1 : fds_[1 - step.conn][0], step);
       case Act::kCount: {
         int in = -1, out = -1;
         DO(ioctl(fd, FIONREAD, &in));
@@ -174,7 +171,7 @@ class Runner {
         return;
       }
       case Act::kEpollWait:
-        return Wait(sets_[step.b % 2], static_cast<int>(step.b / 2 % 3 * 3));
+        return WaitOn(e, sets_[step.b % 2], static_cast<int>(step.b / 2 % 3 * 3));
       case Act::kHalfClose:
         DO(shutdown(fd, SHUT_WR));
         AwaitFinAcknowledged(fd);
@@ -188,7 +185,7 @@ class Runner {
       }
       case Act::kTimeout:
       case Act::kSignal:
-        return WaitInVain(fd, step);
+        return WaitInVain(e, fd, step);
       case Act::kError: {
         int error = -1;
         socklen_t length = sizeof error;
@@ -197,101 +194,6 @@ class Runner {
         return;
       }
     }
-  }
-
-  void Send(int fd, const ProgramStep& step) {
-    std::string bytes = Pattern(step.a, step.b + step.a);
-    char* at = bytes.data();
-    size_t n = bytes.size(), half = n / 2;
-    iovec parts[3] = {{at, half}, {at + half, 0}, {at + half, n - half}};
-    msghdr message{};
-    message.msg_iov = parts;
-    message.msg_iovlen = 3;
-    switch (step.b) {
-      case 0:
-        DO(send(fd, at, n, MSG_NOSIGNAL));
-        break;
-      case 1:
-        DO(sendto(fd, at, n, MSG_NOSIGNAL | MSG_DONTWAIT, nullptr, 0));
-        break;
-      case 2:
-        DO(sendmsg(fd, &message, MSG_NOSIGNAL));
-        break;
-      case 3:
-        DO(writev(fd, parts, 3));
-        break;
-      case 4: {
-        mmsghdr messages[2]{};
-        for (int i : {0, 1}) messages[i].msg_hdr.msg_iov = &parts[i * 2], messages[i].msg_hdr.msg_iovlen = 1;
-        DO(sendmmsg(fd, messages, 2, MSG_NOSIGNAL));
-        e.Say("%u %u", messages[0].msg_len, messages[1].msg_len);
-        break;
-      }
-      case 5:
-        DO(syscall(SYS_write, fd, at, n));
-        break;
-      case 6: {
-        int file = memfd_create("hk-program", MFD_CLOEXEC);
-        off_t offset = 0;
-        if (write(file, at, n) == static_cast<ssize_t>(n)) DO(sendfile(fd, file, &offset, n));
-        close(file);
-        break;
-      }
-      case 7:
-        DO(send(fd, at, half, MSG_NOSIGNAL | MSG_MORE));
-        DO(send(fd, at + half, n - half, MSG_NOSIGNAL));
-        break;
-      default:
-        DO(write(fd, at, n));
-    }
-  }
-
-  void Receive(int fd, const ProgramStep& step) {
-    bool reset = reset_[step.conn];
-    uint32_t there = in_flight_[step.conn][1 - me()];
-    bool some = there > 0 || ended_[step.conn][1 - me()] || reset;
-    std::string bytes(step.a, '\0');
-    char* at = bytes.data();
-    size_t n = bytes.size(), half = n / 2;
-    iovec parts[2] = {{at, half}, {at + half, n - half}};
-    msghdr message{};
-    message.msg_iov = parts;
-    message.msg_iovlen = 2;
-    int calm = some ? 0 : MSG_DONTWAIT;  // never wait for what will not come
-    long got = -1;
-    if (!some && (step.b == 0 || step.b == 4 || step.b == 5)) return e.Say("nothing to read");
-    switch (step.b) {
-      case 0:
-        got = DO(read(fd, at, n));
-        break;
-      case 1:
-        got = DO(recvfrom(fd, at, n, MSG_DONTWAIT, nullptr, nullptr));
-        break;
-      case 2:
-        got = DO(recvmsg(fd, &message, calm));
-        break;
-      case 3:
-        got = DO(recv(fd, at, n, n <= there ? MSG_WAITALL : MSG_DONTWAIT | MSG_WAITALL));
-        break;
-      case 4:
-        got = DO(readv(fd, parts, 2));
-        break;
-      case 5:
-        got = DO(syscall(SYS_read, fd, at, n));
-        break;
-      case 8:
-        got = DO(recv(fd, at, n, MSG_PEEK | calm));
-        break;
-      case 9:
-        got = DO(recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT));
-        break;
-      case 10:
-        DO(recv(fd, nullptr, n, MSG_TRUNC | calm));
-        break;
-      default:
-        got = DO(recv(fd, at, n, calm));
-    }
-    if (got > 0) e.Say("sum %llx", static_cast<unsigned long long>(Sum({at, static_cast<size_t>(got)})));
   }
 
   void ReadBulk(const ProgramStep& step) {
@@ -307,68 +209,6 @@ class Runner {
       have += n;
     }
     e.Say("bulk of %zu sum %llx", all, static_cast<unsigned long long>(sum));
-  }
-
-  void Poll(int fd, const ProgramStep& step) {
-    pollfd fds[2] = {{fd, static_cast<short>(step.a), 0},
-                     {fds_[1 - step.conn].empty() ? -1 : fds_[1 - step.conn][0], POLLIN, 0}};
-    if (step.b == 2) {
-      fd_set read, write;
-      FD_ZERO(&read);
-      FD_ZERO(&write);
-      FD_SET(fd, &read);
-      FD_SET(fd, &write);
-      timeval none{};
-      DO(select(fd + 1, &read, &write, nullptr, &none));
-      e.Say("%d %d", FD_ISSET(fd, &read) != 0, FD_ISSET(fd, &write) != 0);
-      return;
-    }
-    timespec none{};
-    DO(step.b == 0 ? poll(fds, 2, 0) : ppoll(fds, 2, &none, nullptr));
-    e.Say("%s, %s", EventNames(static_cast<unsigned>(fds[0].revents)).c_str(),
-          EventNames(static_cast<unsigned>(fds[1].revents)).c_str());
-  }
-
-  void Wait(int ep, int timeout) {
-    std::vector<epoll_event> events(16);
-    int n = static_cast<int>(DO(epoll_wait(ep, events.data(), 16, timeout)));
-    events.resize(static_cast<size_t>(std::max(n, 0)));
-    std::sort(events.begin(), events.end(), [](const epoll_event& a, const epoll_event& b) {
-      return std::pair(a.data.u64, +a.events) < std::pair(b.data.u64, +b.events);
-    });
-    for (const epoll_event& each : events)
-      e.Say("  %llu %s", static_cast<unsigned long long>(each.data.u64), EventNames(each.events).c_str());
-  }
-
-  // The acknowledgement of a FIN, which may be delayed, is an edge for epoll.
-  void AwaitFinAcknowledged(int fd) {
-    for (int i = 0; i < 2000; ++i) {
-      tcp_info info{};
-      socklen_t length = sizeof info;
-      if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return;
-      if (info.tcpi_state != TCP_FIN_WAIT1 && info.tcpi_state != TCP_CLOSING && info.tcpi_state != TCP_LAST_ACK) return;
-      usleep(500);
-    }
-  }
-
-  void WaitInVain(int fd, const ProgramStep& step) {
-    char b;
-    if (step.act == Act::kTimeout) {
-      timeval limit{0, 5'000}, none{};
-      setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-      DO(read(fd, &b, 1));
-      setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
-      return;
-    }
-    struct sigaction act {
-    }, before{};
-    act.sa_handler = [](int) {};
-    sigaction(SIGALRM, &act, &before);
-    itimerval every{{0, 8'000}, {0, 8'000}}, off{};
-    setitimer(ITIMER_REAL, &every, nullptr);
-    DO(recv(fd, &b, 1, 0));
-    setitimer(ITIMER_REAL, &off, nullptr);
-    sigaction(SIGALRM, &before, nullptr);
   }
 
   // Each end says what is left to read after both have said their end.

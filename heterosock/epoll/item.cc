@@ -1,0 +1,135 @@
+#include "heterosock/epoll/item.h"
+
+#include <sys/eventfd.h>
+
+#include "heterosock/epoll/active.h"
+#include "heterosock/epoll/guard.h"
+#include "heterosock/epoll/pool.h"
+#include "heterosock/lib/hidden_fd.h"
+#include "heterosock/stream/stream.h"
+
+namespace heterok8s::heterosock {
+
+int KernelControl(const Instance& instance, int operation, int fd, uint32_t events, uint64_t data) {
+  epoll_event event = {};
+  event.events = events;
+  event.data.u64 = data;
+  return static_cast<int>(Syscall(SYS_epoll_ctl, instance.epfd, operation, fd, reinterpret_cast<long>(&event)));
+}
+
+uint32_t ManagedEvents(uint32_t slot) {
+  const bool with_out = Slots::Get(slot).tx.mode.load(std::memory_order_relaxed) != Mode::kRing;
+  return EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET | (with_out ? EPOLLOUT : 0u);
+}
+
+namespace {
+
+// With the registry lock held. A child makes a kick of its own: its parent's would wake the parent.
+bool AddKick(Instance& instance, uint32_t number) {
+  if (instance.kick > 0) return true;
+  const uint32_t index = Pool::Take();
+  if (index == kNone) return false;
+  const int kick = HideFd(static_cast<int>(Syscall(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK)));
+  Pool::At(index).instance = number;
+  if (kick < 0 || KernelControl(instance, EPOLL_CTL_ADD, kick, EPOLLIN | EPOLLET, Pool::Cookie(index, true)) != 0) {
+    CloseHidden(kick);
+    Pool::Give(index);
+    return false;
+  }
+  instance.kick = kick;
+  instance.kick_item = index;
+  return true;
+}
+
+}  // namespace
+
+void RemoveKick(Instance& instance) {
+  if (instance.kick <= 0) return;
+  CloseHidden(instance.kick);
+  Pool::Give(instance.kick_item);
+  instance.kick = 0;
+  instance.kick_item = kNone;
+}
+
+bool AddBell(uint32_t index) {
+  Item& item = Pool::At(index);
+  Instance& instance = Pool::InstanceAt(item.instance);
+  if (!AddKick(instance, item.instance)) return false;
+  // An old ring would look like news.
+  EnterBell(item.slot);
+  LeaveBell(item.slot);
+  const int result = KernelControl(instance, EPOLL_CTL_ADD, Slots::Local(item.slot).own_bell, EPOLLIN | EPOLLET,
+                                   Pool::Cookie(index, true));
+  if (result == -EEXIST) return true;  // another descriptor of the same socket is in this set
+  if (result != 0) return false;
+  item.has_bell = true;
+  instance.attached.fetch_add(1);
+  return true;
+}
+
+namespace {
+
+void RemoveBell(uint32_t index) {
+  Item& item = Pool::At(index);
+  if (!item.has_bell) return;
+  Instance& instance = Pool::InstanceAt(item.instance);
+  item.has_bell = false;
+  instance.attached.fetch_sub(1);
+  if (instance.inherited) return;
+  KernelControl(instance, EPOLL_CTL_DEL, Slots::Local(item.slot).own_bell, 0, 0);
+  for (uint32_t other = Slots::Local(item.slot).first_item.load(); other != kNone;
+       other = Pool::At(other).next_of_slot) {
+    if (other != index && Pool::At(other).instance == item.instance && AddBell(other)) break;
+  }
+}
+
+// An edge-triggered item was the kernel's until now: what is here was told, unless it was about to be. The kernel says
+// only of the set as a whole whether something is; then this item may be reported once more. What comes after these
+// looks differs from them.
+void NoteWhatWasTold(Item& item, const Instance& instance) {
+  item.seen_tcp = ArrivedOverTcp(item.slot, item.fd);
+  item.seen_ends = static_cast<uint16_t>(PollNow(item.fd, POLLRDHUP)) & kEnds;
+  item.edge = (item.events & EPOLLET) == 0 || PollNow(instance.epfd, POLLIN) != 0;
+}
+
+}  // namespace
+
+void Manage(uint32_t index) {
+  Item& item = Pool::At(index);
+  Instance& instance = Pool::InstanceAt(item.instance);
+  const uint32_t events = ManagedEvents(item.slot);
+  const bool with_out = (events & EPOLLOUT) != 0;
+  if ((!item.managed || item.with_out != with_out) && item.registered >= 0) {
+    if (!item.managed) NoteWhatWasTold(item, instance);
+    if (KernelControl(instance, EPOLL_CTL_MOD, item.fd, events, Pool::Cookie(index, false)) != 0) return;
+    item.changed = true;
+    if (!item.managed) {
+      instance.attached.fetch_add(1);
+      item.moved_now = true;
+    }
+    item.managed = true;
+    item.with_out = with_out;
+  }
+  Activate(index);
+}
+
+void Remove(uint32_t index) {
+  Item& item = Pool::At(index);
+  const Guard guard(item.instance);
+  Instance& instance = Pool::InstanceAt(item.instance);
+  RemoveBell(index);
+  Deactivate(index);
+  if (item.managed) instance.attached.fetch_sub(1);
+  LocalChannel& channel = Slots::Local(item.slot);
+  uint32_t link = channel.first_item.load();
+  if (link == index) {
+    channel.first_item.store(item.next_of_slot);
+  } else {
+    while (link != kNone && Pool::At(link).next_of_slot != index) link = Pool::At(link).next_of_slot;
+    if (link != kNone) Pool::At(link).next_of_slot = item.next_of_slot;
+  }
+  channel.items.fetch_sub(1);
+  Pool::Give(index);
+}
+
+}  // namespace heterok8s::heterosock

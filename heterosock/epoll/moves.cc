@@ -1,0 +1,88 @@
+// What arming, moving, forking and closing a connection do to the sets that it is in.
+#include "heterosock/epoll/active.h"
+#include "heterosock/epoll/guard.h"
+#include "heterosock/epoll/item.h"
+#include "heterosock/epoll/pool.h"
+#include "heterosock/epoll/registry.h"
+#include "heterosock/ofd/slot.h"
+
+namespace heterok8s::heterosock {
+
+bool EpollAttach(uint32_t slot) {
+  const PoolGuard guard;
+  if (!guard) return false;
+  bool all = true;
+  for (uint32_t index = Slots::Local(slot).first_item.load(); index != kNone; index = Pool::At(index).next_of_slot) {
+    if (!Pool::At(index).has_bell) all = AddBell(index) && all;
+  }
+  return all;
+}
+
+void EpollConvert(uint32_t slot) {
+  if (Slots::Local(slot).items.load() == 0) return;
+  const PoolGuard guard;
+  if (!guard) return;
+  const bool was_full = Slots::Get(slot).tx.full.load(std::memory_order_relaxed) != 0;
+  for (uint32_t index = Slots::Local(slot).first_item.load(); index != kNone; index = Pool::At(index).next_of_slot) {
+    // That a direction moved is no edge. The kernel's registration does until there is something to report: then the
+    // bell is rung, or a sender has found no room.
+    if (!Pool::At(index).managed && (Pool::At(index).events & EPOLLET) != 0 && !was_full) continue;
+    const Guard instance_guard(Pool::At(index).instance);
+    if (instance_guard) Manage(index);
+  }
+}
+
+void EpollPoke(uint32_t slot) {
+  const PoolGuard guard;
+  for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
+       index = Pool::At(index).next_of_slot) {
+    const Guard instance_guard(Pool::At(index).instance);
+    if (instance_guard) Manage(index);
+  }
+}
+
+void EpollForgetBell(uint32_t slot) {
+  const PoolGuard guard;
+  for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
+       index = Pool::At(index).next_of_slot) {
+    Item& item = Pool::At(index);
+    if (!item.has_bell) continue;
+    item.has_bell = false;
+    Instance& instance = Pool::InstanceAt(item.instance);
+    instance.attached.fetch_sub(1);
+    if (!instance.inherited) KernelControl(instance, EPOLL_CTL_DEL, Slots::Local(slot).own_bell, 0, 0);
+  }
+}
+
+void EpollForget(uint32_t slot) {
+  if (Slots::Local(slot).items.load() == 0) return;
+  const PoolGuard guard;
+  while (guard && Slots::Local(slot).first_item.load() != kNone) Remove(Slots::Local(slot).first_item.load());
+}
+
+void EpollMoveFd(uint32_t slot, int closing, int other) {
+  if (Slots::Local(slot).items.load() == 0) return;
+  const PoolGuard guard;
+  for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
+       index = Pool::At(index).next_of_slot) {
+    if (Pool::At(index).registered == closing) Pool::At(index).registered = -1;
+    if (Pool::At(index).fd == closing) Pool::At(index).fd = other;
+  }
+}
+
+void EpollAfterFork() {
+  Pool::Lock().Reset();
+  for (uint32_t number = 1; number < Pool::kInstances; ++number) {
+    Instance& instance = Pool::InstanceAt(number);
+    if (instance.used.load() == 0) {
+      if (number > 64) break;  // they are handed out from below
+      continue;
+    }
+    instance.lock.Reset();
+    instance.inherited = true;
+    instance.blocked = 0;
+    instance.plain.store(0);
+  }
+}
+
+}  // namespace heterok8s::heterosock

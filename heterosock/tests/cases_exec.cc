@@ -1,0 +1,218 @@
+// exec: the connection goes on in a new image, with the library or without it, and in programs that libc starts.
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "heterosock/tests/case.h"
+
+extern "C" pid_t _Fork();
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+const auto kEcho = [](End& e) {
+  char buffer[5000];
+  ssize_t n;
+  size_t total = 0;
+  while ((n = read(e.sock, buffer, sizeof buffer)) > 0) {
+    e.SendAll(e.sock, {buffer, static_cast<size_t>(n)});
+    total += static_cast<size_t>(n);
+  }
+  e.Say("echoed %zu then %zd", total, n);
+  close(e.sock);
+};
+
+CASE{"process: vfork and exec of cat on the connection",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "through cat");
+            DO(shutdown(e.sock, SHUT_WR));
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            int fd = e.sock;
+            pid_t child = vfork();
+            if (child == 0) {
+              dup2(fd, 0);
+              dup2(fd, 1);
+              execl("/bin/cat", "cat", nullptr);
+              _exit(1);
+            }
+            int status = -1;
+            DO(close(e.sock));
+            waitpid(child, &status, 0);
+            e.Say("cat ended %d", status);
+          }}};
+
+void Spawn(End& e, bool keep_environment) {
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_adddup2(&files, e.sock, 0);
+  posix_spawn_file_actions_adddup2(&files, e.sock, 1);
+  posix_spawn_file_actions_addclose(&files, e.sock);
+  char* argv[] = {const_cast<char*>("cat"), nullptr};
+  char* bare[] = {nullptr};
+  pid_t child = -1;
+  DO(posix_spawnp(&child, "cat", &files, nullptr, argv, keep_environment ? environ : bare));
+  posix_spawn_file_actions_destroy(&files);
+  DO(close(e.sock));
+  int status = -1;
+  waitpid(child, &status, 0);
+  e.Say("cat ended %d", status);
+}
+
+const auto kThroughCat = [](End& e) {
+  e.SendAll(e.sock, Pattern(150'000));
+  shutdown(e.sock, SHUT_WR);
+  e.Drain(e.sock, 1000);
+};
+
+CASE{"process: posix_spawn of cat on the connection",
+     {.client = kThroughCat, .server = [](End& e) { Spawn(e, true); }}};
+CASE{"process: posix_spawn of cat without the library",
+     {.client = kThroughCat, .server = [](End& e) { Spawn(e, false); }}};
+
+CASE{"process: system and popen write to the connection",
+     {.client = [](End& e) { e.Drain(e.sock, 10); },
+      .server =
+          [](End& e) {
+            int fd = fcntl(e.sock, F_DUPFD, 7);
+            DO(write(e.sock, "first ", 6));
+            std::string command = "printf 'by system ' >&" + std::to_string(fd);
+            if (fd > 9) e.Say("sh takes one digit");
+            DO(system(command.c_str()));
+            command = "printf 'by popen ' >&" + std::to_string(fd);
+            FILE* stream = popen(command.c_str(), "r");
+            DO(pclose(stream));
+            DO(write(e.sock, "last", 4));
+            DO(close(fd) == 0);
+            DO(close(e.sock));
+          }}};
+
+STEP("reads on") {
+  e.Recv(fd, 100, MSG_DONTWAIT);
+  e.Meet();
+  e.Say("%d", e.RecvAll(fd, 100'000) == Pattern(100'000));
+  e.SendAll(fd, "by the new image");
+  DO(shutdown(fd, SHUT_WR));
+  e.Recv(fd, 10);
+});
+
+void ExecInTheMiddle(End& e, bool clear) {
+  e.SendAll(e.sock, "by the old image, ");
+  e.AwaitBytes(e.sock, 9);
+  e.Recv(e.sock, 4);
+  Again(e, "reads on", e.sock, clear);
+}
+
+const auto kPeerOfExec = [](End& e) {
+  e.SendAll(e.sock, "for both.");
+  e.Meet();
+  e.SendAll(e.sock, Pattern(100'000));
+  e.Drain(e.sock, 10);
+};
+
+CASE{"process: exec keeps the connection",
+     {.client = kPeerOfExec, .server = [](End& e) { ExecInTheMiddle(e, false); }}};
+CASE{"process: exec of an image without the library keeps the connection",
+     {.client = kPeerOfExec, .server = [](End& e) { ExecInTheMiddle(e, true); }}};
+CASE{"process: both ends exec",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "for both.");
+            e.Meet();
+            e.SendAll(e.sock, Pattern(100'000));
+            Again(e, "drains", e.sock, false);
+          },
+      .server = [](End& e) { ExecInTheMiddle(e, false); }}};
+STEP("drains") { e.Drain(fd, 10); });
+
+// The other end is far from any call of its library when the socket goes to a program without one. That program waits
+// for what was sent before; it may have to until the other end calls again.
+const auto kAway = [](End& e) {
+  e.SendAll(e.sock, Pattern(50'000));
+  e.Meet();
+  e.Meet();
+  e.SendAll(e.sock, "when back");
+  e.Drain(e.sock, 10);
+};
+const auto kReadsSomeAndExecs = [](End& e) {
+  e.Meet();
+  e.Say("%d", e.RecvAll(e.sock, 1000) == Pattern(50'000).substr(0, 1000));
+  Again(e, "reads what is left", e.sock, true);
+};
+STEP("reads what is left") {
+  e.Meet();
+  e.Say("%d", e.RecvAll(fd, 49'000) == Pattern(50'000).substr(1000));
+  e.Recv(fd, 100);
+  e.SendAll(fd, "by the new image");
+});
+
+CASE{"process: exec while the other end is away", {.client = kAway, .server = kReadsSomeAndExecs, .hands_on = true}};
+CASE{"process: a child's exec while the other end is away",
+     {.client = kAway,
+      .server =
+          [](End& e) {
+            pid_t child = fork();
+            if (child == 0) kReadsSomeAndExecs(e);
+            close(e.sock);
+            int status = -1;
+            waitpid(child, &status, 0);
+            e.Say("child ended %d", status);
+          },
+      .hands_on = true}};
+
+CASE{"process: connected to itself, and one end goes on in a new image",
+     {.client =
+          [](End& e) {
+            int listener = e.Listen(), kept = e.Connect(), left = e.Accept(listener);
+            for (int i = 0; i < 40; ++i) {
+              e.SendAll(kept, Pattern(4000));
+              e.RecvAll(left, 4000);
+              e.SendAll(left, Pattern(4000));
+              e.RecvAll(kept, 4000);
+              Sleep(1);
+            }
+            fcntl(kept, F_SETFD, 0);
+            fcntl(left, F_SETFD, FD_CLOEXEC);
+            e.SendAll(left, Pattern(50'000));
+            e.Say("%d", e.RecvAll(kept, 1000) == Pattern(50'000).substr(0, 1000));
+            Again(e, "reads what it sent itself", kept, true);
+          },
+      .server = [](End&) {},
+      .bare = true}};
+STEP("reads what it sent itself") {
+  e.Say("%d", e.RecvAll(fd, 49'000) == Pattern(50'000).substr(1000));
+  e.Recv(fd, 1);
+});
+
+CASE{"process: close-on-exec closes on exec",
+     {.client = [](End& e) { e.Drain(e.sock, 10); },
+      .server =
+          [](End& e) {
+            DO(fcntl(e.sock, F_SETFD, FD_CLOEXEC));
+            e.SendAll(e.sock, "bye");
+            Again(e, "is closed", e.sock, false);
+          }}};
+STEP("is closed") { DO(fcntl(fd, F_GETFD)); });
+
+CASE{"process: an exec that fails changes nothing", {.client = kEcho, .server = [](End& e) {
+                                                       char* argv[] = {const_cast<char*>("none"), nullptr};
+                                                       DO(execv("/nonexistent", argv));
+                                                       DO(execvp("/", argv));
+                                                       DO(execlp("/nonexistent", "none", nullptr));
+                                                       e.SendAll(e.sock, Pattern(9000));
+                                                       e.Say("%d", e.RecvAll(e.sock, 9000) == Pattern(9000));
+                                                       DO(close(e.sock));
+                                                     }}};
+
+}  // namespace
+}  // namespace heterok8s::heterosock::behaviour

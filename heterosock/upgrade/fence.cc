@@ -1,0 +1,132 @@
+// Connections that go back to TCP as a whole, and waiting until the other end has done its part.
+#include <fcntl.h>
+
+#include "heterosock/epoll/registry.h"
+#include "heterosock/lib/quiet.h"
+#include "heterosock/lib/trace.h"
+#include "heterosock/ofd/fd_table.h"
+#include "heterosock/stream/stream.h"
+#include "heterosock/upgrade/agent_state.h"
+#include "heterosock/upgrade/upgrade.h"
+
+namespace heterok8s::heterosock {
+namespace {
+
+constexpr uint64_t kSettleNs = 500 * 1000 * 1000;  // and for the agent, on a machine with too much to do
+constexpr uint64_t kAnswerNs = 300 * 1000;         // for an end that is asleep in a call of its library
+
+}  // namespace
+
+void Fence(uint32_t index, int fd, Reason reason) {
+  Slot& slot = Slots::Get(index);
+  LocalChannel& channel = Slots::Local(index);
+  slot.reason.store(reason);
+  for (;;) {
+    Phase phase = slot.phase.load();
+    if (phase == Phase::kNever) return;
+    if (phase == Phase::kArmed) break;
+    if (!slot.phase.compare_exchange_strong(phase, Phase::kNever)) continue;
+    slot.tx.mode.store(Mode::kPlain);
+    slot.rx.mode.store(Mode::kPlain);
+    Trace("fd %d: stays on TCP: %s", fd, Text(reason));
+    return;
+  }
+  if (channel.page == nullptr) return;
+  ReturnSend(index, fd, reason);
+  RecallReceive(index, fd, reason);
+  EpollConvert(index);
+}
+
+namespace {
+
+// The other end has not answered: it is far from its library, perhaps for long.
+FenceOrder AskLocked(uint64_t channel_id, uint64_t until_ns) {
+  FenceOrder order;
+  const SignalsBlocked quiet;
+  if (!agent_lock.TryAcquire()) return order;
+  // A forked child has no connection of its own yet.
+  while (!agent.Up() && Nanoseconds() < until_ns) {
+    agent.Ready();
+    if (!agent.Connected()) break;
+    order = PollAgent();
+    if (!agent.Up()) sched_yield();
+  }
+  agent.HandBack(channel_id);
+  agent_lock.Release();
+  return order;
+}
+
+void AskToHandBack(uint64_t channel_id, uint64_t until_ns) {
+  const FenceOrder order = AskLocked(channel_id, until_ns);
+  if (order.wanted) Obey(order);
+}
+
+// Nothing of ours is in the ring any more that the next reader of the socket would miss.
+bool Settled(const Slot& slot, const LocalChannel& channel) {
+  const layout::SideLines& peer = channel.peer();
+  return peer.control.continue_at.load(std::memory_order_acquire) != 0 ||
+         peer.control.returned_to.load(std::memory_order_acquire) != 0 ||
+         peer.sender.tail.load(std::memory_order_acquire) == slot.rx.head.load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
+void Settle(uint32_t index, int fd, uint64_t until_ns) {
+  const Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  const uint64_t ask_at = Nanoseconds() + kAnswerNs;
+  bool asked = false;
+  while (channel.page != nullptr && slot.phase.load() == Phase::kArmed && !slot.broken.load()) {
+    if (Settled(slot, channel)) return;
+    const uint64_t now = Nanoseconds();
+    if (now > until_ns || (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0) return;
+    if (!asked && now > ask_at) AskToHandBack(channel.channel_id, until_ns);
+    asked = asked || now > ask_at;
+    sched_yield();
+  }
+}
+
+void FenceAndSettle(uint32_t index, int fd, Reason reason) {
+  Fence(index, fd, reason);
+  Settle(index, fd, Nanoseconds() + kSettleNs);
+}
+
+void FenceInheritable(Reason reason) {
+  const auto for_each = [](auto&& function) {
+    for (int fd = 0; fd <= FdTable::High(); ++fd) {
+      const FdWord word = FdTable::Get(fd);
+      if (word.kind() != FdWord::kStream || Slots::Get(word.index()).phase.load() != Phase::kArmed) continue;
+      const long flags = Syscall(SYS_fcntl, fd, F_GETFD);
+      if (flags >= 0 && (flags & FD_CLOEXEC) == 0) function(word.index(), fd);
+    }
+  };
+  for_each([reason](uint32_t index, int fd) { Fence(index, fd, reason); });
+  const uint64_t until = Nanoseconds() + kSettleNs;
+  for_each([until](uint32_t index, int fd) { Settle(index, fd, until); });
+}
+
+void FenceAll(Reason reason) {
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() == FdWord::kStream) Fence(word.index(), fd, reason);
+  }
+}
+
+void Obey(const FenceOrder& order) {
+  const auto for_each = [&order](auto&& function) {
+    for (int fd = 0; fd <= FdTable::High(); ++fd) {
+      const FdWord word = FdTable::Get(fd);
+      if (word.kind() != FdWord::kStream) continue;
+      const LocalChannel& channel = Slots::Local(word.index());
+      if (channel.page != nullptr && (order.channel_id == 0 || channel.channel_id == order.channel_id)) {
+        function(word.index(), fd);
+      }
+    }
+  };
+  for_each([&order](uint32_t index, int fd) { Fence(index, fd, order.reason); });
+  // What the other ends had sent is on TCP before we go on, as if it had never been elsewhere.
+  const uint64_t until = Nanoseconds() + kSettleNs;
+  for_each([until](uint32_t index, int fd) { Settle(index, fd, until); });
+}
+
+}  // namespace heterok8s::heterosock
