@@ -8,7 +8,7 @@ namespace heterok8s::heterosock {
 
 void Activate(uint32_t index) {
   Item& item = Pool::At(index);
-  if (item.disabled) return;
+  if (item.disabled || item.parked) return;
   Instance& instance = Pool::InstanceAt(item.instance);
   item.misses = 0;
   if (!item.active) {

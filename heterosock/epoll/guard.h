@@ -29,6 +29,21 @@ class PoolGuard {
   bool held_;
 };
 
+// The pool's lock alone: to look, and for changes of single items.
+class PoolLock {
+ public:
+  PoolLock() : held_(Pool::Lock().Acquire()) {
+    if (held_ && Pool::Lock().Left()) Pool::Lock().Repaired();
+  }
+  ~PoolLock() {
+    if (held_) Pool::Lock().Release();
+  }
+  explicit operator bool() const { return held_; }
+
+ private:
+  bool held_;
+};
+
 // The lock of an instance.
 class Guard {
  public:

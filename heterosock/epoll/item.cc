@@ -96,6 +96,7 @@ void NoteWhatWasTold(Item& item, const Instance& instance) {
 
 void Manage(uint32_t index) {
   Item& item = Pool::At(index);
+  if (item.parked) return;
   Instance& instance = Pool::InstanceAt(item.instance);
   const uint32_t events = ManagedEvents(item.slot);
   const bool with_out = (events & EPOLLOUT) != 0;
@@ -119,6 +120,7 @@ void Remove(uint32_t index) {
   Instance& instance = Pool::InstanceAt(item.instance);
   RemoveBell(index);
   Deactivate(index);
+  if (item.parked && item.registered >= 0 && !instance.inherited) KernelControl(instance, EPOLL_CTL_DEL, item.fd, 0, 0);
   if (item.managed) instance.attached.fetch_sub(1);
   LocalChannel& channel = Slots::Local(item.slot);
   uint32_t link = channel.first_item.load();
@@ -130,6 +132,40 @@ void Remove(uint32_t index) {
   }
   channel.items.fetch_sub(1);
   Pool::Give(index);
+}
+
+void Park(uint32_t index) {
+  const Guard guard(Pool::At(index).instance);
+  Pool::At(index).parked = true;
+  Deactivate(index);
+}
+
+bool Unpark(uint32_t index, const epoll_event& event) {
+  Item& item = Pool::At(index);
+  const bool with_out = (ManagedEvents(item.slot) & EPOLLOUT) != 0;
+  if ((event.events & EPOLLEXCLUSIVE) != 0 || item.with_out != with_out) return false;
+  const Guard guard(item.instance);
+  item.events = event.events;
+  item.data = event.data.u64;
+  item.disabled = item.parked = item.moved_now = false;
+  item.edge = true;
+  Activate(index);
+  return true;
+}
+
+void RemoveParked(uint32_t number, uint32_t slot) {
+  const auto remove = [number](uint32_t index) {
+    if (Pool::At(index).parked && Pool::At(index).instance == number) Remove(index);
+  };
+  if (slot == kEverySlot) {
+    for (uint32_t index = 1; index < Pool::HighWater(); ++index) remove(index);
+    return;
+  }
+  for (uint32_t index = Slots::Local(slot).first_item.load(); index != kNone;) {
+    const uint32_t next = Pool::At(index).next_of_slot;
+    remove(index);
+    index = next;
+  }
 }
 
 }  // namespace heterok8s::heterosock

@@ -63,8 +63,12 @@ void EpollForget(uint32_t slot) {
 void EpollMoveFd(uint32_t slot, int closing, int other) {
   if (Slots::Local(slot).items.load() == 0) return;
   const PoolGuard guard;
-  for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
-       index = Pool::At(index).next_of_slot) {
+  for (uint32_t index = Slots::Local(slot).first_item.load(), next = kNone; guard && index != kNone; index = next) {
+    next = Pool::At(index).next_of_slot;
+    if (Pool::At(index).parked && Pool::At(index).registered == closing) {
+      Remove(index);
+      continue;
+    }
     if (Pool::At(index).registered == closing) Pool::At(index).registered = -1;
     if (Pool::At(index).fd == closing) Pool::At(index).fd = other;
   }

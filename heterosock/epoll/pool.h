@@ -37,6 +37,7 @@ struct Item {
   bool edge = false;
   bool changed = false;   // our change of the registration makes the kernel report it once
   bool disabled = false;  // EPOLLONESHOT has fired
+  bool parked = false;    // the program removed it; the kernel's registration, which is ours, is still there
   uint8_t misses = 0;     // looks in a row that found nothing
 };
 
@@ -55,6 +56,7 @@ struct Instance {
   int kick = 0;                    // an eventfd in the set, made with the first bell: wakes them. 0: none
   uint32_t kick_item = kNone;
   bool inherited = false;  // shared with the process that forked us
+  bool watched = false;    // by another set or by poll(): then the kernel's view of it must have nothing of ours left
   uint64_t kernel_looked = 0;
   bool kernel_first = false;         // taking turns, so that a small `maxevents` starves neither
   std::atomic<uint32_t> foreign{0};  // registrations that are not connections; too many when some were closed

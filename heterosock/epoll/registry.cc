@@ -89,6 +89,24 @@ int Modify(uint32_t index, const epoll_event& event) {
   return 0;
 }
 
+// What concerns us alone, because the kernel's registration stays as it is: most calls of a program that changes its
+// mind with each request. 0 or -errno; 1: it needs more than that.
+int ControlManaged(uint32_t number, uint32_t slot, int fd, int operation, const epoll_event* event) {
+  const PoolLock lock;
+  if (!lock) return -EINTR;
+  const uint32_t index = Find(number, slot, fd);
+  if (index == kNone || !Pool::At(index).managed) return 1;
+  const Instance& instance = Pool::InstanceAt(number);
+  if (Pool::At(index).parked) {
+    if (operation != EPOLL_CTL_ADD) return -ENOENT;
+    return Unpark(index, *event) ? 0 : 1;
+  }
+  if (operation == EPOLL_CTL_MOD) return Modify(index, *event);
+  if (operation != EPOLL_CTL_DEL || instance.watched || instance.inherited) return 1;
+  Park(index);
+  return 0;
+}
+
 void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_event* event) {
   const Guard guard(number);
   Instance& instance = Pool::InstanceAt(number);
@@ -126,7 +144,7 @@ void EpollCreated(int epfd) {
     instance.attached.store(0);
     instance.nested_count.store(0);
     instance.kick = 0;
-    instance.inherited = false;
+    instance.inherited = instance.watched = false;
     instance.kernel_looked = 0;
     instance.foreign.store(0);
     instance.plain.store(0);
@@ -176,11 +194,16 @@ int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* 
     if (result == 0 && operation == EPOLL_CTL_DEL && foreign.load() > 0) foreign.fetch_sub(1);
     return result;
   }
+  const uint32_t slot = word.index();
+  int result = ControlManaged(number, slot, fd, operation, event);
+  if (result <= 0) return result == 0 ? 0 : Failed(result);
   const PoolGuard guard;
   if (!guard) return Failed(-EINTR);
-  const uint32_t slot = word.index();
-  const uint32_t index = Find(number, slot, fd);
-  int result = 0;
+  uint32_t index = Find(number, slot, fd);
+  if (index != kNone && Pool::At(index).parked) {
+    Remove(index);
+    index = kNone;
+  }
   if (operation == EPOLL_CTL_ADD && index == kNone) {
     result = Add(number, slot, fd, *event);
   } else if (operation == EPOLL_CTL_MOD && index != kNone) {

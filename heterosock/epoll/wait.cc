@@ -2,6 +2,8 @@
 // enough that its descriptors never starve, spin while that pays, then arm everything and sleep in the kernel's own
 // wait.
 #include "heterosock/epoll/active.h"
+#include "heterosock/epoll/guard.h"
+#include "heterosock/epoll/item.h"
 #include "heterosock/epoll/pool.h"
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
@@ -122,6 +124,7 @@ class Waiter {
       Manage(item);
       Pool::InstanceAt(number).lock.Release();
     }
+    RemoveParked(number_, slot);
   }
 
   // What the kernel says of the TCP socket and no counter of Look() shows: room, where somebody else found none; bytes
@@ -353,8 +356,14 @@ bool EpollAttached(uint32_t number) {
 }
 
 bool EpollReady(uint32_t number) {
-  if (!LockInstance(number)) return false;
   Instance& instance = Pool::InstanceAt(number);
+  if (!instance.watched) {
+    const PoolGuard guard;
+    if (!guard) return false;
+    instance.watched = true;
+    RemoveParked(number, kEverySlot);
+  }
+  if (!LockInstance(number)) return false;
   bool ready = false;
   for (uint32_t index = instance.first; index != kNone; index = Pool::At(index).next) {
     Item copy = Pool::At(index);
