@@ -144,6 +144,7 @@ class Waiter {
   uint32_t Look(Item& item) {
     const uint32_t wanted = item.events & kConditions;
     const bool edge_triggered = (item.events & EPOLLET) != 0;
+    if ((wanted & EPOLLOUT) == 0 && NothingToReceive(item.slot)) return 0;
     Slot& slot = Slots::Get(item.slot);
     LocalChannel& channel = Slots::Local(item.slot);
     // Read before the state, so that what comes later makes an edge of its own.

@@ -82,6 +82,21 @@ short Readiness(uint32_t index, int fd, short wanted) {
   return static_cast<short>(ready & (wanted | POLLHUP | POLLERR));
 }
 
+bool NothingToReceive(uint32_t index) {
+  const Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  if (channel.page == nullptr || slot.rx.mode.load(std::memory_order_relaxed) != Mode::kRing ||
+      slot.rx.kernel_event.load(std::memory_order_relaxed) != 0 || slot.rx.reset.load(std::memory_order_relaxed) != 0 ||
+      slot.broken.load(std::memory_order_relaxed) != 0) {
+    return false;
+  }
+  const layout::SideLines& peer = channel.peer();
+  return peer.sender.tail.load(std::memory_order_acquire) == slot.rx.head.load(std::memory_order_relaxed) &&
+         peer.wait.flags.load(std::memory_order_relaxed) == 0 &&
+         peer.control.returning.load(std::memory_order_relaxed) == 0 &&
+         peer.control.continue_at.load(std::memory_order_relaxed) == 0;
+}
+
 void ArmBell(uint32_t index, short wanted) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);

@@ -26,6 +26,10 @@ short Readiness(uint32_t index, int fd, short wanted);
 // Readiness() afterwards. Disarming is not needed: at worst the peer rings once for nothing.
 void ArmBell(uint32_t index, short wanted);
 
+// True when Readiness() would find nothing to receive and no end. A glance without the lock, for who keeps the
+// connection mapped: epoll, from whose sets it is taken before.
+bool NothingToReceive(uint32_t index);
+
 // Whether a sleeping sender would find room. A glance without the lock.
 bool RoomToSend(uint32_t index);
 
