@@ -35,7 +35,7 @@ def redis(scene):
     said.append(sha(scene.run(*cli, "GET", "big")))
     said.append(sha(scene.run(*cli, stdin="".join(f"RPUSH list {i}\n" for i in range(2000)).encode())))
     said.append(sha(scene.run(*cli, "LRANGE", "list", "0", "-1")))
-    out = scene.run("redis-benchmark", "-p", port, "-t", "get,set", "-n", int(20_000 * scene.seconds), "-c", "10", "--csv")
+    out = scene.load("redis-benchmark", "-p", port, "-t", "get,set", "-n", int(20_000 * scene.seconds), "-c", "10", "--csv")
     rates = {line.split(",")[0].strip('"'): float(line.split(",")[1].strip('"')) for line in out.splitlines()[1:]}
     scene.run(*cli, "BGREWRITEAOF")
     wait_for(lambda: "aof_rewrite_in_progress:0" in scene.run(*cli, "INFO", "persistence"))
@@ -52,7 +52,7 @@ def memcached(scene):
     need("memcached")
     port = free_port()
     scene.start("memcached", "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "root", "-t", "2", port=port)
-    out = json.loads(scene.run(PYTHON, f"{HERE}/clients/memcached.py", port, scene.seconds))
+    out = json.loads(scene.load(PYTHON, f"{HERE}/clients/memcached.py", port, scene.seconds))
     return out["said"], out["rate"], "ops/s"
 
 
@@ -78,7 +78,7 @@ http {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {scene
     said.append(scene.run("curl", "-s", "-r", "100-199", f"{url}/large"))
     said.append(scene.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{url}/none"))
     said.append(sha(scene.run("curl", "-s", *[f"{url}/small"] * 50)))
-    out = scene.run("wrk", "-t", "1", "-c", "10", "-d", f"{max(1, round(scene.seconds))}s", f"{url}/small")
+    out = scene.load("wrk", "-t", "1", "-c", "10", "-d", f"{max(1, round(scene.seconds))}s", f"{url}/small")
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
     assert "Non-2xx" not in out and "Socket errors" not in out, out
     scene.run("nginx", "-c", conf, "-p", scene.folder, "-s", "reload")
@@ -114,7 +114,7 @@ listen raw
 """)
     scene.start("haproxy", "-f", conf, "-db", port=tcp)
     said = [sha(scene.run("curl", "-s", f"http://127.0.0.1:{port}/file")) for port in (back, http, tcp) for _ in range(3)]
-    out = scene.run("wrk", "-t", "1", "-c", "4", "-d", f"{max(1, round(scene.seconds))}s", f"http://127.0.0.1:{http}/file")
+    out = scene.load("wrk", "-t", "1", "-c", "4", "-d", f"{max(1, round(scene.seconds))}s", f"http://127.0.0.1:{http}/file")
     return said, float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)), "requests/s"
 
 
@@ -148,7 +148,7 @@ http {{ access_log off; client_body_temp_path {scene.folder}/b; proxy_temp_path 
     scene.start(binary, "-c", scene.path("envoy.json", json.dumps(config)), "--disable-hot-restart", "--concurrency", "1", "-l", "warning", port=tcp)
     said = [sha(scene.run("curl", "-s", f"http://127.0.0.1:{port}/{file}")) for port in (back, http, tcp) for file in ("small", "large")]
     said.append(sha(scene.run("curl", "-s", *[f"http://127.0.0.1:{http}/small"] * 50)))
-    out = scene.run("wrk", "-t", "1", "-c", "4", "-d", f"{max(1, round(scene.seconds))}s", f"http://127.0.0.1:{http}/small")
+    out = scene.load("wrk", "-t", "1", "-c", "4", "-d", f"{max(1, round(scene.seconds))}s", f"http://127.0.0.1:{http}/small")
     assert "Non-2xx" not in out and "Socket errors" not in out, out
     return said, float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)), "requests/s"
 
@@ -173,7 +173,7 @@ def postgres(scene):
     said.append(scene.run("psql", "-h", "127.0.0.1", "-p", port, "-U", "postgres", "-At", stdin=b"set statement_timeout=50; select pg_sleep(5); select 2;"))
     bench = [f"{binaries}/pgbench", "-h", "127.0.0.1", "-p", port, "-U", "postgres"]
     scene.run(*bench, "-i", "-q", "postgres")
-    out = scene.run(*bench, "-S", "-c", "4", "-T", max(1, round(scene.seconds)), "postgres")
+    out = scene.load(*bench, "-S", "-c", "4", "-T", max(1, round(scene.seconds)), "postgres")
     said.append(re.findall(r"number of failed transactions: (\d+)", out))
     return said, float(re.search(r"tps = ([\d.]+)", out).group(1)), "tps"
 
@@ -183,7 +183,7 @@ def python(what):
         need(PYTHON)
         port = free_port()
         scene.start(PYTHON, f"{HERE}/clients/{what}.py", "serve", port, port=port)
-        out = json.loads(scene.run(PYTHON, f"{HERE}/clients/{what}.py", "call", port, scene.seconds))
+        out = json.loads(scene.load(PYTHON, f"{HERE}/clients/{what}.py", "call", port, scene.seconds))
         return out["said"], out["rate"], "round trips/s"
     drive.__name__ = f"python {what}"
     return drive
@@ -194,7 +194,7 @@ def node(scene):
     need("node")
     port = free_port()
     scene.start("node", f"{HERE}/clients/node.js", "serve", port, port=port)
-    out = json.loads(scene.run("node", f"{HERE}/clients/node.js", "call", port, scene.seconds))
+    out = json.loads(scene.load("node", f"{HERE}/clients/node.js", "call", port, scene.seconds))
     return out["said"], out["rate"], "requests/s"
 
 
@@ -223,7 +223,7 @@ def iperf3(scene):
     need("iperf3")
     port = free_port()
     scene.start("iperf3", "-s", "-B", "127.0.0.1", "-p", port, port=port)
-    one = json.loads(scene.run("iperf3", "-c", "127.0.0.1", "-p", port, "-t", max(1, round(scene.seconds)), "-J"))
+    one = json.loads(scene.load("iperf3", "-c", "127.0.0.1", "-p", port, "-t", max(1, round(scene.seconds)), "-J"))
     back = json.loads(scene.run("iperf3", "-c", "127.0.0.1", "-p", port, "-n", "50M", "-R", "-J"))
     return [one.get("error"), back.get("error"), back["end"]["sum_received"]["bytes"] >= 50_000_000], one["end"]["sum_received"]["bits_per_second"] / 8e9, "GB/s"
 
@@ -232,7 +232,7 @@ def sockperf(scene):
     need("sockperf")
     port = free_port()
     scene.start("sockperf", "server", "--tcp", "-i", "127.0.0.1", "-p", port, port=port)
-    out = scene.run("sockperf", "ping-pong", "--tcp", "-i", "127.0.0.1", "-p", port, "-t", max(1, round(scene.seconds)), "-m", "64")
+    out = scene.load("sockperf", "ping-pong", "--tcp", "-i", "127.0.0.1", "-p", port, "-t", max(1, round(scene.seconds)), "-m", "64")
     dropped = re.search(r"# dropped messages = (\d+)", out)
     return [dropped.group(1) if dropped else out[-300:]], 1e6 / float(re.search(r"Latency is ([\d.]+)", out).group(1)), "messages/s one way"
 

@@ -1,6 +1,7 @@
-"""Processes of one program under test: started, waited for, and gone at the end."""
+"""Processes of one program under test: started, waited for, and gone at the end; and how much CPU they took."""
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -38,6 +39,7 @@ class Scene:
         self.folder = tempfile.mkdtemp(prefix="hk-e2e-heterosock-")
         os.chmod(self.folder, 0o777)
         self.processes = []
+        self.busy = None  # CPUs that both ends together kept busy during load()
 
     def __enter__(self):
         return self
@@ -85,6 +87,35 @@ class Scene:
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(argv)[:200]}: exit {done.returncode}: {(done.stderr or done.stdout)[-600:].decode(errors='replace')}")
         return done.stdout.decode(errors="replace")
+
+    def load(self, *argv, **options):
+        """run() of what the figure comes from: notes how many CPUs servers and client kept busy."""
+        start, before = time.monotonic(), self.cpu()
+        out = self.run(*argv, **options)
+        self.busy = (self.cpu() - before) / (time.monotonic() - start)
+        return out
+
+    def cpu(self):
+        """Seconds of CPU that the servers with all their descendants and the clients that ended have taken."""
+        parents, seconds = {}, {}
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    fields = file.read().rsplit(")", 1)[1].split()
+            except OSError:  # it ended meanwhile
+                continue
+            parents[int(name)] = int(fields[1])
+            seconds[int(name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # with the children it waited for
+        mine = {process.pid for process in self.processes}
+        grown = True
+        while grown:
+            more = {pid for pid, parent in parents.items() if parent in mine} - mine
+            mine |= more
+            grown = bool(more)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return sum(seconds.get(pid, 0) for pid in mine) + ended.ru_utime + ended.ru_stime
 
 
 def listens(port):
