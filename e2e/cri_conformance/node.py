@@ -24,8 +24,8 @@ EVERY_NAME = "side,second,app"
 TARGETS = {
     "containerd": (CONTAINERD, {}),
     "host": (HETEROCRI, {}),
-    "dpu": (HETEROCRI, {"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": EVERY_NAME, "heteropod.io/fallback": "fail"}),
-    "split": (HETEROCRI, {"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": "side,second", "heteropod.io/fallback": "fail"}),
+    "dpu": (HETEROCRI, {"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": EVERY_NAME, "heteropod.io/fallback": "pending"}),
+    "split": (HETEROCRI, {"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": "side,second", "heteropod.io/fallback": "pending"}),
 }
 
 

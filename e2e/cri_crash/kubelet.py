@@ -108,7 +108,7 @@ class PodLife:
         return pb.PodSandboxConfig(
             metadata=pb.PodSandboxMetadata(name="web", uid=self.uid, namespace="crash", attempt=attempt), hostname="web",
             log_directory=self.logs, labels=self.labels,
-            annotations={"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": "side,second", "heteropod.io/fallback": "fail"},
+            annotations={"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": "side,second", "heteropod.io/fallback": "pending"},
             linux=pb.LinuxPodSandboxConfig(cgroup_parent=f"/crash/{self.uid}", security_context=pb.LinuxSandboxSecurityContext(
                 namespace_options=pb.NamespaceOption(pid=pb.CONTAINER))))
 

@@ -1,4 +1,4 @@
-"""heteropod.io/fallback with the DPU's heterod stopped: what can, runs on the host and says so; what must not, fails.
+"""heteropod.io/fallback with the DPU's heterod stopped: what can, runs on the host and says so; what must not waits or fails.
 
 And with the DPU's containerd stopped while the DPU is alive: nothing is lost.
 """
@@ -49,8 +49,10 @@ def runtime_away(cases, lab):
         wait_for("heterocri to call the DPU's runtime down", lambda: not dpu_ready(lab), 30)
         cases.check("the DPU counts as alive, its containers as running", gauge(lab, "heterocri_dpu_alive") == 1
                     and shown() == {"app": "running", "proxy": "running"}, shown())
-        done = lab.ctl("run", "-", stdin=pod("refused", "fail"), check=False)
-        cases.check("nothing new is put there, and why", done.returncode == 1 and "the DPU's runtime is away" in done.stderr, done.stderr)
+        for fallback in ("pending", "fail"):
+            done = lab.ctl("run", "-", stdin=pod("refused", fallback), check=False)
+            cases.check(f"fallback {fallback}: nothing new is put there, and why",
+                        done.returncode == 1 and "the DPU's runtime is away" in done.stderr, done.stderr)
     finally:
         lab.daemon("start", "containerd", "dpu")
     with cases.case("when the runtime is back the same container runs, and no epoch has begun"):
@@ -67,12 +69,15 @@ def all_kinds(cases, lab):
     cases.check("the sidecar is on the DPU", len(on_dpu(lab, "before", "proxy")) == 1)
     lab.daemon("stop", "heterod", "dpu")
     try:
-        done = lab.ctl("run", "-", stdin=pod("at-once", "fail"), check=False)
-        cases.check("fallback fail, the DPU just gone: refused", done.returncode == 1 and "fallback is 'fail'" in done.stderr, done.stderr)
+        for fallback in ("pending", "fail"):
+            done = lab.ctl("run", "-", stdin=pod("at-once", fallback), check=False)
+            cases.check(f"fallback {fallback}, the DPU just gone: refused",
+                        done.returncode == 1 and f"fallback is '{fallback}'" in done.stderr, done.stderr)
         wait_for("the lease to end", lambda: not dpu_ready(lab), 15)
-        done = lab.ctl("run", "-", stdin=pod("fails", "fail"), check=False)
-        cases.check("fallback fail: refused, and why", done.returncode == 1 and "fallback is 'fail'" in done.stderr
-                    and "twin sandbox on the DPU" in done.stderr, done.stderr)
+        for fallback in ("pending", "fail"):
+            done = lab.ctl("run", "-", stdin=pod("fails", fallback), check=False)
+            cases.check(f"fallback {fallback}: refused, and why", done.returncode == 1 and f"fallback is '{fallback}'" in done.stderr
+                        and "twin sandbox on the DPU" in done.stderr, done.stderr)
         cases.check("the refused Pods left nothing", {row["pod"] for row in lab.ctl_json("ps")} == {"default/before"}, lab.ctl("ps").stdout)
         reason = "twin sandbox on the DPU:"
         with cases.case("ps says what became of the DPU's containers, and why too"):

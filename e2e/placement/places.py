@@ -31,7 +31,7 @@ KINDS = [
      (HOST, "'gpu'"), (HOST, "only 'dpu' is known")),
     ("empty-value", dict(containers=pair(), annotations={"heteropod.io/offload": ""}), (HOST, "''"), (HOST, "only 'dpu'")),
     ("unknown-fallback", dict(containers=pair(), offload="proxy", annotations={"heteropod.io/fallback": "hsot"}),
-     (HOST, "'hsot'"), (HOST, "'host' and 'fail' are known")),
+     (HOST, "'hsot'"), (HOST, "'host', 'pending' and 'fail' are known")),
     ("empty-name", dict(containers=pair(), offload="proxy,,"), (HOST, "separated by commas"), (HOST, "separated by commas")),
     ("bad-volumes", dict(containers=pair(), offload="proxy", annotations={SOURCE: "cache"}),
      (HOST, "'cache'"), (HOST, "is expected")),

@@ -3,7 +3,7 @@
 // On a Pod, by its author:
 //   heteropod.io/offload: dpu                     the Pod's infrastructure containers go to the DPU
 //   heteropod.io/offload-containers: a,b          which they are; without it, those of the list in heterocri's config
-//   heteropod.io/fallback: host | fail            when the DPU cannot take them; without it, as in heterocri's config
+//   heteropod.io/fallback: host | pending | fail  when the DPU cannot take them; without it, as in heterocri's config
 //   heteropod.io/volumes: cache=a,b;run=c         which containers use each emptyDir: one that only containers on the
 //                                                 DPU use is made there; CRI alone does not tell who will mount it
 // Threading, ownership: these are constants. Written by heterocri, on sandboxes (heterod reads the first two) and on
@@ -20,6 +20,7 @@ inline constexpr const char* kVolumes = "heteropod.io/volumes";
 
 inline constexpr const char* kPlacement = "heteropod.io/placement";               // "split" or "host"
 inline constexpr const char* kPlacementReason = "heteropod.io/placement-reason";  // on containers too
+inline constexpr const char* kRefused = "heteropod.io/dpu-refused";               // see PodVerdict.refused
 inline constexpr const char* kLogDirectory = "heteropod.io/log-directory";        // PodSandboxConfig.log_directory
 inline constexpr const char* kTwin = "heteropod.io/twin";                         // "true" on a sandbox of the DPU
 

@@ -81,7 +81,7 @@ TEST_CASE("a DPU that is alive while its runtime does not answer is not lost: it
 
   REQUIRE(Becomes(node, "DPURuntimeDown"));
   CHECK(StatusOf(node, side).state() == rt::CONTAINER_RUNNING);
-  rt::RunPodSandboxRequest strict;  // fallback: fail
+  rt::RunPodSandboxRequest strict;  // fallback: pending
   *strict.mutable_config() = node.PodConfig("next");
   auto refused =
       node.cri().Call<rt::RunPodSandboxResponse>(kRunPodSandbox, strict, In(std::chrono::seconds(kPatience)));

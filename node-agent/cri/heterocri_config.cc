@@ -58,7 +58,7 @@ absl::StatusOr<HeterocriConfig> ParseHeterocriConfig(const std::string& text, co
   if (config.lease_duration < 2 * config.lease_interval) lease.Fail("duration_ms", "is less than twice interval_ms");
   config.rules.offload_containers = root.Strings("offload_containers", {});
   config.rules.fallback =
-      OneOf(root, "fallback", "host", {"host", "fail"}) == "host" ? Fallback::kHost : Fallback::kFail;
+      FallbackOf(OneOf(root, "fallback", "host", {"host", "pending", "fail"})).value_or(Fallback::kHost);
   config.metrics_listen = root.Child("metrics").String("listen", "127.0.0.1:0");
   Section log = root.Child("log");
   config.log_level = OneOf(log, "level", "info", {"debug", "info", "warn", "error"});

@@ -29,7 +29,7 @@ TEST_CASE("a wrong configuration is refused with file and key") {
            Row{kLeast + "listne: /x\n", "listne"},
            Row{kLeast + "listen: x.sock\n", "'x.sock' is no absolute path"},
            Row{kLeast + "lease: {interval_ms: 1000, duration_ms: 1500}\n", "less than twice"},
-           Row{kLeast + "fallback: sometimes\n", "'sometimes' is none of host, fail"},
+           Row{kLeast + "fallback: sometimes\n", "'sometimes' is none of host, pending, fail"},
            Row{kLeast + "log: {level: loud}\n", "'loud' is none of"},
            Row{"listen: /x\n", "dpu"},
            Row{"dpu: [", "h.yaml"},

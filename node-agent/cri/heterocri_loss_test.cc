@@ -52,7 +52,7 @@ TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fe
   rt::RunPodSandboxRequest strict;
   *strict.mutable_config() = lab.Pod("strict");
   (*strict.mutable_config()->mutable_annotations())[kOffload] = "dpu";
-  (*strict.mutable_config()->mutable_annotations())[kFallback] = "fail";
+  (*strict.mutable_config()->mutable_annotations())[kFallback] = "pending";
   rt::RunPodSandboxResponse response;
   CHECK(Ask(lab.cri(), &CriStub::RunPodSandbox, strict, &response).error_code() == grpc::StatusCode::UNAVAILABLE);
 

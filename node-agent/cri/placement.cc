@@ -100,6 +100,25 @@ std::string CopyName(const std::string& inside) {
 
 }  // namespace
 
+const char* Name(Fallback fallback) {
+  switch (fallback) {
+    case Fallback::kHost:
+      return "host";
+    case Fallback::kPending:
+      return "pending";
+    case Fallback::kFail:
+      return "fail";
+  }
+  return "?";
+}
+
+std::optional<Fallback> FallbackOf(const std::string& name) {
+  for (Fallback each : {Fallback::kHost, Fallback::kPending, Fallback::kFail}) {
+    if (name == Name(each)) return each;
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> EmptyDirOf(const std::string& host_path, const std::string& pod_uid) {
   std::optional<std::string> inside = InsidePod(host_path, pod_uid);
   if (!inside) return std::nullopt;
@@ -124,9 +143,9 @@ PodVerdict DecideByAnnotations(const Annotations& annotations, const PlacementRu
   verdict.fallback = rules.fallback;
   if (Trim(*offload) != "dpu") return BadValue(verdict, kOffload, *offload, "only 'dpu' is known");
   if (const std::string* fallback = Find(annotations, kFallback)) {
-    if (*fallback != "host" && *fallback != "fail")
-      return BadValue(verdict, kFallback, *fallback, "'host' and 'fail' are known");
-    verdict.fallback = *fallback == "host" ? Fallback::kHost : Fallback::kFail;
+    std::optional<Fallback> known = FallbackOf(*fallback);
+    if (!known) return BadValue(verdict, kFallback, *fallback, "'host', 'pending' and 'fail' are known");
+    verdict.fallback = *known;
   }
   if (const std::string* volumes = Find(annotations, kVolumes)) {
     auto parsed = Volumes(*volumes);
@@ -161,7 +180,7 @@ ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_u
                                  const std::map<std::string, std::string>& subpath_kinds) {
   const std::string& name = config.metadata().name();
   auto host = [](std::string reason) { return ContainerVerdict{.dpu = false, .reason = std::move(reason)}; };
-  if (!pod.split) return host(pod.reason);
+  if (!pod.split && pod.refused.empty()) return host(pod.reason);
   if (target_on_dpu.has_value()) {
     if (!*target_on_dpu) return host("its target is on the host");
   } else if (!pod.containers.contains(name)) {

@@ -18,7 +18,14 @@
 
 namespace heterok8s::cri {
 
-enum class Fallback { kHost, kFail };
+// What becomes of a container that should be on the DPU and cannot be.
+enum class Fallback {
+  kHost,     // it runs on the host
+  kPending,  // it is not made; kubelet asks again until the DPU takes it
+  kFail,     // with the DPU away it ends before it begins, and the Pod's restart policy decides; else as kPending
+};
+const char* Name(Fallback fallback);
+std::optional<Fallback> FallbackOf(const std::string& name);
 
 struct PlacementRules {
   std::vector<std::string> offload_containers;  // for Pods that do not list theirs
@@ -32,6 +39,7 @@ struct PodVerdict {
   std::set<std::string> containers;                      // that go to the DPU
   std::map<std::string, std::set<std::string>> volumes;  // emptyDir -> containers that use it, as far as declared
   Fallback fallback = Fallback::kHost;
+  std::string refused;  // not split, because the DPU was away and the fallback is kFail: what is said of it
 };
 
 // By annotations alone: what can be known of a sandbox that exists.

@@ -57,7 +57,7 @@ TEST_CASE("annotations decide which containers move, and a bad one is a reason")
            Row{{{kOffload, "gpu"}}, false, {}, "heteropod.io/offload has the value 'gpu'; only 'dpu' is known"},
            Row{{{kOffload, "dpu"}, {kOffloadContainers, "a,,b"}}, false, {}, "separated by commas"},
            Row{{{kOffload, "dpu"}, {kOffloadContainers, ""}}, false, {}, "separated by commas"},
-           Row{{{kOffload, "dpu"}, {kFallback, "maybe"}}, false, {}, "'host' and 'fail' are known"},
+           Row{{{kOffload, "dpu"}, {kFallback, "maybe"}}, false, {}, "'host', 'pending' and 'fail' are known"},
            Row{{{kOffload, "dpu"}, {kVolumes, "cache"}}, false, {}, "is expected"},
        }) {
     PodVerdict verdict = DecidePod(Sandbox(row.annotations), kRules);

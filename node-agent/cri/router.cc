@@ -42,6 +42,7 @@ absl::Status Router::RebuildFromHost() {
     // What was decided when it was made counts, not what today's configuration would say.
     pod.verdict.split = AnnotationOf(sandbox.annotations(), kPlacement) == "split";
     pod.verdict.reason = AnnotationOf(sandbox.annotations(), kPlacementReason);
+    pod.verdict.refused = AnnotationOf(sandbox.annotations(), kRefused);
     parts_.table.PutPod(std::move(pod));
   }
   return absl::OkStatus();

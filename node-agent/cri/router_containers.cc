@@ -50,7 +50,7 @@ void Router::StartContainer(const CallPtr& call) {
   if (!container) return ForwardToHost(call);
   if (container->lost) {
     call->Fail(grpc::StatusCode::FAILED_PRECONDITION,
-               fmt::format("container {} was lost with the DPU", container->id()));
+               fmt::format("container {} has ended: {}", container->id(), container->status.message()));
     return;
   }
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStartContainer, call->request(), LimitOf(*call));

@@ -1,7 +1,9 @@
 // CreateContainer: where, and everything that must be on the DPU before.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <linux/magic.h>
 #include <spdlog/spdlog.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -20,6 +22,14 @@ namespace rt = runtime::v1;
 
 constexpr std::chrono::seconds kFileTime{10};
 constexpr std::chrono::seconds kReadTime{5};
+constexpr int kNeverStarted = 128;  // the exit code that containerd gives a container whose start failed
+
+// As runtimes make them: 32 random bytes in hexadecimal.
+absl::StatusOr<std::string> NewId() {
+  unsigned char bytes[32];
+  if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return ErrnoToStatus(errno, "getrandom");
+  return fmt::format("{:02x}", fmt::join(bytes, ""));
+}
 
 // By host path. What the kernel cannot say is left out, and such a container stays on the host.
 std::map<std::string, std::string> SubPathKinds(const rt::ContainerConfig& config) {
@@ -60,7 +70,9 @@ void Router::CreateContainer(const CallPtr& call) {
   ContainerVerdict verdict =
       DecideContainer(pod->verdict, pod->metadata.uid(), config, *users, target_on_dpu, SubPathKinds(config));
   if (verdict.dpu) {
-    absl::StatusOr<std::string> id = CreateOnDpu(*pod, verdict, request, deadline);
+    const std::string& refused = pod->verdict.refused;
+    absl::StatusOr<std::string> id = absl::UnavailableError(refused);
+    if (refused.empty()) id = CreateOnDpu(*pod, verdict, request, deadline);
     if (id.ok()) {
       ++figures_.containers_on_dpu;
       spdlog::info("{}: on the DPU: {}", name, verdict.reason);
@@ -69,9 +81,16 @@ void Router::CreateContainer(const CallPtr& call) {
       call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
       return;
     }
-    if (pod->verdict.fallback == Fallback::kFail) {
-      Answer(*call, absl::Status(id.status().code(),
-                                 fmt::format("on the DPU: {} (fallback is 'fail')", Message(id.status()))));
+    if (pod->verdict.fallback != Fallback::kHost) {
+      const std::string refusal = refused.empty() ? fmt::format("on the DPU: {} (fallback is '{}')",
+                                                                Message(id.status()), Name(pod->verdict.fallback))
+                                                  : refused;
+      spdlog::info("{}: {}", name, refusal);
+      if (pod->verdict.fallback == Fallback::kFail && IsAway(id.status())) {
+        Answer(*call, CreateEnded(*pod, request, refusal));
+      } else {
+        Answer(*call, absl::Status(id.status().code(), refusal));
+      }
       return;
     }
     ++figures_.container_fallbacks;
@@ -98,6 +117,7 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
   options.epoch = parts_.table.epoch();
   HK_ASSIGN_OR_RETURN(options.image, DpuImage(request, deadline));
   HK_RETURN_IF_ERROR(PlaceMounts(request, verdict, &options, deadline));
+  HK_RETURN_IF_ERROR(PlaceSeccomp(request, &options, deadline));
   HK_FAULT_POINT("cri.create.after-volumes");
   if (std::string log = DpuLogPath(request); !log.empty()) {
     grpc::ClientContext context;
@@ -117,7 +137,6 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
                  ToString(read));
     DpuContainer container;
     container.listed.set_id(response.container_id());
-  HK_RETURN_IF_ERROR(PlaceSeccomp(request, &options, deadline));
     container.listed.set_pod_sandbox_id(pod.sandbox_id);
     *container.listed.mutable_metadata() = on_dpu.config().metadata();
     *container.listed.mutable_image() = on_dpu.config().image();
@@ -130,6 +149,48 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
   }
   HK_FAULT_POINT("cri.create.before-answer");
   return response.container_id();
+}
+
+absl::StatusOr<grpc::ByteBuffer> Router::CreateEnded(const SplitPod& pod, const rt::CreateContainerRequest& request,
+                                                     const std::string& why) {
+  HK_ASSIGN_OR_RETURN(const std::string id, NewId());
+  const rt::ContainerConfig& config = request.config();
+  const int64_t now = std::chrono::nanoseconds(std::chrono::system_clock::now().time_since_epoch()).count();
+  DpuContainer container;
+  container.lost = true;  // it never runs
+  container.epoch = parts_.table.epoch();
+  rt::Container& listed = container.listed;
+  listed.set_id(id);
+  listed.set_pod_sandbox_id(pod.sandbox_id);
+  *listed.mutable_metadata() = config.metadata();
+  *listed.mutable_image() = config.image();
+  listed.set_image_ref(config.image().image());
+  listed.set_state(rt::CONTAINER_EXITED);
+  listed.set_created_at(now);
+  *listed.mutable_labels() = config.labels();
+  *listed.mutable_annotations() = config.annotations();
+  (*listed.mutable_annotations())[kPu] = "dpu";
+  (*listed.mutable_annotations())[kPlacementReason] = pod.verdict.reason;
+  rt::ContainerStatus& status = container.status;
+  status.set_id(id);
+  *status.mutable_metadata() = config.metadata();
+  status.set_state(rt::CONTAINER_EXITED);
+  status.set_created_at(now);
+  status.set_started_at(now);
+  status.set_finished_at(now);
+  status.set_exit_code(kNeverStarted);
+  *status.mutable_image() = config.image();
+  status.set_image_ref(config.image().image());
+  status.set_reason("DPUUnavailable");
+  status.set_message(why);
+  *status.mutable_labels() = config.labels();
+  *status.mutable_annotations() = listed.annotations();
+  if (!pod.log_directory.empty()) status.set_log_path(pod.log_directory + "/" + config.log_path());
+  parts_.table.PutContainer(std::move(container));
+  HK_RETURN_IF_ERROR(parts_.table.Save());  // the DPU knows nothing of it
+  rt::CreateContainerResponse response;
+  response.set_container_id(id);
+  return ToBuffer(response.SerializeAsString());
 }
 
 absl::StatusOr<std::string> Router::DpuImage(const rt::CreateContainerRequest& request, Deadline deadline) {
@@ -200,13 +261,31 @@ absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, cons
   return absl::OkStatus();
 }
 
+absl::Status Router::PlaceSeccomp(const rt::CreateContainerRequest& request, DpuContainerOptions* options,
+                                  Deadline deadline) {
+  const rt::SecurityProfile& profile = request.config().linux().security_context().seccomp();
+  if (profile.profile_type() != rt::SecurityProfile::Localhost) return absl::OkStatus();
+  const std::string& path = profile.localhost_ref();
+  const std::string what = fmt::format("seccomp profile '{}'", path);
+  absl::StatusOr<v1::PutVolumeRequest> copy = ReadVolume(path);
+  HK_RETURN_IF_ERROR(Annotate(copy.status(), what));
+  copy->set_pod_uid(request.sandbox_config().metadata().uid());
+  copy->set_volume(fmt::format("seccomp-{:x}", std::hash<std::string>{}(path)));
+  grpc::ClientContext context;
+  context.set_deadline(std::min(deadline, In(kFileTime)));
+  v1::PutVolumeReply reply;
+  HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PutVolume(&context, *copy, &reply)), what));
+  options->seccomp_profile = reply.path();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::map<std::string, std::string>> Router::EmptyDirUsers(const SplitPod& pod,
                                                                          const rt::ContainerConfig& config,
                                                                          Deadline deadline) {
   std::map<std::string, std::string> users;
   bool any = false;
   for (const rt::Mount& mount : config.mounts()) any |= EmptyDirOf(mount.host_path(), pod.metadata.uid()).has_value();
-  if (!any || !pod.verdict.split) return users;
+  if (!any || (!pod.verdict.split && pod.verdict.refused.empty())) return users;
   // Asked of the runtime, not remembered: it stays true over a restart of heterocri.
   rt::ListContainersRequest list;
   list.mutable_filter()->set_pod_sandbox_id(pod.sandbox_id);
@@ -227,7 +306,8 @@ absl::StatusOr<std::map<std::string, std::string>> Router::EmptyDirUsers(const S
 absl::Status Router::CheckDpuVolumes(const SplitPod& pod, const rt::ContainerConfig& config,
                                      const std::string& why_host) const {
   for (const DpuContainer& container : parts_.table.Containers()) {
-    if (container.listed.pod_sandbox_id() != pod.sandbox_id) continue;
+    // What a lost one had is lost with it: the host's folder takes its place.
+    if (container.listed.pod_sandbox_id() != pod.sandbox_id || container.lost) continue;
     auto made = container.listed.annotations().find(kDpuVolumes);
     if (made == container.listed.annotations().end()) continue;
     for (const rt::Mount& mount : config.mounts()) {
@@ -248,21 +328,3 @@ absl::Status Router::CheckDpuVolumes(const SplitPod& pod, const rt::ContainerCon
 }
 
 }  // namespace heterok8s::cri
-absl::Status Router::PlaceSeccomp(const rt::CreateContainerRequest& request, DpuContainerOptions* options,
-                                  Deadline deadline) {
-  const rt::SecurityProfile& profile = request.config().linux().security_context().seccomp();
-  if (profile.profile_type() != rt::SecurityProfile::Localhost) return absl::OkStatus();
-  const std::string& path = profile.localhost_ref();
-  const std::string what = fmt::format("seccomp profile '{}'", path);
-  absl::StatusOr<v1::PutVolumeRequest> copy = ReadVolume(path);
-  HK_RETURN_IF_ERROR(Annotate(copy.status(), what));
-  copy->set_pod_uid(request.sandbox_config().metadata().uid());
-  copy->set_volume(fmt::format("seccomp-{:x}", std::hash<std::string>{}(path)));
-  grpc::ClientContext context;
-  context.set_deadline(std::min(deadline, In(kFileTime)));
-  v1::PutVolumeReply reply;
-  HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PutVolume(&context, *copy, &reply)), what));
-  options->seccomp_profile = reply.path();
-  return absl::OkStatus();
-}
-

@@ -44,7 +44,8 @@ void Router::RunPodSandbox(const CallPtr& call) {
   auto& annotations = *config.mutable_annotations();
   // These say what heterocri decided; from a Pod's author they would be a claim.
   size_t claims = 0;
-  for (const char* key : {kPlacement, kPlacementReason, kTwin, kLogDirectory}) claims += annotations.erase(key);
+  for (const char* key : {kPlacement, kPlacementReason, kTwin, kLogDirectory, kRefused})
+    claims += annotations.erase(key);
   if (absl::Status bandwidth = CheckBandwidth(annotations); !bandwidth.ok()) {
     Answer(*call, bandwidth);
     return;
@@ -64,14 +65,20 @@ void Router::RunPodSandbox(const CallPtr& call) {
     absl::StatusOr<std::string> twin = MakeTwin(request, LimitOf(*call));
     if (twin.ok()) {
       pod.twin_id = *twin;
-    } else if (pod.verdict.fallback == Fallback::kFail) {
-      Answer(*call, absl::Status(twin.status().code(), fmt::format("twin sandbox on the DPU: {} (fallback is 'fail')",
-                                                                   Message(twin.status()))));
-      return;
     } else {
-      ++figures_.pod_fallbacks;
+      const std::string reason = fmt::format("twin sandbox on the DPU: {}", Message(twin.status()));
+      const std::string refusal = fmt::format("{} (fallback is '{}')", reason, Name(pod.verdict.fallback));
+      if (pod.verdict.fallback == Fallback::kHost) {
+        ++figures_.pod_fallbacks;
+      } else if (pod.verdict.fallback == Fallback::kFail && IsAway(twin.status())) {
+        pod.verdict.refused = refusal;  // a Pod can fail by its containers only
+        annotations[kRefused] = refusal;
+      } else {
+        Answer(*call, absl::Status(twin.status().code(), refusal));
+        return;
+      }
       pod.verdict.split = false;
-      pod.verdict.reason = fmt::format("twin sandbox on the DPU: {}", Message(twin.status()));
+      pod.verdict.reason = reason;
     }
   }
   annotations[kPlacement] = pod.verdict.split ? "split" : "host";

@@ -74,7 +74,7 @@ rt::PodSandboxConfig TwoFakes::PodConfig(const std::string& name) const {
   config.set_log_directory(folder_ + "/logs/" + name);
   (*config.mutable_annotations())[kOffload] = "dpu";
   (*config.mutable_annotations())[kOffloadContainers] = "side";
-  (*config.mutable_annotations())[kFallback] = "fail";
+  (*config.mutable_annotations())[kFallback] = "pending";
   config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(rt::CONTAINER);
   return config;
 }
