@@ -1,69 +1,94 @@
 """`heteroctl node enable|disable` on a Node whose kubelet runs its Pods on containerd alone: the Pods do not notice.
 
-The lab has no systemd: `systemctl` is the program beside this file; everything else, kubelet and cluster, is real.
+The lab has no systemd: `systemctl` is the program beside this file; everything else, kubelet, containerd and cluster, is
+real.
 """
 import os
 import shlex
 
-from cluster import pod, talker, wait_for
+from cluster import container, pod, talker, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = "/run/lab-systemd"  # stands for / with the unit's files; kubelet's own are where they are
 KUBELET = "kubelet.service"
+CONTAINERD = "/run/containerd/containerd.sock"
 
 
-class Unit:
-    """The lab's kubelet as a unit of "systemd", on containerd."""
+class Units:
+    """Daemons of the lab's host as units of "systemd"; kubelet uses containerd's own socket."""
 
-    def __init__(self, cluster):
-        self.cluster = cluster
+    def __init__(self, cluster, *daemons):
+        self.cluster, self.daemons = cluster, daemons
 
     def host(self, script, **kwargs):
         environment = f"export PATH={ROOT}/bin:/run/lab/kubernetes:/run/lab/bin:$PATH SYSTEMD_ROOT={ROOT}; "
         return self.cluster.place("host", "sh", "-c", environment + script, **kwargs)
 
     def __enter__(self):
-        words = self.host("tr '\\0' '\\n' < /proc/$(pgrep -xo kubelet)/cmdline").stdout.split("\n")[:-1]
-        command = " ".join(shlex.quote(word) for word in [*words, "--container-runtime-endpoint=unix:///run/containerd/containerd.sock"])
-        self.cluster.daemon("stop", "kubelet", "host")
-        unit = f"[Unit]\nDescription=kubelet\n[Service]\nExecStart={command}\n"
-        self.host(f"mkdir -p {ROOT}/bin {ROOT}/lib/systemd/system && cp {HERE}/systemctl {ROOT}/bin/ && printf %s {shlex.quote(unit)} > {ROOT}/lib/systemd/system/{KUBELET}")
-        self.host(f"systemctl restart {KUBELET}")
+        self.host(f"mkdir -p {ROOT}/bin {ROOT}/lib/systemd/system && cp {HERE}/systemctl {ROOT}/bin/")
+        for daemon in self.daemons:
+            words = self.words(daemon)
+            if daemon == "kubelet":
+                words.append(f"--container-runtime-endpoint=unix://{CONTAINERD}")
+            self.cluster.daemon("stop", daemon, "host")
+            unit = f"[Unit]\nDescription={daemon}\n[Service]\nExecStart={shlex.join(words)}\n"
+            self.host(f"printf %s {shlex.quote(unit)} > {ROOT}/lib/systemd/system/{daemon}.service; systemctl restart {daemon}.service")
         return self
 
     def __exit__(self, *_):
-        self.host(f"systemctl stop {KUBELET}", check=False)
-        self.cluster.daemon("start", "kubelet", "host")
+        for daemon in self.daemons:
+            self.host(f"systemctl stop {daemon}.service", check=False)
+        self.host(f"rm -rf {ROOT}")
+        for daemon in self.daemons:
+            self.cluster.daemon("start", daemon, "host")
 
     def node(self, verb, *more, **kwargs):
         return self.host(f"heteroctl node {verb} --root {ROOT} --node-name {self.cluster.name} --kubeconfig /etc/heterok8s/kubelet.kubeconfig " +
                          " ".join(more), timeout=300, **kwargs)
 
+    def words(self, daemon):
+        """The command line of the one that runs."""
+        return self.host(f"tr '\\0' '\\n' < /proc/$(pgrep -xo {daemon})/cmdline", check=False).stdout.split("\n")[:-1]
+
     def runtime(self):
         """The endpoint that kubelet was started with."""
-        words = self.host("tr '\\0' '\\n' < /proc/$(pgrep -xn kubelet)/cmdline", check=False).stdout.split("\n")
-        return [word for word in words if word.startswith("--container-runtime-endpoint=")][-1:]
+        return [word for word in self.words("kubelet") if word.startswith("--container-runtime-endpoint=")][-1:]
 
 
 def wait_node(cluster):
     wait_for("the Node", lambda: cluster.kubectl("wait", f"node/{cluster.name}", "--for=condition=Ready", "--timeout=5s", check=False).returncode == 0, 120)
 
 
+class Stays:
+    """A Pod that must not notice: its containers are the same, and answer."""
+
+    def __init__(self, cluster, name):
+        self.cluster, self.name = cluster, name
+        self.before = {which: cluster.status(name, which)["containerID"] for which in ("app", "sidecar")}
+
+    def check(self):
+        for which, container_id in self.before.items():
+            wait_for(f"exec in {which}", lambda w=which: self.cluster.exec(self.name, w, "echo", "here", check=False).stdout == "here\n", 60, every=0.5)
+            status = self.cluster.status(self.name, which)
+            assert (status["containerID"], status["restartCount"]) == (container_id, 0), status
+
+
 def run(cluster, cases):
+    by_kubelet(cluster, cases)
+    wait_node(cluster)
+    by_socket(cluster, cases)
+    wait_node(cluster)
+
+
+def by_kubelet(cluster, cases):
     here = {"nodeName": cluster.name}
-    with Unit(cluster) as unit:
+    with Units(cluster, "kubelet") as unit:
         wait_node(cluster)
         cluster.apply(pod("stays", [talker("app"), talker("sidecar")], True, **here))
         cluster.wait_ready("stays")
-        before = {which: cluster.status("stays", which)["containerID"] for which in ("app", "sidecar")}
-
-        def stays():
-            for which, container_id in before.items():
-                status = cluster.status("stays", which)
-                assert (status["containerID"], status["restartCount"]) == (container_id, 0), status
-                wait_for(f"exec in {which}", lambda w=which: cluster.exec("stays", w, "echo", "here", check=False).stdout == "here\n", 60, every=0.5)
+        stays = Stays(cluster, "stays").check
         with cases.case("node: on containerd alone the Pod is all on the host, and check says that heterocri is not enabled"):
-            assert unit.runtime() == ["--container-runtime-endpoint=unix:///run/containerd/containerd.sock"], unit.runtime()
+            assert unit.runtime() == [f"--container-runtime-endpoint=unix://{CONTAINERD}"], unit.runtime()
             done = unit.node("check", check=False)
             assert done.returncode == 1 and "not enabled" in done.stdout, done
         with cases.case("node: enable puts heterocri in between; no container of the Pod is another, exec works"):
@@ -81,7 +106,7 @@ def run(cluster, cases):
             cluster.delete("pod", "new")
         with cases.case("node: disable goes back to containerd; the Pod goes on"):
             wait_for("the split Pod's sandbox is gone", lambda: unit.node("disable", "--ready-within", "120", check=False).returncode == 0, 200, every=2)
-            assert unit.runtime() == ["--container-runtime-endpoint=unix:///run/containerd/containerd.sock"], unit.runtime()
+            assert unit.runtime() == [f"--container-runtime-endpoint=unix://{CONTAINERD}"], unit.runtime()
             stays()
         with cases.case("node: when heterocri does not answer, enable changes nothing"):
             cluster.daemon("stop", "heterocri", "host")
@@ -101,7 +126,62 @@ def run(cluster, cases):
             finally:
                 unit.host(f"mv {ROOT}/bin/systemctl.real {ROOT}/bin/systemctl; pkill -CONT -x heterocri")
             assert done.returncode != 0 and "was put back as it was, and is Ready" in done.stderr, done
-            assert unit.runtime() == ["--container-runtime-endpoint=unix:///run/containerd/containerd.sock"], unit.runtime()
+            assert unit.runtime() == [f"--container-runtime-endpoint=unix://{CONTAINERD}"], unit.runtime()
             stays()
         cluster.delete("pod", "stays")
-    wait_node(cluster)
+
+
+def by_socket(cluster, cases):
+    """kubelet is not touched: heterocri takes containerd's socket, and containerd gets another one."""
+    here, limit = {"nodeName": cluster.name}, {"resources": {"limits": {"memory": "24Mi"}}}
+    greedy = "while [ ! -e /tmp/go ]; do sleep 0.2; done; exec tail /dev/zero"
+    with Units(cluster, "containerd", "heterocri", "kubelet") as unit:
+        wait_node(cluster)
+
+        def make(name, split):
+            cluster.apply(pod(name, [container("app", greedy, **limit), talker("sidecar")], split, restartPolicy="Never", **here))
+            cluster.wait_ready(name)
+
+        def ends_for_memory(name):
+            cluster.exec(name, "app", "touch", "/tmp/go")
+            wait_for("its end", lambda: "terminated" in cluster.status(name, "app").get("state", {}), 60, every=0.5)
+            ended = cluster.status(name, "app")["state"]["terminated"]
+            assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137), ended
+        cluster.apply(pod("stays", [talker("app"), talker("sidecar")], True, **here))
+        make("before", False)
+        cluster.wait_ready("stays")
+        stays = Stays(cluster, "stays").check
+        kubelet = unit.host("pgrep -xo kubelet").stdout
+        with cases.case("node, by socket: enable gives heterocri containerd's socket; kubelet and the containers of the Pod are the same"):
+            unit.node("enable", "--via", "socket", "--ready-within", "120")
+            assert unit.words("containerd")[-2:] == ["--address", "/run/containerd/containerd-host.sock"], unit.words("containerd")
+            assert unit.words("heterocri")[-4:] == ["--listen", CONTAINERD, "--host-socket", "/run/containerd/containerd-host.sock"], unit.words("heterocri")
+            assert unit.host("pgrep -xo kubelet").stdout == kubelet
+            stays()
+            done = unit.node("check", "--via", "socket", check=False)
+            assert done.returncode == 0, done
+        with cases.case("node, by socket: of a container that was there before kubelet still hears that it ran out of memory"):
+            ends_for_memory("before")
+        with cases.case("node, by socket: a new split Pod is split, and while it runs disable refuses"):
+            make("new", True)
+            assert cluster.place("dpu", "ctr", "-n", "k8s.io", "containers", "ls", "-q",
+                                 'labels."io.kubernetes.pod.name"==new,labels."io.kubernetes.container.name"==sidecar').stdout.split()
+            done = unit.node("disable", "--via", "socket", check=False)
+            assert done.returncode != 0 and "split Pods run" in done.stderr, done
+            cluster.delete("pod", "new")
+        make("meanwhile", False)
+        with cases.case("node, by socket: disable gives containerd its socket back; the Pod goes on"):
+            wait_for("the split Pod's sandbox is gone", lambda: unit.node("disable", "--via", "socket", "--ready-within", "120", check=False).returncode == 0, 200, every=2)
+            assert "--address" not in unit.words("containerd"), unit.words("containerd")
+            stays()
+        with cases.case("node, by socket: and of a container that was made meanwhile as well"):
+            ends_for_memory("meanwhile")
+        with cases.case("node, by socket: when heterocri does not come, the Node is put back, and the Pod goes on"):
+            unit.host(f"cp {ROOT}/bin/systemctl {ROOT}/bin/systemctl.real && printf '#!/bin/sh\\n[ \"$1 $2\" = \"start heterocri.service\" ] && "
+                      f"[ -e {ROOT}/etc/systemd/system/containerd.service.d/90-heterok8s.conf ] && exit 0\\n"
+                      f"exec {ROOT}/bin/systemctl.real \"$@\"\\n' > {ROOT}/bin/systemctl")
+            done = unit.node("enable", "--via", "socket", "--ready-within", "60", check=False)
+            assert done.returncode != 0 and "was put back as it was, and is Ready" in done.stderr, done
+            assert unit.host("pgrep -xo kubelet").stdout == kubelet
+            stays()
+        cluster.delete("pod", "stays", "before", "meanwhile", "--grace-period=0", "--force")

@@ -26,6 +26,10 @@ std::string Rfc3339(milliseconds since_1970) {
   return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(since_1970.count() / 1000));
 }
 
+// Where containerd's shims tell of events, OOM kills among them: each where its containerd was when it began. So what
+// was begun before a switch finds it by a link; containerd itself puts its own socket in the place of a link.
+std::string Events(const std::string& socket) { return socket + ".ttrpc"; }
+
 std::string ThisMachine() {
   char name[256] = {};
   gethostname(name, sizeof(name) - 1);
@@ -46,12 +50,12 @@ std::vector<std::string> NodeSwitch::Paths() const {
 
 absl::StatusOr<std::vector<NodeSwitch::File>> NodeSwitch::Wanted() {
   std::vector<File> files;
-  auto add = [&](const std::string& unit, const std::string& arguments,
-                 std::vector<std::string> lines) -> absl::Status {
+  auto add = [&](const std::string& unit, const std::string& arguments, std::vector<std::string> lines,
+                 std::vector<std::string> service_lines = {}) -> absl::Status {
     HK_ASSIGN_OR_RETURN(std::string cat, machine_.Systemctl({"cat", unit}));
     absl::StatusOr<std::string> command = ExecStartOf(cat, DropInPath(unit));
     HK_RETURN_IF_ERROR(Annotate(command.status(), unit));
-    files.push_back({DropInPath(unit), DropIn(*command, arguments, lines)});
+    files.push_back({DropInPath(unit), DropIn(*command, arguments, lines, service_lines)});
     return absl::OkStatus();
   };
   if (options_.via == Via::kKubelet) {
@@ -59,7 +63,9 @@ absl::StatusOr<std::vector<NodeSwitch::File>> NodeSwitch::Wanted() {
                            fmt::format("--container-runtime-endpoint=unix://{}", options_.router_socket),
                            {"Wants=" + options_.router_unit, "After=" + options_.router_unit}));
   } else {
-    HK_RETURN_IF_ERROR(add(options_.runtime_unit, "--address " + options_.moved_socket, {}));
+    HK_RETURN_IF_ERROR(add(options_.runtime_unit, "--address " + options_.moved_socket, {},
+                           {fmt::format("ExecStartPost=/bin/ln -sfn {} {}", Events(options_.moved_socket),
+                                        Events(options_.runtime_socket))}));
     HK_RETURN_IF_ERROR(add(options_.router_unit,
                            fmt::format("--listen {} --host-socket {}", options_.runtime_socket, options_.moved_socket),
                            {"After=" + options_.runtime_unit}));
@@ -91,16 +97,36 @@ absl::Status NodeSwitch::Apply(const std::vector<File>& wanted) {
 
 absl::Status NodeSwitch::TakeAway() {
   for (const std::string& path : Paths()) HK_RETURN_IF_ERROR(machine_.Remove(path));
-  return Restart();
+  HK_RETURN_IF_ERROR(Restart());
+  if (options_.via == Via::kKubelet) return absl::OkStatus();
+  return machine_.Run({"ln", "-sfn", Events(options_.runtime_socket), Events(options_.moved_socket)}).status();
 }
 
 // A timer of systemd's that puts the Node back, for a shell that is lost with this program in it.
 void NodeSwitch::ArmNet() {
   if (options_.own_program.empty()) return;
   auto seconds = options_.ready_within.count() * 2 + 30;
-  auto armed = machine_.Run({"systemd-run", fmt::format("--unit={}", kNetUnit), fmt::format("--on-active={}", seconds),
-                             options_.own_program, "node", "disable", "--force", "--via",
-                             options_.via == Via::kKubelet ? "kubelet" : "socket"});
+  auto armed = machine_.Run({"systemd-run",
+                             fmt::format("--unit={}", kNetUnit),
+                             fmt::format("--on-active={}", seconds),
+                             options_.own_program,
+                             "node",
+                             "disable",
+                             "--force",
+                             "--via",
+                             options_.via == Via::kKubelet ? "kubelet" : "socket",
+                             "--kubelet-unit",
+                             options_.kubelet_unit,
+                             "--runtime-unit",
+                             options_.runtime_unit,
+                             "--runtime-socket",
+                             options_.runtime_socket,
+                             "--node-name",
+                             options_.node_name,
+                             "--kubeconfig",
+                             options_.kubeconfig,
+                             "--healthz-port",
+                             std::to_string(options_.healthz_port)});
   if (!armed.ok()) say_(fmt::format("no timer that would put the Node back without us: {}", Message(armed.status())));
 }
 

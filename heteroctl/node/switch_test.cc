@@ -51,12 +51,17 @@ class ScriptedMachine final : public Machine {
   absl::StatusOr<std::string> Systemctl(const std::vector<std::string>& arguments) override {
     log.push_back(fmt::format("{}", fmt::join(arguments, " ")));
     if (arguments[0] == "cat") return Cat(arguments[1]);
-    if (arguments[0] == "restart" && arguments[1] == "kubelet.service") started_ = now_;
+    if (arguments[0] == "restart" && arguments[1] != "containerd.service") started_ = now_;
     return "";
   }
   absl::StatusOr<std::string> Run(const std::vector<std::string>& argv) override {
     if (argv[0] == "systemd-run") {
       log.push_back("net");
+      net = fmt::format("{}", fmt::join(argv, " "));
+      return "";
+    }
+    if (argv[0] == "ln") {
+      log.push_back(fmt::format("{}", fmt::join(argv, " ")));
       return "";
     }
     const bool ready = Likes() && now_ - started_ >= ready_after;
@@ -89,6 +94,7 @@ class ScriptedMachine final : public Machine {
   milliseconds ready_after{5000};
   int split_pods = 0;
   std::vector<std::string> log;
+  std::string net;  // what systemd would run
   Folder folder;
 
  private:
@@ -174,11 +180,29 @@ TEST_CASE("enable points kubelet at heterocri with its own arguments kept, and d
   CHECK(node.machine.log.empty());
 }
 
+TEST_CASE("the net of systemd does for this Node what we would do, also when it has names of its own") {
+  Node node;
+  node.options.kubelet_unit = "k3s.service";
+  node.options.kubeconfig = "/etc/k3s/kubelet.kubeconfig";
+  node.options.healthz_port = 10300;
+  node.machine.units["k3s.service"] = kKubeadm;
+  REQUIRE_OK(node.Enable());
+
+  CHECK(node.machine.net.find("/usr/bin/heteroctl node disable --force --via kubelet --kubelet-unit k3s.service "
+                              "--runtime-unit containerd.service --runtime-socket /run/containerd/containerd.sock "
+                              "--node-name n1 --kubeconfig /etc/k3s/kubelet.kubeconfig --healthz-port 10300") !=
+        std::string::npos);
+}
+
 TEST_CASE("by socket: containerd moves, heterocri takes its place, kubelet is not touched") {
   Node node(Via::kSocket);
   REQUIRE_OK(node.Enable());
 
   CHECK(node.machine.Read(kRuntimeDropIn)->find("--address /run/containerd/containerd-host.sock") != std::string::npos);
+  // Shims that began before tell their events where they always did, and those that began meanwhile afterwards.
+  CHECK(node.machine.Read(kRuntimeDropIn)
+            ->find("ExecStartPost=/bin/ln -sfn /run/containerd/containerd-host.sock.ttrpc "
+                   "/run/containerd/containerd.sock.ttrpc\n") != std::string::npos);
   CHECK(node.machine.Read(kRouterDropIn)
             ->find("--listen /run/containerd/containerd.sock --host-socket /run/containerd/containerd-host.sock") !=
         std::string::npos);
@@ -191,6 +215,8 @@ TEST_CASE("by socket: containerd moves, heterocri takes its place, kubelet is no
   REQUIRE_OK(node.Disable());
   CHECK(!node.machine.Read(kRuntimeDropIn).ok());
   CHECK(!node.machine.Read(kRouterDropIn).ok());
+  CHECK(at("restart containerd.service") <
+        at("ln -sfn /run/containerd/containerd.sock.ttrpc /run/containerd/containerd-host.sock.ttrpc"));
 }
 
 TEST_CASE("a Node that is not Ready in time is put back as it was, and the error says so") {

@@ -40,12 +40,14 @@ absl::StatusOr<std::string> ExecStartOf(const std::string& cat, const std::strin
   return command;
 }
 
-std::string DropIn(const std::string& command, const std::string& arguments,
-                   const std::vector<std::string>& unit_lines) {
+std::string DropIn(const std::string& command, const std::string& arguments, const std::vector<std::string>& unit_lines,
+                   const std::vector<std::string>& service_lines) {
   std::string text = "# Made by `heteroctl node enable`; `heteroctl node disable` takes it away.\n";
   if (!unit_lines.empty()) text += "[Unit]\n";
   for (const std::string& line : unit_lines) text += line + "\n";
-  return text + fmt::format("[Service]\nExecStart=\nExecStart={} {}\n", command, arguments);
+  text += fmt::format("[Service]\nExecStart=\nExecStart={} {}\n", command, arguments);
+  for (const std::string& line : service_lines) text += line + "\n";
+  return text;
 }
 
 }  // namespace heterok8s::ctl

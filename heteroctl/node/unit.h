@@ -20,8 +20,8 @@ namespace heterok8s::ctl {
 // empty ExecStart= forgets what came before (systemd.service(5)).
 absl::StatusOr<std::string> ExecStartOf(const std::string& cat, const std::string& without);
 
-// `command` with `arguments` after it; `unit_lines` go to [Unit].
-std::string DropIn(const std::string& command, const std::string& arguments,
-                   const std::vector<std::string>& unit_lines);
+// `command` with `arguments` after it; `unit_lines` go to [Unit], `service_lines` to [Service].
+std::string DropIn(const std::string& command, const std::string& arguments, const std::vector<std::string>& unit_lines,
+                   const std::vector<std::string>& service_lines = {});
 
 }  // namespace heterok8s::ctl
