@@ -1,4 +1,4 @@
-"""Services: a client in every place reaches a server in every place by its ClusterIP and its NodePort."""
+"""Services: a client in every place reaches a server in every place by its ClusterIP and its NodePort, and by its hostPort."""
 import itertools
 
 from cluster import KINDS, container, pod, wait_for
@@ -6,10 +6,12 @@ from cluster import KINDS, container, pod, wait_for
 SERVE = "mkdir -p /tmp/www; echo $WHO > /tmp/www/index.html; exec httpd -f -p {port} -h /tmp/www"
 GET = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 80 | tail -n 1"
 PORTS = {"app": 8101, "sidecar": 8102}
+HOST_PORTS = {kind: {which: 18000 + 100 * number + port % 100 for which, port in PORTS.items()} for number, kind in enumerate(KINDS)}
 
 
-def server(who, which):
+def server(who, which, host_port):
     return container(which, SERVE.format(port=PORTS[which]), env=[{"name": "WHO", "value": f"{which} of {who}"}],
+                     ports=[{"containerPort": PORTS[which], "hostPort": host_port}],
                      readinessProbe={"tcpSocket": {"port": PORTS[which]}, "periodSeconds": 1})
 
 
@@ -22,7 +24,7 @@ def make(cluster):
         services = [{"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{which}-{who}", "labels": {"app": "serves"}},
                      "spec": {"type": "NodePort", "selector": {"who": who}, "ports": [{"port": 80, "targetPort": port}]}}
                     for which, port in PORTS.items()]
-        cluster.apply(pod(pods[who], [server(who, which) for which in PORTS], split, {"app": "serves", "who": who}, nodeName=node),
+        cluster.apply(pod(pods[who], [server(who, which, HOST_PORTS[kind][which]) for which in PORTS], split, {"app": "serves", "who": who}, nodeName=node),
                       *services)
     cluster.wait_ready(*pods.values())
     specs = {f"{which} of {who}": cluster.get("service", f"{which}-{who}")["spec"] for who in pods for which in PORTS}
@@ -45,4 +47,10 @@ def run(cluster, cases):
             for node in cluster.get("nodes")["items"]:
                 url = f"http://{node['status']['addresses'][0]['address']}:{spec['ports'][0]['nodePort']}/"
                 reach(what, lambda u=url: cluster.place("client", "curl", "-s", "-m", "5", u, check=False).stdout)
+    for (number, node), (kind, which) in itertools.product(enumerate(cluster.node_names(), 1), itertools.product(KINDS, PORTS)):
+        what = f"{which} of {kind}-{number}"
+        with cases.case(f"from outside {what} is reached by its hostPort"):
+            address = cluster.get("node", node)["status"]["addresses"][0]["address"]
+            url = f"http://{address}:{HOST_PORTS[kind][which]}/"
+            reach(what, lambda u=url: cluster.place("client", "curl", "-s", "-m", "5", u, check=False).stdout)
     cluster.delete("pod,service", "-l", "app=serves", timeout=30)
