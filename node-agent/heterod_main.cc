@@ -2,7 +2,6 @@
 //
 // Exit code: 0 after a signal, 1 when it cannot start (stderr says why), 2 for wrong usage.
 #include <fmt/format.h>
-#include <grpc/support/log.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
@@ -13,6 +12,7 @@
 #include "common/fault/fault.h"
 #include "common/sys/heap.h"
 #include "common/sys/notify.h"
+#include "common/tls/grpc_log.h"
 #include "common/version/version.h"
 #include "node-agent/heterod.h"
 #include "node-agent/start.h"
@@ -23,15 +23,6 @@ namespace {
 int Fail(const absl::Status& status) {
   spdlog::critical("{}", ToString(status));
   return 1;
-}
-
-// gRPC tells of refused handshakes (an expired certificate, a foreign CA) only by its own log.
-void LogOfGrpc(gpr_log_func_args* args) {
-  if (args->severity == GPR_LOG_SEVERITY_ERROR) {
-    spdlog::warn("grpc: {}", args->message);
-  } else {
-    spdlog::debug("grpc: {}", args->message);
-  }
 }
 
 // Often enough that what a burst of Pods took is back before anybody looks; a look costs some microseconds.
@@ -77,7 +68,7 @@ int Main(int argc, char** argv) {
   if (!config.ok()) return Fail(config.status());
   spdlog::set_level(spdlog::level::from_str(config->log_level));
   spdlog::flush_on(spdlog::level::info);
-  gpr_set_log_function(LogOfGrpc);
+  tls::TakeGrpcLog();
   if (check_only) {
     if (absl::Status checked = CheckConfig(*config); !checked.ok()) return Fail(checked);
     fmt::print("{}: ok\n", config_path);

@@ -8,8 +8,11 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <thread>
+#include <utility>
 
+#include "common/sys/file.h"
 #include "common/testing/matchers.h"
+#include "common/tls/grpc_log.h"
 #include "common/tls/pki.h"
 #include "proto/heterok8s/v1/peer.grpc.pb.h"
 
@@ -73,6 +76,21 @@ Answer Call(int port, const Files& files, Role server_role = Role::kDpu) {
   v1::HeartbeatReply reply;
   const grpc::Status status = stub->Heartbeat(&context, {}, &reply);
   return {status, reply.boot_id()};
+}
+
+grpc::Status CallAs(int port, const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  auto stub = v1::Peer::NewStub(grpc::CreateChannel("127.0.0.1:" + std::to_string(port), credentials));
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  v1::HeartbeatReply reply;
+  return stub->Heartbeat(&context, {}, &reply);
+}
+
+// Trusts the server, and shows nothing of its own.
+std::shared_ptr<grpc::ChannelCredentials> WithoutCertificate(const Files& files) {
+  absl::StatusOr<std::string> authority = sys::ReadFile(files.ca);
+  REQUIRE_OK(authority);
+  return grpc::SslCredentials({.pem_root_certs = *authority});
 }
 
 std::string SerialOfServer(int port, const Files& files) {
@@ -148,12 +166,34 @@ TEST_CASE("a client does not talk to a server of the wrong role") {
 TEST_CASE("a client without a certificate gets nothing") {
   TempPki pki;
   TestServer server(pki.For("dpu"));
-  auto channel = grpc::CreateChannel("127.0.0.1:" + std::to_string(server.port), grpc::InsecureChannelCredentials());
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
-  v1::HeartbeatReply reply;
 
-  CHECK_FALSE(v1::Peer::NewStub(channel)->Heartbeat(&context, {}, &reply).ok());
+  CHECK_FALSE(CallAs(server.port, grpc::InsecureChannelCredentials()).ok());
+  CHECK_FALSE(CallAs(server.port, WithoutCertificate(pki.For("host"))).ok());
+}
+
+TEST_CASE("whoever does not get through the handshake is counted") {
+  TakeGrpcLog();
+  TempPki ours, theirs;
+  TestServer server(ours.For("dpu"));
+  uint64_t before = FailedHandshakes();
+  // The client may have its answer first: by TLS 1.3 its own end of the handshake is done before the server's.
+  const auto one_more = [&] {
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (FailedHandshakes() == before && std::chrono::steady_clock::now() < give_up) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    const uint64_t last = std::exchange(before, FailedHandshakes());
+    return before > last;
+  };
+
+  CHECK(Call(server.port, ours.For("host")).status.ok());
+  CHECK(FailedHandshakes() == before);
+  CHECK_FALSE(CallAs(server.port, grpc::InsecureChannelCredentials()).ok());
+  CHECK(one_more());
+  CHECK_FALSE(CallAs(server.port, WithoutCertificate(ours.For("host"))).ok());
+  CHECK(one_more());
+  CHECK_FALSE(Call(server.port, theirs.For("host")).status.ok());
+  CHECK(one_more());
 }
 
 TEST_CASE("files that cannot work are refused before anything listens, without showing a key") {

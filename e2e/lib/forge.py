@@ -3,6 +3,7 @@
 
   forge.py udp SRC DST SPORT DPORT [COUNT]     raw IP over the Pod's interface, addresses of one family as given
   forge.py tls HOST PORT [CERT KEY]            a TLS client that speaks HTTP/2; prints what became of it
+  forge.py plain HOST PORT                     the same without TLS
 """
 import json
 import socket
@@ -55,6 +56,28 @@ def send_udp(src, dst, sport, dport, count="20"):
     print(json.dumps({"sent": int(count)}))
 
 
+# The beginning of a connection: the client's preface and empty SETTINGS. A server that serves answers by SETTINGS.
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+SETTINGS = 4
+
+
+def hello(connection):
+    connection.settimeout(3)
+    connection.sendall(HELLO)
+    # TLS 1.3: the server's verdict on the client's certificate comes with the first read.
+    data = connection.recv(64)
+    accepted = len(data) >= 9 and data[3] == SETTINGS  # and no TLS alert
+    print(json.dumps({"accepted": accepted, "error": "" if accepted else f"answered {data!r}" if data else "closed"}))
+
+
+def plain(host, port):
+    try:
+        with socket.create_connection((host, int(port)), 3) as connection:
+            hello(connection)
+    except OSError as error:
+        print(json.dumps({"accepted": False, "error": str(error)}))
+
+
 def tls(host, port, cert=None, key=None):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -63,14 +86,10 @@ def tls(host, port, cert=None, key=None):
         context.load_cert_chain(cert, key)
     try:
         with socket.create_connection((host, int(port)), 3) as plain, context.wrap_socket(plain) as wrapped:
-            wrapped.settimeout(3)
-            wrapped.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
-            # TLS 1.3: the server's verdict on the client's certificate comes with the first read.
-            data = wrapped.recv(64)
-            print(json.dumps({"accepted": bool(data), "error": "" if data else "closed"}))
+            hello(wrapped)
     except OSError as error:
         print(json.dumps({"accepted": False, "error": str(error)}))
 
 
 if __name__ == "__main__":
-    {"udp": send_udp, "tls": tls}[sys.argv[1]](*sys.argv[2:])
+    {"udp": send_udp, "tls": tls, "plain": plain}[sys.argv[1]](*sys.argv[2:])

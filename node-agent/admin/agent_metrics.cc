@@ -3,6 +3,7 @@
 #include "common/metrics/process.h"
 #include "common/sys/file.h"
 #include "common/tls/certificate.h"
+#include "common/tls/grpc_log.h"
 
 namespace heterok8s::admin {
 namespace {
@@ -53,6 +54,8 @@ void ReadRefusals(const AdminParts& parts, metrics::Samples& samples) {
                   static_cast<double>(parts.refusals->no_identity()), {{"reason", "no_identity"}});
   samples.Counter("heterod_refused_calls_total", "", static_cast<double>(parts.refusals->not_allowed()),
                   {{"reason", "not_allowed"}});
+  samples.Counter("heterod_refused_calls_total", "", static_cast<double>(tls::FailedHandshakes()),
+                  {{"reason", "handshake"}});
 }
 
 void ReadPorts(const AdminParts& parts, metrics::Samples& samples) {

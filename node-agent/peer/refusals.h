@@ -1,7 +1,7 @@
 // How many calls were refused because of who called.
 //
-// Purpose: a number beside the log lines, for alerts. Only calls that reached us count: gRPC 1.51 has no hook for a TLS
-// handshake that failed, so of a stranger without a certificate of our authority only the log tells.
+// Purpose: a number beside the log lines, for alerts. Only calls that reached us count; a stranger without a
+// certificate of our authority ends in the handshake (common/tls/grpc_log.h).
 // Threading: thread-safe. Ownership: outlives the servers that count in it. Errors: none.
 //
 //   Refusals refusals;
