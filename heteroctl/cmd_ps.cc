@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "heteroctl/cmd_pods.h"
 #include "heteroctl/pod/runner.h"
@@ -79,8 +80,10 @@ absl::StatusOr<std::vector<Row>> Collect(CriClient& cri) {
 
 absl::StatusOr<int> Ps(Context& context) {
   HK_ASSIGN_OR_RETURN(Endpoints endpoints, FindEndpoints(context.endpoint_flags));
+  std::optional<Progress> progress(std::in_place, context.output, "asking for Pods and containers");
   HK_ASSIGN_OR_RETURN(std::unique_ptr<CriClient> cri, CriClient::Connect(endpoints.cri));
   HK_ASSIGN_OR_RETURN(std::vector<Row> rows, Collect(*cri));
+  progress.reset();
   if (context.output.json()) {
     nlohmann::json list = nlohmann::json::array();
     for (const Row& row : rows) {

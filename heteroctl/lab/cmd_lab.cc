@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 
 #include "heteroctl/lab/cluster.h"
 #include "heteroctl/lab/control.h"
@@ -156,6 +157,7 @@ void RegisterDown(CLI::App& parent, Context& context) {
       absl::Status first;
       std::vector<std::string> removed;
       for (const std::string& each : names) {
+        Progress progress(context.output, fmt::format("lab '{}': removing it", each));
         absl::Status status = lab::DownCluster({each});
         first.Update(status);
         if (status.ok()) removed.push_back(each);
@@ -278,8 +280,11 @@ void RegisterControl(CLI::App& parent, Context& context, const std::string& act,
                                   .hold = flags->hold,
                                   .env = flags->env};
       if (!flags->signal.empty()) request.signal = std::atoi(flags->signal.c_str());
+      std::optional<Progress> progress(std::in_place, context.output,
+                                       fmt::format("{} on the {}: {}", flags->daemon, flags->pu, act));
       HK_ASSIGN_OR_RETURN(auto states,
                           lab::Ask(Named(context, flags->name).Control(pu), request, std::chrono::seconds(15)));
+      progress.reset();
       for (const lab::DaemonState& state : states) {
         if (state.name != flags->daemon) continue;
         const std::string word = state.pid > 0 ? "running" : state.held ? "held" : "starting";
