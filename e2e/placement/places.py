@@ -104,6 +104,13 @@ def all_kinds(cases, lab):
         done = lab.ctl("run", "-", stdin=manifest("unknown-name", pair(), offload="proxy,nobody"))
         lab.ctl("rm", "unknown-name")
         assert "warning:" in done.stderr and "nobody" in done.stderr, done.stderr
+    with cases.case("probes and hooks, which nobody runs here, are warnings by their names"):
+        ignored = {"livenessProbe": {"exec": {"command": ["/bin/false"]}}, "readinessProbe": {"tcpSocket": {"port": 1}},
+                   "startupProbe": {"httpGet": {"port": 1}}, "lifecycle": {"preStop": {"exec": {"command": ["/bin/true"]}}}}
+        done = lab.ctl("run", "-", stdin=manifest("probed", [container("app", **ignored), container("proxy")], offload="proxy"))
+        lab.ctl("rm", "probed")
+        for field in ignored:
+            assert f"warning: spec.containers[0].{field}: has no effect here" in done.stderr, done.stderr
 
 
 def data(cases, lab):
