@@ -95,9 +95,10 @@ absl::StatusOr<PrepareReply> DpuEngine::Prepare(const PrepareRequest& request) {
       .netns_path = row.netns_path, .uplink_mac = begun->uplink.mac, .twin = row.mode == ledger::Mode::kTwin};
   if (repeated) {
     HK_RETURN_IF_ERROR(Annotate(FinishHalf(row, details, *std::move(begun)), fmt::format("Pod {}", row.pod_key)));
+    return reply;
   }
   std::move(undo).Cancel();
-  if (!repeated) FinishLater(std::move(guard), std::move(row), std::move(details), *std::move(begun));
+  FinishLater(std::move(guard), std::move(row), std::move(details), *std::move(begun));
   return reply;
 }
 
