@@ -138,7 +138,7 @@ absl::Status Heterod::Parts::OpenKernel() {
                                       [this](const ports::PortChange& change) { sync.LocalChange(change); }));
   HK_RETURN_IF_ERROR(LeavePlaceholders());
   synced_ports = std::make_unique<peer::SyncedPorts>(*ports, sync);
-  HK_ASSIGN_OR_RETURN(podnet, podnet::NewKernelPodNet({.instance = config.instance}));
+  HK_ASSIGN_OR_RETURN(podnet, podnet::NewKernelPodNet({.instance = config.instance, .link_range = config.link_range}));
   HK_RETURN_IF_ERROR(podnet->PrepareRoot());
   uplink_mtu.Start();
   HK_ASSIGN_OR_RETURN(

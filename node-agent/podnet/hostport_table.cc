@@ -123,7 +123,7 @@ const std::vector<std::string>& HostPortSets() {
   return names;
 }
 
-std::string HostPortTableScript(const std::string& table) {
+std::string HostPortTableScript(const std::string& table, const std::optional<IpPrefix>& link_range) {
   std::string script = fmt::format("add table {}\n", table);
   auto declare = [&](const std::string& what) { script += fmt::format("add {}\n", what); };
   for (Family family : kFamilies) {
@@ -139,7 +139,9 @@ std::string HostPortTableScript(const std::string& table) {
     declare(fmt::format("set {} masq{} {{ type {}; }}", table, digit, type));
     declare(fmt::format("set {0} inside{1} {{ type {2} . {2}; flags interval; }}", table, digit, type));
   }
-  for (const char* counter : {"martian", "spoofed"}) declare(fmt::format("counter {} {}", table, counter));
+  for (const char* counter : {"martian", "spoofed", "link_address"}) {
+    declare(fmt::format("counter {} {}", table, counter));
+  }
   declare(fmt::format("chain {} guard {{ type filter hook prerouting priority raw; }}", table));
   declare(fmt::format("chain {} prerouting {{ type nat hook prerouting priority -100; }}", table));
   declare(fmt::format("chain {} output {{ type nat hook output priority -100; }}", table));
@@ -158,6 +160,12 @@ std::string HostPortTableScript(const std::string& table) {
   rule("guard iifname \"hku*\" ip6 saddr :: accept");
   rule("guard iifname \"hku*\" ip6 saddr fe80::/10 accept");
   rule("guard iifname \"hku*\" fib saddr . iif oif missing counter name spoofed drop");
+  // Link addresses have no route here; by the default route they would leave the Node.
+  if (link_range.has_value()) {
+    rule(fmt::format("guard iifname \"hku*\" ip daddr {} counter name link_address drop", link_range->ToString()));
+    rule(fmt::format("guard iifname \"hku*\" ip6 daddr {} counter name link_address drop",
+                     LinkAddresses::RangeV6().ToString()));
+  }
   rule("prerouting dnat ip to ip daddr . meta l4proto . th dport map @far4");
   rule("prerouting dnat ip6 to ip6 daddr . meta l4proto . th dport map @far6");
   rule("prerouting fib daddr type local goto ports");

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,8 @@ using HostPortElements = std::map<std::string, std::vector<netfilter::NftElement
 // Names of all sets and maps of the table.
 const std::vector<std::string>& HostPortSets();
 
-std::string HostPortTableScript(const std::string& table);
+// `link_range`: see Options.
+std::string HostPortTableScript(const std::string& table, const std::optional<IpPrefix>& link_range);
 
 struct HostPortChange {
   std::string script;              // empty: nothing to do

@@ -13,7 +13,9 @@ TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet 
   UniqueFd secret = Listen(n.node, Protocol::kUdp, At("127.0.0.1", 2000));
   REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}));
 
-  SendForged(n.a.ns, "eth0", GatewayMac(n.a), *IpAddress::Parse("10.88.0.5"), *IpAddress::Parse("127.0.0.1"));
+  const std::string gateway = GatewayMac(n.a);
+  SplitPodTopology::AwaitUp(n.a.ns, "eth0");
+  SendForged(n.a.ns, "eth0", gateway, *IpAddress::Parse("10.88.0.5"), *IpAddress::Parse("127.0.0.1"));
 
   CHECK(Soon([&] {
     return SplitPodTopology::Sh(n.node, "nft list counter inet heterok8s_test martian").find("packets 1 ") !=
@@ -21,7 +23,7 @@ TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet 
   }));
 }
 
-TEST_CASE("a Pod sends from its own addresses only, in both families; what it forges is dropped and counted") {
+TEST_CASE("a Pod sends from its own addresses only, and to no link's; what it forges is dropped and counted") {
   Node n;
   n.AddPods();
   struct Case {
@@ -39,6 +41,9 @@ TEST_CASE("a Pod sends from its own addresses only, in both families; what it fo
       {"the Node's, IPv6", "2001:db8::1", "2001:db8::9"},
       {"nobody's, IPv4", "203.0.113.7", "192.0.2.9"},
       {"nobody's, IPv6", "2001:db8:ffff::7", "2001:db8::9"},
+      {"its own, to a link address, IPv4", "10.88.0.5", "169.254.64.5"},
+      {"its own, to a link address, IPv6", "fd00:88::5", "fd68:6b38:7338::a9fe:4005"},
+      {"its own, to a link-local address that is no link's", "10.88.0.5", "169.254.20.10", true},
       {"the unspecified one, to a neighbour", "::", "ff02::1", true},
       {"a link-local one, to a neighbour", "fe80::1234", "ff02::1", true},
   };
@@ -50,7 +55,7 @@ TEST_CASE("a Pod sends from its own addresses only, in both families; what it fo
       HK_ASSIGN_OR_RETURN(refused, ReadRefusedInRoot(kInstance));
       return absl::OkStatus();
     });
-    return refused["spoofed"];
+    return refused["spoofed"] + refused["link_address"];
   };
   for (const Case& c : cases) {
     INFO(c.what);

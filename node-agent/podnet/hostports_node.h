@@ -33,6 +33,7 @@ using sys::NetnsRef;
 using sys::UniqueFd;
 
 inline constexpr char kInstance[] = "test";
+inline const IpPrefix kLinkRange = *IpPrefix::Parse("169.254.64.0/18");
 
 inline NetnsRef MakeNetns(const char* name) {
   static int number = 0;
@@ -60,7 +61,7 @@ struct Node {
                                               node.path()));
     SplitPodTopology::AwaitUp(outside, "o");
     InNode([&] { return EnableForwarding(); });
-    InNode([&] { return PrepareHostPorts(kInstance); });
+    InNode([&] { return PrepareHostPorts(kInstance, kLinkRange); });
   }
   ~Node() {
     for (const NetnsRef* ns : {&outside, &node, &a.ns, &b.ns}) (void)sys::DeleteNetns(ns->path());

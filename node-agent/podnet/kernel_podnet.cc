@@ -17,7 +17,7 @@ absl::Status KernelPodNet::InRoot(const std::function<absl::Status()>& fn) const
 absl::Status KernelPodNet::PrepareRoot() {
   return InRoot([&]() -> absl::Status {
     HK_RETURN_IF_ERROR(EnableForwarding());
-    return PrepareHostPorts(options_.instance);
+    return PrepareHostPorts(options_.instance, options_.link_range);
   });
 }
 

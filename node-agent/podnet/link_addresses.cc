@@ -11,6 +11,8 @@ IpAddress LinkAddresses::ToV6(const IpAddress& v4) {
   return v6;
 }
 
+IpPrefix LinkAddresses::RangeV6() { return {ToV6({.family = Family::kV4}), 48}; }
+
 IpAddress LinkAddresses::Localhost(Family family) {
   const IpAddress v4 = IpAddress::V4(0xa9fed502);  // 169.254.213.2: a9fe + d502 = 7f00 + 0001, in ones' complement
   if (family == Family::kV4) return v4;

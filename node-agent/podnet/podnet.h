@@ -67,6 +67,7 @@ struct LinkAddresses {
   IpAddress host_localhost, dpu_localhost, host_pod, dpu_pod;  // IPv4
   // fd68:6b38:7338::<v4 as two groups>, e.g. 169.254.64.4 -> fd68:6b38:7338::a9fe:4004
   static IpAddress ToV6(const IpAddress& v4);
+  static IpPrefix RangeV6();  // fd68:6b38:7338::/48: nobody else's
 
   // What 127.0.0.1 (::1) as a source is called on the link, in both directions: a socket that a program bound to
   // localhost sends from there. The same in every Pod, because it never leaves the Pod's link. Its 16-bit words add up
@@ -164,7 +165,8 @@ class PodNet {
 };
 
 struct Options {
-  std::string instance;  // see OwnerTag
+  std::string instance;                // see OwnerTag
+  std::optional<IpPrefix> link_range;  // of all LinkSpec::link (IPv4); in the root namespace no Pod may send there
 };
 // Works in the network namespace of the calling thread at creation (this PU's root namespace).
 absl::StatusOr<std::unique_ptr<PodNet>> NewKernelPodNet(Options options);
