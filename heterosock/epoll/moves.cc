@@ -54,10 +54,20 @@ void EpollForgetBell(uint32_t slot) {
   }
 }
 
-void EpollForget(uint32_t slot) {
-  if (Slots::Local(slot).items.load() == 0) return;
+void EpollForget(uint32_t slot, bool last) {
+  LocalChannel& channel = Slots::Local(slot);
+  if (channel.items.load() == 0) return;
+  // The agent may hold a socket that was offered for a moment longer, and with it the kernel's registrations.
+  const bool offered = Slots::Get(slot).phase.load() != Phase::kTcp;
   const PoolGuard guard;
-  while (guard && Slots::Local(slot).first_item.load() != kNone) Remove(Slots::Local(slot).first_item.load());
+  while (guard && channel.first_item.load() != kNone) {
+    const uint32_t index = channel.first_item.load();
+    const Item& item = Pool::At(index);
+    const Instance& instance = Pool::InstanceAt(item.instance);
+    if (last && offered && !item.parked && item.registered >= 0 && !instance.inherited)
+      KernelControl(instance, EPOLL_CTL_DEL, item.fd, 0, 0);
+    Remove(index);
+  }
 }
 
 void EpollMoveFd(uint32_t slot, int closing, int other) {

@@ -41,9 +41,9 @@ int EpollAdopt(uint32_t number, int epfd, epoll_event* events, int n, int max);
 // Attach: false when some registration cannot be kept up outside the kernel; the connection must not arm then.
 bool EpollAttach(uint32_t slot);
 void EpollConvert(uint32_t slot);
-void EpollPoke(uint32_t slot);  // its bell was emptied by somebody else: every set looks again
-void EpollForget(uint32_t slot);
-void EpollForgetBell(uint32_t slot);  // the channel goes, the registrations stay
+void EpollPoke(uint32_t slot);               // its bell was emptied by somebody else: every set looks again
+void EpollForget(uint32_t slot, bool last);  // last: the socket is still open, and in no other process
+void EpollForgetBell(uint32_t slot);         // the channel goes, the registrations stay
 void EpollMoveFd(uint32_t slot, int closing, int other);
 
 // For poll() on an epoll descriptor and for nested sets.

@@ -63,7 +63,7 @@ int Fresh(int fd) {
     if (word.kind() == FdWord::kStream) {
       LocalChannel& channel = Slots::Local(word.index());
       if (channel.fds.fetch_sub(1) == 1) {
-        EpollForget(word.index());
+        EpollForget(word.index(), false);
         LeaveClosed(word.index());
         Slots::Drop(word.index());
       }

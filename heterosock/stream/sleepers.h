@@ -4,6 +4,9 @@
 // Sleepers are known by their thread ids, because one that was killed or cancelled does not say that it woke. The first
 // eight have their places in the slot, the others in a table of all slots that processes related by fork share.
 //
+// A ring wakes all of them, and one finds the bytes. So it is on Linux: readers that block in tcp_recvmsg() wait
+// without WQ_FLAG_EXCLUSIVE (sk_wait_data), and sock_def_readable() wakes every one.
+//
 // Threading: any; the slot's bell_lock is taken inside.
 //
 //   const bool poke = EnterBell(index);

@@ -30,7 +30,7 @@ void Leave(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   if (channel.page == nullptr) {
-    EpollForget(index);
+    EpollForget(index, fd >= 0 && Slots::Alone(slot));
     return;
   }
   const SignalsBlocked quiet;
@@ -48,7 +48,7 @@ void Leave(uint32_t index, int fd) {
     }
     channel.own().wait.flags.fetch_or(layout::kFlagFin | layout::kFlagClosed, std::memory_order_release);
   }
-  EpollForget(index);
+  EpollForget(index, fd >= 0 && alone);
   // Whoever looks at the channel holds one of the two locks; sleepers find the page gone.
   const bool rx = LockReceive(index);
   const bool tx = LockSend(index);
