@@ -12,6 +12,7 @@
 
 #include "common/sys/file.h"
 #include "node-agent/ports/claims.h"
+#include "node-agent/ports/layout.h"
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71  // asm-generic/socket.h, kernel 5.14
@@ -25,6 +26,8 @@ uint64_t Now(clockid_t clock) {
   clock_gettime(clock, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
+
+static_assert(kMostClaimsOfAPod == HK_SHARE_MOST);
 
 absl::StatusOr<uint64_t> CookieHere() {
   sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -91,17 +94,25 @@ void BpfPorts::AdoptLocked() {
     pod.cookie = cookie;
     pod.generation = wire->generation;
     pod.announced = false;
+    // The heterod before may have been told that more has changed, and died before it looked.
+    pod.behind_until_ns = pod.compare_at_ns = Now(CLOCK_MONOTONIC) + HK_WINDOW_NS;
     key_of_cookie_[cookie] = pod.ports.pod_key;
   }
   for (const auto& [key, claim] : kernel_->local.All()) {
     auto name = key_of_cookie_.find(key.netns);
     if (name == key_of_cookie_.end()) {
-      (void)kernel_->local.Erase(key);
-    } else if (claim.sockets > 0) {
-      pods_[name->second].reported[FromWire(key)] = claim.since_ns;
+      (void)kernel_->Order(HK_FORGET_CLAIM, key);
+    } else if (IsOpen(claim)) {
+      pods_[name->second].reported[{static_cast<Protocol>(key.protocol), key.port}][FromWire(key)] = claim.since_ns;
     } else {
-      leftovers_.push_back({key, claim.changed_ns});
+      leftovers_[key] = claim.changed_ns;
     }
+  }
+  for (const auto& [cookie, share] : kernel_->shares.All()) {
+    if (!key_of_cookie_.contains(cookie)) (void)kernel_->Order(HK_DROP_SHARE, {.netns = cookie});
+  }
+  for (const auto& [key, bits] : kernel_->callers.All()) {
+    if (!key_of_cookie_.contains(key.netns)) (void)kernel_->callers.Erase(key);
   }
   for (const auto& [number, claims] : kernel_->remote.All()) {
     auto name = key_of_cookie_.find(number.netns);
@@ -109,7 +120,11 @@ void BpfPorts::AdoptLocked() {
       (void)kernel_->remote.Erase(number);
       continue;
     }
-    pods_[name->second].remote[{static_cast<Protocol>(number.protocol), number.port}] = FromWire(number, claims);
+    Pod& pod = pods_[name->second];
+    std::set<PortKey> keys = FromWire(number, claims);
+    pod.remote_claims += keys.size();
+    pod.remote[{static_cast<Protocol>(number.protocol), number.port}] = std::move(keys);
+    if (pod.remote.size() > HK_SHARE_GUARANTEED) ++remote_burst_;
   }
 }
 
@@ -165,6 +180,7 @@ absl::Status BpfPorts::AddLocked(const PodPorts& ports, const sys::NetnsRef& ns,
         HK_RETURN_IF_ERROR(EraseLinks(*kernel_, *former));
       wire.has_bound_callers = former->has_bound_callers;
     }
+    if (!kernel_->shares.Get(cookie).has_value()) HK_RETURN_IF_ERROR(kernel_->shares.Put(cookie, {}, BPF_NOEXIST));
     HK_RETURN_IF_ERROR(PutLinks(*kernel_, cookie, wire));
     HK_RETURN_IF_ERROR(kernel_->pods.Put(cookie, wire));
     return kernel_->AttachPod(cookie, ns.fd());
@@ -193,8 +209,26 @@ absl::Status BpfPorts::RemoveLocked(const std::string& pod_key) {
     hk_port_key key{.netns = cookie, .port = number.second, .protocol = static_cast<uint8_t>(number.first)};
     HK_RETURN_IF_ERROR(kernel_->remote.Erase(key));
   }
-  for (const auto& [key, claim] : kernel_->local.All()) {
-    if (key.netns == cookie) HK_RETURN_IF_ERROR(kernel_->local.Erase(key));
+  if (pod.remote.size() > HK_SHARE_GUARANTEED) remote_burst_ -= pod.remote.size() - HK_SHARE_GUARANTEED;
+  pod.remote.clear();
+  for (const auto& [number, claims] : pod.reported) {
+    for (const auto& [key, epoch_ns] : claims) HK_RETURN_IF_ERROR(ForgetLocked(ToWire(cookie, key)));
+  }
+  std::vector<hk_claim_key> left;
+  for (const auto& [key, changed_ns] : leftovers_) {
+    if (key.netns == cookie) left.push_back(key);
+  }
+  for (const hk_claim_key& key : left) HK_RETURN_IF_ERROR(ForgetLocked(key));
+  // A walk passes the room of all Pods, so it is made only where the Pod has had what nobody has heard of.
+  const std::optional<hk_share> share = kernel_->shares.Get(cookie);
+  if (share.has_value() && share->used > 0) {
+    for (const auto& [key, claim] : kernel_->local.All()) {
+      if (key.netns == cookie) HK_RETURN_IF_ERROR(ForgetLocked(key));
+    }
+  }
+  HK_RETURN_IF_ERROR(kernel_->Order(HK_DROP_SHARE, {.netns = cookie}).status());
+  for (int first = 0; share.has_value() && share->callers > 0 && first < 65536 / HK_CALLER_PORTS; ++first) {
+    HK_RETURN_IF_ERROR(kernel_->callers.Erase({.netns = cookie, .first = static_cast<uint16_t>(first)}));
   }
   HK_RETURN_IF_ERROR(kernel_->pod_names.Erase(cookie));
   key_of_cookie_.erase(cookie);
@@ -209,80 +243,148 @@ std::vector<std::string> BpfPorts::ListPods() const {
   return keys;
 }
 
-absl::Status BpfPorts::PutRemoteLocked(Pod& pod, PortNumber number, std::vector<PortKey> claims) {
+absl::Status BpfPorts::ForgetLocked(const hk_claim_key& key) {
+  leftovers_.erase(key);
+  return kernel_->Order(HK_FORGET_CLAIM, key).status();
+}
+
+// The other PU obeys the same limits. What is refused here is the list of one that does not.
+absl::Status BpfPorts::RoomForRemoteLocked(const Pod& pod) const {
+  if (pod.remote_claims >= kMostClaimsOfAPod) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the other PU reports more than {} ports of Pod '{}'", kMostClaimsOfAPod, pod.ports.pod_key));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BpfPorts::PutRemoteLocked(Pod& pod, PortNumber number, std::set<PortKey> claims) {
   hk_port_key key{.netns = pod.cookie, .port = number.second, .protocol = static_cast<uint8_t>(number.first)};
+  auto found = pod.remote.find(number);
+  const bool beyond = pod.remote.size() >= HK_SHARE_GUARANTEED + (found == pod.remote.end() ? 0u : 1u);
   if (claims.empty()) {
     HK_RETURN_IF_ERROR(kernel_->remote.Erase(key));
-    pod.remote.erase(number);
+    if (found == pod.remote.end()) return absl::OkStatus();
+    if (beyond) --remote_burst_;
+    pod.remote_claims -= found->second.size();
+    pod.remote.erase(found);
     return absl::OkStatus();
   }
-  HK_ASSIGN_OR_RETURN(hk_remote wire, ToWire(claims));
-  HK_RETURN_IF_ERROR(kernel_->remote.Put(key, wire));
-  pod.remote[number] = std::move(claims);
+  if (found == pod.remote.end() && beyond && remote_burst_ >= HK_REMOTE_BURST) {
+    return absl::ResourceExhaustedError(
+        fmt::format("no room for more than {} ports of the other PU", pod.remote.size()));
+  }
+  // Beyond HK_REMOTE_CLAIMS the entry stays as it is.
+  const bool same =
+      found != pod.remote.end() && found->second.size() > HK_REMOTE_CLAIMS && claims.size() > HK_REMOTE_CLAIMS;
+  if (!same) HK_RETURN_IF_ERROR(kernel_->remote.Put(key, ToWire(claims)));
+  if (found == pod.remote.end()) {
+    if (beyond) ++remote_burst_;
+    found = pod.remote.try_emplace(number).first;
+  }
+  pod.remote_claims = pod.remote_claims - found->second.size() + claims.size();
+  found->second = std::move(claims);
   return absl::OkStatus();
 }
 
 absl::Status BpfPorts::AddRemoteLocked(Pod& pod, const PortKey& key) {
   PortNumber number{key.protocol, key.port};
-  std::vector<PortKey> claims;
-  if (auto found = pod.remote.find(number); found != pod.remote.end()) claims = found->second;
-  if (std::find(claims.begin(), claims.end(), key) != claims.end()) return absl::OkStatus();
-  claims.push_back(key);
+  std::set<PortKey> claims;
+  if (auto found = pod.remote.find(number); found != pod.remote.end()) {
+    if (found->second.contains(key)) return absl::OkStatus();
+    if (found->second.size() > HK_REMOTE_CLAIMS) {  // in force already: nothing to tell the kernel, nothing to copy
+      found->second.insert(key);
+      ++pod.remote_claims;
+      return absl::OkStatus();
+    }
+    claims = found->second;
+  }
+  claims.insert(key);
   return PutRemoteLocked(pod, number, std::move(claims));
+}
+
+absl::Status BpfPorts::DropRemoteLocked(Pod& pod, const PortKey& key) {
+  auto found = pod.remote.find({key.protocol, key.port});
+  if (found == pod.remote.end() || !found->second.contains(key)) return absl::OkStatus();
+  if (found->second.size() > HK_REMOTE_CLAIMS + 1) {
+    found->second.erase(key);
+    --pod.remote_claims;
+    return absl::OkStatus();
+  }
+  if (key.protocol == Protocol::kUdp) {  // who binds the port next need not be a caller that bound itself
+    HK_RETURN_IF_ERROR(kernel_->Order(HK_FORGET_CALLERS, {.netns = pod.cookie, .port = key.port}).status());
+  }
+  std::set<PortKey> claims = found->second;
+  claims.erase(key);
+  return PutRemoteLocked(pod, found->first, std::move(claims));
 }
 
 absl::Status BpfPorts::SetRemote(const std::string& pod_key, const PortKey& given, bool owned, uint64_t epoch_ns) {
   PortKey key = Normalized(given);
+  PortNumber number{key.protocol, key.port};
   std::lock_guard lock(mutex_);
   HK_ASSIGN_OR_RETURN(Pod * pod, FindLocked(pod_key));
+  auto contested = pod->contested.find(number);
+  const bool is_contested = contested != pod->contested.end() && contested->second.contains(key);
   if (!owned) {
-    pod->contested.erase(key);
-    auto found = pod->remote.find({key.protocol, key.port});
-    if (found == pod->remote.end()) return absl::OkStatus();
-    std::vector<PortKey> claims = found->second;
-    if (std::erase(claims, key) == 0) return absl::OkStatus();
-    if (key.protocol == Protocol::kUdp) {  // who binds the port next need not be such a caller
-      for (uint8_t is_v6 : {0, 1}) {
-        for (uint8_t meaning : {HK_LOCALHOST, HK_POD_IP}) {
-          HK_RETURN_IF_ERROR(kernel_->bound_callers.Erase(
-              {.netns = pod->cookie, .port = key.port, .is_v6 = is_v6, .meaning = meaning}));
-        }
-      }
+    if (is_contested) {
+      --pod->remote_claims;
+      contested->second.erase(key);
+      if (contested->second.empty()) pod->contested.erase(contested);
     }
-    return PutRemoteLocked(*pod, found->first, std::move(claims));
+    return DropRemoteLocked(*pod, key);
   }
-  for (const auto& [mine, since_ns] : pod->reported) {
-    if (since_ns > epoch_ns || !Overlaps(mine, key)) continue;
-    pod->contested.insert(key);
-    return absl::FailedPreconditionError(fmt::format("{} of the other PU collides with {} of this one, which is older",
-                                                     key.ToString(), mine.ToString()));
+  if (auto reported = pod->reported.find(number); reported != pod->reported.end()) {
+    for (const auto& [mine, since_ns] : reported->second) {
+      if (since_ns > epoch_ns || !Overlaps(mine, key)) continue;
+      if (!is_contested && RoomForRemoteLocked(*pod).ok()) {
+        pod->contested[number].insert(key);
+        ++pod->remote_claims;
+      }
+      return absl::FailedPreconditionError(fmt::format(
+          "{} of the other PU collides with {} of this one, which is older", key.ToString(), mine.ToString()));
+    }
   }
+  if (auto found = pod->remote.find(number); found != pod->remote.end() && found->second.contains(key)) {
+    return absl::OkStatus();
+  }
+  HK_RETURN_IF_ERROR(RoomForRemoteLocked(*pod));
   return AddRemoteLocked(*pod, key);
 }
 
 // After a claim of this PU closed: what the other PU had claimed too is its own now.
-void BpfPorts::SettleLocked(Pod& pod) {
-  std::erase_if(pod.contested, [&](const PortKey& key) {
-    for (const auto& [mine, since_ns] : pod.reported) {
-      if (Overlaps(mine, key)) return false;
+void BpfPorts::SettleLocked(Pod& pod, PortNumber closed) {
+  auto contested = pod.contested.find(closed);
+  if (contested == pod.contested.end()) return;
+  auto reported = pod.reported.find(closed);
+  std::erase_if(contested->second, [&](const PortKey& key) {
+    if (reported != pod.reported.end()) {
+      for (const auto& [mine, since_ns] : reported->second) {
+        if (Overlaps(mine, key)) return false;
+      }
     }
+    --pod.remote_claims;
     absl::Status added = AddRemoteLocked(pod, key);
     if (!added.ok()) spdlog::warn("ports of Pod '{}': {}", pod.ports.pod_key, Message(added));
     return true;
   });
+  if (contested->second.empty()) pod.contested.erase(contested);
 }
 
 absl::Status BpfPorts::ReplaceRemote(const std::string& pod_key, const std::vector<PortKey>& keys) {
   std::lock_guard lock(mutex_);
   HK_ASSIGN_OR_RETURN(Pod * pod, FindLocked(pod_key));
-  pod->contested.clear();
-  std::map<PortNumber, std::vector<PortKey>> wanted;
+  std::map<PortNumber, std::set<PortKey>> wanted;
+  size_t count = 0;
   for (const PortKey& given : keys) {
     PortKey key = Normalized(given);
-    std::vector<PortKey>& claims = wanted[{key.protocol, key.port}];
-    if (std::find(claims.begin(), claims.end(), key) == claims.end()) claims.push_back(key);
+    count += wanted[{key.protocol, key.port}].insert(key).second;
   }
-  std::map<PortNumber, std::vector<PortKey>> present = pod->remote;
+  if (count > kMostClaimsOfAPod) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the other PU reports {} ports of Pod '{}'; it may have {}", count, pod_key, kMostClaimsOfAPod));
+  }
+  for (const auto& [number, claims] : std::exchange(pod->contested, {})) pod->remote_claims -= claims.size();
+  std::map<PortNumber, std::set<PortKey>> present = pod->remote;
   for (const auto& [number, claims] : present) {
     if (!wanted.contains(number)) HK_RETURN_IF_ERROR(PutRemoteLocked(*pod, number, {}));
   }
@@ -298,9 +400,12 @@ std::vector<OwnedPort> BpfPorts::Local(const std::string& pod_key) const {
   std::vector<OwnedPort> owned;
   auto found = pods_.find(pod_key);
   if (found == pods_.end()) return owned;
+  // A walk passes the room of all Pods.
+  const uint64_t cookie = found->second.cookie;
+  if (std::optional<hk_share> share = kernel_->shares.Get(cookie); share.has_value() && share->used == 0) return owned;
   int64_t boot_ns = static_cast<int64_t>(Now(CLOCK_REALTIME)) - static_cast<int64_t>(Now(CLOCK_MONOTONIC));
   for (const auto& [key, claim] : kernel_->local.All()) {
-    if (key.netns != found->second.cookie || claim.sockets == 0) continue;
+    if (key.netns != cookie || !IsOpen(claim)) continue;
     owned.push_back({.key = FromWire(key),
                      .since_unix_ms = (boot_ns + static_cast<int64_t>(claim.since_ns)) / 1'000'000,
                      .sockets = claim.sockets});
@@ -325,11 +430,19 @@ std::optional<Refusal> BpfPorts::LastRefusal(const std::string& pod_key) const {
 }
 
 Ports::Counters BpfPorts::counters() const {
-  return {.opened = kernel_->Stat(HK_STAT_OPENED),
-          .closed = kernel_->Stat(HK_STAT_CLOSED),
-          .refused_binds = kernel_->Stat(HK_STAT_REFUSED),
-          .direct_connects = kernel_->Stat(HK_STAT_DIRECT),
-          .lost_events = kernel_->Stat(HK_STAT_LOST)};
+  Counters counters{.opened = kernel_->Stat(HK_STAT_OPENED),
+                    .closed = kernel_->Stat(HK_STAT_CLOSED),
+                    .direct_connects = kernel_->Stat(HK_STAT_DIRECT),
+                    .lost_events = kernel_->Stat(HK_STAT_LOST),
+                    .refused_binds = kernel_->Stat(HK_STAT_REFUSED),
+                    .refused_over_share = kernel_->Stat(HK_STAT_NO_ROOM),
+                    .unowned_over_share = kernel_->Stat(HK_STAT_UNOWNED)};
+  std::lock_guard lock(mutex_);
+  counters.comparisons = comparisons_;
+  for (const auto& [pod_key, pod] : pods_) {
+    for (const auto& [number, claims] : pod.reported) counters.owned += claims.size();
+  }
+  return counters;
 }
 
 }  // namespace heterok8s::ports

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <set>
@@ -49,24 +50,32 @@ class BpfPorts : public Ports {
     PodPorts ports;
     uint64_t cookie = 0;
     uint64_t generation = 0;
-    bool announced = true;                 // false: adopted, and AddPod was not called on this object yet
-    std::map<PortKey, uint64_t> reported;  // told to the listener as open, with its epoch
-    std::map<PortNumber, std::vector<PortKey>> remote;
-    std::set<PortKey> contested;  // the other PU's, but ours are older; theirs when ours close
+    bool announced = true;  // false: adopted, and AddPod was not called on this object yet
+    std::map<PortNumber, std::map<PortKey, uint64_t>> reported;  // told to the listener as open, with its epoch
+    std::map<PortNumber, std::set<PortKey>> remote;
+    std::map<PortNumber, std::set<PortKey>> contested;  // the other PU's, but ours are older; theirs when ours close
+    size_t remote_claims = 0;                           // in both
     std::optional<Refusal> last_refusal;
+    uint64_t warned_at_ns = 0;     // of its share
+    uint64_t behind_until_ns = 0;  // until then programs may keep back what changes
+    uint64_t compare_at_ns = 0;    // after that; 0: nothing was kept back
+    uint64_t compare_next_ns = 0;  // not before
   };
-  struct Leftover {
-    hk_claim_key key;
-    uint64_t since_ns;
+  struct KeyLess {
+    bool operator()(const hk_claim_key& a, const hk_claim_key& b) const { return std::memcmp(&a, &b, sizeof a) < 0; }
   };
+  using Leftovers = std::map<hk_claim_key, uint64_t, KeyLess>;  // to hk_local.changed_ns
 
   // bpf_ports.cc: Pods and the other PU's claims. All "Locked" ones need mutex_.
   void AdoptLocked();
   absl::Status AddLocked(const PodPorts& ports, const sys::NetnsRef& ns, uint64_t cookie);
   absl::Status RemoveLocked(const std::string& pod_key);
-  absl::Status PutRemoteLocked(Pod& pod, PortNumber number, std::vector<PortKey> claims);
+  absl::Status PutRemoteLocked(Pod& pod, PortNumber number, std::set<PortKey> claims);
   absl::Status AddRemoteLocked(Pod& pod, const PortKey& key);
-  void SettleLocked(Pod& pod);
+  absl::Status DropRemoteLocked(Pod& pod, const PortKey& key);
+  absl::Status RoomForRemoteLocked(const Pod& pod) const;
+  void SettleLocked(Pod& pod, PortNumber closed);
+  absl::Status ForgetLocked(const hk_claim_key& key);
   absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
 
   // event_thread.cc: from the ring to the listener.
@@ -74,7 +83,12 @@ class BpfPorts : public Ports {
   void OnEvent(const hk_event& event);
   void FinishBatch();
   void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
-  void CompareAllLocked();
+  void ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused);
+  bool CompareIsDueLocked() const;
+  void CompareLocked();
+  int TimeoutMs() const;
+  void InsertUdp();
+  bool MayScan(uint64_t cookie) const;
   void ScanInto(uint64_t cookie, bool tcp);
   void FillFreeSlots();
   void RemoveLeftovers();
@@ -86,14 +100,18 @@ class BpfPorts : public Ports {
   mutable std::mutex mutex_;
   std::map<std::string, Pod> pods_;
   std::map<uint64_t, std::string> key_of_cookie_;
+  size_t remote_burst_ = 0;  // entries in `remote` of all Pods beyond what each is guaranteed
+  Leftovers leftovers_;
   bool compare_all_ = false;
+  uint64_t compare_after_ns_ = 0;  // CLOCK_MONOTONIC
+  uint64_t comparisons_ = 0;
 
   // Of the event thread alone, between two waits.
   std::vector<hk_claim_key> touched_;
-  std::set<uint64_t> udp_inserts_;
+  std::set<uint64_t> udp_inserts_;              // Pods to scan for them
+  std::map<uint64_t, uint64_t> scans_paid_at_;  // when their time will have been earned
   std::map<uint64_t, uint64_t> slots_free_at_;  // cookie -> when to look
   std::vector<PortChange> changes_;
-  std::vector<Leftover> leftovers_;
   uint64_t lost_seen_ = 0;
   uint64_t adopted_at_ns_ = 0;  // CLOCK_MONOTONIC
 

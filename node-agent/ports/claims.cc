@@ -93,13 +93,14 @@ PortKey FromWire(const hk_claim_key& wire) {
           .dual_stack = wire.dual != 0};
 }
 
-absl::StatusOr<hk_remote> ToWire(const std::vector<PortKey>& claims_of_one_port) {
+hk_remote ToWire(const std::set<PortKey>& claims_of_one_port) {
   hk_remote wire{};
+  if (claims_of_one_port.size() > HK_REMOTE_CLAIMS) {
+    wire.count = 1;
+    wire.claims[0] = {.addr = {}, .dual = 1};
+    return wire;
+  }
   for (const PortKey& key : claims_of_one_port) {
-    if (wire.count == HK_REMOTE_CLAIMS) {
-      return absl::ResourceExhaustedError(
-          fmt::format("{}: the other PU claims this port on more than {} addresses", key.ToString(), HK_REMOTE_CLAIMS));
-    }
     wire.claims[wire.count].addr = ToWire(key.address);
     wire.claims[wire.count].dual = key.dual_stack;
     ++wire.count;
@@ -107,13 +108,13 @@ absl::StatusOr<hk_remote> ToWire(const std::vector<PortKey>& claims_of_one_port)
   return wire;
 }
 
-std::vector<PortKey> FromWire(const hk_port_key& port, const hk_remote& claims) {
-  std::vector<PortKey> keys;
+std::set<PortKey> FromWire(const hk_port_key& port, const hk_remote& claims) {
+  std::set<PortKey> keys;
   for (uint32_t i = 0; i < claims.count && i < HK_REMOTE_CLAIMS; ++i) {
-    keys.push_back({.protocol = static_cast<Protocol>(port.protocol),
-                    .address = FromWire(claims.claims[i].addr),
-                    .port = port.port,
-                    .dual_stack = claims.claims[i].dual != 0});
+    keys.insert({.protocol = static_cast<Protocol>(port.protocol),
+                 .address = FromWire(claims.claims[i].addr),
+                 .port = port.port,
+                 .dual_stack = claims.claims[i].dual != 0});
   }
   return keys;
 }

@@ -6,8 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
-#include <vector>
 
 #include "common/status/status.h"
 #include "node-agent/ports/layout.h"
@@ -27,9 +27,13 @@ IpAddress FromWire(const hk_addr& address);
 hk_claim_key ToWire(uint64_t netns_cookie, const PortKey& key);
 PortKey FromWire(const hk_claim_key& key);
 
-// All claims on one port. kResourceExhausted when there are more than the map's value holds.
-absl::StatusOr<hk_remote> ToWire(const std::vector<PortKey>& claims_of_one_port);
-std::vector<PortKey> FromWire(const hk_port_key& port, const hk_remote& claims);
+// All claims on one port. More than the map's value holds become one that overlaps them all: then a bind is refused
+// here that one kernel would have allowed, but none is allowed that it would have refused.
+hk_remote ToWire(const std::set<PortKey>& claims_of_one_port);
+std::set<PortKey> FromWire(const hk_port_key& port, const hk_remote& claims);
+
+// A claim with sockets; any other is a leftover.
+inline bool IsOpen(const hk_local& claim) { return claim.sockets > 0 && (claim.sockets & HK_LEAVING) == 0; }
 
 absl::StatusOr<hk_pod> ToWire(const PodPorts& pod);
 absl::StatusOr<hk_pod_name> NameToWire(const PodPorts& pod);

@@ -88,9 +88,12 @@ TEST_CASE("events lost while nobody reads them cost no claim", "[netns]") {
   Pu& dpu = pus.dpu();
   dpu.KillHeterod();
   sys::UniqueFd restless = Listening(dpu, kLocalhost);
-  for (int i = 0; i < 8'000; ++i) {  // two events each; the ring holds about fourteen thousand
-    shutdown(restless.get(), SHUT_RDWR);
-    listen(restless.get(), 1);
+  for (int window = 0; window < 17; ++window) {  // the ring holds 14,563 events
+    for (int i = 0; i < HK_WINDOW_EVENTS; i += 2) {
+      shutdown(restless.get(), SHUT_RDWR);
+      listen(restless.get(), 1);
+    }
+    usleep(HK_WINDOW_NS / 1000 + 1000);
   }
   restless.reset();
   sys::UniqueFd listener = Listening(dpu, kLocalhost);
@@ -151,7 +154,6 @@ TEST_CASE("a claim that closed leaves the map after a while, one that came back 
   back.reset();
   back = Listening(dpu, kLocalhost, port);
   pus.AwaitReports(dpu, 5);
-  REQUIRE(entries() == 2);
 
   for (int i = 0; i < 300 && entries() != 1; ++i) usleep(50'000);
 

@@ -21,13 +21,29 @@ namespace heterok8s::ports {
 namespace {
 
 // A claim that closed stays in the map for a while with no sockets, because the programs cannot remove it without
-// racing with a socket that claims it again. Long enough that such a race has ended.
-constexpr uint64_t kLeftoverNs = 5'000'000'000;
-constexpr int kLeftoverPollMs = 2'000;
+// racing with a socket that claims it again; heterod's order to remove it is told apart by such a socket. Not at once,
+// because most servers that close a port are back soon, and no later, because leftovers are of the Pod's share: a
+// resolver binds a port for every question that it asks.
+constexpr uint64_t kLeftoverNs = 1'000'000'000;
+constexpr int kLeftoverPollMs = 500;
+// So many in one go, while others wait for the lock.
+constexpr int kLeftoversAtOnce = 1024;
 
 // A socket leaves the sockhash a moment after the event that announces it.
 constexpr uint64_t kSlotFreeNs = 20'000'000;
 constexpr int kSlotPollMs = 20;
+
+// A comparison walks through the claims of all Pods, so there is one in this time at most, whoever asks. And what one
+// Pod changes comes to the other PU at 10,000 changes a second at most: who changes more is heard less often.
+constexpr uint64_t kComparePauseNs = HK_WINDOW_NS;
+constexpr uint64_t kPauseForAChangeNs = 100'000;
+constexpr int kComparePollMs = 20;
+
+// Scans take a quarter of a CPU for each Pod at most, as an average over some seconds.
+constexpr uint64_t kScanShare = 4, kScanCreditNs = 1'000'000'000;
+
+// Between two lines of the log about one Pod's share.
+constexpr uint64_t kWarnAgainNs = 60'000'000'000;
 
 uint64_t Now(clockid_t clock) {
   timespec now{};
@@ -70,16 +86,13 @@ void BpfPorts::Wake() {
 void BpfPorts::Loop() {
   while (!stopping_) {
     epoll_event events[2];
-    int timeout_ms = !slots_free_at_.empty() ? kSlotPollMs : !leftovers_.empty() ? kLeftoverPollMs : -1;
-    int ready = epoll_wait(epoll_.get(), events, 2, timeout_ms);
+    int ready = epoll_wait(epoll_.get(), events, 2, TimeoutMs());
     for (int i = 0; i < ready; ++i) {
       uint64_t drained;
       if (events[i].data.fd == wake_.get()) (void)!read(wake_.get(), &drained, sizeof drained);
     }
-    if (ready > 0) {
-      kernel_->DrainRing();
-      FinishBatch();
-    }
+    if (ready > 0) kernel_->DrainRing();
+    FinishBatch();
     FillFreeSlots();
     RemoveLeftovers();
   }
@@ -91,14 +104,24 @@ void BpfPorts::OnEvent(const hk_event& event) {
   if (name == key_of_cookie_.end()) return;
   Pod& pod = pods_[name->second];
   PortKey key = FromWire(event.key);
-  if (event.kind == HK_REFUSED) {
+  if (event.kind == HK_BEHIND) {
+    // The window in which programs keep back what changes has ended by then.
+    pod.behind_until_ns = Now(CLOCK_MONOTONIC) + HK_WINDOW_NS;
+    slots_free_at_.try_emplace(pod.cookie, pod.behind_until_ns);
+    if (pod.compare_at_ns == 0) pod.compare_at_ns = std::max(pod.behind_until_ns, pod.compare_next_ns);
+    return;
+  }
+  if (event.kind == HK_REFUSED || event.kind == HK_NO_ROOM || event.kind == HK_UNOWNED) {
     std::string_view command(event.command, sizeof event.command);
     uint64_t age_ns = Now(CLOCK_MONOTONIC) - event.time_ns;
-    pod.last_refusal = Refusal{.pod_key = pod.ports.pod_key,
-                               .key = key,
-                               .pid = event.pid,
-                               .command = std::string(command.substr(0, command.find('\0'))),
-                               .unix_ms = static_cast<int64_t>((Now(CLOCK_REALTIME) - age_ns) / 1'000'000)};
+    pod.last_refusal =
+        Refusal{.pod_key = pod.ports.pod_key,
+                .key = key,
+                .pid = event.pid,
+                .command = std::string(command.substr(0, command.find('\0'))),
+                .unix_ms = static_cast<int64_t>((Now(CLOCK_REALTIME) - age_ns) / 1'000'000),
+                .reason = event.kind == HK_REFUSED ? Refusal::Reason::kOtherPu : Refusal::Reason::kShare};
+    if (event.kind != HK_REFUSED) ShareUsedUpLocked(pod, *pod.last_refusal, event.kind == HK_NO_ROOM);
     return;
   }
   if (event.kind == HK_SLOT_FREE) {
@@ -116,14 +139,41 @@ void BpfPorts::OnEvent(const hk_event& event) {
 }
 
 void BpfPorts::ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns) {
-  if (open == pod.reported.contains(key)) return;
+  const PortNumber number{key.protocol, key.port};
+  auto reported = pod.reported.find(number);
+  if (open == (reported != pod.reported.end() && reported->second.contains(key))) return;
   if (open) {
-    pod.reported[key] = epoch_ns;
+    pod.reported[number][key] = epoch_ns;
   } else {
-    pod.reported.erase(key);
-    SettleLocked(pod);
+    reported->second.erase(key);
+    if (reported->second.empty()) pod.reported.erase(reported);
+    SettleLocked(pod, number);
   }
   changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = open, .epoch_ns = epoch_ns});
+}
+
+// Once a minute for each Pod at most: a program may try again for ever.
+void BpfPorts::ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused) {
+  uint64_t now = Now(CLOCK_MONOTONIC);
+  if (pod.warned_at_ns != 0 && now - pod.warned_at_ns < kWarnAgainNs) return;
+  pod.warned_at_ns = now;
+  std::optional<hk_share> share = kernel_->shares.Get(pod.cookie);
+  spdlog::warn(
+      "ports of Pod '{}': {} of {} (pid {}) {}: the Pod has {} ports on this PU, all that it may have now ({} are its "
+      "own "
+      "in any case, up to {} while there is room). It has to close some; heterod_refused_binds_total counts on",
+      pod.ports.pod_key, refusal.key.ToString(), refusal.command, refusal.pid,
+      refused ? "was refused with ENOBUFS" : "has no owner and cannot be reached from the other PU",
+      share.has_value() ? share->used : 0, HK_SHARE_GUARANTEED, HK_SHARE_MOST);
+}
+
+int BpfPorts::TimeoutMs() const {
+  if (!udp_inserts_.empty()) return 1;
+  std::lock_guard lock(mutex_);
+  const bool compare = compare_all_ || std::any_of(pods_.begin(), pods_.end(),
+                                                   [](const auto& pod) { return pod.second.compare_at_ns != 0; });
+  if (compare || !slots_free_at_.empty()) return std::min(kComparePollMs, kSlotPollMs);
+  return leftovers_.empty() ? -1 : kLeftoverPollMs;
 }
 
 void BpfPorts::FinishBatch() {
@@ -131,7 +181,8 @@ void BpfPorts::FinishBatch() {
     std::lock_guard lock(mutex_);
     uint64_t lost = kernel_->Stat(HK_STAT_LOST);
     if (lost != lost_seen_) {
-      spdlog::warn("ports: {} events found the ring full; comparing all claims instead", lost - lost_seen_);
+      if (!compare_all_)
+        spdlog::warn("ports: {} events found the ring full; comparing all claims instead", lost - lost_seen_);
       lost_seen_ = lost;
       compare_all_ = true;
     }
@@ -139,34 +190,96 @@ void BpfPorts::FinishBatch() {
       auto name = key_of_cookie_.find(key.netns);
       if (name == key_of_cookie_.end()) continue;
       std::optional<hk_local> claim = kernel_->local.Get(key);
-      bool open = claim.has_value() && claim->sockets > 0;
+      bool open = claim.has_value() && IsOpen(*claim);
       ReportLocked(pods_[name->second], FromWire(key), open, open ? claim->since_ns : Now(CLOCK_MONOTONIC));
-      if (claim.has_value() && !open) leftovers_.push_back({key, claim->changed_ns});
+      if (claim.has_value() && !open) leftovers_[key] = claim->changed_ns;
     }
     touched_.clear();
-    if (std::exchange(compare_all_, false)) CompareAllLocked();
+    if (CompareIsDueLocked()) CompareLocked();
   }
-  for (uint64_t cookie : std::exchange(udp_inserts_, {})) ScanInto(cookie, /*tcp=*/false);
-  for (const PortChange& change : changes_) listener_(change);
-  changes_.clear();
+  InsertUdp();
 }
 
-void BpfPorts::CompareAllLocked() {
-  std::map<uint64_t, std::set<PortKey>> open;
-  for (const auto& [key, claim] : kernel_->local.All()) {
-    auto name = key_of_cookie_.find(key.netns);
-    if (name == key_of_cookie_.end() || claim.sockets == 0) continue;
-    PortKey port = FromWire(key);
-    open[key.netns].insert(port);
-    ReportLocked(pods_[name->second], port, true, claim.since_ns);
-    if (port.protocol == Protocol::kUdp) udp_inserts_.insert(key.netns);
+// What a Pod changed is told when its UDP sockets can be reached. One that opens and closes them all the time waits for
+// its scans.
+void BpfPorts::InsertUdp() {
+  const uint64_t now = Now(CLOCK_MONOTONIC);
+  std::erase_if(scans_paid_at_, [&](const auto& entry) { return now >= entry.second; });
+  std::set<std::string> waiting;
+  for (uint64_t cookie : std::exchange(udp_inserts_, {})) {
+    if (!MayScan(cookie)) {
+      udp_inserts_.insert(cookie);
+      std::lock_guard lock(mutex_);
+      if (auto name = key_of_cookie_.find(cookie); name != key_of_cookie_.end()) waiting.insert(name->second);
+      continue;
+    }
+    ScanInto(cookie, /*tcp=*/false);
   }
-  for (auto& [pod_key, pod] : pods_) {
-    std::map<PortKey, uint64_t> reported = pod.reported;
-    for (const auto& [key, epoch_ns] : reported) {
-      if (!open[pod.cookie].contains(key)) ReportLocked(pod, key, false, Now(CLOCK_MONOTONIC));
+  std::vector<PortChange> later;
+  for (PortChange& change : std::exchange(changes_, {})) {
+    if (waiting.contains(change.pod_key)) {
+      later.push_back(std::move(change));
+    } else {
+      listener_(change);
     }
   }
+  changes_ = std::move(later);
+}
+
+bool BpfPorts::MayScan(uint64_t cookie) const {
+  auto paid_at = scans_paid_at_.find(cookie);
+  return paid_at == scans_paid_at_.end() || paid_at->second <= Now(CLOCK_MONOTONIC) + kScanCreditNs;
+}
+
+bool BpfPorts::CompareIsDueLocked() const {
+  uint64_t now = Now(CLOCK_MONOTONIC);
+  if (now < compare_after_ns_) return false;
+  return compare_all_ || std::any_of(pods_.begin(), pods_.end(), [&](const auto& pod) {
+           return pod.second.compare_at_ns != 0 && now >= pod.second.compare_at_ns;
+         });
+}
+
+// Every Pod after lost events, else those whose time has come.
+void BpfPorts::CompareLocked() {
+  const uint64_t started = Now(CLOCK_MONOTONIC);
+  const bool all = std::exchange(compare_all_, false);
+  std::map<uint64_t, Pod*> compared;
+  for (auto& [pod_key, pod] : pods_) {
+    const bool waits = pod.compare_at_ns != 0 && started < pod.compare_at_ns;
+    if (waits || (!all && pod.compare_at_ns == 0)) continue;
+    compared[pod.cookie] = &pod;
+  }
+  std::map<uint64_t, std::set<PortKey>> open;
+  std::map<uint64_t, size_t> changed;
+  for (const auto& [key, claim] : kernel_->local.All()) {
+    auto found = compared.find(key.netns);
+    if (found == compared.end()) continue;
+    if (!IsOpen(claim)) {
+      leftovers_[key] = claim.changed_ns;
+      continue;
+    }
+    PortKey port = FromWire(key);
+    open[key.netns].insert(port);
+    const size_t changes = changes_.size();
+    ReportLocked(*found->second, port, true, claim.since_ns);
+    changed[key.netns] += changes_.size() - changes;
+    if (port.protocol == Protocol::kUdp) udp_inserts_.insert(key.netns);
+  }
+  for (auto& [cookie, pod] : compared) {
+    std::vector<PortKey> closed;
+    for (const auto& [number, claims] : pod->reported) {
+      for (const auto& [key, epoch_ns] : claims) {
+        if (!open[cookie].contains(key)) closed.push_back(key);
+      }
+    }
+    for (const PortKey& key : closed) ReportLocked(*pod, key, false, started);
+    pod->compare_next_ns = started + (changed[cookie] + closed.size()) * kPauseForAChangeNs;
+    // It fell behind again meanwhile.
+    const bool again = pod->behind_until_ns > started;
+    pod->compare_at_ns = again ? std::max(pod->behind_until_ns, pod->compare_next_ns) : 0;
+  }
+  ++comparisons_;
+  compare_after_ns_ = Now(CLOCK_MONOTONIC) + kComparePauseNs;
 }
 
 void BpfPorts::ScanInto(uint64_t cookie, bool tcp) {
@@ -177,10 +290,13 @@ void BpfPorts::ScanInto(uint64_t cookie, bool tcp) {
     if (name == key_of_cookie_.end()) return;
     path = pods_[name->second].ports.netns_path;
   }
+  const uint64_t began = Now(CLOCK_MONOTONIC);
   absl::Status scanned = [&]() -> absl::Status {
     HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(path));
     return sys::InNetns(ns, [&] { return tcp ? kernel_->ScanTcp() : kernel_->ScanUdp(); });
   }();
+  uint64_t& paid_at = scans_paid_at_[cookie];
+  paid_at = std::max(paid_at, began) + kScanShare * (Now(CLOCK_MONOTONIC) - began);
   // The namespace went away with its sockets, or the kernel is out of memory. The port is reported all the same.
   if (!scanned.ok()) {
     spdlog::warn("ports: {}; sockets bound to one address stay unreachable from the other PU", Message(scanned));
@@ -190,7 +306,7 @@ void BpfPorts::ScanInto(uint64_t cookie, bool tcp) {
 void BpfPorts::FillFreeSlots() {
   uint64_t now = Now(CLOCK_MONOTONIC);
   std::erase_if(slots_free_at_, [&](const auto& entry) {
-    if (now < entry.second) return false;
+    if (now < entry.second || !MayScan(entry.first)) return false;
     ScanInto(entry.first, /*tcp=*/true);
     ScanInto(entry.first, /*tcp=*/false);
     return true;
@@ -198,21 +314,33 @@ void BpfPorts::FillFreeSlots() {
 }
 
 void BpfPorts::RemoveLeftovers() {
-  uint64_t now = Now(CLOCK_MONOTONIC);
-  std::erase_if(leftovers_, [&](const Leftover& leftover) {
-    if (now - leftover.since_ns < kLeftoverNs) return false;
-    std::optional<hk_local> claim = kernel_->local.Get(leftover.key);
-    // In use again, or closed again later, which made a leftover of its own.
-    if (!claim.has_value() || claim->sockets > 0 || claim->changed_ns != leftover.since_ns) return true;
-    std::optional<hk_local> taken = kernel_->local.Take(leftover.key);
-    if (!taken.has_value() || taken->sockets == 0) return true;
-    // A socket claimed it between the two calls; put its count back, on top of what came meanwhile.
-    if (std::optional<hk_local> fresh = kernel_->local.Get(leftover.key); fresh.has_value()) {
-      taken->sockets += fresh->sockets;
+  std::set<uint64_t> freed;
+  for (bool more = true; more;) {
+    more = false;
+    std::lock_guard lock(mutex_);
+    int removed = 0;
+    uint64_t now = Now(CLOCK_MONOTONIC);
+    for (auto it = leftovers_.begin(); it != leftovers_.end();) {
+      if (now - it->second < kLeftoverNs) {
+        ++it;
+        continue;
+      }
+      if (++removed > kLeftoversAtOnce) {
+        more = true;
+        break;
+      }
+      // Not when it is in use again, or was and closed later, which is a leftover of its own.
+      absl::StatusOr<bool> gone = kernel_->Order(HK_FORGET_LEFTOVER, it->first, it->second);
+      if (!gone.ok()) spdlog::warn("ports: {}", Message(gone.status()));
+      if (gone.ok() && *gone) freed.insert(it->first.netns);
+      it = leftovers_.erase(it);
     }
-    if (absl::Status put = kernel_->local.Put(leftover.key, *taken); !put.ok()) spdlog::warn("ports: {}", Message(put));
-    return true;
-  });
+  }
+  // Where there is room again, sockets that found none get their owner, by the same scan as those that found no slot.
+  for (uint64_t cookie : freed) {
+    std::optional<hk_share> share = kernel_->shares.Get(cookie);
+    if (share.has_value() && share->unowned > 0) slots_free_at_.try_emplace(cookie, Now(CLOCK_MONOTONIC));
+  }
 }
 
 }  // namespace heterok8s::ports

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -24,6 +25,11 @@ namespace heterok8s::ports {
 namespace {
 
 constexpr uint32_t kMetaKey = 0;
+
+// The constants of the object, as bpf/maps.h declares them.
+struct Constants {
+  bool have_set_retval, have_post_bind_retval;
+};
 
 std::span<const unsigned char> Embedded() { return {programs_bpf, programs_bpf_len}; }
 
@@ -92,6 +98,7 @@ absl::Status Kernel::Probe() {
   features_.ring_buffer = bpf::HasMap(BPF_MAP_TYPE_RINGBUF);
   features_.sockops_listen = bpf::HasHelper(BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS, BPF_FUNC_get_netns_cookie);
   features_.bind_retval = bpf::HasHelper(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_BIND, BPF_FUNC_set_retval);
+  post_bind_retval_ = bpf::HasHelper(BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET4_POST_BIND, BPF_FUNC_set_retval);
   std::string missing;
   auto need = [&](bool there, const char* what) {
     if (!there) missing += (missing.empty() ? "" : ", ") + std::string(what);
@@ -109,10 +116,9 @@ absl::Status Kernel::LoadOrRecreate() {
   auto load = [&]() -> absl::Status {
     HK_ASSIGN_OR_RETURN(object_, bpf::OpenObject(Embedded(), "heterok8s_ports"));
     bpf_map* constants = bpf_object__find_map_by_name(object_.get(), ".rodata");
-    // Its only member is have_set_retval.
-    if (constants == nullptr ||
-        bpf_map__set_initial_value(constants, &features_.bind_retval, sizeof features_.bind_retval) != 0) {
-      return absl::InternalError("the embedded BPF object's constants are not the one expected");
+    const Constants values{.have_set_retval = features_.bind_retval, .have_post_bind_retval = post_bind_retval_};
+    if (constants == nullptr || bpf_map__set_initial_value(constants, &values, sizeof values) != 0) {
+      return absl::InternalError("the embedded BPF object's constants are not the ones expected");
     }
     return bpf::LoadObject(object_.get(), bpffs_ + "/maps");
   };
@@ -135,8 +141,10 @@ absl::Status Kernel::AttachAll() {
   links = bpf::Map<hk_addr, hk_link>(map("links"));
   local = bpf::Map<hk_claim_key, hk_local>(map("local"));
   remote = bpf::Map<hk_port_key, hk_remote>(map("remote"));
-  bound_callers = bpf::Map<hk_caller_key, uint8_t>(map("bound_callers"));
+  shares = bpf::Map<uint64_t, hk_share>(map("shares"));
+  callers = bpf::Map<hk_callers_key, hk_callers>(map("callers"));
   stats_fd_ = bpf_map__fd(map("stats"));
+  order_fd_ = bpf_program__fd(Program("hk_order"));
   bpf::Map<uint32_t, hk_meta> meta(map("meta"));
 
   hk_meta now{.layout = HK_PORTS_LAYOUT, .object_hash = bpf::HashBytes(Embedded())};
@@ -207,6 +215,15 @@ uint64_t Kernel::Stat(hk_stat which) const {
   if (bpf_map_lookup_elem(stats_fd_, &key, per_cpu.data()) != 0) return 0;
   for (uint64_t n : per_cpu) sum += n;
   return sum;
+}
+
+absl::StatusOr<bool> Kernel::Order(hk_order_kind kind, const hk_claim_key& key, uint64_t changed_ns) const {
+  const hk_order order{.key = key, .changed_ns = changed_ns, .kind = kind};
+  char packet[HK_ORDER_OFFSET + sizeof order] = {};
+  std::memcpy(packet + HK_ORDER_OFFSET, &order, sizeof order);
+  LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = packet, .data_size_in = sizeof packet);
+  if (bpf_prog_test_run_opts(order_fd_, &run) != 0) return ErrnoToStatus(errno, "run BPF program 'hk_order'");
+  return run.retval != 0;
 }
 
 absl::Status Kernel::OpenRing(Handler handler) {

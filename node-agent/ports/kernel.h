@@ -37,6 +37,9 @@ class Kernel {
 
   uint64_t Stat(hk_stat which) const;
 
+  // What must be one step together with what the programs do; see hk_order. True when there was something to do.
+  absl::StatusOr<bool> Order(hk_order_kind kind, const hk_claim_key& key, uint64_t changed_ns = 0) const;
+
   // Calls `handler` for each event that is in the ring now; `epoll_fd` is readable when there are some.
   using Handler = std::function<void(const hk_event&)>;
   absl::Status OpenRing(Handler handler);
@@ -48,7 +51,8 @@ class Kernel {
   bpf::Map<hk_addr, hk_link> links;
   bpf::Map<hk_claim_key, hk_local> local;
   bpf::Map<hk_port_key, hk_remote> remote;
-  bpf::Map<hk_caller_key, uint8_t> bound_callers;
+  bpf::Map<uint64_t, hk_share> shares;
+  bpf::Map<hk_callers_key, hk_callers> callers;
 
  private:
   Kernel() = default;
@@ -63,7 +67,8 @@ class Kernel {
   KernelFeatures features_;
   bpf::BpfObject object_;
   bpf::BpfLink scan_tcp_, scan_udp_;
-  int stats_fd_ = -1;
+  bool post_bind_retval_ = false;
+  int stats_fd_ = -1, order_fd_ = -1;
   Handler handler_;
   bpf::RingBuffer ring_;  // calls handler_, so it goes first
 };

@@ -12,11 +12,36 @@
 
 #include <linux/types.h>
 
-#define HK_PORTS_LAYOUT 4
-#define HK_REMOTE_CLAIMS 8 /* claims of the other PU on one port: different addresses */
+#define HK_PORTS_LAYOUT 5
+#define HK_REMOTE_CLAIMS 8 /* claims of the other PU on one port: different addresses; more become one on all */
 #define HK_POD_ADDRESSES 8
 #define HK_LISTENER_SLOTS 8 /* sockets of one REUSEPORT group that are known to sk_lookup at a time */
 #define HK_LISTENER_BITS 1024
+
+/* All Pods of a PU put their claims into the same maps. Each has a share of them, so that none can fill them: the first
+ * HK_SHARE_GUARANTEED entries are there for 256 Pods whatever others do (the kubelet's default is 110 Pods, its usual
+ * limit 250), and are some times more than what servers listen on. They take one half of `local`. The other half, for
+ * all together, is for the few that need much (a media server with ten thousand UDP ports), up to HK_SHARE_MOST each.
+ * An entry is a claim, or a further socket of a REUSEPORT group in `listeners`, so neither map holds more entries.
+ * A bucket costs 16 bytes whether it is used or not, and a walk passes all of them. */
+#define HK_LOCAL_ENTRIES 131072
+#define HK_SHARE_GUARANTEED 256
+#define HK_SHARE_MOST 16384
+#define HK_BURST_ENTRIES (HK_LOCAL_ENTRIES / 2)
+/* The other PU's claims obey the other PU's shares. After a reconnect its Pods' lists come one by one, so what one Pod
+ * let go and another took may both be in force for a moment: room for the half that is shared, twice. */
+#define HK_REMOTE_BURST (2 * HK_BURST_ENTRIES)
+#define HK_REMOTE_ENTRIES (HK_LOCAL_ENTRIES / 2 + HK_REMOTE_BURST)
+
+/* Of one Pod at most so many events go into the ring within a window; what more changes is found by comparing its
+ * claims when the window has ended. */
+#define HK_WINDOW_EVENTS 1024
+#define HK_WINDOW_REFUSALS 16 /* who was refused; more are counted only */
+#define HK_WINDOW_NS 100000000ULL
+
+/* Ports of one entry of `callers`, and entries when every port of 256 Pods is in. */
+#define HK_CALLER_PORTS 256
+#define HK_CALLERS_ENTRIES (256 * 65536 / HK_CALLER_PORTS)
 
 struct hk_addr {
   __u32 w[4];
@@ -38,6 +63,19 @@ struct hk_local {
   __u64 since_ns;   /* CLOCK_MONOTONIC of the first socket */
   __u64 changed_ns; /* of the last transition to or from zero */
   __u32 sockets;    /* zero: a leftover that heterod removes after a while */
+  __u32 no_slot;    /* one of its sockets found no slot in `listeners` */
+};
+/* In `sockets` of an entry that is just being removed: whoever meets it looks again. Negative as a signed number. */
+#define HK_LEAVING 0x80000000u
+
+/* shares: keyed by cookie, made by heterod before the Pod's entry in `pods`; changed by programs alone. */
+struct hk_share {
+  __u32 used;      /* entries */
+  __u32 unowned;   /* sockets that found no room where no hook could refuse them. Only grows */
+  __u64 window_ns; /* CLOCK_MONOTONIC: when this window of events began */
+  __u32 events;    /* since then */
+  __u32 refusals;
+  __u32 callers; /* entries of `callers`; only grows */
   __u32 zero;
 };
 
@@ -70,7 +108,7 @@ struct hk_pod {
   __u32 address_count;
   struct hk_addr addresses[HK_POD_ADDRESSES];
   __u16 own_first, own_last, other_first, other_last; /* ephemeral ports */
-  __u32 has_bound_callers; /* of this Pod something is, or was, in bound_callers. Written by programs */
+  __u32 has_bound_callers; /* of this Pod something is, or was, in `callers`. Written by programs */
 };
 /* pod_names: keyed by cookie; for heterod only. */
 struct hk_pod_name {
@@ -100,15 +138,16 @@ struct hk_listener_key {
   __u16 zero;
 };
 
-/* bound_callers: UDP ports of the other PU whose last datagram came from a socket that was bound before it connected,
- * so that answers must go to what it is bound to: hk_pod.bound_localhost (HK_LOCALHOST), the Pod IP itself (HK_POD_IP).
- * Least recently used ones are forgotten. */
-struct hk_caller_key {
+/* callers: UDP ports of the other PU whose last datagram came from a socket that was bound before it connected, so that
+ * answers must go to what it is bound to: hk_pod.bound_localhost (HK_LOCALHOST), the Pod IP itself (HK_POD_IP). A bit
+ * for each port, family and meaning: no Pod can have more entries than its ports fill. */
+struct hk_callers_key {
   __u64 netns;
-  __u16 port;
-  __u8 is_v6;
-  __u8 meaning;
-  __u8 zero[4];
+  __u16 first; /* port / HK_CALLER_PORTS */
+  __u8 zero[6];
+};
+struct hk_callers {
+  __u64 bits[HK_CALLER_PORTS * 4 / 64]; /* 4 * (port % HK_CALLER_PORTS) + 2 * is_v6 + meaning */
 };
 
 /* sockets (sk_storage): what a socket has claimed, for the hooks that cannot read it any more. */
@@ -116,13 +155,25 @@ struct hk_socket {
   struct hk_claim_key key;
   __u64 generation; /* of the Pod when it was counted */
   __u32 counted;
+  __u32 hashed; /* its slot in `listeners`, plus one; slots after the first are of the Pod's share */
   __u8 v6only;
-  __u8 hashed;
-  __u16 zero;
+  __u8 unowned;  /* counted in hk_share.unowned */
+  __u8 released; /* sock_release has come */
+  __u8 zero[5];
 };
 
-/* HK_SLOT_FREE: a socket of a REUSEPORT group left the sockhash and the group may have one that found no slot. */
-enum hk_event_kind { HK_OPENED = 1, HK_CLOSED = 2, HK_REFUSED = 3, HK_SLOT_FREE = 4 };
+/* HK_SLOT_FREE: a socket of a REUSEPORT group left the sockhash and the group may have one that found no slot.
+ * HK_NO_ROOM, HK_UNOWNED: the Pod has used its share; the socket call was refused, could not be refused.
+ * HK_BEHIND: more happens in this Pod than is told one by one. */
+enum hk_event_kind {
+  HK_OPENED = 1,
+  HK_CLOSED = 2,
+  HK_REFUSED = 3,
+  HK_SLOT_FREE = 4,
+  HK_NO_ROOM = 5,
+  HK_UNOWNED = 6,
+  HK_BEHIND = 7
+};
 struct hk_event {
   struct hk_claim_key key;
   __u64 time_ns; /* CLOCK_MONOTONIC */
@@ -131,7 +182,32 @@ struct hk_event {
   char command[16];
 };
 
-enum hk_stat { HK_STAT_OPENED, HK_STAT_CLOSED, HK_STAT_REFUSED, HK_STAT_DIRECT, HK_STAT_LOST, HK_STAT_COUNT };
+enum hk_stat {
+  HK_STAT_OPENED,
+  HK_STAT_CLOSED,
+  HK_STAT_REFUSED,
+  HK_STAT_DIRECT,
+  HK_STAT_LOST,
+  HK_STAT_NO_ROOM,
+  HK_STAT_UNOWNED,
+  HK_STAT_COUNT
+};
+
+/* What heterod lets the program hk_order do, because it must be one step together with what other programs do, and must
+ * not be cut off by heterod's end. Given as a packet, from HK_ORDER_OFFSET on. */
+#define HK_ORDER_OFFSET 16
+enum hk_order_kind {
+  HK_FORGET_LEFTOVER = 1, /* removes key if it still is the leftover of changed_ns; 1 when it did */
+  HK_FORGET_CLAIM = 2,    /* removes key, whatever it is: its Pod is gone; 1 when it did */
+  HK_DROP_SHARE = 3,      /* of key.netns: what is left of it goes back */
+  HK_FORGET_CALLERS = 4   /* of key.netns and key.port */
+};
+struct hk_order {
+  struct hk_claim_key key;
+  __u64 changed_ns;
+  __u32 kind;
+  __u32 zero;
+};
 
 struct hk_meta {
   __u32 layout;

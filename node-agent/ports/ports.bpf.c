@@ -5,6 +5,7 @@
 //
 // One object; each file has one idea:
 //   bpf/maps.h, kernel_types.h, address.h   what all of them use
+//   bpf/share.h, callers.h, order.h         a Pod's share of the maps; bound callers; what heterod orders
 //   bpf/claims.h                            claims: counting, reporting, comparing
 //   bpf/own.h, listen.h                     bind, post_bind, sock_release; sockops: a port gets and loses its owner
 //   bpf/call.h, names.h                     connect, sendmsg; getpeername, getsockname, recvmsg
@@ -14,6 +15,7 @@
 #include "node-agent/ports/bpf/listen.h"
 #include "node-agent/ports/bpf/lookup.h"
 #include "node-agent/ports/bpf/names.h"
+#include "node-agent/ports/bpf/order.h"
 #include "node-agent/ports/bpf/own.h"
 #include "node-agent/ports/bpf/scan.h"
 

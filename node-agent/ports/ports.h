@@ -44,13 +44,19 @@ struct PortChange {
   uint64_t epoch_ns = 0;  // CLOCK_MONOTONIC of the socket call; the lower one wins a tie between PUs
 };
 
-// A bind() that was refused here because the other PU owns the port.
+// So many ports of one Pod may have an owner on one PU, when the room that all Pods share allows it; a few hundred
+// (layout.h) it may have in any case. Of more, bind() fails with ENOBUFS, and the other PU is told of none.
+inline constexpr size_t kMostClaimsOfAPod = 16384;
+
+// A bind() that was refused here because the other PU owns the port, or because the Pod has used its share of ports.
 struct Refusal {
+  enum class Reason { kOtherPu, kShare };
   std::string pod_key;
   PortKey key;
   uint32_t pid = 0;     // in the initial PID namespace
   std::string command;  // comm of the process
   int64_t unix_ms = 0;
+  Reason reason = Reason::kOtherPu;
 };
 
 struct OwnedPort {
@@ -92,7 +98,7 @@ class Ports {
   virtual std::vector<std::string> ListPods() const = 0;
 
   // The other PU opened or closed a port. Idempotent. kFailedPrecondition with the local claim's text when this PU owns
-  // an overlapping one that is older: the caller reports the conflict.
+  // an overlapping one that is older: the caller reports the conflict. kResourceExhausted beyond kMostClaimsOfAPod.
   virtual absl::Status SetRemote(const std::string& pod_key, const PortKey& key, bool owned, uint64_t epoch_ns) = 0;
   // Replaces all of the other PU's ports of this Pod (after a reconnect).
   virtual absl::Status ReplaceRemote(const std::string& pod_key, const std::vector<PortKey>& keys) = 0;
@@ -102,7 +108,12 @@ class Ports {
   virtual std::optional<Refusal> LastRefusal(const std::string& pod_key) const = 0;
 
   struct Counters {
-    uint64_t opened = 0, closed = 0, refused_binds = 0, direct_connects = 0, lost_events = 0;
+    uint64_t opened = 0, closed = 0, direct_connects = 0, lost_events = 0;
+    uint64_t refused_binds = 0;       // the other PU owns the port
+    uint64_t refused_over_share = 0;  // bind() of a Pod that has used its share
+    uint64_t unowned_over_share = 0;  // sockets of such a Pod that could not be refused, so nobody owns their ports
+    uint64_t comparisons = 0;         // walks through all claims: after lost events, and for Pods that change much
+    uint64_t owned = 0;               // ports that have an owner on this PU now, of all Pods
   };
   virtual Counters counters() const = 0;
 };

@@ -1,6 +1,7 @@
 // Calls: the destination of connect() and sendmsg() becomes a link address when the other PU owns the port.
 #pragma once
 
+#include "node-agent/ports/bpf/callers.h"
 #include "node-agent/ports/bpf/claims.h"
 
 // Over which link addresses a call has to go.
@@ -39,8 +40,8 @@ static __always_inline bool direct(struct bpf_sock_addr *c, struct hk_addr *dst,
 	way->peer = v4 ? &pair->peer[0] : &pair->peer[1];
 	way->as_called = false;
 	if (call.protocol == IPPROTO_UDP && pod->has_bound_callers) {
-		struct hk_caller_key caller = {.netns = netns, .port = call.port, .is_v6 = !v4, .meaning = meaning};
-		if (bpf_map_lookup_elem(&bound_callers, &caller)) {
+		struct hk_callers *near = callers_near(netns, call.port);
+		if (near && (*word_of(near, call.port) & caller_bit(call.port, !v4, meaning))) {
 			if (meaning == HK_POD_IP)
 				way->as_called = true;	// from a link address, so podnet's table sends it over the link
 			else

@@ -39,18 +39,24 @@ SEC("sockops") int hk_sockops(struct bpf_sock_ops *o)
 	unclaim(s);
 	// Reachable before it is reported: the other PU must find the socket when it hears of it.
 	int meaning = hk_meaning_of(pod, &key.addr);
-	if (meaning != HK_NONE) {
+	struct hk_local *entry = entry_of(&key);
+	if (entry && meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
 		expect(pod, &l);
-		for (int i = 0; i < HK_LISTENER_SLOTS; i++) {
+		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
 			l.slot = i;
-			if (bpf_sock_hash_update(o, &listeners, &l, BPF_NOEXIST) == 0) {
-				s->hashed = 1;
+			if (!may_have_slot(&l))
 				break;
-			}
+			if (bpf_sock_hash_update(o, &listeners, &l, BPF_NOEXIST) == 0)
+				s->hashed = i + 1;
+			else
+				slot_is_taken(&l);
 		}
+		if (!s->hashed)
+			entry->no_slot = 1;
 	}
-	claim(s, pod, &key);
+	if (!claim(s, pod, &key))
+		leave_unowned(s, &key);
 	// shutdown(), connect(AF_UNSPEC) and a multipath TCP close never reach sock_release with this socket.
 	bpf_sock_ops_cb_flags_set(o, o->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	return 1;

@@ -1,7 +1,7 @@
 // Sockets that a link address does not match by itself, in the sockhash by what they are bound to.
 #pragma once
 
-#include "node-agent/ports/bpf/address.h"
+#include "node-agent/ports/bpf/claims.h"
 
 static __always_inline struct hk_listener_key listener_key(const struct hk_claim_key *key, int meaning)
 {
@@ -27,4 +27,14 @@ static __always_inline bool expected(const struct hk_link *link, __u32 port)
 	__u32 bit = port % HK_LISTENER_BITS;
 
 	return (link->listeners[bit / 64] >> (bit % 64)) & 1;
+}
+// May a socket of this claim have this slot? The first comes with the claim, further ones are of the Pod's share.
+static __always_inline bool may_have_slot(const struct hk_listener_key *l)
+{
+	return l->slot == 0 || hk_take(bpf_map_lookup_elem(&shares, &l->netns));
+}
+static __always_inline void slot_is_taken(const struct hk_listener_key *l)
+{
+	if (l->slot > 0)
+		hk_give(bpf_map_lookup_elem(&shares, &l->netns));
 }

@@ -15,10 +15,13 @@
 #define AF_INET6 10
 #define EADDRINUSE 98
 #define EADDRNOTAVAIL 99
+#define ENOBUFS 105
 #define SOL_TCP 6
 
-// Kernels before 5.18 have no bpf_set_retval; the verifier drops the call when this is false.
+// Kernels before 5.18 have no bpf_set_retval; the verifier drops the call when these are false. The second is of
+// post_bind, which got it later.
 volatile const bool have_set_retval = true;
+volatile const bool have_post_bind_retval = true;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -43,27 +46,41 @@ struct {
 } links SEC(".maps");
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, HK_LOCAL_ENTRIES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct hk_claim_key);
 	__type(value, struct hk_local);
 } local SEC(".maps");
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, HK_REMOTE_ENTRIES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct hk_port_key);
 	__type(value, struct hk_remote);
 } remote SEC(".maps");
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct hk_caller_key);
-	__type(value, __u8);
-} bound_callers SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct hk_share);
+} shares SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} burst SEC(".maps");  // entries of all Pods beyond what each is guaranteed
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, HK_CALLERS_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct hk_callers_key);
+	__type(value, struct hk_callers);
+} callers SEC(".maps");
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, HK_LOCAL_ENTRIES);
 	__type(key, struct hk_listener_key);
 	__type(value, __u64);
 } listeners SEC(".maps");

@@ -1,6 +1,7 @@
 // Names: a link address shown to a program becomes what it would see on one kernel.
 #pragma once
 
+#include "node-agent/ports/bpf/callers.h"
 #include "node-agent/ports/bpf/claims.h"
 
 static __always_inline struct hk_pod *pod_of(struct bpf_sock_addr *c)
@@ -63,25 +64,25 @@ static __always_inline void remember(struct bpf_sock_addr *c, struct hk_pod *pod
 {
 	if (!bound && !pod->has_bound_callers)
 		return;
-	struct hk_caller_key caller = {.netns = bpf_get_netns_cookie(c),
-				       .port = bpf_ntohs(c->user_port),
-				       .is_v6 = !is_v4(from),
-				       .meaning = meaning};
-	__u8 *known = bpf_map_lookup_elem(&bound_callers, &caller), yes = 1;
+	__u64 netns = bpf_get_netns_cookie(c);
+	__u16 port = bpf_ntohs(c->user_port);
+	bool is_v6 = !is_v4(from);
+	struct hk_callers *near = callers_near(netns, port);
+	__u64 bit = caller_bit(port, is_v6, meaning);
+	bool known = near && (*word_of(near, port) & bit);
 	if (!bound) {
-		if (known)
-			bpf_map_delete_elem(&bound_callers, &caller);
+		if (near && known)
+			__sync_fetch_and_and(word_of(near, port), ~bit);
 		return;
 	}
 	if (!known && meaning == HK_POD_IP) {
-		struct hk_claim_key claim = {
-			.netns = caller.netns, .addr = *from, .port = caller.port, .protocol = IPPROTO_UDP};
+		struct hk_claim_key claim = {.netns = netns, .addr = *from, .port = port, .protocol = IPPROTO_UDP};
 		if (hk_sent_here(pod, &claim))
 			return;
 	}
 	pod->has_bound_callers = 1;  // each time: heterod may just have written the Pod anew
 	if (!known)
-		bpf_map_update_elem(&bound_callers, &caller, &yes, BPF_ANY);
+		hk_remember(netns, port, bit);
 }
 static __always_inline void remember_any(struct bpf_sock_addr *c, struct hk_pod *pod, const struct hk_addr *from)
 {

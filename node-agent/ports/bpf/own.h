@@ -5,18 +5,35 @@
 #include "node-agent/ports/bpf/claims.h"
 #include "node-agent/ports/bpf/kernel_types.h"
 
+// ENOBUFS is POSIX's word for it: "insufficient resources were available to complete the call". Programs take
+// EADDRINUSE as a reason to try the next port, and EADDRNOTAVAIL as one to wait for an address.
+static __always_inline void no_room(const struct hk_claim_key *key)
+{
+	count(HK_STAT_NO_ROOM);
+	emit(key, HK_NO_ROOM, bpf_ktime_get_ns());
+}
+
 // Bind.
 static __always_inline int may_bind(struct bpf_sock_addr *c, struct hk_claim_key *key)
 {
 	key->port = bpf_ntohs(c->user_port);
 	key->protocol = c->protocol;
-	if (key->port == 0 || !hk_owned_there(key))
-		return 1;
-	count(HK_STAT_REFUSED);
-	emit(key, HK_REFUSED, bpf_ktime_get_ns());
-	if (have_set_retval)
-		bpf_set_retval(-EADDRINUSE);
-	return 0;
+	if (key->port != 0 && hk_owned_there(key)) {
+		count(HK_STAT_REFUSED);
+		emit(key, HK_REFUSED, bpf_ktime_get_ns());
+		if (have_set_retval)
+			bpf_set_retval(-EADDRINUSE);
+		return 0;
+	}
+	// Here, because no hook can refuse listen(). What is bound already is counted when it listens.
+	struct hk_share *share = bpf_map_lookup_elem(&shares, &key->netns);
+	if (share && is_used_up(share) && !bpf_map_lookup_elem(&local, key)) {
+		no_room(key);
+		if (have_set_retval)
+			bpf_set_retval(-ENOBUFS);
+		return 0;
+	}
+	return 1;
 }
 SEC("cgroup/bind4") int hk_bind4(struct bpf_sock_addr *c)
 {
@@ -65,8 +82,12 @@ static __always_inline int bound(struct bpf_sock *c, struct hk_claim_key *key)
 	key->port = c->src_port;
 	key->protocol = IPPROTO_UDP;
 	key->dual = is_any(&key->addr) && !is_v4(&key->addr) && !s->v6only;
-	claim(s, pod, key);
-	return 1;
+	if (claim(s, pod, key))
+		return 1;
+	no_room(key);  // others took the room since may_bind(). The kernel gives the port back (from 5.17 on at once)
+	if (have_post_bind_retval)
+		bpf_set_retval(-ENOBUFS);
+	return 0;
 }
 SEC("cgroup/post_bind4") int hk_bound4(struct bpf_sock *c)
 {
@@ -82,7 +103,9 @@ SEC("cgroup/post_bind6") int hk_bound6(struct bpf_sock *c)
 SEC("cgroup/sock_release") int hk_release(struct bpf_sock *c)
 {
 	struct hk_socket *s = bpf_sk_storage_get(&sockets, c, 0, 0);
-	if (s)
+	if (s) {
+		*(volatile __u8 *)&s->released = 1;  // before the exchanges in unclaim()
 		unclaim(s);
+	}
 	return 1;
 }

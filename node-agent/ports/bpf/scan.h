@@ -24,6 +24,29 @@ static __always_inline bool read_claim(struct sock *sk, struct hk_claim_key *key
 	}
 	return key->port != 0;
 }
+// Counted for a Pod that was removed and has been added anew: that share is gone with what the socket had of it.
+static __always_inline void forget_former_life(struct hk_socket *s, const struct hk_pod *pod)
+{
+	if (s->generation == pod->generation)
+		return;
+	s->counted = 0;
+	s->unowned = 0;
+	if (s->hashed > 1)
+		s->hashed = 1;
+}
+static __always_inline bool is_released(const struct hk_socket *s) { return *(volatile const __u8 *)&s->released; }
+// sock_release comes without the socket's lock. Whichever of the two is later sees the other, so that a claim and a
+// slot that a scan gave to a socket at its end are given back, once.
+static __always_inline void finish_scan(struct hk_socket *s, const struct hk_pod *pod, const struct hk_claim_key *key)
+{
+	if (!s->counted && !claim(s, pod, key))
+		leave_unowned(s, key);
+	if (!is_released(s))
+		return;
+	unclaim(s);
+	if (__sync_lock_test_and_set(&s->hashed, 0) > 1)
+		hk_give(bpf_map_lookup_elem(&shares, &key->netns));
+}
 SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
 {
 	struct sock_common *k = c->sk_common;
@@ -37,19 +60,25 @@ SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
 	if (!pod)
 		return 0;
 	struct hk_socket *s = bpf_sk_storage_get(&sockets, t, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!s)
+	if (!s || is_released(s))
 		return 0;
+	forget_former_life(s, pod);
+	struct hk_local *entry = entry_of(&key);
 	int meaning = hk_meaning_of(pod, &key.addr);
-	if (meaning != HK_NONE) {
+	if (entry && meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
 		expect(pod, &l);  // also of one that is in: the link may be made anew
 		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
 			l.slot = i;
-			if (bpf_map_update_elem(&listeners, &l, t, BPF_NOEXIST) == 0) {
-				s->hashed = 1;
+			if (!may_have_slot(&l))
 				break;
-			}
+			if (bpf_map_update_elem(&listeners, &l, t, BPF_NOEXIST) == 0)
+				__sync_lock_test_and_set(&s->hashed, i + 1);
+			else
+				slot_is_taken(&l);
 		}
+		if (!s->hashed)
+			entry->no_slot = 1;
 	}
 	// As at listen; kernels before 6.10 refuse, and then only sock_release tells of the end.
 	__u32 flags = 0;
@@ -57,8 +86,7 @@ SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
 		flags |= BPF_SOCK_OPS_STATE_CB_FLAG;
 		bpf_setsockopt(t, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof flags);
 	}
-	if (!s->counted || s->generation != pod->generation)
-		claim(s, pod, &key);
+	finish_scan(s, pod, &key);
 	return 0;
 }
 SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
@@ -74,21 +102,26 @@ SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
 	if (!pod)
 		return 0;
 	struct hk_socket *s = bpf_sk_storage_get(&sockets, u, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!s)
+	if (!s || is_released(s))
 		return 0;
+	forget_former_life(s, pod);
+	struct hk_local *entry = entry_of(&key);
 	int meaning = hk_meaning_of(pod, &key.addr);
-	if (meaning != HK_NONE) {
+	if (entry && meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
 		expect(pod, &l);  // also of one that is in: the link may be made anew
 		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
 			l.slot = i;
-			if (bpf_map_update_elem(&listeners, &l, u, BPF_NOEXIST) == 0) {
-				s->hashed = 1;
+			if (!may_have_slot(&l))
 				break;
-			}
+			if (bpf_map_update_elem(&listeners, &l, u, BPF_NOEXIST) == 0)
+				__sync_lock_test_and_set(&s->hashed, i + 1);
+			else
+				slot_is_taken(&l);
 		}
+		if (!s->hashed)
+			entry->no_slot = 1;
 	}
-	if (!s->counted || s->generation != pod->generation)
-		claim(s, pod, &key);
+	finish_scan(s, pod, &key);
 	return 0;
 }
