@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,6 +26,8 @@ constexpr uint64_t kDumpShare = 4, kDumpBudgetNs = 250'000'000;
 // What the counts do not show.
 constexpr uint64_t kDumpAnywayNs = 100'000'000;
 constexpr uint64_t kRetryNs = 1'000'000'000;
+// Between two lines of the log about a Pod with too many ports.
+constexpr uint64_t kWarnAgainNs = 60'000'000'000;
 
 uint64_t MonotonicNs() {
   timespec now{};
@@ -41,6 +44,11 @@ absl::Status PlaceholderPorts::Start() {
   if (!epoll_.valid() || !wake_.valid() || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
     return ErrnoToStatus(errno, "make epoll and eventfd");
   }
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return ErrnoToStatus(errno, "read the limit of descriptors");
+  files.rlim_cur = files.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &files) != 0) return ErrnoToStatus(errno, "raise the limit of descriptors");
+  most_placeholders_ = static_cast<size_t>(files.rlim_cur / 2);
   thread_ = std::thread([this] { Loop(); });
   return absl::OkStatus();
 }
@@ -116,6 +124,19 @@ std::map<PortKey, uint32_t> PlaceholderPorts::OwnSockets(const Pod& pod, const s
   return counts;
 }
 
+// Nothing here can refuse a bind: what is too much stays without an owner until others close.
+void PlaceholderPorts::TooManyLocked(Pod& pod, size_t over) {
+  unowned_ += over - pod.over;
+  uint64_t now = MonotonicNs();
+  if (pod.warned_at_ns != 0 && now - pod.warned_at_ns < kWarnAgainNs) return;
+  pod.warned_at_ns = now;
+  spdlog::warn(
+      "ports of Pod '{}': it has {} more than the {} that can have an owner on one PU; the other PU neither reaches "
+      "nor "
+      "refuses them. It has to close some",
+      pod.ports.pod_key, over, kMostPlaceholders);
+}
+
 // Closings first: a port that moved from one address to another is never in two hands.
 absl::Status PlaceholderPorts::CompareLocked(Pod& pod, Changes which) {
   HK_ASSIGN_OR_RETURN(std::vector<DiagSocket> sockets, pod.diag.List(which.tcp, which.udp));
@@ -130,7 +151,12 @@ absl::Status PlaceholderPorts::CompareLocked(Pod& pod, Changes which) {
     ++closed_;
     return true;
   });
+  size_t over = 0;
   for (const auto& [key, count] : counts) {
+    if (pod.local.size() >= kMostPlaceholders && !pod.local.contains(key)) {
+      ++over;
+      continue;
+    }
     auto [claim, is_new] = pod.local.try_emplace(key, Claim{.since_ns = now, .sockets = count});
     claim->second.sockets = count;
     if (!is_new) continue;
@@ -138,6 +164,8 @@ absl::Status PlaceholderPorts::CompareLocked(Pod& pod, Changes which) {
     changed.insert({key.protocol, key.port});
     ++opened_;
   }
+  if (over > pod.over) TooManyLocked(pod, over);
+  pod.over = over;
   if (!changed.empty()) SettleLocked(pod, std::move(changed));
   return absl::OkStatus();
 }

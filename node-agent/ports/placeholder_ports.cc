@@ -104,6 +104,18 @@ absl::StatusOr<PlaceholderPorts::Pod*> PlaceholderPorts::FindLocked(const std::s
   return &found->second;
 }
 
+// A placeholder is a descriptor of this process, which all Pods share; a Pod's guaranteed ones are there in any case.
+// The other PU reports no more than kMostPlaceholders of one Pod.
+absl::Status PlaceholderPorts::RoomForRemoteLocked(const Pod& pod) const {
+  const size_t here = pod.remote.size() + pod.contested.size();
+  if (here < kGuaranteedPlaceholders) return absl::OkStatus();
+  size_t all = 0;
+  for (const auto& [key, other] : pods_) all += other.remote.size();
+  if (here < kMostPlaceholders && all < most_placeholders_) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      fmt::format("{} ports of the other PU are held for Pod '{}' already", here, pod.ports.pod_key));
+}
+
 absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
   std::string context = fmt::format("ports of Pod '{}'", ports.pod_key);
   absl::StatusOr<sys::NetnsRef> ns = sys::NetnsRef::Open(ports.netns_path);
@@ -220,11 +232,13 @@ absl::Status PlaceholderPorts::SetRemote(const std::string& pod_key, const PortK
   }
   for (const auto& [mine, claim] : pod->local) {
     if (claim.since_ns > epoch_ns || !Overlaps(mine, key)) continue;
-    pod->contested.insert(key);
+    if (pod->contested.contains(key) || RoomForRemoteLocked(*pod).ok()) pod->contested.insert(key);
     return absl::FailedPreconditionError(fmt::format("{} of the other PU collides with {} of this one, which is older",
                                                      key.ToString(), mine.ToString()));
   }
-  if (!pod->remote.try_emplace(key, std::nullopt).second) return absl::OkStatus();
+  if (pod->remote.contains(key)) return absl::OkStatus();
+  HK_RETURN_IF_ERROR(RoomForRemoteLocked(*pod));
+  pod->remote.try_emplace(key, std::nullopt);
   HoldLocked(*pod);
   return CallLocked(*pod, number);
 }
@@ -232,10 +246,14 @@ absl::Status PlaceholderPorts::SetRemote(const std::string& pod_key, const PortK
 absl::Status PlaceholderPorts::ReplaceRemote(const std::string& pod_key, const std::vector<PortKey>& keys) {
   std::lock_guard lock(mutex_);
   HK_ASSIGN_OR_RETURN(Pod * pod, FindLocked(pod_key));
-  pod->contested.clear();
   std::set<PortKey> wanted;
   std::set<PortNumber> numbers;
   for (const PortKey& key : keys) wanted.insert(Normalized(key));
+  if (wanted.size() > kMostPlaceholders) {
+    return absl::ResourceExhaustedError(fmt::format("the other PU reports {} ports of Pod '{}'; {} can be held",
+                                                    wanted.size(), pod_key, kMostPlaceholders));
+  }
+  pod->contested.clear();
   std::erase_if(pod->remote, [&](const auto& entry) {
     numbers.insert({entry.first.protocol, entry.first.port});
     return !wanted.contains(entry.first);
@@ -345,7 +363,9 @@ std::vector<PortKey> PlaceholderPorts::Remote(const std::string& pod_key) const 
 
 Ports::Counters PlaceholderPorts::counters() const {
   std::lock_guard lock(mutex_);
-  return {.opened = opened_, .closed = closed_};
+  Counters counters{.opened = opened_, .closed = closed_, .unowned_over_share = unowned_};
+  for (const auto& [key, pod] : pods_) counters.owned += pod.local.size();
+  return counters;
 }
 
 }  // namespace heterok8s::ports

@@ -31,6 +31,11 @@
 
 namespace heterok8s::ports {
 
+// Ports of one Pod that have an owner on one PU, at most and in any case. Each costs the other PU's heterod a
+// descriptor: what is beyond the second number it has only while all Pods together need less than half of its
+// descriptors.
+inline constexpr size_t kMostPlaceholders = 512, kGuaranteedPlaceholders = 64;
+
 // Pins of an earlier heterod that used BPF are removed, so that two mechanisms never work on one Pod.
 absl::StatusOr<std::unique_ptr<Ports>> NewPlaceholderPorts(Options options, Listener listener);
 
@@ -71,9 +76,13 @@ class PlaceholderPorts : public Ports {
     Changes wanted;                                        // dumps that are due
     uint64_t dumped_all_at_ns = 0, budget_at_ns = 0;       // CLOCK_MONOTONIC
     uint64_t budget_ns = 0;                                // time that dumps may take now
+    size_t over = 0;                                       // own ports that are not reported: too many
+    uint64_t warned_at_ns = 0;                             // of them
   };
 
   // All "Locked" ones need mutex_.
+  absl::Status RoomForRemoteLocked(const Pod& pod) const;
+  void TooManyLocked(Pod& pod, size_t over);
   absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
   absl::Status WireLocked(Pod& pod);
   absl::Status RemoveLocked(const std::string& pod_key);
@@ -91,7 +100,8 @@ class PlaceholderPorts : public Ports {
   mutable std::mutex mutex_;
   mutable std::map<std::string, Pod> pods_;  // Local() dumps too
   std::vector<PortChange> changes_;
-  uint64_t opened_ = 0, closed_ = 0;
+  uint64_t opened_ = 0, closed_ = 0, unowned_ = 0;
+  size_t most_placeholders_ = 0;  // of all Pods, beyond what each is guaranteed
   uint64_t count_every_ns_ = 2'000'000, retry_at_ns_ = 0;
   std::atomic<bool> stopping_ = false;
   sys::UniqueFd epoll_, wake_;

@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <vector>
 
 #include "common/sys/process.h"
 #include "common/testing/matchers.h"
+#include "node-agent/ports/placeholder_ports.h"
 #include "node-agent/ports/two_pus.h"
 
 namespace heterok8s::ports {
@@ -313,6 +315,33 @@ TEST_CASE("placeholders: AddPod and RemovePod can be repeated and leave nothing"
   PodPorts gone = host.Pod();
   gone.netns_path = "/run/netns/hk-none";
   CHECK_THAT(host.ports->AddPod(gone), HasCode(absl::StatusCode::kNotFound));
+}
+
+TEST_CASE("a Pod with too many ports takes no more of heterod's descriptors than its part", "[netns]") {
+  PlaceholderPus pus;
+  Pu &host = pus.host(), &dpu = pus.dpu();
+  std::vector<sys::UniqueFd> sockets;
+  REQUIRE_OK(sys::InNetns(dpu.ns, [&]() -> absl::Status {
+    for (size_t i = 0; i < kMostPlaceholders + 20; ++i) {
+      sockets.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      int error = Bind(sockets.back(), AddressOf(Where::kLocalhost, AF_INET), static_cast<uint16_t>(1000 + i));
+      if (error == 0 && listen(sockets.back().get(), 1) != 0) error = -errno;
+      if (error != 0) return ErrnoToStatus(-error, "bind");
+    }
+    return absl::OkStatus();
+  }));
+  auto eventually = [](auto condition) {
+    for (int i = 0; i < 3 * kPatienceMs / 50 && !condition(); ++i) usleep(50'000);
+    return condition();
+  };
+
+  CHECK(eventually([&] { return host.ports->Remote(host.pod_key).size() == kMostPlaceholders; }));
+  CHECK(eventually([&] { return dpu.ports->counters().unowned_over_share == 20; }));
+  PortKey more{.address = AddressOf(Where::kAny, AF_INET), .port = 80};
+  CHECK_THAT(host.ports->SetRemote(host.pod_key, more, true, 1), HasCode(absl::StatusCode::kResourceExhausted));
+  sockets.clear();
+  CHECK(eventually([&] { return host.ports->Remote(host.pod_key).empty(); }));
+  CHECK_OK(host.ports->SetRemote(host.pod_key, more, true, 1));
 }
 
 }  // namespace
