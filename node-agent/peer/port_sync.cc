@@ -16,6 +16,9 @@ constexpr size_t kReplaceFrom = 32;
 // A Pod's link is there a moment after its ports are; steering that failed is tried again after this, doubling.
 constexpr std::chrono::milliseconds kFirstRetry{10}, kLongestRetry{1000};
 
+// Between two lines of the log about a Pod of which the other PU reports more ports than it may have.
+constexpr std::chrono::minutes kWarnAgain{1};
+
 const char* Name(pu::Side side) { return side == pu::Side::kHost ? "host" : "dpu"; }
 pu::Side Other(pu::Side side) { return side == pu::Side::kHost ? pu::Side::kDpu : pu::Side::kHost; }
 
@@ -217,6 +220,9 @@ uint64_t PortSync::RankOf(uint64_t remote_epoch_ns) const {
 }
 
 void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {
+  if (pod.claims.remote().size() >= ports::kMostClaimsOfAPod && !pod.claims.remote().contains(key)) {
+    return TooMany(pod_key, pod, key);
+  }
   pod.claims.OpenRemote(key, epoch_ns);
   unsteered_.insert(pod_key);
   if (!pod.in_kernel) return;  // OnPodAdded enforces it
@@ -231,9 +237,24 @@ void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::Po
     Count(&Counters::conflicts_won);
     Remember(pod_key, fmt::format("{} of the {} lost against the {}: {}", key.ToString(), Name(Other(self_)),
                                   Name(self_), Message(status)));
+  } else if (absl::IsResourceExhausted(status)) {
+    pod.claims.CloseRemote(key);
+    TooMany(pod_key, pod, key);
   } else if (!status.ok()) {
     Failed(fmt::format("pod {}: enforce {} of the other PU", pod_key, key.ToString()), status);
   }
+}
+
+// An other PU that works as it should refuses its programs such ports.
+void PortSync::TooMany(const std::string& pod_key, Pod& pod, const ports::PortKey& key) {
+  Count(&Counters::failures);
+  const auto now = std::chrono::steady_clock::now();
+  if (pod.warned_at.has_value() && now - *pod.warned_at < kWarnAgain) return;
+  pod.warned_at = now;
+  spdlog::warn(
+      "pod {}: the other PU reports more ports than there is room for (at most {} of one Pod); {} and others are "
+      "not enforced here",
+      pod_key, ports::kMostClaimsOfAPod, key.ToString());
 }
 
 void PortSync::DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key) {

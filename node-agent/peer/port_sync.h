@@ -88,6 +88,7 @@ class PortSync {
     bool in_kernel = false;         // ports knows the Pod
     std::set<SteeredPort> steered;  // as podnet has it
     bool steered_known = false;     // false: podnet may hold what an earlier heterod left
+    std::optional<std::chrono::steady_clock::time_point> warned_at;  // of too many ports
   };
 
   void Post(std::function<void()> event);
@@ -104,6 +105,7 @@ class PortSync {
   void OnConflict(const v1::PortConflict& conflict);
   uint64_t RankOf(uint64_t remote_epoch_ns) const;
   void ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns);
+  void TooMany(const std::string& pod_key, Pod& pod, const ports::PortKey& key);
   void DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key);
   void SendSnapshot(const std::string& pod_key, const PodClaims& claims);
   void SendDelta(const std::string& pod_key, const ports::PortKey& key, bool opened, uint64_t epoch_ns);

@@ -1,6 +1,8 @@
 // Two PUs whose kernels are maps, joined by the real stream over loopback and mutual TLS.
 #include "node-agent/peer/port_sync.h"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 
 #include "node-agent/peer/client.h"
@@ -158,6 +160,23 @@ TEST_CASE("what was open before the connection, or before the other half existed
 
   node.dpu.AddPod("p");
 
+  CHECK(node.dpu.Enforces("p", Key("0.0.0.0", 8080)));
+}
+
+TEST_CASE("a list longer than a Pod's can be is cut") {
+  Node node;
+  node.host.AddPod("p");
+  for (size_t i = 0; i < ports::kMostClaimsOfAPod + 10; ++i) {
+    node.host.ports.Open("p", Key(fmt::format("127.0.{}.{}", i / 250, 1 + i % 250), 80), 1);
+  }
+
+  node.dpu.AddPod("p");
+
+  CHECK(Eventually([&] { return node.dpu.sync.counters().failures == 10; }));
+  CHECK(node.dpu.Enforces("p", Key("127.0.0.1", 80)));
+  // What is let go makes room.
+  node.host.ports.Close("p", Key("127.0.0.1", 80));
+  node.host.ports.Open("p", Key("0.0.0.0", 8080), 2);
   CHECK(node.dpu.Enforces("p", Key("0.0.0.0", 8080)));
 }
 
