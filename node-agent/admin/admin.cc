@@ -150,8 +150,11 @@ class AdminService final : public v1::Admin::Service {
     const std::optional<ports::Refusal> refusal = parts_.ports->LastRefusal(pod_key);
     const std::string conflict = parts_.port_sync->LastConflict(pod_key);
     if (!refusal) return conflict;
-    return fmt::format("bind of {} by {} (pid {}) on the {}: the other PU owns it{}{}", refusal->key.ToString(),
-                       refusal->command, refusal->pid, Name(parts_.role), conflict.empty() ? "" : "; ", conflict);
+    const char* reason = refusal->reason == ports::Refusal::Reason::kOtherPu
+                             ? "the other PU owns it"
+                             : "the Pod has used its share of ports on this PU and must close some";
+    return fmt::format("bind of {} by {} (pid {}) on the {}: {}{}{}", refusal->key.ToString(), refusal->command,
+                       refusal->pid, Name(parts_.role), reason, conflict.empty() ? "" : "; ", conflict);
   }
 
   const AdminParts parts_;

@@ -60,21 +60,23 @@ void ReadRefusals(const AdminParts& parts, metrics::Samples& samples) {
 
 void ReadPorts(const AdminParts& parts, metrics::Samples& samples) {
   const bool host = parts.role == pu::Side::kHost;
-  double local = 0, remote = 0;
-  for (const std::string& pod : parts.ports->ListPods()) {
-    local += parts.ports->Local(pod).size();
-    remote += parts.ports->Remote(pod).size();
-  }
+  const ports::Ports::Counters counters = parts.ports->counters();
+  double local = counters.owned, remote = 0;
+  for (const std::string& pod : parts.ports->ListPods()) remote += parts.ports->Remote(pod).size();
   samples.Gauge("heterod_ports", "Ports of split Pods by owner", host ? local : remote, {{"owner", "host"}});
   samples.Gauge("heterod_ports", "", host ? remote : local, {{"owner", "dpu"}});
-  const ports::Ports::Counters counters = parts.ports->counters();
   samples.Counter("heterod_port_changes_total", "Ports by what became of them", counters.opened,
                   {{"change", "opened"}});
   samples.Counter("heterod_port_changes_total", "", counters.closed, {{"change", "closed"}});
-  samples.Counter("heterod_refused_binds_total", "bind() of a port that the other PU owns", counters.refused_binds);
+  samples.Counter("heterod_refused_binds_total", "bind() that was refused", counters.refused_binds,
+                  {{"reason", "other_pu"}});
+  samples.Counter("heterod_refused_binds_total", "", counters.refused_over_share, {{"reason", "share"}});
+  samples.Counter("heterod_unowned_ports_total", "Sockets over their Pod's share that could not be refused",
+                  counters.unowned_over_share);
   samples.Counter("heterod_direct_connects_total", "Calls carried to the other PU at the socket",
                   counters.direct_connects);
   samples.Counter("heterod_lost_port_events_total", "Events that found the ring full", counters.lost_events);
+  samples.Counter("heterod_port_comparisons_total", "Walks through all ports of this PU", counters.comparisons);
 }
 
 void ReadSelf(const AdminParts& parts, metrics::Samples& samples) {
