@@ -149,8 +149,7 @@ absl::Status BpfPorts::AddPod(const PodPorts& ports) {
     auto pod = pods_.find(ports.pod_key);
     if (pod != pods_.end() && !pod->second.announced) {
       pod->second.announced = true;
-      pod->second.reported.clear();  // what is open is told again: the caller has no memory of it
-      compare_all_ = true;
+      tell_again_.insert(ports.pod_key);
     }
   }
   Wake();

@@ -83,6 +83,7 @@ class BpfPorts : public Ports {
   void OnEvent(const hk_event& event);
   void FinishBatch();
   void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
+  void TellAgainLocked(const std::string& pod_key);
   void ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused);
   bool CompareIsDueLocked() const;
   void CompareLocked();
@@ -102,6 +103,7 @@ class BpfPorts : public Ports {
   std::map<uint64_t, std::string> key_of_cookie_;
   size_t remote_burst_ = 0;  // entries in `remote` of all Pods beyond what each is guaranteed
   Leftovers leftovers_;
+  std::set<std::string> tell_again_;  // adopted Pods whose caller has no memory of what is open
   bool compare_all_ = false;
   uint64_t compare_after_ns_ = 0;  // CLOCK_MONOTONIC
   uint64_t comparisons_ = 0;

@@ -152,6 +152,17 @@ void BpfPorts::ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t ep
   changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = open, .epoch_ns = epoch_ns});
 }
 
+// At once, of what is known, not by a comparison, which may have to wait: as long as the listener lacks a port, the
+// other PU thinks that nobody owns it.
+void BpfPorts::TellAgainLocked(const std::string& pod_key) {
+  auto pod = pods_.find(pod_key);
+  if (pod == pods_.end()) return;
+  for (const auto& [number, claims] : pod->second.reported) {
+    for (const auto& [key, epoch_ns] : claims)
+      changes_.push_back({.pod_key = pod_key, .key = key, .opened = true, .epoch_ns = epoch_ns});
+  }
+}
+
 // Once a minute for each Pod at most: a program may try again for ever.
 void BpfPorts::ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused) {
   uint64_t now = Now(CLOCK_MONOTONIC);
@@ -179,6 +190,7 @@ int BpfPorts::TimeoutMs() const {
 void BpfPorts::FinishBatch() {
   {
     std::lock_guard lock(mutex_);
+    for (const std::string& pod_key : std::exchange(tell_again_, {})) TellAgainLocked(pod_key);
     uint64_t lost = kernel_->Stat(HK_STAT_LOST);
     if (lost != lost_seen_) {
       if (!compare_all_)

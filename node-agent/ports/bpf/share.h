@@ -7,7 +7,8 @@
 #include "node-agent/ports/bpf/maps.h"
 
 // Every step of `used` over the guaranteed ones has its step of `burst`, in both directions, whoever makes them at the
-// same time.
+// same time. The steps of one may come before those of another, so for a moment `burst` may be less than nothing: it is
+// compared with its sign, or such a moment would be a refusal.
 __noinline int hk_give(struct hk_share *share)
 {
 	__u32 zero = 0;
@@ -32,7 +33,7 @@ __noinline int hk_take(struct hk_share *share)
 	__u32 before = __sync_fetch_and_add(&share->used, 1);
 	if (before < HK_SHARE_GUARANTEED)
 		return 1;
-	if (__sync_fetch_and_add(used_by_all, 1) < HK_BURST_ENTRIES && before < HK_SHARE_MOST)
+	if ((__s32)__sync_fetch_and_add(used_by_all, 1) < HK_BURST_ENTRIES && before < HK_SHARE_MOST)
 		return 1;
 	hk_give(share);
 	return 0;
@@ -45,7 +46,7 @@ static __always_inline bool is_used_up(const struct hk_share *share)
 	if (share->used < HK_SHARE_GUARANTEED)
 		return false;
 	__u32 *used_by_all = bpf_map_lookup_elem(&burst, &zero);
-	return share->used >= HK_SHARE_MOST || !used_by_all || *used_by_all >= HK_BURST_ENTRIES;
+	return share->used >= HK_SHARE_MOST || !used_by_all || (__s32)*used_by_all >= HK_BURST_ENTRIES;
 }
 
 static __always_inline bool is_refusal(__u32 kind)
