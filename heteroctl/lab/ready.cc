@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <thread>
 
 #include "common/sys/netns.h"
@@ -23,7 +24,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kPause{10};  // between two questions: there is nothing that all parts announce
-constexpr int kTooManyStarts = 5;
+constexpr int kTooManyEnds = 4;
 constexpr uint16_t kMetricsPort = 9464;
 
 absl::Status ConnectUnix(const std::string& path) {
@@ -103,16 +104,14 @@ absl::Status AskPart(const Layout& layout, const Part& part) {
   return ctl::CriClient::Connect(socket).status();  // asks Version
 }
 
-// A daemon that cannot start is no reason to wait for the deadline.
-absl::Status CheckStarts(const Layout& layout, const Part& part) {
+// Unknown while the init is not there yet: the deadline decides.
+std::optional<DaemonState> StateOf(const Layout& layout, const Part& part) {
   absl::StatusOr<std::vector<DaemonState>> states = Ask(layout.Control(part.pu), {}, std::chrono::seconds(2));
-  if (!states.ok()) return absl::OkStatus();  // the init is not there yet; the deadline decides
-  for (const DaemonState& state : *states) {
-    if (state.name == part.daemon && state.starts >= kTooManyStarts) {
-      return absl::FailedPreconditionError(fmt::format("ended {} times, last by {}", state.starts - 1, state.last_end));
-    }
+  if (!states.ok()) return std::nullopt;
+  for (DaemonState& state : *states) {
+    if (state.name == part.daemon) return std::move(state);
   }
-  return absl::OkStatus();
+  return std::nullopt;
 }
 
 }  // namespace
@@ -138,10 +137,19 @@ absl::Status WaitForSocket(const std::string& path, Clock::time_point deadline) 
 
 absl::Status WaitForPart(const Layout& layout, const Part& part, Clock::time_point deadline) {
   const std::string what = fmt::format("{} on the {}", part.daemon, Name(part.pu));
+  std::optional<int> starts_before;
   while (true) {
     absl::Status status = AskPart(layout, part);
     if (status.ok()) return status;
-    HK_RETURN_IF_ERROR(Annotate(CheckStarts(layout, part), what));
+    // A daemon that cannot start is no reason to wait for the deadline. What it did before its turn came does not
+    // count: kubelet ends for as long as there is no heterocri.
+    if (std::optional<DaemonState> state = StateOf(layout, part)) {
+      if (!starts_before.has_value()) starts_before = state->starts;
+      const int ends = state->starts - *starts_before;
+      if (ends >= kTooManyEnds)
+        return absl::FailedPreconditionError(
+            fmt::format("{}: ended {} times, last by {}", what, ends, state->last_end));
+    }
     if (Clock::now() > deadline)
       return absl::DeadlineExceededError(fmt::format("{} is not ready: {}", what, Message(status)));
     std::this_thread::sleep_for(kPause);
