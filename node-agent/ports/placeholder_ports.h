@@ -34,7 +34,7 @@ namespace heterok8s::ports {
 // Ports of one Pod that have an owner on one PU, at most and in any case. Each costs the other PU's heterod a
 // descriptor: what is beyond the second number it has only while all Pods together need less than half of its
 // descriptors.
-inline constexpr size_t kMostPlaceholders = 512, kGuaranteedPlaceholders = 64;
+inline constexpr size_t kMostPlaceholders = 2048, kGuaranteedPlaceholders = 64;
 
 // Pins of an earlier heterod that used BPF are removed, so that two mechanisms never work on one Pod.
 absl::StatusOr<std::unique_ptr<Ports>> NewPlaceholderPorts(Options options, Listener listener);
