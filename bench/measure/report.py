@@ -52,12 +52,13 @@ class Report:
         if baseline:
             base_what, base = baseline
             row["baseline"] = {"what": base_what, "p50": percentile(base, 50), "p99": percentile(base, 99)}
-            row["ratio"] = row["p50"] / row["baseline"]["p50"]
-            row["ratio_p99"] = row["p99"] / row["baseline"]["p99"]
+            # None beside a baseline that is below the clock's resolution.
+            for name, of in (("ratio", "p50"), ("ratio_p99", "p99")):
+                row[name] = row[of] / row["baseline"][of] if row["baseline"][of] > 0 else None
         if goal:
             op, value, of = goal
             row["goal"] = {"op": op, "value": value, "of": of}
-            row["met"] = OPERATORS[op](row[of], value)
+            row["met"] = row[of] is not None and OPERATORS[op](row[of], value)
         self.data["rows"].append(row)
         # A suite takes minutes, and the table comes at its end.
         print(f"  {what}: {short(row['p50'])} {unit}", file=sys.stderr, flush=True)
