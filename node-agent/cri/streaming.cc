@@ -175,12 +175,16 @@ void StreamingServer::Session(int socket, const Target& target, const std::strin
   first.set_url(target.url);
   first.set_data(head);
   stream->Write(first);  // when it fails, so does the first read
-  bool answered = false;
+  bool answered = false, refused = false;
+  // While nothing was sent there is room for an answer of our own.
+  auto refuse = [&] {
+    if (!answered && !refused) Say(socket, "502 Bad Gateway", "the DPU's runtime was not reached");
+    refused = true;
+  };
   auto read = [&](std::string* data, bool* end) {
     v1::StreamBytes piece;
     if (!stream->Read(&piece)) {
-      // Nothing was sent yet, so there is room for an answer of our own.
-      if (!answered) Say(socket, "502 Bad Gateway", "the DPU's runtime was not reached");
+      refuse();
       return false;
     }
     answered = true;
@@ -198,6 +202,7 @@ void StreamingServer::Session(int socket, const Target& target, const std::strin
                   .finish = [&] { stream->WritesDone(); },
                   .cancel = [&] { context.TryCancel(); },
                   .alive = [&] { return !stop_ && alive_(); }});
+  refuse();             // a session that had no thread asked for nothing
   context.TryCancel();  // nothing more is wanted of it, whichever end was first
   for (v1::StreamBytes rest; stream->Read(&rest);) {
   }

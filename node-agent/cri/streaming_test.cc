@@ -21,16 +21,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-int Listen(int* port) {
+// Bound and not listening: whoever connects is refused, and nobody else gets the port meanwhile.
+int Bind(int* port) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t size = sizeof address;
   REQUIRE(bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0);
-  REQUIRE(listen(fd, 8) == 0);
   getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
   *port = ntohs(address.sin_port);
+  return fd;
+}
+
+int Listen(int* port) {
+  int fd = Bind(port);
+  REQUIRE(listen(fd, 8) == 0);
   return fd;
 }
 
@@ -218,11 +224,12 @@ TEST_CASE("a URL is good for one connection, and nothing else is served") {
 
 TEST_CASE("a runtime that is not there, and a DPU that is away, are told as 502") {
   int port = 0;
-  close(Listen(&port));
+  sys::UniqueFd refusing(Bind(&port));
   Path path;
-  CHECK(ReadAll(path.Open(fmt::format("http://127.0.0.1:{}/exec/T", port)).get()).find("HTTP/1.1 502") == 0);
+  const std::string url = fmt::format("http://127.0.0.1:{}/exec/T", port);
+  CHECK_THAT(ReadAll(path.Open(url).get()), Catch::StartsWith("HTTP/1.1 502"));
   path.alive = false;
-  CHECK(ReadAll(path.Open("http://127.0.0.1:1/exec/T").get()).find("HTTP/1.1 502") == 0);
+  CHECK_THAT(ReadAll(path.Open(url).get()), Catch::StartsWith("HTTP/1.1 502"));
 }
 
 TEST_CASE("a DPU that is lost ends its sessions, and so does our own end") {
