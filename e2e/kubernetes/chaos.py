@@ -10,7 +10,6 @@ A kubectl call may fail while the API server is down; it is made again. What mus
 The end, whatever it is, is a summary (chaos_report.py), which is kept in .build/kubernetes-chaos.json as well.
 """
 import contextlib
-import datetime
 import gzip
 import os
 import random
@@ -19,7 +18,7 @@ import threading
 import time
 
 from chaos_report import Report, Wrong
-from chaos_work import Worker, counting, stubborn
+from chaos_work import Worker, counting, seconds_of, stubborn
 from cluster import KINDS, ROOT, Failed, pod, wait_for
 
 # Each with where it runs; the control plane is in the client.
@@ -156,7 +155,7 @@ def check_lines(cluster, what, uid, container, finished, kills):
     expected, lost, moment, ended = 0, 0, float("-inf"), None
     for line in data[:-1].split(b"\n"):
         match = LINE.match(line)
-        before, moment = moment, seconds_of(match.group(1)) if match else moment
+        before, moment = moment, seconds_of(match.group(1).decode()) if match else moment
         words = match.group(3).split() if match and match.group(2) == b"F" else []
         if words[:1] == [b"end"]:
             ended = int(words[1])
@@ -185,12 +184,6 @@ def check_lines(cluster, what, uid, container, finished, kills):
     return expected, lost
 
 
-def seconds_of(stamp):
-    """A time as 2026-01-02T15:04:05.123456789Z, or with an offset, since 1970."""
-    text = re.sub(rb"\.(\d{1,6})\d*", rb".\1", stamp).replace(b"Z", b"+00:00").decode()
-    return datetime.datetime.fromisoformat(text).timestamp()
-
-
 def run(cluster, cases, seconds, seed):
     print(f"seed {seed}, {seconds} s", flush=True)
     report = Report(seed, seconds)
@@ -212,10 +205,12 @@ def storm(cluster, cases, seconds, seed, report):
     killer = Killer(cluster, seconds, random.Random(seed))
     watch = NodeWatch(cluster)
 
+    def kills(split, which):
+        return killer.of_containerd["dpu" if split and which == "sidecar" else "host"]
+
     def check(what, uid, which, split, finished):
-        kills = killer.of_containerd["dpu" if split and which == "sidecar" else "host"]
-        return check_lines(cluster, what, uid, which, finished, kills)
-    workers = [Worker(cluster, f"w-{kind}", split, random.Random(f"{seed} {kind}"), check, report) for kind, split in KINDS.items()]
+        return check_lines(cluster, what, uid, which, finished, kills(split, which))
+    workers = [Worker(cluster, f"w-{kind}", split, random.Random(f"{seed} {kind}"), kills, check, report) for kind, split in KINDS.items()]
     for thread in (watch, killer, *workers):
         thread.start()
     killer.join()

@@ -27,7 +27,7 @@ class Report:
     def __init__(self, seed, seconds):
         self.lock = threading.Lock()
         self.values = {"seed": seed, "seconds": seconds, "kills": {}, "pods": {}, "containers_checked": 0, "lines": 0,
-                       "lines_gone_with_a_containerd": 0, **dict.fromkeys(KINDS_OF_WRONG, 0), "other_failures": 0,
+                       "lines_gone_with_a_containerd": 0, "ends_gone_with_a_containerd": 0, **dict.fromkeys(KINDS_OF_WRONG, 0), "other_failures": 0,
                        "node_not_ready": [], "left_behind": {}}
 
     def spoke(self, lines, with_containerd):
@@ -36,6 +36,10 @@ class Report:
             self.values["containers_checked"] += 1
             self.values["lines"] += lines
             self.values["lines_gone_with_a_containerd"] += with_containerd
+
+    def end_went_with_containerd(self):
+        with self.lock:
+            self.values["ends_gone_with_a_containerd"] += 1
 
     def wrong(self, error):
         """Any failure, once."""

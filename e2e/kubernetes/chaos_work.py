@@ -1,5 +1,7 @@
 """The rolling workload of chaos: one worker makes one Pod after the other, looks at it, and deletes it."""
+import datetime
 import json
+import re
 import subprocess
 import threading
 import time
@@ -9,6 +11,7 @@ from cluster import Failed, container, pod
 # A line each 20 ms, some 100 bytes; the last one, when told or after COUNT lines, says how many there were.
 COUNTING = ('pad=$(head -c 80 /dev/zero | tr "\\0" x); i=0; while [ ! -e /tmp/stop ] && [ $i -lt ${COUNT:-100000000} ]; do echo $i $pad; '
             'i=$((i+1)); sleep 0.02; done; echo end $i; touch /tmp/ended; ')
+CONTAINERD_STARTS = 30  # seconds from a kill until it has looked at its containers, on a busy machine
 PATIENCE = 240  # seconds; everything a Pod needs may die several times meanwhile
 
 
@@ -31,11 +34,19 @@ def stubborn(call, seconds=PATIENCE):
             time.sleep(0.5)
 
 
+def seconds_of(stamp):
+    """A time as 2026-01-02T15:04:05.123456789Z, or with an offset, since 1970."""
+    text = re.sub(r"\.(\d{1,6})\d*", r".\1", stamp).replace("Z", "+00:00")
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
 class Worker(threading.Thread):
-    def __init__(self, cluster, label, split, chance, check, report):
+    """`kills(split, container)`: when the containerd of such a container was killed; `check`: chaos.check_lines of one."""
+
+    def __init__(self, cluster, label, split, chance, kills, check, report):
         super().__init__()
         self.cluster, self.label, self.split, self.chance, self.report = cluster, label, split, chance, report
-        self.check_lines = check
+        self.kills, self.check_lines = kills, check
         self.stop, self.pods, self.failures = threading.Event(), 0, []
 
     def run(self):
@@ -57,10 +68,10 @@ class Worker(threading.Thread):
     def check(self, *args):
         self.report.spoke(*self.check_lines(*args))
 
-    def wait_phase(self, name, wanted):
+    def wait_phase(self, name, *wanted):
         def reached():
             status = self.cluster.get("pod", name)["status"]
-            if status.get("phase") != wanted:
+            if status.get("phase") not in wanted:
                 raise Failed(f"{name} is {status.get('phase')}, not {wanted}: {json.dumps(status.get('containerStatuses'))}")
             return status
         return stubborn(reached)
@@ -85,10 +96,27 @@ class Worker(threading.Thread):
 
     def ends_by_itself(self, name):
         uid = self.make(name, self.chance.randrange(1, 300), restartPolicy="Never")
-        self.wait_phase(name, "Succeeded")
+        status = self.wait_phase(name, "Succeeded", "Failed")
+        self.check_exits(name, status["containerStatuses"])
         for which in ("app", "sidecar"):
             self.check(f"{name}/{which}", uid, which, self.split, True)
         self.remove(name)
+
+    def check_exits(self, name, statuses):
+        """Each container has ended with 0, but for those whose end went with their containerd.
+
+        One that is killed between taking an exit from the shim and writing it down finds no task when it starts, and says
+        "Unknown", 255, ended now (containerd 1.6: pkg/cri/server/restart.go, loadContainer); kubelet hears no better.
+        """
+        for status in statuses:
+            ended = status["state"].get("terminated", {})
+            if ended.get("exitCode") == 0:
+                continue
+            at = seconds_of(ended["finishedAt"]) if ended.get("finishedAt") else 0
+            unknown = (ended.get("exitCode"), ended.get("reason")) == (255, "Unknown")
+            if not unknown or not any(at - CONTAINERD_STARTS <= kill <= at + 1 for kill in self.kills(self.split, status["name"])):
+                raise Failed(f"{name}/{status['name']} did not end with 0: {json.dumps(status)}")
+            self.report.end_went_with_containerd()
 
     def is_deleted(self, name):
         uid = self.make(name, None)
