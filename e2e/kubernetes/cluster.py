@@ -20,13 +20,15 @@ KINDS = {"split": True, "whole": False}  # of Pods: over host and DPU, or all on
 
 
 class Cluster(Lab):
-    def __init__(self, label, nodes=1):
+    def __init__(self, label, nodes=1, kubelet=None):
+        """kubelet: its minor version ("1.33") when it is not that of all others; deploy/kubernetes/build has made it."""
         super().__init__(label)
         self.nodes = nodes
+        self.programs = os.path.join(PROGRAMS, f"kubelet-{kubelet}") if kubelet else PROGRAMS
 
     def __enter__(self):
         try:
-            run([HETEROCTL, "lab", "up", "--name", self.name, "--kubernetes", "--kubernetes-programs", PROGRAMS,
+            run([HETEROCTL, "lab", "up", "--name", self.name, "--kubernetes", "--kubernetes-programs", self.programs,
                  "--nodes", str(self.nodes)], timeout=240)
             with open(f"/run/heterok8s-lab/{self.name}/env.json", encoding="utf-8") as file:
                 self.env = json.load(file)

@@ -42,6 +42,8 @@ containerRuntimeEndpoint: unix:///run/heterok8s/cri.sock
 # containerd 1.6 cannot be asked for its driver.
 cgroupDriver: cgroupfs
 cgroupRoot: /
+# The machine's: kubelet 1.35 would not start on version 1.
+failCgroupV1: false
 failSwapOn: false
 makeIPTablesUtilChains: false
 clusterDNS: [{dns}]
