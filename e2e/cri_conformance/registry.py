@@ -2,19 +2,22 @@
 
 Each name is another image, with one file that says the name.
 
-Plain HTTP, which runtimes accept on loopback, and Basic authentication. Prints "ready" when it listens.
+Plain HTTP, which containerd 1.6 accepts on loopback and containerd 2 when hosts.toml says so, and Basic authentication.
+Prints "ready" when it listens.
 """
 import base64
 import hashlib
 import http.server
 import io
 import json
+import os
 import platform
 import sys
 import tarfile
 import threading
 
 PORT, USER, PASSWORD = 5000, "robot", "open-sesame-7f3a"
+HOSTS = f"/etc/containerd/certs.d/127.0.0.1:{PORT}"  # the lab's own, gone with it
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -82,5 +85,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 if __name__ == "__main__":
     server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.makedirs(HOSTS, exist_ok=True)
+    with open(os.path.join(HOSTS, "hosts.toml"), "w", encoding="utf-8") as file:
+        file.write(f'server = "http://127.0.0.1:{PORT}"\n')
     print("ready", flush=True)
     sys.stdin.read()
