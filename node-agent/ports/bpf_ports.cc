@@ -104,8 +104,6 @@ void BpfPorts::AdoptLocked() {
       (void)kernel_->Order(HK_FORGET_CLAIM, key);
     } else if (IsOpen(claim)) {
       pods_[name->second].reported[{static_cast<Protocol>(key.protocol), key.port}][FromWire(key)] = claim.since_ns;
-    } else {
-      leftovers_[key] = claim.changed_ns;
     }
   }
   for (const auto& [cookie, share] : kernel_->shares.All()) {
@@ -211,18 +209,14 @@ absl::Status BpfPorts::RemoveLocked(const std::string& pod_key) {
   if (pod.remote.size() > HK_SHARE_GUARANTEED) remote_burst_ -= pod.remote.size() - HK_SHARE_GUARANTEED;
   pod.remote.clear();
   for (const auto& [number, claims] : pod.reported) {
-    for (const auto& [key, epoch_ns] : claims) HK_RETURN_IF_ERROR(ForgetLocked(ToWire(cookie, key)));
+    for (const auto& [key, epoch_ns] : claims)
+      HK_RETURN_IF_ERROR(kernel_->Order(HK_FORGET_CLAIM, ToWire(cookie, key)).status());
   }
-  std::vector<hk_claim_key> left;
-  for (const auto& [key, changed_ns] : leftovers_) {
-    if (key.netns == cookie) left.push_back(key);
-  }
-  for (const hk_claim_key& key : left) HK_RETURN_IF_ERROR(ForgetLocked(key));
   // A walk passes the room of all Pods, so it is made only where the Pod has had what nobody has heard of.
   const std::optional<hk_share> share = kernel_->shares.Get(cookie);
   if (share.has_value() && share->used > 0) {
     for (const auto& [key, claim] : kernel_->local.All()) {
-      if (key.netns == cookie) HK_RETURN_IF_ERROR(ForgetLocked(key));
+      if (key.netns == cookie) HK_RETURN_IF_ERROR(kernel_->Order(HK_FORGET_CLAIM, key).status());
     }
   }
   HK_RETURN_IF_ERROR(kernel_->Order(HK_DROP_SHARE, {.netns = cookie}).status());
@@ -240,11 +234,6 @@ std::vector<std::string> BpfPorts::ListPods() const {
   std::vector<std::string> keys;
   for (const auto& [key, pod] : pods_) keys.push_back(key);
   return keys;
-}
-
-absl::Status BpfPorts::ForgetLocked(const hk_claim_key& key) {
-  leftovers_.erase(key);
-  return kernel_->Order(HK_FORGET_CLAIM, key).status();
 }
 
 // The other PU obeys the same limits. What is refused here is the list of one that does not.
@@ -407,7 +396,7 @@ std::vector<OwnedPort> BpfPorts::Local(const std::string& pod_key) const {
     if (key.netns != cookie || !IsOpen(claim)) continue;
     owned.push_back({.key = FromWire(key),
                      .since_unix_ms = (boot_ns + static_cast<int64_t>(claim.since_ns)) / 1'000'000,
-                     .sockets = claim.sockets});
+                     .sockets = HK_SOCKETS(claim.life)});
   }
   std::sort(owned.begin(), owned.end(), [](const OwnedPort& a, const OwnedPort& b) { return a.key < b.key; });
   return owned;

@@ -11,7 +11,6 @@
 #pragma once
 
 #include <atomic>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <set>
@@ -61,10 +60,6 @@ class BpfPorts : public Ports {
     uint64_t compare_at_ns = 0;    // after that; 0: nothing was kept back
     uint64_t compare_next_ns = 0;  // not before
   };
-  struct KeyLess {
-    bool operator()(const hk_claim_key& a, const hk_claim_key& b) const { return std::memcmp(&a, &b, sizeof a) < 0; }
-  };
-  using Leftovers = std::map<hk_claim_key, uint64_t, KeyLess>;  // to hk_local.changed_ns
 
   // bpf_ports.cc: Pods and the other PU's claims. All "Locked" ones need mutex_.
   void AdoptLocked();
@@ -75,7 +70,6 @@ class BpfPorts : public Ports {
   absl::Status DropRemoteLocked(Pod& pod, const PortKey& key);
   absl::Status RoomForRemoteLocked(const Pod& pod) const;
   void SettleLocked(Pod& pod, PortNumber closed);
-  absl::Status ForgetLocked(const hk_claim_key& key);
   absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
 
   // event_thread.cc: from the ring to the listener.
@@ -91,8 +85,9 @@ class BpfPorts : public Ports {
   void InsertUdp();
   bool MayScan(uint64_t cookie) const;
   void ScanInto(uint64_t cookie, bool tcp);
+  void LookForSlots(uint64_t cookie, uint64_t at_ns);
   void FillFreeSlots();
-  void RemoveLeftovers();
+  void OwnUnowned();
   void Wake();
 
   std::unique_ptr<Kernel> kernel_;
@@ -101,8 +96,7 @@ class BpfPorts : public Ports {
   mutable std::mutex mutex_;
   std::map<std::string, Pod> pods_;
   std::map<uint64_t, std::string> key_of_cookie_;
-  size_t remote_burst_ = 0;  // entries in `remote` of all Pods beyond what each is guaranteed
-  Leftovers leftovers_;
+  size_t remote_burst_ = 0;           // entries in `remote` of all Pods beyond what each is guaranteed
   std::set<std::string> tell_again_;  // adopted Pods whose caller has no memory of what is open
   bool compare_all_ = false;
   uint64_t compare_after_ns_ = 0;  // CLOCK_MONOTONIC
@@ -112,7 +106,13 @@ class BpfPorts : public Ports {
   std::vector<hk_claim_key> touched_;
   std::set<uint64_t> udp_inserts_;              // Pods to scan for them
   std::map<uint64_t, uint64_t> scans_paid_at_;  // when their time will have been earned
-  std::map<uint64_t, uint64_t> slots_free_at_;  // cookie -> when to look
+  struct Look {
+    uint64_t at_ns, again_ns;  // the second: as late as the last free slot asks for
+  };
+  std::map<uint64_t, Look> slots_free_;  // Pods to scan for sockets that may have them
+  std::set<uint64_t> unowned_;           // Pods with sockets that found no room
+  uint64_t unowned_seen_ = UINT64_MAX;   // so many ever
+  uint64_t unowned_after_ns_ = 0;        // when to look for room for them
   std::vector<PortChange> changes_;
   uint64_t lost_seen_ = 0;
   uint64_t adopted_at_ns_ = 0;  // CLOCK_MONOTONIC

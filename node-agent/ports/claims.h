@@ -32,8 +32,8 @@ PortKey FromWire(const hk_claim_key& key);
 hk_remote ToWire(const std::set<PortKey>& claims_of_one_port);
 std::set<PortKey> FromWire(const hk_port_key& port, const hk_remote& claims);
 
-// A claim with sockets; any other is a leftover.
-inline bool IsOpen(const hk_local& claim) { return claim.sockets > 0 && (claim.sockets & HK_LEAVING) == 0; }
+// False: a program is just removing it.
+inline bool IsOpen(const hk_local& claim) { return HK_SOCKETS(claim.life) > 0; }
 
 absl::StatusOr<hk_pod> ToWire(const PodPorts& pod);
 absl::StatusOr<hk_pod_name> NameToWire(const PodPorts& pod);

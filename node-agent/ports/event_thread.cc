@@ -20,14 +20,8 @@
 namespace heterok8s::ports {
 namespace {
 
-// A claim that closed stays in the map for a while with no sockets, because the programs cannot remove it without
-// racing with a socket that claims it again; heterod's order to remove it is told apart by such a socket. Not at once,
-// because most servers that close a port are back soon, and no later, because leftovers are of the Pod's share: a
-// resolver binds a port for every question that it asks.
-constexpr uint64_t kLeftoverNs = 1'000'000'000;
-constexpr int kLeftoverPollMs = 500;
-// So many in one go, while others wait for the lock.
-constexpr int kLeftoversAtOnce = 1024;
+// How often to look for room for sockets that found none.
+constexpr uint64_t kUnownedNs = 500'000'000;
 
 // A socket leaves the sockhash a moment after the event that announces it.
 constexpr uint64_t kSlotFreeNs = 20'000'000;
@@ -94,7 +88,7 @@ void BpfPorts::Loop() {
     if (ready > 0) kernel_->DrainRing();
     FinishBatch();
     FillFreeSlots();
-    RemoveLeftovers();
+    OwnUnowned();
   }
 }
 
@@ -107,7 +101,7 @@ void BpfPorts::OnEvent(const hk_event& event) {
   if (event.kind == HK_BEHIND) {
     // The window in which programs keep back what changes has ended by then.
     pod.behind_until_ns = Now(CLOCK_MONOTONIC) + HK_WINDOW_NS;
-    slots_free_at_.try_emplace(pod.cookie, pod.behind_until_ns);
+    LookForSlots(pod.cookie, pod.behind_until_ns + kSlotFreeNs);
     if (pod.compare_at_ns == 0) pod.compare_at_ns = std::max(pod.behind_until_ns, pod.compare_next_ns);
     return;
   }
@@ -125,7 +119,7 @@ void BpfPorts::OnEvent(const hk_event& event) {
     return;
   }
   if (event.kind == HK_SLOT_FREE) {
-    slots_free_at_.try_emplace(pod.cookie, Now(CLOCK_MONOTONIC) + kSlotFreeNs);
+    LookForSlots(pod.cookie, Now(CLOCK_MONOTONIC) + kSlotFreeNs);
     return;
   }
   touched_.push_back(event.key);
@@ -183,8 +177,8 @@ int BpfPorts::TimeoutMs() const {
   std::lock_guard lock(mutex_);
   const bool compare = compare_all_ || std::any_of(pods_.begin(), pods_.end(),
                                                    [](const auto& pod) { return pod.second.compare_at_ns != 0; });
-  if (compare || !slots_free_at_.empty()) return std::min(kComparePollMs, kSlotPollMs);
-  return leftovers_.empty() ? -1 : kLeftoverPollMs;
+  if (compare || !slots_free_.empty()) return std::min(kComparePollMs, kSlotPollMs);
+  return unowned_.empty() ? -1 : static_cast<int>(kUnownedNs / 1'000'000);
 }
 
 void BpfPorts::FinishBatch() {
@@ -204,7 +198,6 @@ void BpfPorts::FinishBatch() {
       std::optional<hk_local> claim = kernel_->local.Get(key);
       bool open = claim.has_value() && IsOpen(*claim);
       ReportLocked(pods_[name->second], FromWire(key), open, open ? claim->since_ns : Now(CLOCK_MONOTONIC));
-      if (claim.has_value() && !open) leftovers_[key] = claim->changed_ns;
     }
     touched_.clear();
     if (CompareIsDueLocked()) CompareLocked();
@@ -266,10 +259,7 @@ void BpfPorts::CompareLocked() {
   for (const auto& [key, claim] : kernel_->local.All()) {
     auto found = compared.find(key.netns);
     if (found == compared.end()) continue;
-    if (!IsOpen(claim)) {
-      leftovers_[key] = claim.changed_ns;
-      continue;
-    }
+    if (!IsOpen(claim)) continue;
     PortKey port = FromWire(key);
     open[key.netns].insert(port);
     const size_t changes = changes_.size();
@@ -315,44 +305,43 @@ void BpfPorts::ScanInto(uint64_t cookie, bool tcp) {
   }
 }
 
-void BpfPorts::FillFreeSlots() {
-  uint64_t now = Now(CLOCK_MONOTONIC);
-  std::erase_if(slots_free_at_, [&](const auto& entry) {
-    if (now < entry.second || !MayScan(entry.first)) return false;
-    ScanInto(entry.first, /*tcp=*/true);
-    ScanInto(entry.first, /*tcp=*/false);
-    return true;
-  });
+// A Pod where slots come free all the time is looked at all the same, and once more for the last of them.
+void BpfPorts::LookForSlots(uint64_t cookie, uint64_t at_ns) {
+  auto [look, is_first] = slots_free_.try_emplace(cookie, Look{.at_ns = at_ns, .again_ns = at_ns});
+  look->second.again_ns = std::max(look->second.again_ns, at_ns);
 }
 
-void BpfPorts::RemoveLeftovers() {
-  std::set<uint64_t> freed;
-  for (bool more = true; more;) {
-    more = false;
-    std::lock_guard lock(mutex_);
-    int removed = 0;
-    uint64_t now = Now(CLOCK_MONOTONIC);
-    for (auto it = leftovers_.begin(); it != leftovers_.end();) {
-      if (now - it->second < kLeftoverNs) {
-        ++it;
-        continue;
-      }
-      if (++removed > kLeftoversAtOnce) {
-        more = true;
-        break;
-      }
-      // Not when it is in use again, or was and closed later, which is a leftover of its own.
-      absl::StatusOr<bool> gone = kernel_->Order(HK_FORGET_LEFTOVER, it->first, it->second);
-      if (!gone.ok()) spdlog::warn("ports: {}", Message(gone.status()));
-      if (gone.ok() && *gone) freed.insert(it->first.netns);
-      it = leftovers_.erase(it);
+void BpfPorts::FillFreeSlots() {
+  for (auto look = slots_free_.begin(); look != slots_free_.end();) {
+    const uint64_t now = Now(CLOCK_MONOTONIC);
+    auto& [cookie, when] = *look;
+    if (now < when.at_ns || !MayScan(cookie)) {
+      ++look;
+      continue;
     }
+    ScanInto(cookie, /*tcp=*/true);
+    ScanInto(cookie, /*tcp=*/false);
+    when.at_ns = when.again_ns;
+    look = when.again_ns <= now ? slots_free_.erase(look) : std::next(look);
   }
-  // Where there is room again, sockets that found none get their owner, by the same scan as those that found no slot.
-  for (uint64_t cookie : freed) {
-    std::optional<hk_share> share = kernel_->shares.Get(cookie);
-    if (share.has_value() && share->unowned > 0) slots_free_at_.try_emplace(cookie, Now(CLOCK_MONOTONIC));
+}
+
+// Sockets that no hook could refuse get their owner when there is room, whoever made it: the same scan finds them as
+// finds those that have no slot. The first look is at all Pods: a former heterod may have left some.
+void BpfPorts::OwnUnowned() {
+  const uint64_t ever = kernel_->Stat(HK_STAT_UNOWNED), now = Now(CLOCK_MONOTONIC);
+  std::lock_guard lock(mutex_);
+  if (std::exchange(unowned_seen_, ever) != ever) {
+    for (const auto& [cookie, pod_key] : key_of_cookie_) unowned_.insert(cookie);
   }
+  if (now < unowned_after_ns_) return;
+  std::erase_if(unowned_, [&](uint64_t cookie) {
+    const std::optional<hk_share> share = kernel_->shares.Get(cookie);
+    if (!share.has_value() || share->unowned == 0) return true;
+    if (kernel_->HasRoom(*share)) LookForSlots(cookie, now);
+    return false;
+  });
+  unowned_after_ns_ = now + kUnownedNs;
 }
 
 }  // namespace heterok8s::ports

@@ -142,6 +142,7 @@ absl::Status Kernel::AttachAll() {
   local = bpf::Map<hk_claim_key, hk_local>(map("local"));
   remote = bpf::Map<hk_port_key, hk_remote>(map("remote"));
   shares = bpf::Map<uint64_t, hk_share>(map("shares"));
+  burst = bpf::Map<uint32_t, int32_t>(map("burst"));
   callers = bpf::Map<hk_callers_key, hk_callers>(map("callers"));
   stats_fd_ = bpf_map__fd(map("stats"));
   order_fd_ = bpf_program__fd(Program("hk_order"));
@@ -217,8 +218,13 @@ uint64_t Kernel::Stat(hk_stat which) const {
   return sum;
 }
 
-absl::StatusOr<bool> Kernel::Order(hk_order_kind kind, const hk_claim_key& key, uint64_t changed_ns) const {
-  const hk_order order{.key = key, .changed_ns = changed_ns, .kind = kind};
+bool Kernel::HasRoom(const hk_share& share) const {
+  if (share.used < HK_SHARE_GUARANTEED) return true;
+  return share.used < HK_SHARE_MOST && burst.Get(0).value_or(HK_BURST_ENTRIES) < HK_BURST_ENTRIES;
+}
+
+absl::StatusOr<bool> Kernel::Order(hk_order_kind kind, const hk_claim_key& key) const {
+  const hk_order order{.key = key, .kind = kind};
   char packet[HK_ORDER_OFFSET + sizeof order] = {};
   std::memcpy(packet + HK_ORDER_OFFSET, &order, sizeof order);
   LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = packet, .data_size_in = sizeof packet);

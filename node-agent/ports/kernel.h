@@ -37,8 +37,11 @@ class Kernel {
 
   uint64_t Stat(hk_stat which) const;
 
+  // Would one more entry of a Pod with this share be let in now? As is_used_up() of bpf/share.h.
+  bool HasRoom(const hk_share& share) const;
+
   // What must be one step together with what the programs do; see hk_order. True when there was something to do.
-  absl::StatusOr<bool> Order(hk_order_kind kind, const hk_claim_key& key, uint64_t changed_ns = 0) const;
+  absl::StatusOr<bool> Order(hk_order_kind kind, const hk_claim_key& key) const;
 
   // Calls `handler` for each event that is in the ring now; `epoll_fd` is readable when there are some.
   using Handler = std::function<void(const hk_event&)>;
@@ -52,6 +55,7 @@ class Kernel {
   bpf::Map<hk_claim_key, hk_local> local;
   bpf::Map<hk_port_key, hk_remote> remote;
   bpf::Map<uint64_t, hk_share> shares;
+  bpf::Map<uint32_t, int32_t> burst;
   bpf::Map<hk_callers_key, hk_callers> callers;
 
  private:

@@ -12,7 +12,7 @@
 
 #include <linux/types.h>
 
-#define HK_PORTS_LAYOUT 5
+#define HK_PORTS_LAYOUT 6
 #define HK_REMOTE_CLAIMS 8 /* claims of the other PU on one port: different addresses; more become one on all */
 #define HK_POD_ADDRESSES 8
 #define HK_LISTENER_SLOTS 8 /* sockets of one REUSEPORT group that are known to sk_lookup at a time */
@@ -60,18 +60,18 @@ struct hk_claim_key {
   __u32 zero;
 };
 struct hk_local {
-  __u64 since_ns;   /* CLOCK_MONOTONIC of the first socket */
-  __u64 changed_ns; /* of the last transition to or from zero */
-  __u32 sockets;    /* zero: a leftover that heterod removes after a while */
-  __u32 no_slot;    /* one of its sockets found no slot in `listeners` */
+  __u64 since_ns; /* CLOCK_MONOTONIC of the first socket */
+  __u64 life;     /* HK_SOCKETS() of it; the rest tells this entry from others that had the same memory before */
+  __u32 no_slot;  /* one of its sockets found no slot in `listeners` */
+  __u32 zero;
 };
-/* In `sockets` of an entry that is just being removed: whoever meets it looks again. Negative as a signed number. */
-#define HK_LEAVING 0x80000000u
+/* None: the program that took the last one out is just removing the entry. Whoever meets it looks again. */
+#define HK_SOCKETS(life) ((__u32)(life))
 
 /* shares: keyed by cookie, made by heterod before the Pod's entry in `pods`; changed by programs alone. */
 struct hk_share {
   __u32 used;      /* entries */
-  __u32 unowned;   /* sockets that found no room where no hook could refuse them. Only grows */
+  __u32 unowned;   /* sockets that found no room where no hook could refuse them, and have no owner now */
   __u64 window_ns; /* CLOCK_MONOTONIC: when this window of events began */
   __u32 events;    /* since then */
   __u32 refusals;
@@ -153,13 +153,12 @@ struct hk_callers {
 /* sockets (sk_storage): what a socket has claimed, for the hooks that cannot read it any more. */
 struct hk_socket {
   struct hk_claim_key key;
-  __u64 generation; /* of the Pod when it was counted */
-  __u32 counted;
-  __u32 hashed; /* its slot in `listeners`, plus one; slots after the first are of the Pod's share */
+  __u64 counted; /* in `local`: the Pod's generation then; 0: not counted */
+  __u64 unowned; /* in hk_share.unowned: the same */
+  __u32 hashed;  /* its slot in `listeners`, plus one; slots after the first are of the Pod's share */
   __u8 v6only;
-  __u8 unowned;  /* counted in hk_share.unowned */
   __u8 released; /* sock_release has come */
-  __u8 zero[5];
+  __u8 zero[2];
 };
 
 /* HK_SLOT_FREE: a socket of a REUSEPORT group left the sockhash and the group may have one that found no slot.
@@ -197,14 +196,12 @@ enum hk_stat {
  * not be cut off by heterod's end. Given as a packet, from HK_ORDER_OFFSET on. */
 #define HK_ORDER_OFFSET 16
 enum hk_order_kind {
-  HK_FORGET_LEFTOVER = 1, /* removes key if it still is the leftover of changed_ns; 1 when it did */
-  HK_FORGET_CLAIM = 2,    /* removes key, whatever it is: its Pod is gone; 1 when it did */
-  HK_DROP_SHARE = 3,      /* of key.netns: what is left of it goes back */
-  HK_FORGET_CALLERS = 4   /* of key.netns and key.port */
+  HK_FORGET_CLAIM = 1,  /* removes key, whatever it is: its Pod is gone; 1 when it did */
+  HK_DROP_SHARE = 2,    /* of key.netns: what is left of it goes back */
+  HK_FORGET_CALLERS = 3 /* of key.netns and key.port */
 };
 struct hk_order {
   struct hk_claim_key key;
-  __u64 changed_ns;
   __u32 kind;
   __u32 zero;
 };

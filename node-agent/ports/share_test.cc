@@ -55,15 +55,8 @@ class Counted {
         callers_(Open(pu, "callers")) {}
 
   // Of the only Pod, or of all.
-  uint32_t used() const {
-    uint64_t cookie = 0;
-    uint32_t sum = 0;
-    for (void* from = nullptr; bpf_map_get_next_key(shares_.get(), from, &cookie) == 0; from = &cookie) {
-      hk_share share{};
-      if (bpf_map_lookup_elem(shares_.get(), &cookie, &share) == 0) sum += share.used;
-    }
-    return sum;
-  }
+  uint32_t used() const { return Sum(&hk_share::used); }
+  uint32_t unowned() const { return Sum(&hk_share::unowned); }
   uint32_t burst() const {
     uint32_t zero = 0, value = 0;
     REQUIRE(bpf_map_lookup_elem(burst_.get(), &zero, &value) == 0);
@@ -78,6 +71,15 @@ class Counted {
   uint32_t callers() const { return Count<hk_callers_key>(callers_); }
 
  private:
+  uint32_t Sum(uint32_t hk_share::*count) const {
+    uint64_t cookie = 0;
+    uint32_t sum = 0;
+    for (void* from = nullptr; bpf_map_get_next_key(shares_.get(), from, &cookie) == 0; from = &cookie) {
+      hk_share share{};
+      if (bpf_map_lookup_elem(shares_.get(), &cookie, &share) == 0) sum += share.*count;
+    }
+    return sum;
+  }
   static sys::UniqueFd Open(const Pu& pu, const char* map) {
     sys::UniqueFd fd(bpf_obj_get(fmt::format("{}/maps/{}", pu.options().bpffs, map).c_str()));
     REQUIRE(fd.valid());
@@ -210,6 +212,79 @@ TEST_CASE("while others use all that is shared, a Pod gets what it is guaranteed
   CHECK(error == 0);
 }
 
+TEST_CASE("a port that is closed is no longer of the share: a Pod at its limit may bind one for each question",
+          "[netns]") {
+  TwoPus pus;
+  Pu& dpu = pus.dpu();
+  Counted counted(dpu);
+  int error = 0;
+  auto others = Occupy(dpu.ns, SOCK_DGRAM, kAny, 1000, HK_SHARE_GUARANTEED - 1, &error);
+  REQUIRE(error == 0);
+  counted.SetBurst(HK_BURST_ENTRIES);
+  for (int i = 0; i < 2000 && error == 0; ++i) {
+    sys::UniqueFd fd = dpu.Socket(AF_INET, i % 2 == 0 ? SOCK_DGRAM : SOCK_STREAM);
+    error = Bind(fd, kAny, static_cast<uint16_t>(5000 + i));
+    if (error == 0 && i % 2 == 1) REQUIRE(listen(fd.get(), 1) == 0);
+  }
+  CHECK(error == 0);
+  CHECK(counted.claims() == HK_SHARE_GUARANTEED - 1);
+  CHECK(counted.used() == HK_SHARE_GUARANTEED - 1);
+  CHECK(dpu.ports->counters().unowned_over_share == 0);
+}
+
+TEST_CASE("a socket that found no room gets its owner when other Pods let go", "[netns]") {
+  TwoPus pus;
+  Pu& dpu = pus.dpu();
+  Counted counted(dpu);
+  sys::UniqueFd late = dpu.Socket(AF_INET, SOCK_STREAM), never = dpu.Socket(AF_INET, SOCK_STREAM);
+  REQUIRE(Bind(late, kLocalhost, 80) == 0);
+  REQUIRE(Bind(never, kLocalhost, 81) == 0);
+  int error = 0;
+  auto others = Occupy(dpu.ns, SOCK_DGRAM, kAny, 1000, HK_SHARE_GUARANTEED, &error);
+  REQUIRE(error == 0);
+  counted.SetBurst(HK_BURST_ENTRIES);
+  REQUIRE(listen(late.get(), 1) == 0);
+  REQUIRE(listen(never.get(), 1) == 0);
+  CHECK(counted.unowned() == 2);
+  never.reset();
+  CHECK(counted.unowned() == 1);
+
+  counted.SetBurst(0);
+
+  pus.AwaitTold(dpu, {.address = kLocalhost, .port = 80}, true);
+  CHECK(counted.unowned() == 0);
+  CHECK(dpu.ports->counters().unowned_over_share == 2);
+}
+
+TEST_CASE("a slot that comes free while much changes is found", "[netns]") {
+  TwoPus pus;
+  Pu& dpu = pus.dpu();
+  std::vector<sys::UniqueFd> group;
+  for (int i = 0; i < HK_LISTENER_SLOTS + 2; ++i) {
+    group.push_back(dpu.Socket(AF_INET, SOCK_STREAM));
+    int on = 1;
+    setsockopt(group.back().get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    REQUIRE(Bind(group.back(), kLocalhost, 80) == 0);
+    REQUIRE(listen(group.back().get(), 1) == 0);
+  }
+  usleep(2 * HK_WINDOW_NS / 1000);  // a window begins with what follows
+  group.erase(group.begin());
+  REQUIRE_OK(sys::InNetns(dpu.ns, [&] {
+    for (int i = 0; i < HK_WINDOW_EVENTS; ++i) {
+      sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+      (void)Bind(fd, kAny, 0);
+    }
+    return absl::OkStatus();
+  }));
+  usleep(60'000);  // the look for the first free slot is over, the window, which keeps the others back, is not
+  while (group.size() > 1) group.erase(group.begin());
+
+  CHECK(Eventually([&] {
+    sys::UniqueFd caller = pus.host().Socket(AF_INET, SOCK_STREAM);
+    return Connect(caller, kLocalhost, 80) == 0;
+  }));
+}
+
 TEST_CASE("further sockets of a REUSEPORT group are of the Pod's share", "[netns]") {
   TwoPus pus;
   Pu& dpu = pus.dpu();
@@ -240,15 +315,19 @@ TEST_CASE("the count is exact after races between CPUs, and after heterod died a
   Pu& dpu = pus.dpu();
   Counted counted(dpu);
   std::atomic<bool> stop = false;
+  std::atomic<int> refused = 0;
   std::vector<std::thread> programs;
-  for (int number = 0; number < 4; ++number) {
+  for (int number = 0; number < 6; ++number) {
     programs.emplace_back([&, number] {
       (void)sys::InNetns(dpu.ns, [&] {
+        // Many ports: what one lets go becomes another's memory. Few: the last socket of a port ends while its next one
+        // comes.
+        const int ports = number < 4 ? 300 : 2;
         for (int i = 0; !stop; ++i) {
           int on = 1, type = number % 2 == 0 ? SOCK_DGRAM : SOCK_STREAM;
           sys::UniqueFd fd(socket(AF_INET, type | SOCK_CLOEXEC, 0));
           setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-          (void)Bind(fd, kLocalhost, static_cast<uint16_t>(7000 + i % 300));  // two programs for each port
+          if (Bind(fd, kLocalhost, static_cast<uint16_t>(7000 + i % ports)) != 0) ++refused;
           if (type == SOCK_STREAM) (void)listen(fd.get(), 1);
         }
         return absl::OkStatus();
@@ -267,6 +346,8 @@ TEST_CASE("the count is exact after races between CPUs, and after heterod died a
   CHECK(Eventually([&] { return counted.claims() == 0 && counted.used() == 0; }));
   CHECK(counted.used() == 0);
   CHECK(counted.burst() == 0);
+  CHECK(counted.unowned() == 0);
+  CHECK(refused == 0);
   CHECK(dpu.ports->Local(dpu.pod_key).empty());
 }
 

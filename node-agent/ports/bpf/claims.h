@@ -30,90 +30,114 @@ static __always_inline void emit(const struct hk_claim_key *key, __u32 kind, __u
 
 // Claims of this PU.
 
-// The entry of this claim, made when there is none; NULL when the Pod has no room for it.
-static __always_inline struct hk_local *entry_of(const struct hk_claim_key *key)
+enum { NOBODYS, FIRST, FURTHER };
+// Counts a socket in the entry of its claim, which is made with the first and goes with the last. NOBODYS: the Pod has
+// no room for it.
+//
+// The memory of an entry that was removed may hold another one at once, of any Pod (from 6.1 on). So `life` is changed
+// only from what it was while the key still led to it: another entry has another upper half, but for one in 2^32.
+// Tries end at a program that is held up between two steps of unclaim(). Of sockets that share no port none meets it:
+// the kernel keeps a port until then.
+#define ENTER_TRIES 64
+__noinline int hk_enter(const struct hk_claim_key *claim, __u64 now)
 {
-	struct hk_local *l = bpf_map_lookup_elem(&local, key);
-	if (l)
-		return l;
-	struct hk_share *share = bpf_map_lookup_elem(&shares, &key->netns);
-	if (!share || !hk_take(share))
-		return NULL;
-	struct hk_local fresh = {.since_ns = bpf_ktime_get_ns()};
-
-	fresh.changed_ns = fresh.since_ns;
-	if (bpf_map_update_elem(&local, key, &fresh, BPF_NOEXIST) != 0)
-		hk_give(share);	 // another CPU was faster, or the kernel has no memory
-	return bpf_map_lookup_elem(&local, key);
-}
-// False: the Pod has no room for it, and the claim is nobody's.
-static __always_inline bool claim(struct hk_socket *s, const struct hk_pod *pod, const struct hk_claim_key *key)
-{
-	for (int i = 0; i < 8; i++) {
-		struct hk_local *l = entry_of(key);
-		__u64 now = bpf_ktime_get_ns();
-
-		if (!l)
-			return false;
-		__u32 before = __sync_fetch_and_add(&l->sockets, 1);
-		if (before & HK_LEAVING)
-			continue;  // hk_order takes it out just now
-		s->key = *key;
-		s->generation = pod->generation;
-		s->unowned = 0;
-		__sync_lock_test_and_set(&s->counted, 1);  // before a scan looks at s->released
-		if (before == 0) {
-			l->since_ns = now;
-			l->changed_ns = now;
-			count(HK_STAT_OPENED);
-			emit(key, HK_OPENED, now);
+	if (!claim)
+		return NOBODYS;
+	struct hk_claim_key key = *claim;
+	for (int i = 0; i < ENTER_TRIES; i++) {
+		struct hk_local *l = bpf_map_lookup_elem(&local, &key);
+		if (!l) {
+			struct hk_share *share = bpf_map_lookup_elem(&shares, &key.netns);
+			if (!share || !hk_take(share))
+				return NOBODYS;
+			struct hk_local fresh = {.since_ns = now, .life = (__u64)bpf_get_prandom_u32() << 32 | 1};
+			if (bpf_map_update_elem(&local, &key, &fresh, BPF_NOEXIST) == 0)
+				return FIRST;
+			hk_give(share);	 // another CPU was faster, or the kernel has no memory
+			continue;
 		}
-		return true;
+		__u64 life = __sync_fetch_and_add(&l->life, 0);	 // a read that comes before the next look
+		if (HK_SOCKETS(life) == 0 || bpf_map_lookup_elem(&local, &key) != l)
+			continue;
+		if (__sync_val_compare_and_swap(&l->life, life, life + 1) == life)
+			return FURTHER;
 	}
-	return false;
+	return NOBODYS;
+}
+static __always_inline void count_unowned(const struct hk_claim_key *key, __u32 change)
+{
+	struct hk_share *share = bpf_map_lookup_elem(&shares, &key->netns);
+
+	if (share)
+		__sync_fetch_and_add(&share->unowned, change);
+}
+static __always_inline int claim(struct hk_socket *s, const struct hk_pod *pod, const struct hk_claim_key *key,
+				 __u64 now)
+{
+	int entered = hk_enter(key, now);
+
+	if (entered == NOBODYS)
+		return NOBODYS;
+	s->key = *key;
+	if (__sync_lock_test_and_set(&s->unowned, 0) == pod->generation)
+		count_unowned(key, -1);
+	__sync_lock_test_and_set(&s->counted, pod->generation);	 // before a scan looks at s->released
+	return entered;
+}
+static __always_inline void tell_opened(const struct hk_claim_key *key, __u64 now)
+{
+	count(HK_STAT_OPENED);
+	emit(key, HK_OPENED, now);
 }
 // No hook can refuse this socket: it stays without an owner until the Pod has room and heterod scans it again.
-static __always_inline void leave_unowned(struct hk_socket *s, const struct hk_claim_key *key)
+static __always_inline void leave_unowned(struct hk_socket *s, const struct hk_pod *pod, const struct hk_claim_key *key)
 {
 	if (s->unowned)
 		return;
-	s->unowned = 1;
-	struct hk_share *share = bpf_map_lookup_elem(&shares, &key->netns);
-	if (share)
-		__sync_fetch_and_add(&share->unowned, 1);
+	s->key = *key;
+	count_unowned(key, 1);
+	__sync_lock_test_and_set(&s->unowned, pod->generation);
 	count(HK_STAT_UNOWNED);
 	emit(key, HK_UNOWNED, bpf_ktime_get_ns());
 }
-// Close, shutdown and release may all come for one socket, the last without its lock: the exchange lets one win.
+// Close, shutdown and release may all come for one socket, the last without its lock: the exchanges let one win.
 static __always_inline void unclaim(struct hk_socket *s)
 {
-	if (__sync_lock_test_and_set(&s->counted, 0) == 0)
+	__u64 unowned = __sync_lock_test_and_set(&s->unowned, 0);
+	__u64 counted = __sync_lock_test_and_set(&s->counted, 0);
+	if (!counted && !unowned)
 		return;
 	__u32 hashed = __sync_lock_test_and_set(&s->hashed, 0);
 	struct hk_claim_key key = s->key;
 
 	struct hk_pod *pod = bpf_map_lookup_elem(&pods, &key.netns);
-	if (!pod || pod->generation != s->generation)
+	if (!pod)
+		return;
+	if (unowned == pod->generation)
+		count_unowned(&key, -1);
+	if (counted != pod->generation)
 		return;
 	if (hashed > 1)
 		hk_give(bpf_map_lookup_elem(&shares, &key.netns));
+	// It is there as long as this socket is counted in it.
 	struct hk_local *l = bpf_map_lookup_elem(&local, &key);
-	if (!l || (int)l->sockets <= 0)
+	if (!l)
 		return;
-	__u32 before = __sync_fetch_and_add(&l->sockets, -1);
-	__u64 now = bpf_ktime_get_ns();
-	if (before == 1) {
-		l->changed_ns = now;
+	__u32 no_slot = l->no_slot;
+	__u32 sockets = HK_SOCKETS(__sync_fetch_and_add(&l->life, -1));
+	if (sockets == 1) {
+		if (bpf_map_delete_elem(&local, &key) == 0)
+			hk_give(bpf_map_lookup_elem(&shares, &key.netns));
 		count(HK_STAT_CLOSED);
-		emit(&key, HK_CLOSED, now);
-	} else if (hashed && (l->no_slot || before > HK_LISTENER_SLOTS)) {
-		emit(&key, HK_SLOT_FREE, now);
+		emit(&key, HK_CLOSED, bpf_ktime_get_ns());
+	} else if (hashed && (no_slot || sockets > HK_LISTENER_SLOTS)) {
+		emit(&key, HK_SLOT_FREE, bpf_ktime_get_ns());
 	}
 }
 static __always_inline bool has_local(struct hk_claim_key *key)
 {
 	struct hk_local *l = bpf_map_lookup_elem(&local, key);
-	return l && (int)l->sockets > 0;
+	return l && HK_SOCKETS(l->life) > 0;
 }
 // Would a call to this address and port be answered by a socket of this PU?
 __noinline int hk_owned_here(const struct hk_claim_key *call)

@@ -37,10 +37,13 @@ SEC("sockops") int hk_sockops(struct bpf_sock_ops *o)
 	if (!s)
 		return 1;
 	unclaim(s);
+	__u64 now = bpf_ktime_get_ns();
+	int entered = claim(s, pod, &key, now);
+	if (entered == NOBODYS)
+		leave_unowned(s, pod, &key);
 	// Reachable before it is reported: the other PU must find the socket when it hears of it.
 	int meaning = hk_meaning_of(pod, &key.addr);
-	struct hk_local *entry = entry_of(&key);
-	if (entry && meaning != HK_NONE) {
+	if (entered != NOBODYS && meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
 		expect(pod, &l);
 		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
@@ -53,10 +56,10 @@ SEC("sockops") int hk_sockops(struct bpf_sock_ops *o)
 				slot_is_taken(&l);
 		}
 		if (!s->hashed)
-			entry->no_slot = 1;
+			found_no_slot(&key);
 	}
-	if (!claim(s, pod, &key))
-		leave_unowned(s, &key);
+	if (entered == FIRST)
+		tell_opened(&key, now);
 	// shutdown(), connect(AF_UNSPEC) and a multipath TCP close never reach sock_release with this socket.
 	bpf_sock_ops_cb_flags_set(o, o->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	return 1;

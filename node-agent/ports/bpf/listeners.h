@@ -38,3 +38,10 @@ static __always_inline void slot_is_taken(const struct hk_listener_key *l)
 	if (l->slot > 0)
 		hk_give(bpf_map_lookup_elem(&shares, &l->netns));
 }
+static __always_inline void found_no_slot(const struct hk_claim_key *key)
+{
+	struct hk_local *l = bpf_map_lookup_elem(&local, key);
+
+	if (l)
+		l->no_slot = 1;
+}

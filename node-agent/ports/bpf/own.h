@@ -82,7 +82,11 @@ static __always_inline int bound(struct bpf_sock *c, struct hk_claim_key *key)
 	key->port = c->src_port;
 	key->protocol = IPPROTO_UDP;
 	key->dual = is_any(&key->addr) && !is_v4(&key->addr) && !s->v6only;
-	if (claim(s, pod, key))
+	__u64 now = bpf_ktime_get_ns();
+	int entered = claim(s, pod, key, now);
+	if (entered == FIRST)
+		tell_opened(key, now);
+	if (entered != NOBODYS)
 		return 1;
 	no_room(key);  // others took the room since may_bind(). The kernel gives the port back (from 5.17 on at once)
 	if (have_post_bind_retval)

@@ -27,20 +27,45 @@ static __always_inline bool read_claim(struct sock *sk, struct hk_claim_key *key
 // Counted for a Pod that was removed and has been added anew: that share is gone with what the socket had of it.
 static __always_inline void forget_former_life(struct hk_socket *s, const struct hk_pod *pod)
 {
-	if (s->generation == pod->generation)
+	__u64 counted = s->counted, unowned = s->unowned;
+
+	if (counted == pod->generation || unowned == pod->generation)
 		return;
-	s->counted = 0;
-	s->unowned = 0;
+	__sync_val_compare_and_swap(&s->counted, counted, 0);
+	__sync_val_compare_and_swap(&s->unowned, unowned, 0);
 	if (s->hashed > 1)
 		s->hashed = 1;
 }
 static __always_inline bool is_released(const struct hk_socket *s) { return *(volatile const __u8 *)&s->released; }
 // sock_release comes without the socket's lock. Whichever of the two is later sees the other, so that a claim and a
 // slot that a scan gave to a socket at its end are given back, once.
-static __always_inline void finish_scan(struct hk_socket *s, const struct hk_pod *pod, const struct hk_claim_key *key)
+static __always_inline void scan(struct hk_socket *s, const struct hk_pod *pod, struct hk_claim_key *key, void *sk)
 {
-	if (!s->counted && !claim(s, pod, key))
-		leave_unowned(s, key);
+	if (is_released(s))
+		return;
+	forget_former_life(s, pod);
+	__u64 now = bpf_ktime_get_ns();
+	int entered = s->counted ? FURTHER : claim(s, pod, key, now);
+	if (entered == NOBODYS)
+		leave_unowned(s, pod, key);
+	int meaning = hk_meaning_of(pod, &key->addr);
+	if (entered != NOBODYS && meaning != HK_NONE) {
+		struct hk_listener_key l = listener_key(key, meaning);
+		expect(pod, &l);  // also of one that is in: the link may be made anew
+		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
+			l.slot = i;
+			if (!may_have_slot(&l))
+				break;
+			if (bpf_map_update_elem(&listeners, &l, sk, BPF_NOEXIST) == 0)
+				__sync_lock_test_and_set(&s->hashed, i + 1);
+			else
+				slot_is_taken(&l);
+		}
+		if (!s->hashed)
+			found_no_slot(key);
+	}
+	if (entered == FIRST)
+		tell_opened(key, now);
 	if (!is_released(s))
 		return;
 	unclaim(s);
@@ -60,33 +85,15 @@ SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
 	if (!pod)
 		return 0;
 	struct hk_socket *s = bpf_sk_storage_get(&sockets, t, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!s || is_released(s))
+	if (!s)
 		return 0;
-	forget_former_life(s, pod);
-	struct hk_local *entry = entry_of(&key);
-	int meaning = hk_meaning_of(pod, &key.addr);
-	if (entry && meaning != HK_NONE) {
-		struct hk_listener_key l = listener_key(&key, meaning);
-		expect(pod, &l);  // also of one that is in: the link may be made anew
-		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
-			l.slot = i;
-			if (!may_have_slot(&l))
-				break;
-			if (bpf_map_update_elem(&listeners, &l, t, BPF_NOEXIST) == 0)
-				__sync_lock_test_and_set(&s->hashed, i + 1);
-			else
-				slot_is_taken(&l);
-		}
-		if (!s->hashed)
-			entry->no_slot = 1;
-	}
 	// As at listen; kernels before 6.10 refuse, and then only sock_release tells of the end.
 	__u32 flags = 0;
 	if (bpf_getsockopt(t, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof flags) == 0) {
 		flags |= BPF_SOCK_OPS_STATE_CB_FLAG;
 		bpf_setsockopt(t, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof flags);
 	}
-	finish_scan(s, pod, &key);
+	scan(s, pod, &key, t);
 	return 0;
 }
 SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
@@ -102,26 +109,7 @@ SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
 	if (!pod)
 		return 0;
 	struct hk_socket *s = bpf_sk_storage_get(&sockets, u, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!s || is_released(s))
-		return 0;
-	forget_former_life(s, pod);
-	struct hk_local *entry = entry_of(&key);
-	int meaning = hk_meaning_of(pod, &key.addr);
-	if (entry && meaning != HK_NONE) {
-		struct hk_listener_key l = listener_key(&key, meaning);
-		expect(pod, &l);  // also of one that is in: the link may be made anew
-		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
-			l.slot = i;
-			if (!may_have_slot(&l))
-				break;
-			if (bpf_map_update_elem(&listeners, &l, u, BPF_NOEXIST) == 0)
-				__sync_lock_test_and_set(&s->hashed, i + 1);
-			else
-				slot_is_taken(&l);
-		}
-		if (!s->hashed)
-			entry->no_slot = 1;
-	}
-	finish_scan(s, pod, &key);
+	if (s)
+		scan(s, pod, &key, u);
 	return 0;
 }
