@@ -125,8 +125,8 @@ std::map<PortKey, uint32_t> PlaceholderPorts::OwnSockets(const Pod& pod, const s
 }
 
 // Nothing here can refuse a bind: what is too much stays without an owner until others close.
-void PlaceholderPorts::TooManyLocked(Pod& pod, size_t over) {
-  unowned_ += over - pod.over;
+void PlaceholderPorts::TooManyLocked(Pod& pod, size_t more) {
+  unowned_ += more;
   uint64_t now = MonotonicNs();
   if (pod.warned_at_ns != 0 && now - pod.warned_at_ns < kWarnAgainNs) return;
   pod.warned_at_ns = now;
@@ -134,7 +134,7 @@ void PlaceholderPorts::TooManyLocked(Pod& pod, size_t over) {
       "ports of Pod '{}': it has {} more than the {} that can have an owner on one PU; the other PU neither reaches "
       "nor "
       "refuses them. It has to close some",
-      pod.ports.pod_key, over, kMostPlaceholders);
+      pod.ports.pod_key, pod.over[false] + pod.over[true], kMostPlaceholders);
 }
 
 // Closings first: a port that moved from one address to another is never in two hands.
@@ -151,10 +151,10 @@ absl::Status PlaceholderPorts::CompareLocked(Pod& pod, Changes which) {
     ++closed_;
     return true;
   });
-  size_t over = 0;
+  std::array<size_t, 2> over{};
   for (const auto& [key, count] : counts) {
     if (pod.local.size() >= kMostPlaceholders && !pod.local.contains(key)) {
-      ++over;
+      ++over[key.protocol == Protocol::kUdp];
       continue;
     }
     auto [claim, is_new] = pod.local.try_emplace(key, Claim{.since_ns = now, .sockets = count});
@@ -164,8 +164,13 @@ absl::Status PlaceholderPorts::CompareLocked(Pod& pod, Changes which) {
     changed.insert({key.protocol, key.port});
     ++opened_;
   }
-  if (over > pod.over) TooManyLocked(pod, over);
-  pod.over = over;
+  size_t more = 0;
+  for (bool udp : {false, true}) {
+    if (!(udp ? which.udp : which.tcp)) continue;
+    if (over[udp] > pod.over[udp]) more += over[udp] - pod.over[udp];
+    pod.over[udp] = over[udp];
+  }
+  if (more > 0) TooManyLocked(pod, more);
   if (!changed.empty()) SettleLocked(pod, std::move(changed));
   return absl::OkStatus();
 }

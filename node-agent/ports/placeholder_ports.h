@@ -76,13 +76,13 @@ class PlaceholderPorts : public Ports {
     Changes wanted;                                        // dumps that are due
     uint64_t dumped_all_at_ns = 0, budget_at_ns = 0;       // CLOCK_MONOTONIC
     uint64_t budget_ns = 0;                                // time that dumps may take now
-    size_t over = 0;                                       // own ports that are not reported: too many
+    std::array<size_t, 2> over{};                          // own ports that are not reported, too many: TCP, UDP
     uint64_t warned_at_ns = 0;                             // of them
   };
 
   // All "Locked" ones need mutex_.
   absl::Status RoomForRemoteLocked(const Pod& pod) const;
-  void TooManyLocked(Pod& pod, size_t over);
+  void TooManyLocked(Pod& pod, size_t more);
   absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
   absl::Status WireLocked(Pod& pod);
   absl::Status RemoveLocked(const std::string& pod_key);
@@ -101,7 +101,7 @@ class PlaceholderPorts : public Ports {
   mutable std::map<std::string, Pod> pods_;  // Local() dumps too
   std::vector<PortChange> changes_;
   uint64_t opened_ = 0, closed_ = 0, unowned_ = 0;
-  size_t most_placeholders_ = 0;  // of all Pods, beyond what each is guaranteed
+  size_t most_placeholders_ = 0;  // of all Pods; beyond that each has what it is guaranteed
   uint64_t count_every_ns_ = 2'000'000, retry_at_ns_ = 0;
   std::atomic<bool> stopping_ = false;
   sys::UniqueFd epoll_, wake_;
