@@ -98,10 +98,10 @@ void PortSync::Run() {
   std::unique_lock lock(mutex_);
   while (!stopped_) {
     const auto ready = [this] { return stopped_ || !queue_.empty(); };
-    if (unsteered_.empty()) {
+    if (unsteered_.empty() && crowded_.empty()) {
       queued_.wait(lock, ready);
     } else {
-      queued_.wait_for(lock, retry, ready);
+      queued_.wait_for(lock, unsteered_.empty() ? kLongestRetry : retry, ready);
     }
     if (stopped_) return;
     events.swap(queue_);
@@ -109,6 +109,7 @@ void PortSync::Run() {
     retry = events.empty() ? std::min(retry * 2, kLongestRetry) : kFirstRetry;
     for (const auto& event : events) event();
     events.clear();
+    ClaimRefused();
     SteerUnsteered();
     if (to_acknowledge_ > 0 && session_ != nullptr) session_->Acknowledge(to_acknowledge_);
     to_acknowledge_ = 0;
@@ -183,6 +184,7 @@ void PortSync::OnSnapshot(const v1::PortSnapshot& snapshot) {
     }
     claimed[*key] = i < snapshot.epochs_ns_size() ? snapshot.epochs_ns(i) : 0;
   }
+  pod.refused.clear();
   const PodClaims::Claims before = pod.claims.remote();
   for (const auto& [key, epoch_ns] : before) {
     if (!claimed.contains(key)) DropRemote(snapshot.pod_key(), pod, key);
@@ -221,12 +223,13 @@ uint64_t PortSync::RankOf(uint64_t remote_epoch_ns) const {
 
 void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {
   if (pod.claims.remote().size() >= ports::kMostClaimsOfAPod && !pod.claims.remote().contains(key)) {
-    return TooMany(pod_key, pod, key);
+    return Refuse(pod_key, pod, key, epoch_ns);
   }
   pod.claims.OpenRemote(key, epoch_ns);
   unsteered_.insert(pod_key);
   if (!pod.in_kernel) return;  // OnPodAdded enforces it
   const absl::Status status = ports_->SetRemote(pod_key, key, true, RankOf(epoch_ns));
+  if (!absl::IsResourceExhausted(status)) pod.refused.erase(key);
   if (status.code() == absl::StatusCode::kFailedPrecondition) {
     pod.claims.CloseRemote(key);
     v1::PortMessage message;
@@ -239,25 +242,48 @@ void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::Po
                                   Name(self_), Message(status)));
   } else if (absl::IsResourceExhausted(status)) {
     pod.claims.CloseRemote(key);
-    TooMany(pod_key, pod, key);
+    Refuse(pod_key, pod, key, epoch_ns);
   } else if (!status.ok()) {
     Failed(fmt::format("pod {}: enforce {} of the other PU", pod_key, key.ToString()), status);
   }
 }
 
-// An other PU that works as it should refuses its programs such ports.
-void PortSync::TooMany(const std::string& pod_key, Pod& pod, const ports::PortKey& key) {
+// Kept for as many as a Pod may have. An other PU that works as it should tells no more.
+void PortSync::Refuse(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {
+  if (crowded_.empty()) claim_refused_at_ = std::chrono::steady_clock::now() + kLongestRetry;
+  crowded_.insert(pod_key);
+  const bool is_known = pod.refused.contains(key);
+  if (is_known || pod.refused.size() < ports::kMostClaimsOfAPod) pod.refused[key] = epoch_ns;
+  if (is_known) return;
   Count(&Counters::failures);
   const auto now = std::chrono::steady_clock::now();
   if (pod.warned_at.has_value() && now - *pod.warned_at < kWarnAgain) return;
   pod.warned_at = now;
   spdlog::warn(
       "pod {}: the other PU reports more ports than there is room for (at most {} of one Pod); {} and others are "
-      "not enforced here",
+      "not enforced here until there is",
       pod_key, ports::kMostClaimsOfAPod, key.ToString());
 }
 
+// What found no room gets it when any Pod has let go of enough. The first that finds none speaks for its Pod's others.
+void PortSync::ClaimRefused() {
+  const auto now = std::chrono::steady_clock::now();
+  if (crowded_.empty() || now < claim_refused_at_) return;
+  claim_refused_at_ = now + kLongestRetry;
+  for (const std::string& pod_key : std::exchange(crowded_, {})) {
+    auto found = pods_.find(pod_key);
+    if (found == pods_.end()) continue;
+    Pod& pod = found->second;
+    while (!pod.refused.empty()) {
+      const auto [key, epoch_ns] = *pod.refused.begin();
+      ClaimRemote(pod_key, pod, key, epoch_ns);
+      if (pod.refused.contains(key)) break;
+    }
+  }
+}
+
 void PortSync::DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key) {
+  pod.refused.erase(key);
   pod.claims.CloseRemote(key);
   unsteered_.insert(pod_key);
   if (pod.in_kernel) {

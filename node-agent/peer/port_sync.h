@@ -88,7 +88,8 @@ class PortSync {
     bool in_kernel = false;         // ports knows the Pod
     std::set<SteeredPort> steered;  // as podnet has it
     bool steered_known = false;     // false: podnet may hold what an earlier heterod left
-    std::optional<std::chrono::steady_clock::time_point> warned_at;  // of too many ports
+    PodClaims::Claims refused;      // the other PU's, for which there was no room: tried again
+    std::optional<std::chrono::steady_clock::time_point> warned_at;  // of these
   };
 
   void Post(std::function<void()> event);
@@ -105,7 +106,8 @@ class PortSync {
   void OnConflict(const v1::PortConflict& conflict);
   uint64_t RankOf(uint64_t remote_epoch_ns) const;
   void ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns);
-  void TooMany(const std::string& pod_key, Pod& pod, const ports::PortKey& key);
+  void Refuse(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns);
+  void ClaimRefused();
   void DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key);
   void SendSnapshot(const std::string& pod_key, const PodClaims& claims);
   void SendDelta(const std::string& pod_key, const ports::PortKey& key, bool opened, uint64_t epoch_ns);
@@ -124,6 +126,8 @@ class PortSync {
   // The worker's own.
   std::map<std::string, Pod> pods_;
   std::set<std::string> unsteered_;  // Pods whose steering is not as their claims say
+  std::set<std::string> crowded_;    // Pods that may have refused claims
+  std::chrono::steady_clock::time_point claim_refused_at_;
   std::shared_ptr<PortSession> session_;
   uint64_t to_acknowledge_ = 0;  // of session_
 

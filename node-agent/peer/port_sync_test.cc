@@ -174,10 +174,31 @@ TEST_CASE("a list longer than a Pod's can be is cut") {
 
   CHECK(Eventually([&] { return node.dpu.sync.counters().failures == 10; }));
   CHECK(node.dpu.Enforces("p", Key("127.0.0.1", 80)));
-  // What is let go makes room.
+  // What is let go makes room for one of the others.
   node.host.ports.Close("p", Key("127.0.0.1", 80));
-  node.host.ports.Open("p", Key("0.0.0.0", 8080), 2);
-  CHECK(node.dpu.Enforces("p", Key("0.0.0.0", 8080)));
+  CHECK(node.dpu.LetsGo("p", Key("127.0.0.1", 80)));
+  CHECK(Eventually([&] { return node.dpu.ports.Remote("p").size() == ports::kMostClaimsOfAPod; }));
+}
+
+TEST_CASE("a port that found no room on the other PU is enforced there when another Pod lets go") {
+  Node node;
+  node.dpu.ports.room = 2;
+  for (const char* pod : {"greedy", "p"}) {
+    node.host.AddPod(pod);
+    node.dpu.AddPod(pod);
+  }
+  node.host.ports.Open("greedy", Key("0.0.0.0", 1), 1);
+  node.host.ports.Open("greedy", Key("0.0.0.0", 2), 1);
+  REQUIRE(node.dpu.Enforces("greedy", Key("0.0.0.0", 2)));
+  for (uint16_t port : {80, 81, 82}) node.host.ports.Open("p", Key("0.0.0.0", port), 2);
+  CHECK(Eventually([&] { return node.dpu.sync.counters().failures == 3; }));
+
+  node.host.ports.Close("p", Key("0.0.0.0", 80));
+  node.host.ports.Close("greedy", Key("0.0.0.0", 1));
+  CHECK(node.dpu.Enforces("p", Key("0.0.0.0", 81)));
+  REQUIRE_OK(node.dpu.synced.RemovePod("greedy"));
+  CHECK(node.dpu.Enforces("p", Key("0.0.0.0", 82)));
+  CHECK(node.dpu.ports.Remote("p").size() == 2);
 }
 
 TEST_CASE("the older claim wins; the loser is told, and gets the port when the winner closes") {

@@ -67,6 +67,7 @@ inline ports::PortKey Key(const std::string& address, uint16_t port, Protocol pr
 class FakePorts final : public ports::Ports, public Watched {
  public:
   ports::Listener listener;
+  size_t room = SIZE_MAX;  // for the other PU's ports, of all Pods
 
   void Open(const std::string& pod, const ports::PortKey& key, uint64_t epoch_ns) {
     {
@@ -120,6 +121,7 @@ class FakePorts final : public ports::Ports, public Watched {
       }
     }
     if (owned) {
+      if (remote_.size() >= room && !remote_.contains({pod, key})) return absl::ResourceExhaustedError("no room");
       remote_.insert({pod, key});
     } else {
       remote_.erase({pod, key});
