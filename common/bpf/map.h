@@ -49,9 +49,11 @@ class Map {
     return value;
   }
   // A walk, not a snapshot: entries that come or go meanwhile may be missed or, rarely, seen twice. Hash maps only.
-  std::vector<std::pair<Key, Value>> All() const {
+  // `on_batch` is called with a vector of pairs, some hundred at a time. When it fails the walk has not seen all.
+  template <typename OnBatch>
+  absl::Status Walk(OnBatch on_batch) const {
     constexpr __u32 kBatch = 512;  // more than one bucket ever holds, or the kernel says ENOSPC
-    std::vector<std::pair<Key, Value>> all;
+    std::vector<std::pair<Key, Value>> batch;
     std::vector<Key> keys(kBatch);
     std::vector<Value> values(kBatch);
     __u32 from = 0, next = 0;
@@ -59,10 +61,19 @@ class Map {
       __u32 count = kBatch;
       int failed =
           bpf_map_lookup_batch(fd_, first ? nullptr : &from, &next, keys.data(), values.data(), &count, nullptr);
-      if (failed != 0 && errno != ENOENT) return all;
-      for (__u32 i = 0; i < count; ++i) all.emplace_back(keys[i], values[i]);
-      if (failed != 0) return all;  // ENOENT: this was the last batch
+      const bool was_last = failed != 0 && errno == ENOENT;
+      if (failed != 0 && !was_last) return ErrnoToStatus(errno, fmt::format("walk through BPF map '{}'", name_));
+      batch.clear();
+      for (__u32 i = 0; i < count; ++i) batch.emplace_back(keys[i], values[i]);
+      on_batch(batch);
+      if (was_last) return absl::OkStatus();
     }
+  }
+  // All of a walk in one; after a failure what it has seen.
+  std::vector<std::pair<Key, Value>> All() const {
+    std::vector<std::pair<Key, Value>> all;
+    (void)Walk([&](const auto& batch) { all.insert(all.end(), batch.begin(), batch.end()); });
+    return all;
   }
   int fd() const { return fd_; }
 

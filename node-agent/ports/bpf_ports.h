@@ -61,6 +61,8 @@ class BpfPorts : public Ports {
     uint64_t compare_next_ns = 0;  // not before
   };
 
+  using Claims = std::vector<hk_claim_key>;
+
   // bpf_ports.cc: Pods and the other PU's claims. All "Locked" ones need mutex_.
   void AdoptLocked();
   absl::Status AddLocked(const PodPorts& ports, const sys::NetnsRef& ns, uint64_t cookie);
@@ -75,12 +77,16 @@ class BpfPorts : public Ports {
   // event_thread.cc: from the ring to the listener.
   void Loop();
   void OnEvent(const hk_event& event);
-  void FinishBatch();
+  void Serve();
+  void Tell();
+  void CheckLocked(const hk_claim_key& key);
   void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
   void TellAgainLocked(const std::string& pod_key);
   void ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused);
-  bool CompareIsDueLocked() const;
-  void CompareLocked();
+  bool CompareIsDue();
+  void Compare();
+  void ComparePod(uint64_t cookie, Claims open, uint64_t started);
+  static bool NeedsScan(const Pod& pod, const PortKey& key);
   int TimeoutMs() const;
   void InsertUdp();
   bool MayScan(uint64_t cookie) const;
@@ -103,8 +109,9 @@ class BpfPorts : public Ports {
   uint64_t comparisons_ = 0;
 
   // Of the event thread alone, between two waits.
-  std::vector<hk_claim_key> touched_;
+  Claims touched_;
   std::set<uint64_t> udp_inserts_;              // Pods to scan for them
+  uint64_t last_insert_ = 0;                    // whose turn it was
   std::map<uint64_t, uint64_t> scans_paid_at_;  // when their time will have been earned
   struct Look {
     uint64_t at_ns, again_ns;  // the second: as late as the last free slot asks for

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <string_view>
 
 #include "node-agent/ports/bpf_ports.h"
@@ -32,6 +33,10 @@ constexpr int kSlotPollMs = 20;
 constexpr uint64_t kComparePauseNs = HK_WINDOW_NS;
 constexpr uint64_t kPauseForAChangeNs = 100'000;
 constexpr int kComparePollMs = 20;
+// After a walk that failed.
+constexpr uint64_t kWalkAgainNs = 1'000'000'000;
+// Claims that are compared in one go, while events wait.
+constexpr size_t kClaimsAtOnce = 1024;
 
 // Scans take a quarter of a CPU for each Pod at most, as an average over some seconds.
 constexpr uint64_t kScanShare = 4, kScanCreditNs = 1'000'000'000;
@@ -44,6 +49,8 @@ uint64_t Now(clockid_t clock) {
   clock_gettime(clock, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
+
+bool ClaimLess(const hk_claim_key& a, const hk_claim_key& b) { return std::memcmp(&a, &b, sizeof a) < 0; }
 
 }  // namespace
 
@@ -85,8 +92,9 @@ void BpfPorts::Loop() {
       uint64_t drained;
       if (events[i].data.fd == wake_.get()) (void)!read(wake_.get(), &drained, sizeof drained);
     }
-    if (ready > 0) kernel_->DrainRing();
-    FinishBatch();
+    Serve();
+    if (CompareIsDue()) Compare();
+    InsertUdp();
     FillFreeSlots();
     OwnUnowned();
   }
@@ -126,10 +134,14 @@ void BpfPorts::OnEvent(const hk_event& event) {
   // Of a former heterod's time, or of an earlier life of this Pod: the comparison says what is left of it.
   if (event.time_ns < adopted_at_ns_ || event.time_ns < pod.generation) return;
   ReportLocked(pod, key, event.kind == HK_OPENED, event.time_ns);
-  // Only an iterator may put a UDP socket into the sockhash. Until then nobody on the other PU knows of the port.
-  bool exact = key.address.is_loopback() || std::find(pod.ports.addresses.begin(), pod.ports.addresses.end(),
-                                                      key.address) != pod.ports.addresses.end();
-  if (event.kind == HK_OPENED && key.protocol == Protocol::kUdp && exact) udp_inserts_.insert(pod.cookie);
+  if (event.kind == HK_OPENED && NeedsScan(pod, key)) udp_inserts_.insert(pod.cookie);
+}
+
+// Only an iterator may put a UDP socket into the sockhash. Until then nobody on the other PU knows of the port.
+bool BpfPorts::NeedsScan(const Pod& pod, const PortKey& key) {
+  const std::vector<IpAddress>& addresses = pod.ports.addresses;
+  return key.protocol == Protocol::kUdp &&
+         (key.address.is_loopback() || std::find(addresses.begin(), addresses.end(), key.address) != addresses.end());
 }
 
 void BpfPorts::ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns) {
@@ -173,6 +185,12 @@ void BpfPorts::ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused)
 }
 
 int BpfPorts::TimeoutMs() const {
+  const uint64_t now = Now(CLOCK_MONOTONIC);
+  const bool scan =
+      std::any_of(udp_inserts_.begin(), udp_inserts_.end(), [&](uint64_t cookie) { return MayScan(cookie); }) ||
+      std::any_of(slots_free_.begin(), slots_free_.end(),
+                  [&](const auto& look) { return now >= look.second.at_ns && MayScan(look.first); });
+  if (scan) return 0;
   if (!udp_inserts_.empty()) return 1;
   std::lock_guard lock(mutex_);
   const bool compare = compare_all_ || std::any_of(pods_.begin(), pods_.end(),
@@ -181,44 +199,38 @@ int BpfPorts::TimeoutMs() const {
   return unowned_.empty() ? -1 : static_cast<int>(kUnownedNs / 1'000'000);
 }
 
-void BpfPorts::FinishBatch() {
+// From the ring to the listener. Also between the steps of what takes long, so that no Pod waits for what another
+// needs.
+void BpfPorts::Serve() {
+  kernel_->DrainRing();
   {
     std::lock_guard lock(mutex_);
     for (const std::string& pod_key : std::exchange(tell_again_, {})) TellAgainLocked(pod_key);
-    uint64_t lost = kernel_->Stat(HK_STAT_LOST);
-    if (lost != lost_seen_) {
-      if (!compare_all_)
-        spdlog::warn("ports: {} events found the ring full; comparing all claims instead", lost - lost_seen_);
-      lost_seen_ = lost;
-      compare_all_ = true;
-    }
-    for (const hk_claim_key& key : touched_) {
-      auto name = key_of_cookie_.find(key.netns);
-      if (name == key_of_cookie_.end()) continue;
-      std::optional<hk_local> claim = kernel_->local.Get(key);
-      bool open = claim.has_value() && IsOpen(*claim);
-      ReportLocked(pods_[name->second], FromWire(key), open, open ? claim->since_ns : Now(CLOCK_MONOTONIC));
-    }
+    for (const hk_claim_key& key : touched_) CheckLocked(key);
     touched_.clear();
-    if (CompareIsDueLocked()) CompareLocked();
   }
-  InsertUdp();
+  Tell();
+}
+
+// What the map says of this claim, if that is not what was told.
+void BpfPorts::CheckLocked(const hk_claim_key& key) {
+  auto name = key_of_cookie_.find(key.netns);
+  if (name == key_of_cookie_.end()) return;
+  const std::optional<hk_local> claim = kernel_->local.Get(key);
+  const bool open = claim.has_value() && IsOpen(*claim);
+  ReportLocked(pods_[name->second], FromWire(key), open, open ? claim->since_ns : Now(CLOCK_MONOTONIC));
 }
 
 // What a Pod changed is told when its UDP sockets can be reached. One that opens and closes them all the time waits for
 // its scans.
-void BpfPorts::InsertUdp() {
-  const uint64_t now = Now(CLOCK_MONOTONIC);
-  std::erase_if(scans_paid_at_, [&](const auto& entry) { return now >= entry.second; });
+void BpfPorts::Tell() {
+  if (changes_.empty()) return;
   std::set<std::string> waiting;
-  for (uint64_t cookie : std::exchange(udp_inserts_, {})) {
-    if (!MayScan(cookie)) {
-      udp_inserts_.insert(cookie);
-      std::lock_guard lock(mutex_);
+  if (!udp_inserts_.empty()) {
+    std::lock_guard lock(mutex_);
+    for (uint64_t cookie : udp_inserts_) {
       if (auto name = key_of_cookie_.find(cookie); name != key_of_cookie_.end()) waiting.insert(name->second);
-      continue;
     }
-    ScanInto(cookie, /*tcp=*/false);
   }
   std::vector<PortChange> later;
   for (PortChange& change : std::exchange(changes_, {})) {
@@ -231,57 +243,113 @@ void BpfPorts::InsertUdp() {
   changes_ = std::move(later);
 }
 
+// One Pod, in turn: a scan looks at all sockets of its Pod.
+void BpfPorts::InsertUdp() {
+  const uint64_t now = Now(CLOCK_MONOTONIC);
+  std::erase_if(scans_paid_at_, [&](const auto& entry) { return now >= entry.second; });
+  auto next = udp_inserts_.upper_bound(last_insert_);
+  for (size_t tried = 0; tried < udp_inserts_.size(); ++tried, ++next) {
+    if (next == udp_inserts_.end()) next = udp_inserts_.begin();
+    if (!MayScan(*next)) continue;
+    last_insert_ = *next;
+    udp_inserts_.erase(next);
+    ScanInto(last_insert_, /*tcp=*/false);
+    Tell();
+    return;
+  }
+}
+
 bool BpfPorts::MayScan(uint64_t cookie) const {
   auto paid_at = scans_paid_at_.find(cookie);
   return paid_at == scans_paid_at_.end() || paid_at->second <= Now(CLOCK_MONOTONIC) + kScanCreditNs;
 }
 
-bool BpfPorts::CompareIsDueLocked() const {
-  uint64_t now = Now(CLOCK_MONOTONIC);
+bool BpfPorts::CompareIsDue() {
+  std::lock_guard lock(mutex_);
+  const uint64_t lost = kernel_->Stat(HK_STAT_LOST);
+  if (lost != lost_seen_) {
+    if (!compare_all_)
+      spdlog::warn("ports: {} events found the ring full; comparing all claims instead", lost - lost_seen_);
+    lost_seen_ = lost;
+    compare_all_ = true;
+  }
+  const uint64_t now = Now(CLOCK_MONOTONIC);
   if (now < compare_after_ns_) return false;
   return compare_all_ || std::any_of(pods_.begin(), pods_.end(), [&](const auto& pod) {
            return pod.second.compare_at_ns != 0 && now >= pod.second.compare_at_ns;
          });
 }
 
-// Every Pod after lost events, else those whose time has come.
-void BpfPorts::CompareLocked() {
+// Every Pod after lost events, but for those that are to wait, else those whose time has come. What the walk finds is
+// old by then and may have missed what came or went meanwhile, so each difference is looked up again.
+void BpfPorts::Compare() {
   const uint64_t started = Now(CLOCK_MONOTONIC);
-  const bool all = std::exchange(compare_all_, false);
-  std::map<uint64_t, Pod*> compared;
-  for (auto& [pod_key, pod] : pods_) {
-    const bool waits = pod.compare_at_ns != 0 && started < pod.compare_at_ns;
-    if (waits || (!all && pod.compare_at_ns == 0)) continue;
-    compared[pod.cookie] = &pod;
-  }
-  std::map<uint64_t, std::set<PortKey>> open;
-  std::map<uint64_t, size_t> changed;
-  for (const auto& [key, claim] : kernel_->local.All()) {
-    auto found = compared.find(key.netns);
-    if (found == compared.end()) continue;
-    if (!IsOpen(claim)) continue;
-    PortKey port = FromWire(key);
-    open[key.netns].insert(port);
-    const size_t changes = changes_.size();
-    ReportLocked(*found->second, port, true, claim.since_ns);
-    changed[key.netns] += changes_.size() - changes;
-    if (port.protocol == Protocol::kUdp) udp_inserts_.insert(key.netns);
-  }
-  for (auto& [cookie, pod] : compared) {
-    std::vector<PortKey> closed;
-    for (const auto& [number, claims] : pod->reported) {
-      for (const auto& [key, epoch_ns] : claims) {
-        if (!open[cookie].contains(key)) closed.push_back(key);
-      }
+  std::map<uint64_t, Claims> open;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [pod_key, pod] : pods_) {
+      const bool waits = pod.compare_at_ns != 0 && started < pod.compare_at_ns;
+      if (!waits && (compare_all_ || pod.compare_at_ns != 0)) open[pod.cookie];
     }
-    for (const PortKey& key : closed) ReportLocked(*pod, key, false, started);
-    pod->compare_next_ns = started + (changed[cookie] + closed.size()) * kPauseForAChangeNs;
-    // It fell behind again meanwhile.
-    const bool again = pod->behind_until_ns > started;
-    pod->compare_at_ns = again ? std::max(pod->behind_until_ns, pod->compare_next_ns) : 0;
   }
+  absl::Status walked = kernel_->local.Walk([&](const auto& batch) {
+    for (const auto& [key, claim] : batch) {
+      auto pod = open.find(key.netns);
+      if (pod != open.end() && IsOpen(claim)) pod->second.push_back(key);
+    }
+    Serve();
+  });
+  if (!walked.ok()) {
+    spdlog::warn("ports: {}; what changed unseen is looked for again", Message(walked));
+    compare_after_ns_ = Now(CLOCK_MONOTONIC) + kWalkAgainNs;
+    return;
+  }
+  for (auto& [cookie, claims] : open) {
+    ComparePod(cookie, std::move(claims), started);
+    Serve();
+  }
+  std::lock_guard lock(mutex_);
+  compare_all_ = false;
   ++comparisons_;
   compare_after_ns_ = Now(CLOCK_MONOTONIC) + kComparePauseNs;
+}
+
+void BpfPorts::ComparePod(uint64_t cookie, Claims open, uint64_t started) {
+  std::sort(open.begin(), open.end(), ClaimLess);
+  size_t different = 0;
+  for (size_t from = 0; from < open.size(); from += kClaimsAtOnce) {
+    {
+      std::lock_guard lock(mutex_);
+      auto name = key_of_cookie_.find(cookie);
+      if (name == key_of_cookie_.end()) return;
+      const Pod& pod = pods_[name->second];
+      for (size_t i = from; i < std::min(from + kClaimsAtOnce, open.size()); ++i) {
+        const PortKey key = FromWire(open[i]);
+        if (NeedsScan(pod, key)) udp_inserts_.insert(cookie);
+        auto reported = pod.reported.find({key.protocol, key.port});
+        if (reported != pod.reported.end() && reported->second.contains(key)) continue;
+        CheckLocked(open[i]);
+        ++different;
+      }
+    }
+    Serve();
+  }
+  std::lock_guard lock(mutex_);
+  auto name = key_of_cookie_.find(cookie);
+  if (name == key_of_cookie_.end()) return;
+  Pod& pod = pods_[name->second];
+  Claims closed;
+  for (const auto& [number, claims] : pod.reported) {
+    for (const auto& [key, epoch_ns] : claims) {
+      const hk_claim_key wire = ToWire(cookie, key);
+      if (!std::binary_search(open.begin(), open.end(), wire, ClaimLess)) closed.push_back(wire);
+    }
+  }
+  for (const hk_claim_key& key : closed) CheckLocked(key);
+  pod.compare_next_ns = started + (different + closed.size()) * kPauseForAChangeNs;
+  // It fell behind again meanwhile.
+  const bool again = pod.behind_until_ns > started;
+  pod.compare_at_ns = again ? std::max(pod.behind_until_ns, pod.compare_next_ns) : 0;
 }
 
 void BpfPorts::ScanInto(uint64_t cookie, bool tcp) {
@@ -312,18 +380,14 @@ void BpfPorts::LookForSlots(uint64_t cookie, uint64_t at_ns) {
 }
 
 void BpfPorts::FillFreeSlots() {
-  for (auto look = slots_free_.begin(); look != slots_free_.end();) {
-    const uint64_t now = Now(CLOCK_MONOTONIC);
-    auto& [cookie, when] = *look;
-    if (now < when.at_ns || !MayScan(cookie)) {
-      ++look;
-      continue;
-    }
-    ScanInto(cookie, /*tcp=*/true);
-    ScanInto(cookie, /*tcp=*/false);
-    when.at_ns = when.again_ns;
-    look = when.again_ns <= now ? slots_free_.erase(look) : std::next(look);
-  }
+  const uint64_t now = Now(CLOCK_MONOTONIC);
+  auto look = std::find_if(slots_free_.begin(), slots_free_.end(),
+                           [&](const auto& entry) { return now >= entry.second.at_ns && MayScan(entry.first); });
+  if (look == slots_free_.end()) return;
+  ScanInto(look->first, /*tcp=*/true);
+  ScanInto(look->first, /*tcp=*/false);
+  look->second.at_ns = look->second.again_ns;
+  if (look->second.again_ns <= now) slots_free_.erase(look);
 }
 
 // Sockets that no hook could refuse get their owner when there is room, whoever made it: the same scan finds them as

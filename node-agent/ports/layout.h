@@ -138,6 +138,12 @@ struct hk_listener_key {
   __u16 zero;
 };
 
+/* full: the slots that the scan of this CPU last found taken; all sockets of one UDP port come one after the other. */
+struct hk_full {
+  __u64 session; /* of the iterator */
+  struct hk_listener_key key;
+};
+
 /* callers: UDP ports of the other PU whose last datagram came from a socket that was bound before it connected, so that
  * answers must go to what it is bound to: hk_pod.bound_localhost (HK_LOCALHOST), the Pod IP itself (HK_POD_IP). A bit
  * for each port, family and meaning: no Pod can have more entries than its ports fill. */

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -84,6 +85,58 @@ TEST_CASE("a listener is reported") {
     REQUIRE_OK(ports);
   }
   Print("NewBpfPorts() over pins", us);
+}
+
+// What a Pod waits for when others do their worst: many sockets bound to one address each, some of which come and go
+// all the time.
+TEST_CASE("a listener is reported beside a Pod that changes all the time") {
+  TwoPus pus(/*start=*/false);
+  std::atomic<uint16_t> reported = 0;
+  std::atomic<double> at = 0;
+  REQUIRE_OK(pus.dpu().StartHeterod([&](const PortChange& change) {
+    if (!change.opened || change.pod_key == pus.dpu().pod_key) return;
+    at = NowUs();
+    reported = change.key.port;
+  }));
+  Pu quiet(fmt::format("hkpq{}", getpid()), pus.dpu().side);
+  PodPorts pod = quiet.Pod();
+  auto v4 = [](int last) { return IpAddress::V4(0xa9fe4000 + last); };
+  pod.link = {.host_localhost = v4(8), .dpu_localhost = v4(9), .host_pod = v4(10), .dpu_pod = v4(11)};
+  pod.addresses = {*IpAddress::Parse("10.200.0.6")};
+  REQUIRE_OK(pus.dpu().ports->AddPod(pod));
+  std::atomic<bool> stop = false, full = false;
+  std::thread restless([&] {
+    (void)sys::InNetns(pus.dpu().ns, [&] {
+      std::vector<sys::UniqueFd> fds(800);
+      for (size_t i = 0; !stop; ++i) {
+        sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        const uint32_t number = static_cast<uint32_t>(i % 16000);
+        (void)Bind(fd, IpAddress::V4(0x7f000100 + number), 5000);
+        fds[i % fds.size()] = std::move(fd);
+        full = i > fds.size();
+      }
+      return absl::OkStatus();
+    });
+  });
+  while (!full) usleep(1000);
+  for (int type : {SOCK_STREAM, SOCK_DGRAM}) {
+    std::vector<double> us;
+    for (int i = 0; i < 300; ++i) {
+      sys::UniqueFd fd = quiet.Socket(AF_INET, type);
+      if (type == SOCK_STREAM) REQUIRE(Bind(fd, AddressOf(Where::kLocalhost, AF_INET), 0) == 0);
+      double before = NowUs();
+      if (type == SOCK_STREAM) REQUIRE(listen(fd.get(), 1) == 0);
+      if (type == SOCK_DGRAM) REQUIRE(Bind(fd, AddressOf(Where::kLocalhost, AF_INET), 0) == 0);
+      uint16_t port = PortOf(fd);
+      for (int wait = 0; reported != port && wait < 100'000; ++wait) usleep(10);
+      us.push_back(at - before);
+    }
+    Print(type == SOCK_STREAM ? "busy neighbour: listen() on 127.0.0.1" : "busy neighbour: UDP bind() on 127.0.0.1",
+          us);
+  }
+  stop = true;
+  restless.join();
+  REQUIRE_OK(pus.dpu().ports->RemovePod(pod.pod_key));
 }
 
 // 16 bytes there and back, interleaved with the bare link so that both meet the same machine.

@@ -50,6 +50,7 @@ struct udp6_sock {
 };
 struct bpf_iter_meta {
 	void *seq;
+	__u64 session_id;
 };
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;

@@ -37,9 +37,29 @@ static __always_inline void forget_former_life(struct hk_socket *s, const struct
 		s->hashed = 1;
 }
 static __always_inline bool is_released(const struct hk_socket *s) { return *(volatile const __u8 *)&s->released; }
+// Trying a slot that is taken costs a microsecond, and a Pod may have bound one port on thousands of addresses.
+static __always_inline bool are_slots_taken(const struct hk_listener_key *l, __u64 session)
+{
+	__u32 zero = 0;
+	struct hk_full *f = bpf_map_lookup_elem(&full, &zero);
+
+	return f && f->session == session && f->key.netns == l->netns && f->key.port == l->port &&
+	       f->key.protocol == l->protocol && f->key.meaning == l->meaning && f->key.is_v6 == l->is_v6;
+}
+static __always_inline void slots_are_taken(const struct hk_listener_key *l, __u64 session)
+{
+	__u32 zero = 0;
+	struct hk_full *f = bpf_map_lookup_elem(&full, &zero);
+
+	if (f) {
+		f->session = session;
+		f->key = *l;
+	}
+}
 // sock_release comes without the socket's lock. Whichever of the two is later sees the other, so that a claim and a
 // slot that a scan gave to a socket at its end are given back, once.
-static __always_inline void scan(struct hk_socket *s, const struct hk_pod *pod, struct hk_claim_key *key, void *sk)
+static __always_inline void scan(struct hk_socket *s, const struct hk_pod *pod, struct hk_claim_key *key, void *sk,
+				 __u64 session)
 {
 	if (is_released(s))
 		return;
@@ -52,7 +72,8 @@ static __always_inline void scan(struct hk_socket *s, const struct hk_pod *pod, 
 	if (entered != NOBODYS && meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(key, meaning);
 		expect(pod, &l);  // also of one that is in: the link may be made anew
-		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {
+		bool taken = are_slots_taken(&l, session);
+		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed && !taken; i++) {
 			l.slot = i;
 			if (!may_have_slot(&l))
 				break;
@@ -61,8 +82,10 @@ static __always_inline void scan(struct hk_socket *s, const struct hk_pod *pod, 
 			else
 				slot_is_taken(&l);
 		}
-		if (!s->hashed)
+		if (!s->hashed) {
 			found_no_slot(key);
+			slots_are_taken(&l, session);
+		}
 	}
 	if (entered == FIRST)
 		tell_opened(key, now);
@@ -93,7 +116,7 @@ SEC("iter/tcp") int hk_scan_tcp(struct bpf_iter__tcp *c)
 		flags |= BPF_SOCK_OPS_STATE_CB_FLAG;
 		bpf_setsockopt(t, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof flags);
 	}
-	scan(s, pod, &key, t);
+	scan(s, pod, &key, t, c->meta->session_id);
 	return 0;
 }
 SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
@@ -110,6 +133,6 @@ SEC("iter/udp") int hk_scan_udp(struct bpf_iter__udp *c)
 		return 0;
 	struct hk_socket *s = bpf_sk_storage_get(&sockets, u, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (s)
-		scan(s, pod, &key, u);
+		scan(s, pod, &key, u, c->meta->session_id);
 	return 0;
 }
