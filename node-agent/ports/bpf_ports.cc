@@ -29,6 +29,10 @@ uint64_t Now(clockid_t clock) {
 
 static_assert(kMostClaimsOfAPod == HK_SHARE_MOST);
 
+// So long after a Pod's entry in `pods` went its other entries stay. A program that has still seen it runs for some
+// microseconds; waiting for the kernel's grace period would make each DEL some 10 ms longer.
+constexpr uint64_t kGoneNs = 1'000'000'000;
+
 absl::StatusOr<uint64_t> CookieHere() {
   sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   uint64_t cookie = 0;
@@ -164,6 +168,7 @@ absl::Status BpfPorts::AddLocked(const PodPorts& ports, const sys::NetnsRef& ns,
   if (auto former = pods_.find(ports.pod_key); former != pods_.end() && former->second.cookie != cookie) {
     HK_RETURN_IF_ERROR(RemoveLocked(ports.pod_key));  // the sandbox was made anew
   }
+  if (gone_.contains(cookie)) HK_RETURN_IF_ERROR(SweepNowLocked(cookie));
   Pod& pod = pods_[ports.pod_key];
   if (pod.generation == 0) pod.generation = Now(CLOCK_MONOTONIC);
   pod.ports = ports;
@@ -197,8 +202,8 @@ absl::Status BpfPorts::RemoveLocked(const std::string& pod_key) {
   if (found == pods_.end()) return absl::OkStatus();
   Pod& pod = found->second;
   uint64_t cookie = pod.cookie;
-  // First what rules traffic and makes new entries, then the entries, the name last: cut off anywhere, the next
-  // Create() still lists the Pod and the caller removes it again.
+  // First what rules traffic and makes new entries, the name last: the next Create() still lists a Pod that was cut off
+  // before its entry in `pods` went, and forgets what is left of any other.
   HK_RETURN_IF_ERROR(kernel_->DetachPod(cookie));
   if (std::optional<hk_pod> wire = kernel_->pods.Get(cookie)) HK_RETURN_IF_ERROR(EraseLinks(*kernel_, *wire));
   HK_RETURN_IF_ERROR(kernel_->pods.Erase(cookie));
@@ -208,25 +213,32 @@ absl::Status BpfPorts::RemoveLocked(const std::string& pod_key) {
   }
   if (pod.remote.size() > HK_SHARE_GUARANTEED) remote_burst_ -= pod.remote.size() - HK_SHARE_GUARANTEED;
   pod.remote.clear();
-  for (const auto& [number, claims] : pod.reported) {
-    for (const auto& [key, epoch_ns] : claims)
-      HK_RETURN_IF_ERROR(kernel_->Order(HK_FORGET_CLAIM, ToWire(cookie, key)).status());
-  }
-  // A walk passes the room of all Pods, so it is made only where the Pod has had what nobody has heard of.
-  const std::optional<hk_share> share = kernel_->shares.Get(cookie);
-  if (share.has_value() && share->used > 0) {
-    for (const auto& [key, claim] : kernel_->local.All()) {
-      if (key.netns == cookie) HK_RETURN_IF_ERROR(kernel_->Order(HK_FORGET_CLAIM, key).status());
-    }
-  }
-  HK_RETURN_IF_ERROR(kernel_->Order(HK_DROP_SHARE, {.netns = cookie}).status());
-  for (int first = 0; share.has_value() && share->callers > 0 && first < 65536 / HK_CALLER_PORTS; ++first) {
-    HK_RETURN_IF_ERROR(kernel_->callers.Erase({.netns = cookie, .first = static_cast<uint16_t>(first)}));
-  }
   HK_RETURN_IF_ERROR(kernel_->pod_names.Erase(cookie));
   key_of_cookie_.erase(cookie);
   pods_.erase(found);
+  gone_[cookie] = Now(CLOCK_MONOTONIC) + kGoneNs;
+  Wake();
   return absl::OkStatus();
+}
+
+// The entries that RemoveLocked left, when no program is under way any more that might add to them; without its share
+// nothing is known of a Pod. Its claims are gone.
+absl::Status BpfPorts::DropShareLocked(uint64_t cookie) {
+  const std::optional<hk_share> share = kernel_->shares.Get(cookie);
+  for (int first = 0; share.has_value() && share->callers > 0 && first < 65536 / HK_CALLER_PORTS; ++first) {
+    HK_RETURN_IF_ERROR(kernel_->callers.Erase({.netns = cookie, .first = static_cast<uint16_t>(first)}));
+  }
+  HK_RETURN_IF_ERROR(kernel_->Order(HK_DROP_SHARE, {.netns = cookie}).status());
+  gone_.erase(cookie);
+  return absl::OkStatus();
+}
+
+// For a Pod that is added again before its time has come.
+absl::Status BpfPorts::SweepNowLocked(uint64_t cookie) {
+  for (const auto& [key, claim] : kernel_->local.All()) {
+    if (key.netns == cookie) HK_RETURN_IF_ERROR(kernel_->Order(HK_FORGET_CLAIM, key).status());
+  }
+  return DropShareLocked(cookie);
 }
 
 std::vector<std::string> BpfPorts::ListPods() const {

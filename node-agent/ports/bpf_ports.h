@@ -67,6 +67,8 @@ class BpfPorts : public Ports {
   void AdoptLocked();
   absl::Status AddLocked(const PodPorts& ports, const sys::NetnsRef& ns, uint64_t cookie);
   absl::Status RemoveLocked(const std::string& pod_key);
+  absl::Status DropShareLocked(uint64_t cookie);
+  absl::Status SweepNowLocked(uint64_t cookie);
   absl::Status PutRemoteLocked(Pod& pod, PortNumber number, std::set<PortKey> claims);
   absl::Status AddRemoteLocked(Pod& pod, const PortKey& key);
   absl::Status DropRemoteLocked(Pod& pod, const PortKey& key);
@@ -94,6 +96,7 @@ class BpfPorts : public Ports {
   void LookForSlots(uint64_t cookie, uint64_t at_ns);
   void FillFreeSlots();
   void OwnUnowned();
+  void SweepGone();
   void Wake();
 
   std::unique_ptr<Kernel> kernel_;
@@ -102,8 +105,9 @@ class BpfPorts : public Ports {
   mutable std::mutex mutex_;
   std::map<std::string, Pod> pods_;
   std::map<uint64_t, std::string> key_of_cookie_;
-  size_t remote_burst_ = 0;           // entries in `remote` of all Pods beyond what each is guaranteed
-  std::set<std::string> tell_again_;  // adopted Pods whose caller has no memory of what is open
+  std::map<uint64_t, uint64_t> gone_;  // removed Pods -> when to sweep up what they left
+  size_t remote_burst_ = 0;            // entries in `remote` of all Pods beyond what each is guaranteed
+  std::set<std::string> tell_again_;   // adopted Pods whose caller has no memory of what is open
   bool compare_all_ = false;
   uint64_t compare_after_ns_ = 0;  // CLOCK_MONOTONIC
   uint64_t comparisons_ = 0;

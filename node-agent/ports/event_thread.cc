@@ -21,7 +21,7 @@
 namespace heterok8s::ports {
 namespace {
 
-// How often to look for room for sockets that found none.
+// How often to look for room for sockets that found none, and for Pods that are gone.
 constexpr uint64_t kUnownedNs = 500'000'000;
 
 // A socket leaves the sockhash a moment after the event that announces it.
@@ -97,6 +97,7 @@ void BpfPorts::Loop() {
     InsertUdp();
     FillFreeSlots();
     OwnUnowned();
+    SweepGone();
   }
 }
 
@@ -196,7 +197,7 @@ int BpfPorts::TimeoutMs() const {
   const bool compare = compare_all_ || std::any_of(pods_.begin(), pods_.end(),
                                                    [](const auto& pod) { return pod.second.compare_at_ns != 0; });
   if (compare || !slots_free_.empty()) return std::min(kComparePollMs, kSlotPollMs);
-  return unowned_.empty() ? -1 : static_cast<int>(kUnownedNs / 1'000'000);
+  return unowned_.empty() && gone_.empty() ? -1 : static_cast<int>(kUnownedNs / 1'000'000);
 }
 
 // From the ring to the listener. Also between the steps of what takes long, so that no Pod waits for what another
@@ -406,6 +407,49 @@ void BpfPorts::OwnUnowned() {
     return false;
   });
   unowned_after_ns_ = now + kUnownedNs;
+}
+
+// A walk passes the room of all Pods, so it is made only where there is something.
+void BpfPorts::SweepGone() {
+  const uint64_t now = Now(CLOCK_MONOTONIC);
+  std::set<uint64_t> due;
+  bool walk = false;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [cookie, at_ns] : gone_) {
+      if (now < at_ns) continue;
+      due.insert(cookie);
+      const std::optional<hk_share> share = kernel_->shares.Get(cookie);
+      walk |= share.has_value() && share->used > 0;
+    }
+  }
+  if (due.empty()) return;
+  Claims left;
+  absl::Status swept = absl::OkStatus();
+  if (walk) {
+    swept = kernel_->local.Walk([&](const auto& batch) {
+      for (const auto& [key, claim] : batch) {
+        if (due.contains(key.netns)) left.push_back(key);
+      }
+      Serve();
+    });
+  }
+  for (size_t from = 0; from < left.size() && swept.ok(); from += kClaimsAtOnce) {
+    {
+      std::lock_guard lock(mutex_);
+      for (size_t i = from; i < std::min(from + kClaimsAtOnce, left.size()) && swept.ok(); ++i) {
+        // Not of one that was added again.
+        if (gone_.contains(left[i].netns)) swept = kernel_->Order(HK_FORGET_CLAIM, left[i]).status();
+      }
+    }
+    Serve();
+  }
+  std::lock_guard lock(mutex_);
+  for (uint64_t cookie : due) {
+    if (gone_.contains(cookie) && swept.ok()) swept = DropShareLocked(cookie);
+    if (auto late = gone_.find(cookie); late != gone_.end()) late->second = now + kWalkAgainNs;
+  }
+  if (!swept.ok()) spdlog::warn("ports: what a removed Pod left stays for now: {}", Message(swept));
 }
 
 }  // namespace heterok8s::ports

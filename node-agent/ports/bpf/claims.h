@@ -30,26 +30,26 @@ static __always_inline void emit(const struct hk_claim_key *key, __u32 kind, __u
 
 // Claims of this PU.
 
-enum { NOBODYS, FIRST, FURTHER };
-// Counts a socket in the entry of its claim, which is made with the first and goes with the last. NOBODYS: the Pod has
-// no room for it.
+enum { NO_ROOM, HELD_UP, FIRST, FURTHER };
+// Counts a socket in the entry of its claim, which is made with the first and goes with the last. NO_ROOM: the Pod has
+// used its share.
 //
 // The memory of an entry that was removed may hold another one at once, of any Pod (from 6.1 on). So `life` is changed
 // only from what it was while the key still led to it: another entry has another upper half, but for one in 2^32.
-// Tries end at a program that is held up between two steps of unclaim(). Of sockets that share no port none meets it:
-// the kernel keeps a port until then.
+// HELD_UP: another program did not get from one step of unclaim() to the next, or the kernel has no memory. Only
+// sockets that share their port meet such a program: the kernel keeps a port until then.
 #define ENTER_TRIES 64
 __noinline int hk_enter(const struct hk_claim_key *claim, __u64 now)
 {
 	if (!claim)
-		return NOBODYS;
+		return HELD_UP;
 	struct hk_claim_key key = *claim;
 	for (int i = 0; i < ENTER_TRIES; i++) {
 		struct hk_local *l = bpf_map_lookup_elem(&local, &key);
 		if (!l) {
 			struct hk_share *share = bpf_map_lookup_elem(&shares, &key.netns);
 			if (!share || !hk_take(share))
-				return NOBODYS;
+				return NO_ROOM;
 			struct hk_local fresh = {.since_ns = now, .life = (__u64)bpf_get_prandom_u32() << 32 | 1};
 			if (bpf_map_update_elem(&local, &key, &fresh, BPF_NOEXIST) == 0)
 				return FIRST;
@@ -62,7 +62,7 @@ __noinline int hk_enter(const struct hk_claim_key *claim, __u64 now)
 		if (__sync_val_compare_and_swap(&l->life, life, life + 1) == life)
 			return FURTHER;
 	}
-	return NOBODYS;
+	return HELD_UP;
 }
 static __always_inline void count_unowned(const struct hk_claim_key *key, __u32 change)
 {
@@ -76,8 +76,8 @@ static __always_inline int claim(struct hk_socket *s, const struct hk_pod *pod, 
 {
 	int entered = hk_enter(key, now);
 
-	if (entered == NOBODYS)
-		return NOBODYS;
+	if (entered < FIRST)
+		return entered;
 	s->key = *key;
 	if (__sync_lock_test_and_set(&s->unowned, 0) == pod->generation)
 		count_unowned(key, -1);
@@ -89,7 +89,8 @@ static __always_inline void tell_opened(const struct hk_claim_key *key, __u64 no
 	count(HK_STAT_OPENED);
 	emit(key, HK_OPENED, now);
 }
-// No hook can refuse this socket: it stays without an owner until the Pod has room and heterod scans it again.
+// No hook can refuse this socket, or there is no reason to: it stays without an owner until the Pod has room and
+// heterod scans it again.
 static __always_inline void leave_unowned(struct hk_socket *s, const struct hk_pod *pod, const struct hk_claim_key *key)
 {
 	if (s->unowned)

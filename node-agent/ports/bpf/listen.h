@@ -39,11 +39,11 @@ SEC("sockops") int hk_sockops(struct bpf_sock_ops *o)
 	unclaim(s);
 	__u64 now = bpf_ktime_get_ns();
 	int entered = claim(s, pod, &key, now);
-	if (entered == NOBODYS)
+	if (entered < FIRST)
 		leave_unowned(s, pod, &key);
 	// Reachable before it is reported: the other PU must find the socket when it hears of it.
 	int meaning = hk_meaning_of(pod, &key.addr);
-	if (entered != NOBODYS && meaning != HK_NONE) {
+	if (entered >= FIRST && meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(&key, meaning);
 		expect(pod, &l);
 		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed; i++) {

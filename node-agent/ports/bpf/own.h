@@ -86,7 +86,9 @@ static __always_inline int bound(struct bpf_sock *c, struct hk_claim_key *key)
 	int entered = claim(s, pod, key, now);
 	if (entered == FIRST)
 		tell_opened(key, now);
-	if (entered != NOBODYS)
+	if (entered == HELD_UP)
+		leave_unowned(s, pod, key);
+	if (entered != NO_ROOM)
 		return 1;
 	no_room(key);  // others took the room since may_bind(). The kernel gives the port back (from 5.17 on at once)
 	if (have_post_bind_retval)

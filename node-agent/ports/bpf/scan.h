@@ -66,10 +66,10 @@ static __always_inline void scan(struct hk_socket *s, const struct hk_pod *pod, 
 	forget_former_life(s, pod);
 	__u64 now = bpf_ktime_get_ns();
 	int entered = s->counted ? FURTHER : claim(s, pod, key, now);
-	if (entered == NOBODYS)
+	if (entered < FIRST)
 		leave_unowned(s, pod, key);
 	int meaning = hk_meaning_of(pod, &key->addr);
-	if (entered != NOBODYS && meaning != HK_NONE) {
+	if (entered >= FIRST && meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(key, meaning);
 		expect(pod, &l);  // also of one that is in: the link may be made anew
 		bool taken = are_slots_taken(&l, session);
