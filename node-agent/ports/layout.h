@@ -38,6 +38,7 @@
 #define HK_WINDOW_EVENTS 1024
 #define HK_WINDOW_REFUSALS 16 /* who was refused; more are counted only */
 #define HK_WINDOW_NS 100000000ULL
+#define HK_WINDOW_BITS 24
 
 /* Ports of one entry of `callers`, and entries when every port of 256 Pods is in. */
 #define HK_CALLER_PORTS 256
@@ -70,11 +71,10 @@ struct hk_local {
 
 /* shares: keyed by cookie, made by heterod before the Pod's entry in `pods`; changed by programs alone. */
 struct hk_share {
-  __u32 used;      /* entries */
-  __u32 unowned;   /* sockets that found no room where no hook could refuse them, and have no owner now */
-  __u64 window_ns; /* CLOCK_MONOTONIC: when this window of events began */
-  __u32 events;    /* since then */
-  __u32 refusals;
+  __u32 used;    /* entries */
+  __u32 unowned; /* sockets that found no room where no hook could refuse them, and have no owner now */
+  __u64 told;    /* events: the number of their window, and how many in it: HK_WINDOW_BITS */
+  __u64 refused; /* the same of HK_REFUSED, HK_NO_ROOM and HK_UNOWNED */
   __u32 callers; /* entries of `callers`; only grows */
   __u32 zero;
 };

@@ -45,6 +45,12 @@ std::vector<sys::UniqueFd> Occupy(const sys::NetnsRef& ns, int type, const IpAdd
   return sockets;
 }
 
+uint64_t NowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
 // What the programs count, read beside heterod.
 class Counted {
  public:
@@ -66,6 +72,15 @@ class Counted {
   void SetBurst(uint32_t value) const {
     uint32_t zero = 0;
     REQUIRE(bpf_map_update_elem(burst_.get(), &zero, &value, BPF_ANY) == 0);
+  }
+  // As if the only Pod had had so many events, in that window.
+  void SetTold(uint64_t told) const {
+    uint64_t cookie = 0;
+    hk_share share{};
+    REQUIRE(bpf_map_get_next_key(shares_.get(), nullptr, &cookie) == 0);
+    REQUIRE(bpf_map_lookup_elem(shares_.get(), &cookie, &share) == 0);
+    share.told = told;
+    REQUIRE(bpf_map_update_elem(shares_.get(), &cookie, &share, BPF_ANY) == 0);
   }
   uint32_t claims() const { return Count<hk_claim_key>(local_); }
   uint32_t callers() const { return Count<hk_callers_key>(callers_); }
@@ -172,7 +187,8 @@ TEST_CASE("programs that bind at the same time get as many ports as there is roo
         for (int i = 0; i < 400; ++i) {
           sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
           int error = Bind(fd, kAny, 0);
-          ++(error == 0 ? got : error == -ENOBUFS ? refused : other);
+          // EPERM: before 6.1 post_bind can give no other error.
+          ++(error == 0 ? got : error == -ENOBUFS || error == -EPERM ? refused : other);
           if (error == 0) sockets[number].push_back(std::move(fd));
         }
         return absl::OkStatus();
@@ -259,6 +275,7 @@ TEST_CASE("a socket that found no room gets its owner when other Pods let go", "
 TEST_CASE("a slot that comes free while much changes is found", "[netns]") {
   TwoPus pus;
   Pu& dpu = pus.dpu();
+  Counted counted(dpu);
   std::vector<sys::UniqueFd> group;
   for (int i = 0; i < HK_LISTENER_SLOTS + 2; ++i) {
     group.push_back(dpu.Socket(AF_INET, SOCK_STREAM));
@@ -267,17 +284,16 @@ TEST_CASE("a slot that comes free while much changes is found", "[netns]") {
     REQUIRE(Bind(group.back(), kLocalhost, 80) == 0);
     REQUIRE(listen(group.back().get(), 1) == 0);
   }
-  usleep(2 * HK_WINDOW_NS / 1000);  // a window begins with what follows
   group.erase(group.begin());
-  REQUIRE_OK(sys::InNetns(dpu.ns, [&] {
-    for (int i = 0; i < HK_WINDOW_EVENTS; ++i) {
-      sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-      (void)Bind(fd, kAny, 0);
-    }
-    return absl::OkStatus();
-  }));
-  usleep(60'000);  // the look for the first free slot is over, the window, which keeps the others back, is not
-  while (group.size() > 1) group.erase(group.begin());
+  const uint64_t began = NowNs();
+  counted.SetTold((began / HK_WINDOW_NS + 100) << HK_WINDOW_BITS | HK_WINDOW_EVENTS);
+  REQUIRE(Bind(dpu.Socket(AF_INET, SOCK_DGRAM), kAny, 0) == 0);  // says that from now on changes are kept back
+  usleep(60'000);                                                // the look for the first free slot is over
+  // The kernel shows a scan the youngest first, which took that slot. Its neighbour has none.
+  sys::UniqueFd last = std::move(group[group.size() - 2]);
+  group.clear();
+  if (NowNs() - began > HK_WINDOW_NS) return;  // programs would not have kept back so much
+  counted.SetTold(0);
 
   CHECK(Eventually([&] {
     sys::UniqueFd caller = pus.host().Socket(AF_INET, SOCK_STREAM);

@@ -53,22 +53,30 @@ static __always_inline bool is_refusal(__u32 kind)
 {
 	return kind == HK_REFUSED || kind == HK_NO_ROOM || kind == HK_UNOWNED;
 }
+// How many came before this one in the window of `now`; 0 also when other CPUs are always faster.
+static __always_inline __u32 number_in_window(__u64 *word, __u64 now)
+{
+	__u64 window = now / HK_WINDOW_NS;
+
+	for (int i = 0; i < 4; i++) {
+		__u64 seen = __sync_fetch_and_add(word, 0);
+		__u64 next = seen >> HK_WINDOW_BITS < window ? window << HK_WINDOW_BITS | 1 : seen + 1;
+		if (__sync_val_compare_and_swap(word, seen, next) == seen)
+			return (next - 1) & ((1 << HK_WINDOW_BITS) - 1);
+	}
+	return 0;
+}
 enum { TELL_NOTHING, TELL, TELL_BEHIND };
 // Called after the change that would be told. The comparison that HK_BEHIND asks for comes a window later than it, so
-// after everything that this window keeps back. `events` is set back first: who sees the new window sees its count.
+// after everything that this window keeps back.
 __noinline int hk_may_tell(struct hk_share *share, __u32 kind)
 {
 	if (!share)
 		return TELL;
 	__u64 now = bpf_ktime_get_ns();
-	if (now - share->window_ns > HK_WINDOW_NS) {
-		__sync_lock_test_and_set(&share->events, 0);
-		__sync_lock_test_and_set(&share->refusals, 0);
-		__sync_lock_test_and_set(&share->window_ns, now);
-	}
 	if (is_refusal(kind))
-		return __sync_fetch_and_add(&share->refusals, 1) < HK_WINDOW_REFUSALS ? TELL : TELL_NOTHING;
-	__u32 before = __sync_fetch_and_add(&share->events, 1);
+		return number_in_window(&share->refused, now) < HK_WINDOW_REFUSALS ? TELL : TELL_NOTHING;
+	__u32 before = number_in_window(&share->told, now);
 	if (before < HK_WINDOW_EVENTS)
 		return TELL;
 	return before == HK_WINDOW_EVENTS ? TELL_BEHIND : TELL_NOTHING;
