@@ -72,20 +72,23 @@ static __always_inline void scan(struct hk_socket *s, const struct hk_pod *pod, 
 	if (entered >= FIRST && meaning != HK_NONE) {
 		struct hk_listener_key l = listener_key(key, meaning);
 		expect(pod, &l);  // also of one that is in: the link may be made anew
-		bool taken = are_slots_taken(&l, session);
-		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed && !taken; i++) {
+		bool known = are_slots_taken(&l, session);
+		int taken = 0;
+		for (int i = 0; i < HK_LISTENER_SLOTS && !s->hashed && !known; i++) {
 			l.slot = i;
 			if (!may_have_slot(&l))
 				break;
-			if (bpf_map_update_elem(&listeners, &l, sk, BPF_NOEXIST) == 0)
+			long failed = bpf_map_update_elem(&listeners, &l, sk, BPF_NOEXIST);
+			if (!failed)
 				__sync_lock_test_and_set(&s->hashed, i + 1);
 			else
 				slot_is_taken(&l);
+			taken += failed == -EEXIST;
 		}
-		if (!s->hashed) {
+		if (!s->hashed)
 			found_no_slot(key);
+		if (taken == HK_LISTENER_SLOTS)
 			slots_are_taken(&l, session);
-		}
 	}
 	if (entered == FIRST)
 		tell_opened(key, now);
