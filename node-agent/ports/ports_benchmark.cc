@@ -87,6 +87,23 @@ TEST_CASE("a listener is reported") {
   Print("NewBpfPorts() over pins", us);
 }
 
+// What ownership costs a program that opens and closes ports, such as a resolver, interleaved with the same elsewhere.
+TEST_CASE("a port that opens and closes beside one of no Pod") {
+  TwoPus pus(/*start=*/false);
+  REQUIRE_OK(pus.dpu().StartHeterod([](const PortChange&) {}));
+  Pu elsewhere(fmt::format("hkpe{}", getpid()), pus.dpu().side);
+  std::vector<double> us[2];
+  for (int i = 0; i < 20000; ++i) {
+    sys::UniqueFd fd = (i % 2 == 0 ? pus.dpu() : elsewhere).Socket(AF_INET, SOCK_DGRAM);
+    double before = NowUs();
+    REQUIRE(Bind(fd, AddressOf(Where::kAny, AF_INET), 0) == 0);
+    fd.reset();
+    us[i % 2].push_back(NowUs() - before);
+  }
+  Print("UDP bind() to 0 and close(), of a Pod", us[0]);
+  Print("UDP bind() to 0 and close(), of no Pod", us[1]);
+}
+
 // What a Pod waits for when others do their worst: many sockets bound to one address each, some of which come and go
 // all the time.
 TEST_CASE("a listener is reported beside a Pod that changes all the time") {
