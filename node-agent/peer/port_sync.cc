@@ -210,9 +210,9 @@ void PortSync::OnConflict(const v1::PortConflict& conflict) {
   absl::StatusOr<ports::PortKey> key = FromProto(conflict.port());
   if (it == pods_.end() || !key.ok() || !it->second.claims.Lose(*key)) return;
   unsteered_.insert(conflict.pod_key());
-  Count(&Counters::conflicts_lost);
   Remember(conflict.pod_key(), fmt::format("{} of the {} lost against the {}: {}", key->ToString(), Name(self_),
                                            Name(Other(self_)), conflict.holder()));
+  Count(&Counters::conflicts_lost);
 }
 
 // Ports refuse a remote claim that is not older than the local one, on both PUs: of two in the same nanosecond each
@@ -232,14 +232,14 @@ void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::Po
   if (!absl::IsResourceExhausted(status)) pod.refused.erase(key);
   if (status.code() == absl::StatusCode::kFailedPrecondition) {
     pod.claims.CloseRemote(key);
+    Remember(pod_key, fmt::format("{} of the {} lost against the {}: {}", key.ToString(), Name(Other(self_)),
+                                  Name(self_), Message(status)));
+    Count(&Counters::conflicts_won);
     v1::PortMessage message;
     message.mutable_conflict()->set_pod_key(pod_key);
     *message.mutable_conflict()->mutable_port() = ToProto(key);
     message.mutable_conflict()->set_holder(Message(status));
     if (session_ != nullptr) session_->Send(std::move(message), std::nullopt);
-    Count(&Counters::conflicts_won);
-    Remember(pod_key, fmt::format("{} of the {} lost against the {}: {}", key.ToString(), Name(Other(self_)),
-                                  Name(self_), Message(status)));
   } else if (absl::IsResourceExhausted(status)) {
     pod.claims.CloseRemote(key);
     Refuse(pod_key, pod, key, epoch_ns);
