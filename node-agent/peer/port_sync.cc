@@ -227,7 +227,10 @@ void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::Po
   }
   pod.claims.OpenRemote(key, epoch_ns);
   unsteered_.insert(pod_key);
-  if (!pod.in_kernel) return;  // OnPodAdded enforces it
+  if (!pod.in_kernel) {  // OnPodAdded enforces it
+    pod.refused.erase(key);
+    return;
+  }
   const absl::Status status = ports_->SetRemote(pod_key, key, true, RankOf(epoch_ns));
   if (!absl::IsResourceExhausted(status)) pod.refused.erase(key);
   if (status.code() == absl::StatusCode::kFailedPrecondition) {

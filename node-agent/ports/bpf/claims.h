@@ -8,7 +8,7 @@ static __always_inline void count(__u32 which)
 {
 	__u64 *n = bpf_map_lookup_elem(&stats, &which);
 	if (n)
-		*n += 1;  // per CPU, and programs do not preempt each other
+		__sync_fetch_and_add(n, 1);  // a program may be preempted, and another one run on its CPU
 }
 static __always_inline void emit(const struct hk_claim_key *key, __u32 kind, __u64 now)
 {
