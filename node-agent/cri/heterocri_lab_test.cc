@@ -4,6 +4,7 @@
 #include <future>
 
 #include "common/sys/file.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/lab/kubelet.h"
@@ -14,6 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace rt = runtime::v1;
+using testing::Eventually;
 
 rt::Mount Mount(const std::string& host, const std::string& container, bool readonly) {
   rt::Mount mount;

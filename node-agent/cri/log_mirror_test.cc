@@ -8,9 +8,9 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
-#include <thread>
 
 #include "common/sys/file.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/dpu_runtime.h"
 
@@ -19,6 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
+using testing::Eventually;
 
 struct Wire {
   Wire() {
@@ -60,11 +61,7 @@ struct Wire {
     return text.ok() ? *text : "";
   }
   bool HostHas(const std::string& text) {
-    for (int i = 0; i < 1000; ++i) {
-      if (Host() == text) return true;
-      std::this_thread::sleep_for(milliseconds(10));
-    }
-    return false;
+    return Eventually([&] { return Host() == text; });
   }
 
   std::string folder;
@@ -90,14 +87,13 @@ TEST_CASE("a log goes on where it was, over restarts of both ends") {
   wire.server->Shutdown(std::chrono::system_clock::now());  // the DPU's agent ends
   log << "three\n" << std::flush;
   wire.Serve();
-  for (int i = 0; i < 1000 && wire.Host() != "one\ntwo\nthree\n"; ++i) {
+  CHECK(Eventually([&] {
     wire.Ensure(true);
-    std::this_thread::sleep_for(milliseconds(10));
-  }
-  CHECK(wire.Host() == "one\ntwo\nthree\n");
+    return wire.Host() == "one\ntwo\nthree\n";
+  }));
   log << "four\n";
   log.close();
-  CHECK(wire.mirror->Drain("id", milliseconds(5000)));
+  CHECK(wire.mirror->Drain("id", testing::kPatience));
   CHECK(wire.Host() == "one\ntwo\nthree\nfour\n");
 }
 
@@ -132,18 +128,17 @@ TEST_CASE("a log that is another file now is read from its start, not skipped") 
   wire.mirror.reset();
   std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "second\n";
   wire.Connect();
-  for (int i = 0; i < 1000 && wire.Host() != "a long first life\nsecond\n"; ++i) {
+  CHECK(Eventually([&] {
     wire.Ensure(false);
-    std::this_thread::sleep_for(milliseconds(10));
-  }
-  CHECK(wire.Host() == "a long first life\nsecond\n");
+    return wire.Host() == "a long first life\nsecond\n";
+  }));
 }
 
 TEST_CASE("a forgotten log leaves no position, and a path that leaves the log root brings nothing") {
   Wire wire;
   std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "x\n";
   wire.Ensure(false);
-  REQUIRE(wire.mirror->Drain("id", milliseconds(5000)));
+  REQUIRE(wire.mirror->Drain("id", testing::kPatience));
   wire.mirror->Forget("id");
   CHECK(fs::is_empty(wire.folder + "/positions"));
   std::ofstream(wire.folder + "/secret") << "secret\n";
@@ -156,7 +151,7 @@ TEST_CASE("of containers that went while nobody looked no position stays") {
   Wire wire;
   std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "x\n";
   wire.Ensure(false);
-  REQUIRE(wire.mirror->Drain("id", milliseconds(5000)));
+  REQUIRE(wire.mirror->Drain("id", testing::kPatience));
   wire.mirror.reset();
   for (const char* name : {"gone.position", "other.position", "other.position.a1B2c3"})
     std::ofstream(wire.folder + "/positions/" + name) << "";

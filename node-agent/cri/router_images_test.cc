@@ -113,7 +113,7 @@ TEST_CASE("when no PU gets the image the host's refusal is the answer") {
   rt::PodSandboxConfig pod = node.PodConfig("web");
   Refuse(node.host());
   Refuse(node.dpu());
-  auto pulled = node.cri().Call<rt::PullImageResponse>(kPullImage, Pull(pod), In(std::chrono::seconds(20)));
+  auto pulled = node.cri().Call<rt::PullImageResponse>(kPullImage, Pull(pod), In(testing::kPatience));
   CHECK(pulled.status().code() == absl::StatusCode::kNotFound);
 }
 

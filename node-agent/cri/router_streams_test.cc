@@ -11,6 +11,7 @@ namespace heterok8s::cri {
 namespace {
 
 namespace rt = runtime::v1;
+using testing::Eventually;
 using Types = std::vector<rt::ContainerEventType>;
 
 // Answers with `parts` and ends.
@@ -120,7 +121,9 @@ TEST_CASE("what an emptyDir on the DPU holds is in a Pod's figures, in the list,
 
   rt::PodSandboxStatsRequest alone;
   alone.set_pod_sandbox_id(sandbox);
-  CHECK(held(node.Call<rt::PodSandboxStatsResponse>(kPodSandboxStats, alone).stats()) >= 1 << 20);
+  // A walk that takes longer than its reader waits is in a later answer.
+  CHECK(Eventually(
+      [&] { return held(node.Call<rt::PodSandboxStatsResponse>(kPodSandboxStats, alone).stats()) >= 1 << 20; }));
   rt::ListPodSandboxStatsRequest list;
   CHECK(held(node.Call<rt::ListPodSandboxStatsResponse>(kListPodSandboxStats, list).stats(0)) >= 1 << 20);
   CHECK(held(Joined<rt::ListPodSandboxStatsResponse>(node.ReadAll(kStreamPodSandboxStats)).stats(0)) >= 1 << 20);
@@ -159,7 +162,7 @@ TEST_CASE("events tell of a DPU container from its making to its removal, each w
   TwoFakes node;
   node.host().ServeEvents();
   EventReader reader(node);
-  REQUIRE(SoonTrue([&] { return node.host().event_readers() == 1; }));
+  REQUIRE(Eventually([&] { return node.host().event_readers() == 1; }));
   rt::PodSandboxConfig pod = node.PodConfig("web");
   std::string sandbox = node.RunPod(pod);
   std::string app = node.Create(sandbox, pod, "app");
@@ -194,7 +197,7 @@ TEST_CASE("an event of the host's runtime has the DPU's containers of its Pod, a
   TwoFakes node;
   node.host().ServeEvents();
   EventReader reader(node);
-  REQUIRE(SoonTrue([&] { return node.host().event_readers() == 1; }));
+  REQUIRE(Eventually([&] { return node.host().event_readers() == 1; }));
   rt::PodSandboxConfig pod = node.PodConfig("web");
   std::string sandbox = node.RunPod(pod);
   std::string side = node.Create(sandbox, pod, "side");
@@ -210,7 +213,7 @@ TEST_CASE("a dead DPU is told of once, holds up no event of the host, and is hea
   TwoFakes node;
   node.host().ServeEvents();
   EventReader reader(node);
-  REQUIRE(SoonTrue([&] { return node.host().event_readers() == 1; }));
+  REQUIRE(Eventually([&] { return node.host().event_readers() == 1; }));
   rt::PodSandboxConfig pod = node.PodConfig("web");
   std::string sandbox = node.RunPod(pod);
   std::string side = node.Create(sandbox, pod, "side");
@@ -226,13 +229,8 @@ TEST_CASE("a dead DPU is told of once, holds up no event of the host, and is hea
 
   node.dpu().Start();
   node.heterod().SetDpuAlive(true);
-  REQUIRE(SoonTrue([&] {  // first what was lost ends there, then the DPU counts as there
-    auto status = node.Call<rt::StatusResponse>(kStatus, rt::StatusRequest());
-    for (const auto& condition : status.status().conditions()) {
-      if (condition.type() == "HeteroK8sDPUReady") return condition.status();
-    }
-    return false;
-  }));
+  // First what was lost ends there, then the DPU counts as there.
+  REQUIRE(Eventually([&] { return node.DpuCondition().status(); }));
   std::string again = node.Create(sandbox, pod, "side");
   CHECK(reader.Has([&](const auto& event) { return event.container_id() == again; }));
   CHECK(reader.TypesOf(side) ==
@@ -244,12 +242,12 @@ TEST_CASE("a reader that goes is given up at the host's runtime, and heterocri e
   node.host().ServeEvents();
   {
     EventReader reader(node);
-    REQUIRE(SoonTrue([&] { return node.host().event_readers() == 1; }));
+    REQUIRE(Eventually([&] { return node.host().event_readers() == 1; }));
   }
-  CHECK(SoonTrue([&] { return node.host().event_readers() == 0; }));
+  CHECK(Eventually([&] { return node.host().event_readers() == 0; }));
 
   EventReader other(node);
-  REQUIRE(SoonTrue([&] { return node.host().event_readers() == 1; }));
+  REQUIRE(Eventually([&] { return node.host().event_readers() == 1; }));
   node.StopDaemon();
   grpc::Status end;
   REQUIRE(other.Ended(&end));

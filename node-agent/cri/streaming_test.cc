@@ -12,6 +12,7 @@
 #include <functional>
 #include <thread>
 
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/splice.h"
@@ -199,9 +200,8 @@ TEST_CASE("a client that goes away ends the runtime's side") {
   REQUIRE(recv(fd.get(), up, 2, MSG_WAITALL) == 2);
   fd.reset();
 
-  for (int i = 0; i < 1000 && !(ended && path.streaming->sessions() == 0); ++i) usleep(10000);
-  CHECK(ended);
-  CHECK(path.streaming->sessions() == 0);
+  CHECK(testing::Eventually([&] { return ended.load(); }));
+  CHECK(testing::Eventually([&] { return path.streaming->sessions() == 0; }));
 }
 
 TEST_CASE("a URL is good for one connection, and nothing else is served") {

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "common/sys/file.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/volume_reader.h"
@@ -18,14 +19,7 @@ namespace heterok8s::cri {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool Soon(const std::function<bool()>& there) {
-  for (int i = 0; i < 2000; ++i) {
-    if (there()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return false;
-}
+using testing::Eventually;
 
 // A volume by kubelet's own steps: a new folder, the link "..data" in one step, the names, the old folder.
 struct Kubelet {
@@ -110,10 +104,10 @@ TEST_CASE("a copy follows its volume: values, modes, new names and names that ar
 
   volume.Put({{"a", "2"}, {"c", "2"}}, 0400);
 
-  CHECK(Soon([&] { return Text(copy / "a") == "2" && Text(copy / "c") == "2" && !fs::exists(copy / "b"); }));
+  CHECK(Eventually([&] { return Text(copy / "a") == "2" && Text(copy / "c") == "2" && !fs::exists(copy / "b"); }));
   CHECK((fs::status(copy / "a").permissions() & fs::perms::mask) == fs::perms::owner_read);
   CHECK(fs::read_symlink(copy / "a") == "..data/a");
-  CHECK(Soon([&] { return std::distance(fs::directory_iterator(copy), {}) == 4; }));  // a, c, ..data, one version
+  CHECK(Eventually([&] { return std::distance(fs::directory_iterator(copy), {}) == 4; }));  // a, c, ..data, one version
   CHECK(pair.Put(volume) == copy);
 }
 
@@ -123,7 +117,7 @@ TEST_CASE("a reader of the copy sees all files of one version") {
   volume.Put({{"a", "0"}, {"b", "0"}});
   fs::path copy = pair.Put(volume);
   std::atomic<bool> stop{false};
-  int mixed = 0, seen = 0;
+  std::atomic<int> mixed = 0, seen = 0;
   std::thread reader([&] {
     // As a program that takes kubelet's promise: open the version once, read all of it.
     while (!stop) {
@@ -138,12 +132,12 @@ TEST_CASE("a reader of the copy sees all files of one version") {
 
   for (int i = 1; i <= 20; ++i) {
     volume.Put({{"a", std::to_string(i)}, {"b", std::to_string(i)}});
-    CHECK(Soon([&] { return Text(copy / "a") == std::to_string(i); }));
+    CHECK(Eventually([&] { return Text(copy / "a") == std::to_string(i); }));
   }
+  CHECK(Eventually([&] { return seen > 0; }));
   stop = true;
   reader.join();
 
-  CHECK(seen > 0);
   CHECK(mixed == 0);
 }
 
@@ -156,13 +150,13 @@ TEST_CASE("what changes while the DPU is away, or while nobody follows, comes la
   pair.here = false;
   volume.Put({{"a", "2"}});
   pair.here = true;
-  CHECK(Soon([&] { return Text(copy / "a") == "2"; }));
+  CHECK(Eventually([&] { return Text(copy / "a") == "2"; }));
   pair.mirror.reset();
   volume.Put({{"a", "3"}});
   pair.Start();
-  CHECK(Soon([&] { return Text(copy / "a") == "3"; }));
+  CHECK(Eventually([&] { return Text(copy / "a") == "3"; }));
   volume.Put({{"a", "4"}});
-  CHECK(Soon([&] { return Text(copy / "a") == "4"; }));
+  CHECK(Eventually([&] { return Text(copy / "a") == "4"; }));
 }
 
 TEST_CASE("a Pod that is gone is not followed, also over a restart") {

@@ -7,7 +7,6 @@
 //   kubelet.Start(kubelet.Create(kubelet.Request(sandbox, pod, "side", kCount)));
 #pragma once
 
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -21,10 +20,9 @@ inline constexpr const char* kCount = "i=0; while true; do echo $i; i=$((i+1)); 
 
 using CriStub = runtime::v1::RuntimeService::Stub;
 
-bool Eventually(const std::function<bool()>& there, int seconds = 15);
 // "OK", or code and message.
 std::string Text(const grpc::Status& status);
-// The numbers of a CRI log's lines "TIME stdout F N".
+// The numbers of a CRI log's whole lines "TIME stdout F N"; the last may be half written.
 std::vector<int> Numbers(const std::string& path);
 bool Consecutive(const std::vector<int>& numbers);  // 0, 1, 2, …; at least one
 

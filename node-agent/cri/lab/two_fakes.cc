@@ -22,15 +22,6 @@ std::atomic<int> serial{0};
 
 }  // namespace
 
-bool SoonTrue(const std::function<bool()>& there, int seconds) {
-  auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
-  while (!there()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(milliseconds(5));
-  }
-  return true;
-}
-
 TwoFakes::TwoFakes() : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++serial)) {
   std::filesystem::create_directories(folder_ + "/dpu/logs");
   auto runtime =
@@ -55,6 +46,7 @@ TwoFakes::TwoFakes() : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++se
   daemon_ = *std::move(daemon);
   channel_ = UnixChannel(config_.listen);
   client_ = std::make_unique<CriClient>(channel_);
+  REQUIRE(testing::Eventually([&] { return DpuCondition().status(); }));
 }
 
 TwoFakes::~TwoFakes() {
@@ -79,14 +71,31 @@ rt::PodSandboxConfig TwoFakes::PodConfig(const std::string& name) const {
   return config;
 }
 
-std::string TwoFakes::RunPod(const rt::PodSandboxConfig& config) {
-  rt::RunPodSandboxRequest request;
-  *request.mutable_config() = config;
-  return Call<rt::RunPodSandboxResponse>(kRunPodSandbox, request).pod_sandbox_id();
+rt::RuntimeCondition TwoFakes::DpuCondition() {
+  const auto status = Call<rt::StatusResponse>(kStatus, rt::StatusRequest());
+  for (const rt::RuntimeCondition& condition : status.status().conditions()) {
+    if (condition.type() == "HeteroK8sDPUReady") return condition;
+  }
+  FAIL("no condition of the DPU");
+  return {};
 }
 
-std::string TwoFakes::Create(const std::string& sandbox, const rt::PodSandboxConfig& pod, const std::string& name,
-                             const std::string& image) {
+absl::StatusOr<std::string> TwoFakes::TryRunPod(const rt::PodSandboxConfig& config) {
+  rt::RunPodSandboxRequest request;
+  *request.mutable_config() = config;
+  auto made = client_->Call<rt::RunPodSandboxResponse>(kRunPodSandbox, request, In(testing::kPatience));
+  HK_RETURN_IF_ERROR(made.status());
+  return made->pod_sandbox_id();
+}
+
+std::string TwoFakes::RunPod(const rt::PodSandboxConfig& config) {
+  auto made = TryRunPod(config);
+  REQUIRE_OK(made);
+  return *made;
+}
+
+rt::CreateContainerRequest TwoFakes::Request(const std::string& sandbox, const rt::PodSandboxConfig& pod,
+                                             const std::string& name, const std::string& image) {
   for (FakeRuntime* runtime : {host_.get(), dpu_.get()}) runtime->AddImage(image);
   rt::CreateContainerRequest request;
   request.set_pod_sandbox_id(sandbox);
@@ -95,7 +104,20 @@ std::string TwoFakes::Create(const std::string& sandbox, const rt::PodSandboxCon
   request.mutable_config()->mutable_image()->set_image(image);
   request.mutable_config()->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(
       rt::CONTAINER);
-  return Call<rt::CreateContainerResponse>(kCreateContainer, request).container_id();
+  return request;
+}
+
+absl::StatusOr<std::string> TwoFakes::TryCreate(const rt::CreateContainerRequest& request) {
+  auto made = client_->Call<rt::CreateContainerResponse>(kCreateContainer, request, In(testing::kPatience));
+  HK_RETURN_IF_ERROR(made.status());
+  return made->container_id();
+}
+
+std::string TwoFakes::Create(const std::string& sandbox, const rt::PodSandboxConfig& pod, const std::string& name,
+                             const std::string& image) {
+  auto made = TryCreate(Request(sandbox, pod, name, image));
+  REQUIRE_OK(made);
+  return *made;
 }
 
 void TwoFakes::Start(const std::string& container) {
@@ -104,10 +126,16 @@ void TwoFakes::Start(const std::string& container) {
   Call<rt::StartContainerResponse>(kStartContainer, request);
 }
 
+rt::ContainerStatus TwoFakes::StatusOf(const std::string& container) {
+  rt::ContainerStatusRequest request;
+  request.set_container_id(container);
+  return Call<rt::ContainerStatusResponse>(kContainerStatus, request).status();
+}
+
 TwoFakes::Streamed TwoFakes::ReadAll(const std::string& method) {
   grpc::GenericStub stub(channel_);
   grpc::ClientContext context;
-  context.set_deadline(In(std::chrono::seconds(20)));
+  context.set_deadline(In(testing::kPatience));
   grpc::CompletionQueue queue;
   auto next = [&] {
     void* tag = nullptr;
@@ -148,7 +176,7 @@ EventReader::~EventReader() {
 }
 
 bool EventReader::Has(const std::function<bool(const rt::ContainerEventResponse&)>& that) {
-  return SoonTrue([&] {
+  return testing::Eventually([&] {
     std::lock_guard lock(mutex_);
     return std::any_of(events_.begin(), events_.end(), that);
   });
@@ -164,7 +192,7 @@ std::vector<rt::ContainerEventType> EventReader::TypesOf(const std::string& cont
 }
 
 bool EventReader::Ended(grpc::Status* status) {
-  return SoonTrue([&] {
+  return testing::Eventually([&] {
     std::lock_guard lock(mutex_);
     if (end_) *status = *end_;
     return end_.has_value();

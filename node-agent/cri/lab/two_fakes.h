@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "common/testing/eventually.h"
 #include "node-agent/cri/daemon.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/lab/fake_runtime.h"
@@ -20,13 +21,11 @@
 
 namespace heterok8s::cri {
 
-bool SoonTrue(const std::function<bool()>& there, int seconds = 20);
-
 class TwoFakes {
  public:
   static constexpr std::chrono::milliseconds kLease{5000};
 
-  TwoFakes();
+  TwoFakes();  // the DPU is there
   ~TwoFakes();
 
   FakeRuntime& host() { return *host_; }
@@ -37,16 +36,24 @@ class TwoFakes {
   void StopDaemon() { daemon_.reset(); }
   const std::string& folder() const { return folder_; }
 
-  runtime::v1::PodSandboxConfig PodConfig(const std::string& name) const;
-  std::string RunPod(const runtime::v1::PodSandboxConfig& config);  // its sandbox on the host
+  runtime::v1::RuntimeCondition DpuCondition();  // what kubelet is told of the DPU
+
+  runtime::v1::PodSandboxConfig PodConfig(const std::string& name) const;  // fallback: pending
+  std::string RunPod(const runtime::v1::PodSandboxConfig& config);         // its sandbox on the host
+  absl::StatusOr<std::string> TryRunPod(const runtime::v1::PodSandboxConfig& config);
   // "side" runs on the DPU, any other name on the host.
+  runtime::v1::CreateContainerRequest Request(const std::string& sandbox, const runtime::v1::PodSandboxConfig& pod,
+                                              const std::string& name,
+                                              const std::string& image = "registry.example/tool:1");
   std::string Create(const std::string& sandbox, const runtime::v1::PodSandboxConfig& pod, const std::string& name,
                      const std::string& image = "registry.example/tool:1");
+  absl::StatusOr<std::string> TryCreate(const runtime::v1::CreateContainerRequest& request);
   void Start(const std::string& container);
+  runtime::v1::ContainerStatus StatusOf(const std::string& container);
 
   template <typename Response, typename Request>
   Response Call(const std::string& method, const Request& request) {
-    auto response = client_->Call<Response>(method, request, In(std::chrono::seconds(20)));
+    auto response = client_->Call<Response>(method, request, In(testing::kPatience));
     if (!response.ok()) throw std::runtime_error(ToString(response.status()));
     return *response;
   }

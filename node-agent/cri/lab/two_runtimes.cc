@@ -1,9 +1,11 @@
 #include "node-agent/cri/lab/two_runtimes.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include "common/sys/file.h"
 #include "common/sys/mount_root.h"
 #include "common/sys/process.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "common/tls/credentials.h"
 #include "common/tls/pki.h"
@@ -37,11 +40,8 @@ const absl::Status own_mounts = [] {
 int labs_of_this_process = 0;  // a lab whose folder is kept does not stand in the way of the next
 
 void WaitFor(const std::string& what, const std::function<bool()>& there) {
-  for (int i = 0; i < 1500; ++i) {
-    if (there()) return;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  FAIL("not within 15 s: " << what);
+  INFO(what);
+  REQUIRE(testing::Eventually(there));
 }
 
 void MustRun(std::vector<std::string> argv) {
@@ -61,6 +61,22 @@ void KillAllThatName(const std::string& folder) {
     if (line.find("containerd") != std::string::npos && line.find(folder) != std::string::npos)
       kill(std::stoi(name), SIGKILL);
   }
+}
+
+// A port of 127.0.0.1 that stays ours while nobody listens on it: bound, never listening. gRPC's listeners have
+// SO_REUSEPORT, so they get it all the same.
+sys::UniqueFd HoldPort(int* port) {
+  sys::UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int one = 1;
+  REQUIRE(setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) == 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  REQUIRE(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), size) == 0);
+  REQUIRE(getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  *port = ntohs(address.sin_port);
+  return fd;
 }
 
 void RemoveCgroups(const std::string& name) {
@@ -194,6 +210,7 @@ Lab::Lab(std::chrono::milliseconds lease)
   dpu = std::make_unique<ContainerdUnderTest>(folder_ + "/dpu", "10.231.2.0/24", images_);
   REQUIRE_OK(tls::InitPki({.dir = folder_ + "/pki", .node = "lab"}));
   heterod_ = std::make_unique<LabHeterod>(folder_ + "/heterod.sock", lease);
+  held_port_ = HoldPort(&port_);
   ServeDpu();
   std::ofstream(folder_ + "/heterocri.yaml") << fmt::format(R"(listen: {0}/cri.sock
 state_dir: {0}/state
@@ -203,7 +220,7 @@ dpu:
   tls: {{ca: {0}/pki/ca.crt, cert: {0}/pki/cri.crt, key: {0}/pki/cri.key}}
   pod_log_root: {0}/dpu/logs
   cgroup_parent: {3}/dpu
-lease: {{interval_ms: 200, duration_ms: {4}}}
+lease: {{interval_ms: 1000, duration_ms: {4}}}
 offload_containers: [side]
 metrics: {{listen: "127.0.0.1:0"}}
 )",
@@ -240,7 +257,7 @@ void Lab::ServeDpu() {
       {.ca = folder_ + "/pki/ca.crt", .certificate = folder_ + "/pki/dpu.crt", .key = folder_ + "/pki/dpu.key"});
   REQUIRE_OK(credentials);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(fmt::format("127.0.0.1:{}", port_), *credentials, &port_);
+  builder.AddListeningPort(fmt::format("127.0.0.1:{}", port_), *credentials);
   builder.RegisterService(dpu_runtime_.get());
   relay_->Register(builder);
   dpu_server_ = builder.BuildAndStart();

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "common/sys/unique_fd.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/lab/lab_heterod.h"
 #include "node-agent/cri/relay.h"
@@ -56,7 +57,10 @@ class ContainerdUnderTest {
 
 class Lab {
  public:
-  explicit Lab(std::chrono::milliseconds lease = std::chrono::milliseconds(2000));
+  // A DPU that is only slow, as every process of a busy machine is at times, must not be taken for lost.
+  static constexpr std::chrono::seconds kLease{10};
+
+  explicit Lab(std::chrono::milliseconds lease = kLease);
   ~Lab();
 
   void StartHeterocri();
@@ -83,7 +87,8 @@ class Lab {
   std::unique_ptr<ContainerdUnderTest> host, dpu;
 
  private:
-  int port_ = 0;
+  sys::UniqueFd held_port_;
+  int port_ = 0;  // of the DPU's heterod
   std::unique_ptr<LabHeterod> heterod_;
   std::unique_ptr<DpuRuntimeService> dpu_runtime_;
   std::unique_ptr<Relay> relay_;
