@@ -126,6 +126,7 @@ void DpuLink::Loop() {
       last_error_ = Message(round);
       const auto now = steady_clock::now();
       if (IsLost(now)) {
+        here_ = false;  // before Lose: one whose heartbeats return meanwhile is not there until it is fenced
         if (!lost_) {
           lost_ = true;
           runtime_down_ = false;
@@ -133,7 +134,6 @@ void DpuLink::Loop() {
           Lose();
           lock.lock();
         }
-        here_ = false;
         known_ = true;
         changed_.notify_all();
       } else if (!runtime_down_ && !lost_ && now - last_good_ >= options_.duration) {

@@ -1,4 +1,7 @@
 // Here, runtime-down or lost: heterocri between two runtimes in memory, with heterod's heartbeats beside them.
+#include <atomic>
+#include <future>
+
 #include "common/fault/fault.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/annotations.h"
@@ -79,6 +82,29 @@ TEST_CASE("a DPU without heartbeats is lost although its runtime answers, and fe
   CHECK(IsThereAgain(node));
   CHECK(node.dpu().Asked("StopContainer").size() == 1);
   CHECK(node.StatusOf(side).reason() == "DPULost");
+}
+
+TEST_CASE("a DPU whose heartbeats return while it is being told lost is not there before it is fenced") {
+  TwoFakes node;
+  const std::string side = Running(node);
+  std::promise<void> go_on;
+  std::atomic<bool> losing = false;
+  fault::ScopedAction slow("cri.lose.after-table", [&, gate = go_on.get_future().share()] {
+    losing = true;
+    gate.wait_for(testing::kPatience);
+    return absl::OkStatus();
+  });
+  node.heterod().SetDpuAlive(false);
+  REQUIRE(Eventually([&] { return losing.load(); }));
+
+  node.heterod().SetDpuAlive(true);
+
+  HeterodLease heard(node.heterod().socket(), [] {});
+  REQUIRE(Eventually([&] { return heard.state().word == HeterodLease::Word::kAlive; }));
+  CHECK_FALSE(Eventually([&] { return node.DpuCondition().status(); }, std::chrono::milliseconds(300)));
+  go_on.set_value();
+  CHECK(IsThereAgain(node));
+  CHECK(node.dpu().Asked("StopContainer").size() == 1);
 }
 
 TEST_CASE("while heterod on the host is away the DPU's own answers count, and its restart loses nothing") {
