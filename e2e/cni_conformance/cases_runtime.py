@@ -112,19 +112,22 @@ def server(pod, port):
         process.stdout.close()
 
 
-def free_port():
-    with socket.create_server(("", 0)) as listener:
-        return listener.getsockname()[1]
+@contextlib.contextmanager
+def host_port():
+    """A port of the node that nobody else has, and that refuses: bound, never listening."""
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
 
 
 @case("runtime", "portMappings: the host port leads to the Pod, until DEL")
 def port_mapping(bench):
     bench.needs_capability("portMappings")
-    pod, port = bench.pod(), free_port()
-    config = bench.config(runtimeConfig={"portMappings": [{"hostPort": port, "containerPort": 8000, "protocol": "tcp"}]})
-    pod.add(config)
-    with server(pod, 8000):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    pod = bench.pod()
+    with host_port() as port, server(pod, 8000):
+        config = bench.config(runtimeConfig={"portMappings": [{"hostPort": port, "containerPort": 8000, "protocol": "tcp"}]})
+        pod.add(config)
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             check(client.recv(3) == b"pod", "somebody else answers")
         pod.delete(config)
         try:
@@ -137,13 +140,14 @@ def port_mapping(bench):
 @case("runtime", "portMappings: a port that another Pod has is an error")
 def port_taken(bench):
     bench.needs_capability("portMappings")
-    config = bench.config(runtimeConfig={"portMappings": [{"hostPort": free_port(), "containerPort": 80, "protocol": "tcp"}]})
-    first, second = bench.pod(), bench.pod()
-    first.add(config)
-    second.call("ADD", config).error("ADD")
-    second.delete(config)
-    first.delete(config)
-    second.add(config)
+    with host_port() as port:
+        config = bench.config(runtimeConfig={"portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}]})
+        first, second = bench.pod(), bench.pod()
+        first.add(config)
+        second.call("ADD", config).error("ADD")
+        second.delete(config)
+        first.delete(config)
+        second.add(config)
 
 
 @case("runtime", "portMappings: a port that is no port is an error")

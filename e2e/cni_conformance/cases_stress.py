@@ -27,7 +27,7 @@ def parallel(bench):
         answers = list(pool.map(lambda pod: pod.call("DEL", config), pods))
     for answer in answers:
         answer.silent("DEL")
-    bench.expect_state(before, f"{PARALLEL} ADDs and DELs", seconds=20)
+    bench.expect_state(before, f"{PARALLEL} ADDs and DELs")
 
 
 def usual_time(bench, verb, config):
@@ -63,7 +63,7 @@ for verb in ["ADD", "DEL"]:
             pod.delete(config)
             check("eth0" not in pod.links(), "the interface is still in the Pod")
         bench.takes_all(config, 6)
-        bench.expect_state(before, f"{ROUNDS} killed {verb}s", seconds=20)
+        bench.expect_state(before, f"{ROUNDS} killed {verb}s")
 
 
 @case("stress", "a killed ADD can be repeated after DEL, with the same container id")

@@ -299,7 +299,7 @@ class Bench:
                 lines.add("nft " + line.strip())
         return lines
 
-    def expect_state(self, before, what, seconds=5):
+    def expect_state(self, before, what, seconds=60):
         """The kernel takes links apart after the plugin has ended, so what is left is looked at for a while."""
         left = []
 

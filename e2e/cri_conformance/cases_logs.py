@@ -58,7 +58,7 @@ def rotation(node):
         node.cri.ReopenContainerLog(container_id=container)
         expect(os.path.exists(log), "no new file")
     node.sh(container, "touch /enough")
-    wait_for("the last line", lambda: raw(log).endswith(" stdout F end\n"), 20)
+    wait_for("the last line", lambda: raw(log).endswith(" stdout F end\n"))
     for path in [f"{log}.{turn}" for turn in range(3)] + [log]:
         texts += [text for _, _, text in read(path)]
     want = [str(i) for i in range(len(texts) - 1)] + ["end"]

@@ -18,7 +18,7 @@ def container_stats(node):
     stats = node.cri.ContainerStats(container_id=node.long).stats
     expect(stats.attributes.id == node.long and stats.attributes.labels["io.kubernetes.container.name"] == "side", stats)
     # containerd looks at the disk every ten seconds.
-    wait_for("figures", lambda: node.cri.ContainerStats(container_id=node.long).stats.writable_layer.timestamp, 30)
+    wait_for("figures", lambda: node.cri.ContainerStats(container_id=node.long).stats.writable_layer.timestamp)
     whole(node.cri.ContainerStats(container_id=node.long).stats, "side")
 
 

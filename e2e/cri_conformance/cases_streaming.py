@@ -101,7 +101,7 @@ def port_forward(node):
         return got[-1][:2] == (0, b"reply\n")
     for _ in range(2):
         try:
-            wait_for("a reply", reply, 20, 0.2)
+            wait_for("a reply", reply, 60, 0.2)
         except Failed as late:
             raise Failed(f"{late}: {got[-1]}") from late
     node.remove(container)

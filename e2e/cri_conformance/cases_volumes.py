@@ -50,7 +50,7 @@ def changes(node):
     for turn in range(3):
         volume.put({"token": f"turn {turn}", "new": "y"}, mode=0o440, owner=1000 + turn)
         want = f"turn {turn}y\n440 {1000 + turn} {1000 + turn}\nnew token\n"
-        wait_for(f"version {turn}", lambda: node.sh(container, "cat /p/token /p/new; echo; stat -L -c '%a %u %g' /p/token; echo $(ls /p)") == want, 15, 0.2)
+        wait_for(f"version {turn}", lambda: node.sh(container, "cat /p/token /p/new; echo; stat -L -c '%a %u %g' /p/token; echo $(ls /p)") == want, 60, 0.2)
 
 
 @case("volume", "a reader never sees two versions mixed")
@@ -63,7 +63,7 @@ def one_version(node):
     container = pod.run("second", script, mounts=[volume.mount("/c")])
     for turn in range(1, 6):
         volume.put({"a": str(turn), "b": str(turn)})
-        wait_for("the version", lambda: node.sh(container, "cat /c/a") == str(turn), 15, 0.1)
+        wait_for("the version", lambda: node.sh(container, "cat /c/a") == str(turn), 60, 0.1)
     node.sh(container, "touch /stop")
     node.ended(container)
     with open(pod.log(container)) as log:
@@ -81,7 +81,7 @@ def in_memory(node):
         container = pod.run("second", LONG, mounts=[volume.mount("/s")])
         expect(node.sh(container, "cat /s/password; stat -f -c ' %T' /s") == "sesame tmpfs\n", node.sh(container, "stat -f /s"))
         volume.put({"password": "open"}, mode=0o400)
-        wait_for("the change", lambda: node.sh(container, "cat /s/password") == "open", 15, 0.2)
+        wait_for("the change", lambda: node.sh(container, "cat /s/password") == "open", 60, 0.2)
         node.remove(container)
         node.made.clear()
     finally:

@@ -33,7 +33,7 @@ class Failed(Exception):
     """The runtime did not keep the contract."""
 
 
-def wait_for(what, condition, seconds=10, every=0.03):
+def wait_for(what, condition, seconds=60, every=0.03):
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -123,13 +123,13 @@ class Node:
     def status(self, container):
         return self.cri.ContainerStatus(container_id=container).status
 
-    def ended(self, container, seconds=15):
+    def ended(self, container, seconds=60):
         def look():
             status = self.status(container)
             return status if status.state == pb.CONTAINER_EXITED else None
         return wait_for("the container's end", look, seconds)
 
-    def sh(self, container, script, seconds=10):
+    def sh(self, container, script, seconds=60):
         done = self.cri.ExecSync(container_id=container, cmd=["/bin/sh", "-c", script], timeout=seconds)
         return done.stdout.decode()
 

@@ -71,7 +71,7 @@ class Pod:
             inside = ["nsenter", f"--net={self.netns[side]}", *argv]
         return [HETEROCTL, "lab", "exec", "--name", self.lab.name, side, "--", *inside]
 
-    def run(self, side, *argv, timeout=20):
+    def run(self, side, *argv, timeout=60):
         done = subprocess.run(self.argv(side, *argv), capture_output=True, text=True, timeout=timeout)
         return done
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-LIMIT = 3  # seconds for every socket call
+LIMIT = 10  # seconds for every socket call
 
 
 def make(protocol, address):

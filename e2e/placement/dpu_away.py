@@ -46,7 +46,7 @@ def runtime_away(cases, lab):
         return {row["container"]: row["state"] for row in lab.ctl_json("ps") if row["pod"] == "default/goes-on"}
     lab.daemon("stop", "containerd", "dpu")
     try:
-        wait_for("heterocri to call the DPU's runtime down", lambda: not dpu_ready(lab), 30)
+        wait_for("heterocri to call the DPU's runtime down", lambda: not dpu_ready(lab))
         cases.check("the DPU counts as alive, its containers as running", gauge(lab, "heterocri_dpu_alive") == 1
                     and shown() == {"app": "running", "proxy": "running"}, shown())
         for fallback in ("pending", "fail"):
@@ -73,7 +73,7 @@ def all_kinds(cases, lab):
             done = lab.ctl("run", "-", stdin=pod("at-once", fallback), check=False)
             cases.check(f"fallback {fallback}, the DPU just gone: refused",
                         done.returncode == 1 and f"fallback is '{fallback}'" in done.stderr, done.stderr)
-        wait_for("the lease to end", lambda: not dpu_ready(lab), 15)
+        wait_for("the lease to end", lambda: not dpu_ready(lab))
         for fallback in ("pending", "fail"):
             done = lab.ctl("run", "-", stdin=pod("fails", fallback), check=False)
             cases.check(f"fallback {fallback}: refused, and why", done.returncode == 1 and f"fallback is '{fallback}'" in done.stderr
@@ -81,15 +81,15 @@ def all_kinds(cases, lab):
         cases.check("the refused Pods left nothing", {row["pod"] for row in lab.ctl_json("ps")} == {"default/before"}, lab.ctl("ps").stdout)
         reason = "twin sandbox on the DPU:"
         with cases.case("ps says what became of the DPU's containers, and why too"):
-            wait_for("it to be shown as lost", lambda: lost(lab), 15)
+            wait_for("it to be shown as lost", lambda: lost(lab))
         check(cases, lab, "falls", pod("falls", "host"), {"app": (HOST, reason), "proxy": (HOST, reason)})
         check(cases, lab, "default", pod("default", None), {"app": (HOST, reason), "proxy": (HOST, reason)})
     finally:
         lab.daemon("start", "heterod", "dpu")
-    wait_for("the DPU to be there again", lambda: dpu_ready(lab), 20)
+    wait_for("the DPU to be there again", lambda: dpu_ready(lab))
     with cases.case("what was shown as lost has ended on the DPU and stays ended"):
         assert lost(lab), lab.ctl("ps").stdout
-        wait_for("the sidecar of Pod 'before' to be gone from the DPU", lambda: not on_dpu(lab, "before", "proxy"), 20)
+        wait_for("the sidecar of Pod 'before' to be gone from the DPU", lambda: not on_dpu(lab, "before", "proxy"))
     check(cases, lab, "after", pod("after", "fail"), {"app": (HOST, "application"), "proxy": (DPU, "offload-containers")})
     places = {row["container"]: row["pu"] for row in lab.ctl_json("ps") if row["pod"] == "default/falls"}
     cases.check("a Pod that fell back stays on the host", set(places.values()) == {HOST}, places)

@@ -189,4 +189,4 @@ def starting(cases, lab):
         cases.check(f"an init container that fails on the {where}: exit code and last words are told",
                     done.returncode == 1 and "init container 'bad'" in done.stderr and "exit code 9" in done.stderr
                     and "the reason" in done.stderr, done.stderr)
-        wait_for("the failed Pod to be gone", lambda: not lab.ctl_json("ps"), 10)
+        wait_for("the failed Pod to be gone", lambda: not lab.ctl_json("ps"))

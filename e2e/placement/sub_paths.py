@@ -29,7 +29,7 @@ def all_kinds(cases, lab):
             done = lab.ctl("run", "-", check=False, stdin=pod("leads-out", [at("/etc-of-the-host", bad)], volume))
             cases.check(f"a subPath that a link leads out of its volume is refused ({kind}, {bad})",
                         done.returncode == 1 and f"subPath '{bad.split('/', maxsplit=1)[0]}" in done.stderr and "leaves its volume" in done.stderr, done.stderr)
-            wait_for("the refused Pod to be gone", lambda: not lab.ctl_json("ps"), 20)
+            wait_for("the refused Pod to be gone", lambda: not lab.ctl_json("ps"))
     # A subPath keeps its container on the host, where the volume is not.
     both = [container("app"), container("proxy", volumeMounts=[{"name": "cache", "mountPath": "/cache"}]),
             container("shipper", volumeMounts=[at("/cache", "sub")])]
@@ -38,4 +38,4 @@ def all_kinds(cases, lab):
     cases.check("a subPath of a volume that is on the DPU is refused, with the reason",
                 done.returncode == 1 and "volume 'cache' is on the DPU with proxy, but 'shipper' stays on the host" in done.stderr
                 and "a subPath of a volume" in done.stderr, done.stderr)
-    wait_for("the refused Pod to be gone", lambda: not lab.ctl_json("ps"), 20)
+    wait_for("the refused Pod to be gone", lambda: not lab.ctl_json("ps"))

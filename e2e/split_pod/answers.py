@@ -16,8 +16,8 @@ def why(cases, pod):
                 answer = pod.lab.why(pod.name)
                 owners = {side: [p["owner"] for p in answer[side]["ports"] if p["port"] == name] for side in ("host", "dpu")}
                 return answer if owners == {"host": [owner], "dpu": [owner]} else None
-            answer = wait_for(f"both PUs to say that the {owner} owns {name}", known, 10)
-            wait_for("the other side to be refused", lambda: not pod.probe(other, "bind", "tcp", "0.0.0.0", server.ports[0])["ok"], 10)
+            answer = wait_for(f"both PUs to say that the {owner} owns {name}", known)
+            wait_for("the other side to be refused", lambda: not pod.probe(other, "bind", "tcp", "0.0.0.0", server.ports[0])["ok"])
             after = time.time() * 1000
             port = next(p for p in answer["ports"] if p["port"] == name)
             # Told by the kernel's clock since boot, compared with the wall's: a second for the difference.
@@ -27,7 +27,7 @@ def why(cases, pod):
             generations = {half["generation"] for half in halves} | {half["peer_generation"] for half in halves}
             cases.check("why: one generation on both PUs, which know each other's", len(generations) == 1 and generations != {"0"}, halves)
             if PORTS != "placeholder":  # a placeholder does not know who was refused
-                refused = wait_for("the refusal to be told", lambda: [r for r in pod.lab.why(pod.name)["last_refusals"] if name in r], 10)
+                refused = wait_for("the refusal to be told", lambda: [r for r in pod.lab.why(pod.name)["last_refusals"] if name in r])
                 cases.check(f"why: the last refusal names port, program and PU of who was refused",
                             all(word in refused[0] for word in (name, "python3", f"on the {other}")), refused)
     answer = pod.lab.why(pod.name)
