@@ -27,6 +27,7 @@ namespace heterok8s::agent {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using testing::Eventually;
 
 namespace {
 
@@ -49,15 +50,6 @@ std::string MadeFolder(const std::string& path) {
 }
 
 }  // namespace
-
-bool Eventually(const std::function<bool()>& condition) {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > give_up) return false;
-    usleep(10000);
-  }
-  return true;
-}
 
 TwoHeterods::TwoHeterods()
     : id_(NewId()),
@@ -189,7 +181,7 @@ json TwoHeterods::Cni(const std::string& command, const std::string& pod, bool s
 }
 
 bool TwoHeterods::Pings(const std::string& address) {
-  return sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-d", id_), "ping", "-c1", "-w10", address}})
+  return sys::Run({.argv = {"nsenter", fmt::format("--net=/run/netns/{}-d", id_), "ping", "-c1", "-w30", address}})
              ->exit_code == 0;
 }
 
@@ -239,7 +231,7 @@ absl::Status Connect(const std::string& netns, const std::string& address, uint1
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(netns));
   return sys::InNetns(ns, [&]() -> absl::Status {
     sys::UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    timeval timeout{.tv_sec = 3, .tv_usec = 0};
+    timeval timeout{.tv_sec = 10, .tv_usec = 0};
     setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
     sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(port)};
     to.sin_addr.s_addr = htonl(IpAddress::Parse(address)->v4());

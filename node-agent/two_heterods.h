@@ -15,17 +15,15 @@
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "common/sys/unique_fd.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 
 namespace heterok8s::agent {
-
-bool Eventually(const std::function<bool()>& condition);  // within a minute
 
 class TwoHeterods {
  public:

@@ -14,6 +14,8 @@
 
 namespace heterok8s::agent {
 
+using testing::Eventually;
+
 TEST_CASE("ordinary and split Pods come, answer, and go without a trace", "[netns]") {
   TwoHeterods node;
   node.Up();

@@ -94,11 +94,13 @@ TEST_CASE("an address that is taken is an error that names it") {
   CHECK_THAT(HttpServer::Start({.listen = taken}).status(), testing::Says(taken));
 }
 
-TEST_CASE("a descriptor that is opened shows in the figures") {
+TEST_CASE("descriptors that are opened show in the figures") {
   const uint64_t before = ReadProcessFigures().open_files;
-  sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  // Many: the servers of other cases may still be closing theirs.
+  std::vector<sys::UniqueFd> fds(64);
+  for (sys::UniqueFd& fd : fds) fd.reset(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
 
-  CHECK(ReadProcessFigures().open_files == before + 1);
+  CHECK(ReadProcessFigures().open_files >= before + fds.size() / 2);
   CHECK(ReadProcessFigures().resident_bytes > 0);
 }
 

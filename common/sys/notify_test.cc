@@ -55,7 +55,7 @@ TEST_CASE("what a service says arrives, by path and by abstract name") {
 TEST_CASE("without systemd, or with one that has gone, nothing is said and nothing waits") {
   unsetenv("NOTIFY_SOCKET");
   CHECK(!NotifyReady());
-  setenv("NOTIFY_SOCKET", "/tmp/hk-notify-nobody", 1);
+  setenv("NOTIFY_SOCKET", "/nonexistent/notify", 1);
   CHECK(!NotifyReady());
   unsetenv("NOTIFY_SOCKET");
 }

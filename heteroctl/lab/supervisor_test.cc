@@ -2,17 +2,19 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <filesystem>
-#include <thread>
 
 #include "common/sys/file.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 
 namespace heterok8s::lab {
@@ -45,18 +47,18 @@ class RunningSupervisor {
     return text.ok() ? *text : "";
   }
   absl::StatusOr<DaemonState> Do(const ControlRequest& request) {
-    HK_ASSIGN_OR_RETURN(std::vector<DaemonState> states, Ask(socket(), request, seconds(10)));
+    HK_ASSIGN_OR_RETURN(std::vector<DaemonState> states, Ask(socket(), request, testing::kPatience));
     return states.at(0);
   }
   // The state once `wanted` holds.
   DaemonState Until(const std::function<bool(const DaemonState&)>& wanted) {
-    for (auto end = std::chrono::steady_clock::now() + seconds(10); std::chrono::steady_clock::now() < end;) {
+    DaemonState last;
+    REQUIRE(testing::Eventually([&] {
       auto state = Do({});
-      if (state.ok() && wanted(*state)) return *state;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    FAIL("the daemon never got there");
-    return {};
+      if (state.ok()) last = *std::move(state);
+      return state.ok() && wanted(last);
+    }));
+    return last;
   }
   int End() {
     kill(pid_, SIGTERM);
@@ -70,7 +72,18 @@ class RunningSupervisor {
   pid_t pid_ = -1;
 };
 
-bool Alive(int pid) { return kill(pid, 0) == 0; }
+// A process by descriptor: its number may be another's when it has ended.
+class Process {
+ public:
+  explicit Process(int pid) : fd_(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))) { REQUIRE(fd_.valid()); }
+  bool HasEnded(std::chrono::milliseconds patience) const {
+    pollfd ended{.fd = fd_.get(), .events = POLLIN};
+    return poll(&ended, 1, static_cast<int>(patience.count())) == 1;
+  }
+
+ private:
+  sys::UniqueFd fd_;
+};
 
 DaemonSpec Sleeper() { return {.name = "d", .argv = {"sleep", "1000"}, .env = {}}; }
 
@@ -103,13 +116,13 @@ TEST_CASE("a daemon that is killed and held stays dead until it is started") {
 
 TEST_CASE("stop answers when the daemon has ended") {
   RunningSupervisor supervisor({Sleeper()});
-  const int pid = supervisor.Until([](const auto& s) { return s.pid > 0; }).pid;
+  const Process daemon(supervisor.Until([](const auto& s) { return s.pid > 0; }).pid);
 
   auto stopped = supervisor.Do({.act = "stop", .daemon = "d"});
 
   REQUIRE_OK(stopped);
   CHECK(stopped->held);
-  CHECK_FALSE(Alive(pid));
+  CHECK(daemon.HasEnded(std::chrono::milliseconds(0)));
 }
 
 TEST_CASE("what a daemon prints and why it ended are in its log") {
@@ -133,13 +146,11 @@ TEST_CASE("a program that is missing is tried again and reported") {
 TEST_CASE("at SIGTERM the daemons end, those that ignore it too") {
   RunningSupervisor supervisor(
       {DaemonSpec{.name = "d", .argv = {"sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"}, .env = {}}});
-  const int pid = supervisor.Until([&](const auto& s) { return s.pid > 0 && supervisor.Log("d") == "up\n"; }).pid;
+  const Process daemon(supervisor.Until([&](const auto& s) { return s.pid > 0 && supervisor.Log("d") == "up\n"; }).pid);
 
   CHECK(supervisor.End() == 0);
 
-  // It was the supervisor's child: dead, and reaped by whoever inherited it, soon.
-  for (int i = 0; i < 1000 && Alive(pid); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  CHECK_FALSE(Alive(pid));
+  CHECK(daemon.HasEnded(testing::kPatience));
 }
 
 TEST_CASE("an unknown daemon and an unknown act are refused by name") {

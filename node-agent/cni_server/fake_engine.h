@@ -23,7 +23,7 @@ class Gate {
   void Open() { Set(true); }
   void Pass() {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, std::chrono::seconds(20), [&] { return open_; });
+    changed_.wait_for(lock, std::chrono::seconds(60), [&] { return open_; });
   }
 
  private:
@@ -80,7 +80,7 @@ class FakeEngine : public attach::Engine {
   // "ADD c1 eth0" for each call so far, once there are `count` of them.
   std::vector<std::string> WaitForCalls(size_t count) {
     std::unique_lock lock(mutex_);
-    called_.wait_for(lock, std::chrono::seconds(20), [&] { return calls_.size() >= count; });
+    called_.wait_for(lock, std::chrono::seconds(60), [&] { return calls_.size() >= count; });
     return calls_;
   }
   size_t attached() {

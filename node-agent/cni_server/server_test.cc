@@ -70,7 +70,7 @@ struct Bench {
     sys::UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     REQUIRE(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
     std::string text = *cni::EncodeRequest({.environment = Environment(command, id), .stdin_text = Config()});
-    REQUIRE_OK(cni::WriteFrame(fd.get(), text, std::chrono::steady_clock::now() + std::chrono::seconds(5)));
+    REQUIRE_OK(cni::WriteFrame(fd.get(), text, std::chrono::steady_clock::now() + std::chrono::seconds(60)));
     return fd;
   }
   size_t queued() const {

@@ -7,6 +7,8 @@
 namespace heterok8s::podnet {
 namespace {
 
+using testing::Eventually;
+
 TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet or not") {
   Node n;
   n.AddPods();
@@ -17,7 +19,7 @@ TEST_CASE("127.0.0.1 of the Node cannot be reached from outside, route_localnet 
   SplitPodTopology::AwaitUp(n.a.ns, "eth0");
   SendForged(n.a.ns, "eth0", gateway, *IpAddress::Parse("10.88.0.5"), *IpAddress::Parse("127.0.0.1"));
 
-  CHECK(Soon([&] {
+  CHECK(Eventually([&] {
     return SplitPodTopology::Sh(n.node, "nft list counter inet heterok8s_test martian").find("packets 1 ") !=
            std::string::npos;
   }));
@@ -67,12 +69,12 @@ TEST_CASE("a Pod sends from its own addresses only, and to no link's; what it fo
     SendForged(n.a.ns, "eth0", gateway, *IpAddress::Parse("203.0.113.99"), *IpAddress::Parse("192.0.2.9"));
 
     const uint64_t wanted = before + (c.passes ? 1 : 2);
-    CHECK(Soon([&] { return counted() >= wanted; }));
+    CHECK(Eventually([&] { return counted() >= wanted; }));
     CHECK(counted() == wanted);
     auto fake = [](const std::string& packet, bool outgoing) {
       return !outgoing && packet.find("fake") != std::string::npos;
     };
-    if (c.arrives) CHECK(Soon([&] { return ear.Count(fake) > 0; }));
+    if (c.arrives) CHECK(Eventually([&] { return ear.Count(fake) > 0; }));
     CHECK(ear.Count(fake) == (c.arrives ? 1 : 0));
   }
   // The guard refuses nobody else: what is not a Pod's uplink has other routes.

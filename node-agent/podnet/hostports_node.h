@@ -16,11 +16,11 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
-#include <chrono>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/podnet/hostports.h"
 #include "node-agent/podnet/split_pod_topology.h"
@@ -103,15 +103,6 @@ inline std::string GatewayMac(const Pod& pod) {
     mac.push_back(static_cast<char>(std::stoi(text.substr(at, 2), nullptr, 16)));
   }
   return mac;
-}
-
-inline bool Soon(const std::function<bool()>& condition) {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > give_up) return false;
-    usleep(5000);
-  }
-  return true;
 }
 
 // The address by which the server saw the client.

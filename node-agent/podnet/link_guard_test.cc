@@ -6,6 +6,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/podnet/link.h"
 #include "node-agent/podnet/link_table.h"
@@ -16,6 +17,7 @@ namespace heterok8s::podnet {
 namespace {
 
 using sys::UniqueFd;
+using testing::Eventually;
 using testing::HasCode;
 using testing::Says;
 
@@ -78,6 +80,8 @@ TEST_CASE("a source that cannot be is dropped and counted") {
     const char* to_device = &c.from == &pod.pod_h() ? "xpu0" : "eth0";
     SendForged(c.from, c.device, MacOf(to, to_device), *IpAddress::Parse(c.source), *IpAddress::Parse(c.destination));
 
+    // The kernel may leave a packet to a thread of its own.
+    CHECK(Eventually([&] { return pod.Counted(c.counted_in, c.counter) > before; }));
     CHECK(pod.Counted(c.counted_in, c.counter) == before + 1);
   }
   CHECK(far.Count([](const std::string& packet, bool) { return CarriesUdp(packet); }) == 0);
@@ -89,7 +93,7 @@ TEST_CASE("an echo request is answered once, by pod-d") {
     INFO(address);
     Ear network(pod.far(), "up0"), link(pod.pod_h(), "eth0");
 
-    SplitPodTopology::Sh(pod.far(), fmt::format("ping -qc3 -i0.01 -W5 {}", address));
+    SplitPodTopology::Sh(pod.far(), fmt::format("ping -qc3 -i0.01 -W30 {}", address));
 
     auto reply = [](const std::string& packet, bool) { return IsEchoReply(packet); };
     CHECK(network.Count(reply) == 3);
@@ -100,8 +104,8 @@ TEST_CASE("an echo request is answered once, by pod-d") {
 TEST_CASE("both sides can ping the outside") {
   Wired pod;
   for (const char* address : {"10.99.0.2", "fd00:99::2"}) {
-    CHECK_NOTHROW(SplitPodTopology::Sh(pod.pod_h(), fmt::format("ping -qc2 -i0.01 -W5 {}", address)));
-    CHECK_NOTHROW(SplitPodTopology::Sh(pod.pod_d(), fmt::format("ping -qc2 -i0.01 -W5 {}", address)));
+    CHECK_NOTHROW(SplitPodTopology::Sh(pod.pod_h(), fmt::format("ping -qc2 -i0.01 -W30 {}", address)));
+    CHECK_NOTHROW(SplitPodTopology::Sh(pod.pod_d(), fmt::format("ping -qc2 -i0.01 -W30 {}", address)));
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/podnet/link_table.h"
 #include "node-agent/podnet/split_pod_topology.h"
@@ -180,7 +181,7 @@ TEST_CASE("the host is silent about a port of the DPU that is steered to it") {
 
   CHECK(Connect(pod.far(), At(kV4.pod, 7000), nullptr, std::chrono::milliseconds(50)) == ETIMEDOUT);
 
-  CHECK(pod.Counted(pod.pod_h(), kCountForeignPort) >= 1);
+  CHECK(testing::Eventually([&] { return pod.Counted(pod.pod_h(), kCountForeignPort) >= 1; }));
   CHECK(network.Count([](const std::string& p, bool) { return IsTcpReset(p); }) == 0);
 }
 

@@ -5,9 +5,9 @@
 
 #include <atomic>
 #include <catch2/catch.hpp>
-#include <chrono>
 
 #include "common/sys/process.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 
 namespace heterok8s::podnet {
@@ -71,11 +71,8 @@ SplitPodTopology::SplitPodTopology() : SplitPodTopology(Namespaces::kMade) {
 }
 
 void SplitPodTopology::AwaitUp(const sys::NetnsRef& ns, const std::string& ifname) {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  while (Ip(ns, "-o link show dev " + ifname).find("state UP") == std::string::npos) {
-    REQUIRE(std::chrono::steady_clock::now() < give_up);
-    usleep(1000);
-  }
+  REQUIRE(
+      testing::Eventually([&] { return Ip(ns, "-o link show dev " + ifname).find("state UP") != std::string::npos; }));
 }
 
 void SplitPodTopology::AwaitLink() const {

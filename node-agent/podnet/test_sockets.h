@@ -16,7 +16,7 @@
 
 namespace heterok8s::podnet {
 
-inline constexpr std::chrono::seconds kPatience{5};
+inline constexpr std::chrono::seconds kPatience{30};
 
 struct Endpoint {
   IpAddress address;

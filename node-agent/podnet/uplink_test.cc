@@ -72,7 +72,7 @@ class Netns {
     });
     return code;
   }
-  bool Pings(const std::string& address) const { return Exit({"ping", "-c1", "-w5", address}) == 0; }
+  bool Pings(const std::string& address) const { return Exit({"ping", "-c1", "-w30", address}) == 0; }
 
  private:
   std::string path_;
