@@ -2,7 +2,7 @@
 //
 // Threading: any. Ownership: values. Errors: zeros when /proc cannot be read; a figure is no reason to fail.
 //
-//   samples.Gauge("heterod_open_files", "Open descriptors", static_cast<double>(ReadProcessFigures().open_files));
+//   samples.Gauge("heterocri_open_files", "Open descriptors", static_cast<double>(ReadProcessFigures().open_files));
 #pragma once
 
 #include <cstdint>
