@@ -12,6 +12,7 @@
 #include "node-agent/podnet/link_table.h"
 #include "node-agent/podnet/split_pod_topology.h"
 #include "node-agent/podnet/test_sockets.h"
+#include "node-agent/podnet/wired_pod.h"
 
 namespace heterok8s::podnet {
 namespace {
@@ -20,19 +21,6 @@ using sys::UniqueFd;
 using testing::Eventually;
 using testing::HasCode;
 using testing::Says;
-
-struct Wired : SplitPodTopology {
-  Wired() {
-    REQUIRE_OK(EnsureLink(DpuSpec()));
-    REQUIRE_OK(EnsureLink(HostSpec()));
-    AwaitLink();
-  }
-  uint64_t Counted(const sys::NetnsRef& ns, const char* counter) {
-    auto counters = ReadLinkCounters(ns.path());
-    REQUIRE_OK(counters);
-    return (*counters)[counter].packets;
-  }
-};
 
 bool CarriesUdp(const std::string& packet) { return (packet[0] >> 4) == 4 ? packet[9] == 17 : packet[6] == 17; }
 

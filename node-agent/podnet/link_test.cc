@@ -13,6 +13,7 @@
 #include "node-agent/podnet/link_table.h"
 #include "node-agent/podnet/split_pod_topology.h"
 #include "node-agent/podnet/test_sockets.h"
+#include "node-agent/podnet/wired_pod.h"
 
 namespace heterok8s::podnet {
 namespace {
@@ -20,24 +21,6 @@ namespace {
 using sys::UniqueFd;
 using testing::HasCode;
 using testing::Says;
-
-struct Wired : SplitPodTopology {
-  Wired() {
-    REQUIRE_OK(EnsureLink(DpuSpec()));
-    REQUIRE_OK(EnsureLink(HostSpec()));
-    AwaitLink();
-  }
-  // What the two heterods do when a program on the DPU opens a port.
-  void DpuOwns(Protocol protocol, uint16_t port, bool owns = true) {
-    REQUIRE_OK(SetPort(DpuSpec(), protocol, port, owns));
-    REQUIRE_OK(SetPort(HostSpec(), protocol, port, owns));
-  }
-  uint64_t Counted(const sys::NetnsRef& ns, const char* counter) {
-    auto counters = ReadLinkCounters(ns.path());
-    REQUIRE_OK(counters);
-    return (*counters)[counter].packets;
-  }
-};
 
 struct Addresses {
   const char *pod, *net, *far, *any, *host_localhost, *dpu_localhost;
