@@ -55,6 +55,11 @@ struct Scene {
     CHECK_THAT(status.message(), Catch::Contains("(fallback is 'fail')"));
     CHECK(status.labels().at("io.kubernetes.container.name") == "side");
     CHECK_THAT(Start(*made), Says("(fallback is 'fail')"));
+    rt::UpdateContainerResourcesRequest update;
+    update.set_container_id(*made);
+    auto updated = node.cri().Call<rt::UpdateContainerResourcesResponse>(
+        "/runtime.v1.RuntimeService/UpdateContainerResources", update, In(testing::kPatience));
+    CHECK_THAT(updated.status(), Says("(fallback is 'fail')"));
     CHECK(Listed() == std::vector<std::string>{*made});
     CHECK(node.host().Asked("CreateContainer").empty());
     rt::RemoveContainerRequest remove;

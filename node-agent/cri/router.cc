@@ -132,6 +132,10 @@ void Router::ForwardToHost(const CallPtr& call, Transform transform) {
   Forward(parts_.host.stub(), call, std::move(transform));
 }
 
+void Router::FailEnded(const CallPtr& call, grpc::StatusCode code, const DpuContainer& container) {
+  call->Fail(code, fmt::format("container {} has ended: {}", container.id(), container.status.message()));
+}
+
 void Router::ByContainer(const Method& method, const CallPtr& call) {
   absl::StatusOr<std::string> id = FirstField(BytesOf(call->request()));
   if (!id.ok()) {
@@ -144,7 +148,7 @@ void Router::ByContainer(const Method& method, const CallPtr& call) {
   } else if (method.handling == Handling::kHostOnly) {
     call->Fail(grpc::StatusCode::UNIMPLEMENTED, std::string(method.refusal));
   } else if (container->lost) {
-    call->Fail(grpc::StatusCode::UNAVAILABLE, fmt::format("container {} was lost with the DPU", container->id()));
+    FailEnded(call, grpc::StatusCode::UNAVAILABLE, *container);
   } else {
     Forward(parts_.dpu.stub(), call, {});
   }

@@ -120,6 +120,8 @@ class Router {
   void ReopenContainerLog(const CallPtr& call);
   void OpenStream(const CallPtr& call);
   std::optional<DpuContainer> OnDpu(const CallPtr& call, bool* answered);
+  // Of one that is `lost`: it runs nowhere, and its status says why.
+  static void FailEnded(const CallPtr& call, grpc::StatusCode code, const DpuContainer& container);
 
   // router_stats.cc
   void ListContainerStats(const CallPtr& call);

@@ -49,8 +49,7 @@ void Router::StartContainer(const CallPtr& call) {
   if (answered) return;
   if (!container) return ForwardToHost(call);
   if (container->lost) {
-    call->Fail(grpc::StatusCode::FAILED_PRECONDITION,
-               fmt::format("container {} has ended: {}", container->id(), container->status.message()));
+    FailEnded(call, grpc::StatusCode::FAILED_PRECONDITION, *container);
     return;
   }
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStartContainer, call->request(), LimitOf(*call));
@@ -81,7 +80,7 @@ void Router::UpdateContainerResources(const CallPtr& call) {
   if (answered) return;
   if (!container) return ForwardToHost(call);
   if (container->lost) {
-    call->Fail(grpc::StatusCode::UNAVAILABLE, fmt::format("container {} was lost with the DPU", container->id()));
+    FailEnded(call, grpc::StatusCode::UNAVAILABLE, *container);
     return;
   }
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(call->method(), call->request(), LimitOf(*call));
@@ -157,7 +156,7 @@ void Router::OpenStream(const CallPtr& call) {
   if (answered) return;
   if (!container) return ForwardToHost(call);
   if (container->lost) {
-    call->Fail(grpc::StatusCode::UNAVAILABLE, fmt::format("container {} was lost with the DPU", container->id()));
+    FailEnded(call, grpc::StatusCode::UNAVAILABLE, *container);
     return;
   }
   absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(call->method(), call->request(), LimitOf(*call));

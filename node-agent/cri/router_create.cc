@@ -71,8 +71,8 @@ void Router::CreateContainer(const CallPtr& call) {
       DecideContainer(pod->verdict, pod->metadata.uid(), config, *users, target_on_dpu, SubPathKinds(config));
   if (verdict.dpu) {
     const std::string& refused = pod->verdict.refused;
-    absl::StatusOr<std::string> id = absl::UnavailableError(refused);
-    if (refused.empty()) id = CreateOnDpu(*pod, verdict, request, deadline);
+    const absl::StatusOr<std::string> id =
+        refused.empty() ? CreateOnDpu(*pod, verdict, request, deadline) : absl::UnavailableError(refused);
     if (id.ok()) {
       ++figures_.containers_on_dpu;
       spdlog::info("{}: on the DPU: {}", name, verdict.reason);
