@@ -10,9 +10,9 @@ container `app` on the host beside the one under test.
 import itertools
 import os
 import shutil
-import time
 
 from cri import CriError, pb
+from lib.lab import Failed, wait_for  # noqa: F401 (the cases have them from here)
 
 IMAGE = "heterok8s.local/toolbox:1"
 LONG = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
@@ -27,21 +27,6 @@ TARGETS = {
     "dpu": (HETEROCRI, {"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": EVERY_NAME, "heteropod.io/fallback": "pending"}),
     "split": (HETEROCRI, {"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": "side,second", "heteropod.io/fallback": "pending"}),
 }
-
-
-class Failed(Exception):
-    """The runtime did not keep the contract."""
-
-
-def wait_for(what, condition, seconds=60, every=0.03):
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise Failed(f"{what}: not within {seconds} s")
-        time.sleep(every)
 
 
 class Pod:
