@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "common/sys/file.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/log_tail.h"
 #include "node-agent/cri/volume_store.h"
@@ -40,7 +41,7 @@ struct Folder {
 std::string ReadAll(LogTail& tail, LogTail::Piece::Kind* end) {
   std::string text;
   while (true) {
-    auto piece = tail.Next(milliseconds(5000));
+    auto piece = tail.Next(testing::kPatience);
     REQUIRE_OK(piece);
     *end = piece->kind;
     if (piece->kind != LogTail::Piece::Kind::kData) return text;
@@ -79,9 +80,10 @@ TEST_CASE("a log is followed from an offset until its writer has gone") {
   REQUIRE_OK(nothing);
   CHECK(nothing->kind == LogTail::Piece::Kind::kNothingYet);  // no file yet
 
+  std::ofstream log(folder.path + "/pod/0.log");
   std::thread writer([&] {
-    std::ofstream log(folder.path + "/pod/0.log");
     for (int i = 0; i < 1000; ++i) log << "line " << i << std::endl;
+    log.close();
   });
   LogTail::Piece::Kind end;
   std::string text = ReadAll(tail, &end);

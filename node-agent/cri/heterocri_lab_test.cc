@@ -130,7 +130,7 @@ TEST_CASE(
   grpc::GenericStub generic(lab.channel());
   auto call = [&](const std::string& method, const std::string& id) {
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    context.set_deadline(std::chrono::system_clock::now() + testing::kPatience);
     rt::StartContainerRequest request;  // any message whose field 1 is an id
     request.set_container_id(id);
     grpc::ByteBuffer bytes = ToBuffer(request.SerializeAsString()), response;
