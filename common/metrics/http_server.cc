@@ -2,10 +2,16 @@
 
 #include <CivetServer.h>
 #include <fmt/format.h>
+#include <netdb.h>
 #include <prometheus/text_serializer.h>
+#include <sys/socket.h>
 
+#include <atomic>
+#include <chrono>
 #include <system_error>
 #include <thread>
+
+#include "common/sys/unique_fd.h"
 
 namespace heterok8s::metrics {
 namespace {
@@ -81,10 +87,48 @@ class StatusHandler final : public CivetHandler {
   const std::function<absl::Status()> status_;
 };
 
+// A connection that says nothing. Only of use for who listens; it waits for nobody.
+void Knock(const std::string& host, int port) {
+  addrinfo numeric = {};
+  numeric.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &numeric, &found) != 0) return;
+  sys::UniqueFd fd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  (void)connect(fd.get(), found->ai_addr, found->ai_addrlen);
+  freeaddrinfo(found);
+}
+
+// Of "127.0.0.1:9464" and "[::1]:9464".
+std::string HostOf(const std::string& listen) {
+  const size_t colon = listen.rfind(':');
+  std::string host = listen.substr(0, colon == std::string::npos ? 0 : colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return host;
+}
+
 }  // namespace
 
 HttpServer::HttpServer() = default;
-HttpServer::~HttpServer() = default;
+
+// civetweb's master thread looks whether it is to end when a connection comes, else every two seconds, for which a
+// daemon that restarts would be away.
+HttpServer::~HttpServer() {
+  if (!server_ || host_.empty()) return;
+  std::atomic<bool> closed = false;
+  try {
+    std::thread closing([&] {
+      server_->close();
+      closed = true;
+    });
+    while (!closed) {
+      Knock(host_, port_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    closing.join();
+  } catch (const std::system_error&) {
+    // The kernel gives no thread: it takes the two seconds.
+  }
+}
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options) {
   auto self = std::unique_ptr<HttpServer>(new HttpServer);
@@ -97,6 +141,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options) {
   }
   const std::vector<int> ports = self->server_->getListeningPorts();
   self->port_ = ports.empty() ? 0 : ports.front();
+  self->host_ = HostOf(options.listen);
   auto add = [&](const char* path, std::unique_ptr<CivetHandler> handler) {
     self->server_->addHandler(path, *handler);
     self->handlers_.push_back(std::move(handler));

@@ -41,6 +41,7 @@ class HttpServer {
   HttpServer();
   std::vector<std::unique_ptr<CivetHandler>> handlers_;
   std::unique_ptr<CivetServer> server_;  // after the handlers: it ends first
+  std::string host_;                     // that it listens on; empty when no address is given
   int port_ = 0;
 };
 
