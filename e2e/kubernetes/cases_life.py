@@ -25,7 +25,7 @@ def restarts(cluster, cases, split):
                 seen.update(cluster.status(name, which))
                 return "running" in seen.get("state", {}) and "terminated" in seen.get("lastState", {})
             try:
-                wait_for("a second start, and the former's end", again, 60, every=0.2)
+                wait_for("a second start, and the former's end", again, every=0.2)
             except Failed as late:
                 raise Failed(f"{late}: {seen}\n{cluster.situation()}") from late
             assert seen["restartCount"] == 1, seen
@@ -52,12 +52,12 @@ def probes(cluster, cases, split):
         with cases.case(f"{name}: an HTTP readiness probe of {which} finds it, and misses it when its page is gone"):
             cluster.wait_ready(name)
             cluster.exec(name, which, "rm", "/tmp/www/index.html")
-            cluster.wait(f"pod/{name}", "condition=Ready=false", 30)
+            cluster.wait(f"pod/{name}", "condition=Ready=false", 60)
             cluster.exec(name, which, "sh", "-c", "echo yes > /tmp/www/index.html")
             cluster.wait_ready(name)
         with cases.case(f"{name}: a failing exec liveness probe of {which} ends it and kubelet starts it again"):
             cluster.exec(name, which, "rm", "/tmp/alive")
-            wait_for("a second start", lambda: cluster.status(name, which)["restartCount"] == 1, 60)
+            wait_for("a second start", lambda: cluster.status(name, which)["restartCount"] == 1)
             cluster.wait_ready(name)
         cluster.delete("pod", name, "--grace-period=0", "--force")
 
@@ -70,7 +70,7 @@ def out_of_memory(cluster, cases, split):
                                 **({"resources": limit} if each == which else {})) for each in ("app", "sidecar")]
         cluster.apply(pod(name, containers, split, restartPolicy="Never"))
         with cases.case(f"{name}: {which} that takes more memory than its limit ends as OOMKilled"):
-            wait_for("its end", lambda: "terminated" in cluster.status(name, which).get("state", {}), 60)
+            wait_for("its end", lambda: "terminated" in cluster.status(name, which).get("state", {}))
             ended = cluster.status(name, which)["state"]["terminated"]
             assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137), ended
         cluster.delete("pod", name, "--grace-period=0", "--force")
@@ -97,7 +97,7 @@ def rollout(cluster, cases, split):
     with cases.case(f"{name}: it rolls to another version, and only that runs"):
         cluster.apply(version(2))
         cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=90s", timeout=100)
-        wait_for("the former ones are gone", lambda: len(cluster.get("pods", "-l", f"app={name}")["items"]) == 2, 30)
+        wait_for("the former ones are gone", lambda: len(cluster.get("pods", "-l", f"app={name}")["items"]) == 2)
         for each in cluster.get("pods", "-l", f"app={name}")["items"]:
             text = cluster.kubectl("logs", each["metadata"]["name"], "-c", "sidecar").stdout
             assert text == "version 2\n", text
@@ -111,7 +111,7 @@ def sets(cluster, cases, split):
         cluster.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=60s", timeout=70)
         uid = cluster.get("pod", f"{name}-0")["metadata"]["uid"]
         cluster.delete("pod", f"{name}-0")
-        wait_for("another Pod of this name", lambda: cluster.kubectl("get", "pod", f"{name}-0", "-o", "jsonpath={.metadata.uid}", check=False).stdout not in ("", uid), 30)
+        wait_for("another Pod of this name", lambda: cluster.kubectl("get", "pod", f"{name}-0", "-o", "jsonpath={.metadata.uid}", check=False).stdout not in ("", uid))
         cluster.wait_ready(f"{name}-0")
         for which in ("app", "sidecar"):
             assert cluster.exec(f"{name}-0", which, "hostname").stdout == f"{name}-0\n"

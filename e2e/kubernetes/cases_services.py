@@ -36,7 +36,7 @@ def run(cluster, cases):
 
     def reach(what, ask):
         """A proxy learns of an endpoint some time after the Pod is Ready."""
-        wait_for("its page", lambda: ask() == f"{what}\n", 30, every=0.5)
+        wait_for("its page", lambda: ask() == f"{what}\n", every=0.5)
     for (who, name), which in itertools.product(pods.items(), PORTS):
         with cases.case(f"{which} of {who} reaches every server by its ClusterIP"):
             for what, spec in services.items():

@@ -58,7 +58,7 @@ def terminal(cluster, name, which):
     os.close(follower)
     seen = ""
 
-    def until(text, seconds=20):
+    def until(text, seconds=60):
         nonlocal seen
         end = time.monotonic() + seconds
         while text not in seen:
@@ -78,7 +78,7 @@ def terminal(cluster, name, which):
         os.write(leader, b"\x03")
         until("# ")
         os.write(leader, b"exit 5\n")
-        shell.wait(20)
+        shell.wait(60)
         assert shell.returncode == 5, shell.returncode
     finally:
         shell.kill()
@@ -140,7 +140,7 @@ def debug(cluster, cases, name):
             helper = f"debug-{target}"
             cluster.kubectl("debug", name, f"--image={IMAGE}", f"--target={target}", "-c", helper,
                             "--", "sh", "-c", "ps; sleep 100000")
-            wait_for("the helper runs", lambda: "trap" in cluster.kubectl("logs", name, "-c", helper, check=False).stdout, 30)
+            wait_for("the helper runs", lambda: "trap" in cluster.kubectl("logs", name, "-c", helper, check=False).stdout)
 
 
 def run(cluster, cases, split):

@@ -97,7 +97,7 @@ class Cluster(Lab):
         if done.returncode != 0:
             raise Failed(f"{what}: {condition}: {done.stderr}{self.situation()}")
 
-    def wait_ready(self, *pods, seconds=60):
+    def wait_ready(self, *pods, seconds=120):
         for name in pods:
             self.wait(f"pod/{name}", "condition=Ready", seconds)
 
