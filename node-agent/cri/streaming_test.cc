@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "common/testing/eventually.h"
+#include "common/testing/held_port.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/splice.h"
@@ -22,22 +23,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Bound and not listening: whoever connects is refused, and nobody else gets the port meanwhile.
-int Bind(int* port) {
+int Listen(int* port) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t size = sizeof address;
   REQUIRE(bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0);
+  REQUIRE(listen(fd, 8) == 0);
   getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
   *port = ntohs(address.sin_port);
-  return fd;
-}
-
-int Listen(int* port) {
-  int fd = Bind(port);
-  REQUIRE(listen(fd, 8) == 0);
   return fd;
 }
 
@@ -223,10 +218,9 @@ TEST_CASE("a URL is good for one connection, and nothing else is served") {
 }
 
 TEST_CASE("a runtime that is not there, and a DPU that is away, are told as 502") {
-  int port = 0;
-  sys::UniqueFd refusing(Bind(&port));
+  testing::HeldPort refusing;
   Path path;
-  const std::string url = fmt::format("http://127.0.0.1:{}/exec/T", port);
+  const std::string url = fmt::format("http://127.0.0.1:{}/exec/T", refusing.number());
   CHECK_THAT(ReadAll(path.Open(url).get()), Catch::StartsWith("HTTP/1.1 502"));
   path.alive = false;
   CHECK_THAT(ReadAll(path.Open(url).get()), Catch::StartsWith("HTTP/1.1 502"));

@@ -75,22 +75,23 @@ struct Pair {
   TempPki pki;
   RememberingDpu dpu;
   RememberingHost host;
-  Lease host_lease{{.duration = std::chrono::seconds(5), .address = "dpu"}};
-  Lease dpu_lease{{.duration = std::chrono::seconds(5), .address = "host"}};
+  Lease host_lease{{.duration = testing::kPatience, .address = "dpu"}};  // no test waits for its end
+  Lease dpu_lease{{.duration = testing::kPatience, .address = "host"}};
   PortSync sync{pu::Side::kDpu, nullptr};
   Refusals refused_by_dpu, refused_by_host;
+  testing::HeldPort dpu_port;
   std::unique_ptr<PeerServer> dpu_server, host_server;
   std::unique_ptr<GrpcPeerClient> to_dpu, to_host;
 
   Pair() {
-    StartDpu(1, 0);
+    StartDpu(1);
     host_server = *PeerServer::Start({.listen = "127.0.0.1:0", .files = pki.For("host"), .node = "demo"},
                                      {.host = &host, .refusals = &refused_by_host});
     to_dpu = Client("host", {"demo", tls::Role::kDpu}, dpu_server->port(), host_lease);
     to_host = Client("dpu", {"demo", tls::Role::kHost}, host_server->port(), dpu_lease);
   }
-  void StartDpu(uint64_t epoch, int port) {
-    dpu_server = *PeerServer::Start({.listen = "127.0.0.1:" + std::to_string(port),
+  void StartDpu(uint64_t epoch) {
+    dpu_server = *PeerServer::Start({.listen = "127.0.0.1:" + std::to_string(dpu_port.number()),
                                      .files = pki.For("dpu"),
                                      .node = "demo",
                                      .epoch = epoch,
@@ -103,7 +104,7 @@ struct Pair {
                                     .files = pki.For(as),
                                     .server = server,
                                     .heartbeat_interval = std::chrono::milliseconds(20),
-                                    .lease_duration = std::chrono::seconds(5),
+                                    .lease_duration = testing::kPatience,
                                     .call_deadline = std::chrono::seconds(10),
                                     .epoch = 41,
                                     .boot_id = "boot-h",
@@ -223,13 +224,12 @@ TEST_CASE("a peer that is away is an error that names it, within the deadline") 
 
 TEST_CASE("a peer that comes is met without a call, so that the first call finds it") {
   Pair pair;
-  const int port = pair.dpu_server->port();
   pair.dpu_server.reset();
-  auto client = pair.Client("host", {"demo", tls::Role::kDpu}, port, pair.host_lease);
+  auto client = pair.Client("host", {"demo", tls::Role::kDpu}, pair.dpu_port.number(), pair.host_lease);
   auto state = [&] { return client->channel()->GetState(/*try_to_connect=*/false); };
   REQUIRE(testing::Eventually([&] { return state() == GRPC_CHANNEL_TRANSIENT_FAILURE; }));
 
-  pair.StartDpu(2, port);
+  pair.StartDpu(2);
 
   CHECK(testing::Eventually([&] { return state() == GRPC_CHANNEL_READY; }));
 }
@@ -249,9 +249,8 @@ TEST_CASE("heartbeats keep both sides' leases and tell the engine when the other
   CHECK(pair.dpu_lease.state().peer_epoch == 41);
   CHECK(watcher.WaitUntil([&] { return watcher.halves == std::vector<attach::PodGeneration>{{"uid-1", 41}}; }));
 
-  const int port = pair.dpu_server->port();
   pair.dpu_server.reset();
-  pair.StartDpu(2, port);
+  pair.StartDpu(2);
 
   REQUIRE(watcher.WaitUntil([&] { return watcher.returned == 2; }));
   CHECK(pair.host_lease.state().peer_epoch == 2);

@@ -77,21 +77,21 @@ struct Node {
   std::unique_ptr<PeerServer> server;
   std::unique_ptr<GrpcPeerClient> client;
   std::unique_ptr<PortDialer> dialer;
-  int port = 0;
+  heterok8s::testing::HeldPort port;
 
   Node() {
     StartDpuServer();
-    client = *GrpcPeerClient::Create(
-        {.address = "127.0.0.1:" + std::to_string(port), .files = pki.For("host"), .server = {"demo", tls::Role::kDpu}},
-        host_lease);
+    client = *GrpcPeerClient::Create({.address = "127.0.0.1:" + std::to_string(port.number()),
+                                      .files = pki.For("host"),
+                                      .server = {"demo", tls::Role::kDpu}},
+                                     host_lease);
     dialer = std::make_unique<PortDialer>(client->channel(), host.sync);
     REQUIRE(Eventually([&] { return host.sync.connected() && dpu.sync.connected(); }));
   }
   void StartDpuServer() {
-    server =
-        *PeerServer::Start({.listen = "127.0.0.1:" + std::to_string(port), .files = pki.For("dpu"), .node = "demo"},
-                           {.dpu = &half, .lease = &dpu_lease, .ports = &dpu.sync, .refusals = &refusals});
-    port = server->port();
+    server = *PeerServer::Start(
+        {.listen = "127.0.0.1:" + std::to_string(port.number()), .files = pki.For("dpu"), .node = "demo"},
+        {.dpu = &half, .lease = &dpu_lease, .ports = &dpu.sync, .refusals = &refusals});
   }
   ~Node() {
     dialer.reset();

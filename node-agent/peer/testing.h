@@ -2,8 +2,6 @@
 // folder.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <condition_variable>
 #include <cstdlib>
@@ -14,6 +12,8 @@
 #include <set>
 #include <string>
 
+#include "common/testing/eventually.h"
+#include "common/testing/held_port.h"
 #include "common/testing/matchers.h"
 #include "common/tls/credentials.h"
 #include "common/tls/pki.h"
@@ -35,23 +35,17 @@ struct TempPki {
   std::string dir;
 };
 
-// For what has no event of its own. False after ten seconds.
-inline bool Eventually(const std::function<bool()>& condition) {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > give_up) return false;
-    usleep(1000);
-  }
-  return true;
-}
+using heterok8s::testing::Eventually;
+using heterok8s::testing::HeldPort;
+using heterok8s::testing::kPatience;
 
 // Something several threads change and a test waits for.
 class Watched {
  public:
-  // True as soon as `condition` holds; false after ten seconds.
+  // True as soon as `condition` holds; false when a test's patience is over.
   bool WaitUntil(const std::function<bool()>& condition) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(10), condition);
+    return changed_.wait_for(lock, kPatience, condition);
   }
 
  protected:

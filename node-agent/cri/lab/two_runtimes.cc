@@ -1,11 +1,9 @@
 #include "node-agent/cri/lab/two_runtimes.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,22 +59,6 @@ void KillAllThatName(const std::string& folder) {
     if (line.find("containerd") != std::string::npos && line.find(folder) != std::string::npos)
       kill(std::stoi(name), SIGKILL);
   }
-}
-
-// A port of 127.0.0.1 that stays ours while nobody listens on it: bound, never listening. gRPC's listeners have
-// SO_REUSEPORT, so they get it all the same.
-sys::UniqueFd HoldPort(int* port) {
-  sys::UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const int one = 1;
-  REQUIRE(setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) == 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  REQUIRE(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), size) == 0);
-  REQUIRE(getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
-  *port = ntohs(address.sin_port);
-  return fd;
 }
 
 void RemoveCgroups(const std::string& name) {
@@ -210,9 +192,9 @@ Lab::Lab(std::chrono::milliseconds lease)
   dpu = std::make_unique<ContainerdUnderTest>(folder_ + "/dpu", "10.231.2.0/24", images_);
   REQUIRE_OK(tls::InitPki({.dir = folder_ + "/pki", .node = "lab"}));
   heterod_ = std::make_unique<LabHeterod>(folder_ + "/heterod.sock", lease);
-  held_port_ = HoldPort(&port_);
   ServeDpu();
-  std::ofstream(folder_ + "/heterocri.yaml") << fmt::format(R"(listen: {0}/cri.sock
+  std::ofstream(folder_ + "/heterocri.yaml")
+      << fmt::format(R"(listen: {0}/cri.sock
 state_dir: {0}/state
 host: {{socket: {1}, heterod: {0}/heterod.sock}}
 dpu:
@@ -224,7 +206,7 @@ lease: {{interval_ms: 1000, duration_ms: {4}}}
 offload_containers: [side]
 metrics: {{listen: "127.0.0.1:0"}}
 )",
-                                                            folder_, host->socket(), port_, cgroup_, lease.count());
+                     folder_, host->socket(), port_.number(), cgroup_, lease.count());
   StartHeterocri();
 }
 
@@ -257,7 +239,7 @@ void Lab::ServeDpu() {
       {.ca = folder_ + "/pki/ca.crt", .certificate = folder_ + "/pki/dpu.crt", .key = folder_ + "/pki/dpu.key"});
   REQUIRE_OK(credentials);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(fmt::format("127.0.0.1:{}", port_), *credentials);
+  builder.AddListeningPort(fmt::format("127.0.0.1:{}", port_.number()), *credentials);
   builder.RegisterService(dpu_runtime_.get());
   relay_->Register(builder);
   dpu_server_ = builder.BuildAndStart();

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "common/sys/unique_fd.h"
+#include "common/testing/held_port.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/lab/lab_heterod.h"
 #include "node-agent/cri/relay.h"
@@ -87,8 +87,7 @@ class Lab {
   std::unique_ptr<ContainerdUnderTest> host, dpu;
 
  private:
-  sys::UniqueFd held_port_;
-  int port_ = 0;  // of the DPU's heterod
+  testing::HeldPort port_;  // of the DPU's heterod
   std::unique_ptr<LabHeterod> heterod_;
   std::unique_ptr<DpuRuntimeService> dpu_runtime_;
   std::unique_ptr<Relay> relay_;
