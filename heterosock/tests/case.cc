@@ -326,14 +326,50 @@ std::string EventNames(unsigned events) {
   return text.empty() ? "none" : text;
 }
 
-void WaitIdle(End& end, int fd) {
-  constexpr long kIdleNs = 20'000'000;  // of the other end's 400 ms; looking before the sleep takes far less
+void Echo(End& end) {
+  char buffer[5000];
+  ssize_t n;
+  size_t total = 0;
+  while ((n = read(end.sock, buffer, sizeof buffer)) > 0) {
+    end.SendAll(end.sock, {buffer, static_cast<size_t>(n)});
+    total += static_cast<size_t>(n);
+  }
+  end.Say("echoed %zu then %zd", total, n);
+  close(end.sock);
+}
+
+void KeepWaiting(End& end) {
+  end.Meet();
+  end.SendAll(end.sock, "x");
+  end.Meet();
+  Sleep(400);
+  end.SendAll(end.sock, "y");
+}
+
+void WaitIdle(End& end) {
+  constexpr long kIdleNs = 20'000'000;  // of the 400 ms; looking before the sleep takes far less
+  end.Meet();
+  end.Recv(end.sock, 1);
+  end.Meet();
   timespec before, after;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
-  end.Recv(fd, 1);
+  end.Recv(end.sock, 1);
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
   const long took = (after.tv_sec - before.tv_sec) * 1'000'000'000 + after.tv_nsec - before.tv_nsec;
   end.Say("idle: %d", took < kIdleNs);
+}
+
+void SendToSleeper(End& end, int milliseconds, std::string_view bytes) {
+  end.Meet();
+  Sleep(milliseconds);
+  end.SendAll(end.sock, bytes);
+  end.Drain(end.sock, 10);
+}
+
+void SendOnBothSides(End& end, std::string_view before) {
+  end.SendAll(end.sock, before);
+  end.Meet();
+  end.SendAll(end.sock, Pattern(100'000));
 }
 
 bool MillisecondsPassed(const std::function<void()>& call, int at_least) {

@@ -121,8 +121,17 @@ std::string Pattern(size_t size, uint32_t seed = 1);
 uint64_t Sum(std::string_view bytes, uint64_t so_far = 1469598103934665603ull);
 std::string EventNames(unsigned events);  // of poll and epoll: "IN|RDHUP"
 
-// Waits for one byte, which comes after a long while, and says it and whether the wait took the CPU.
-void WaitIdle(End& end, int fd);
+// Whole ends that several cases have.
+void Echo(End& end);  // sends back what comes until the end of it, and closes
+// A byte that wakes the other end, then nothing for a long while, then another byte; and the end that waits for them,
+// which says them and whether the long wait took the CPU.
+void KeepWaiting(End& end);
+void WaitIdle(End& end);
+// `bytes`, once the other end has met us and had time to fall asleep; then until it closes.
+void SendToSleeper(End& end, int milliseconds, std::string_view bytes);
+// `before` the other end says that it has changed hands, and 100,000 bytes afterwards.
+void SendOnBothSides(End& end, std::string_view before);
+
 bool MillisecondsPassed(const std::function<void()>& call, int at_least);
 void Sleep(int milliseconds);
 

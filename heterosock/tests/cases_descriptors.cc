@@ -226,9 +226,7 @@ CASE{"pass: SCM_RIGHTS to oneself",
 CASE{"pass: SCM_RIGHTS to another process in the middle of a stream",
      {.client =
           [](End& e) {
-            e.SendAll(e.sock, "for the first, for the second.");
-            e.Meet();
-            e.SendAll(e.sock, Pattern(100'000));
+            SendOnBothSides(e, "for the first, for the second.");
             DO(shutdown(e.sock, SHUT_WR));
             e.Drain(e.sock, 10);
           },

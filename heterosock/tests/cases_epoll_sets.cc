@@ -46,13 +46,7 @@ CASE{"epoll: a set in a set, and in poll and select", Parts({"abc", "def"}, [](E
      })};
 
 CASE{"epoll: sleeping in poll on a set",
-     {.client =
-          [](End& e) {
-            e.Meet();
-            Sleep(15);
-            e.SendAll(e.sock, "abc");
-            e.Drain(e.sock, 10);
-          },
+     {.client = [](End& e) { SendToSleeper(e, 15, "abc"); },
       .server =
           [](End& e) {
             int ep = epoll_create1(0);

@@ -17,18 +17,6 @@ extern "C" pid_t _Fork();
 namespace heterok8s::heterosock::behaviour {
 namespace {
 
-const auto kEcho = [](End& e) {
-  char buffer[5000];
-  ssize_t n;
-  size_t total = 0;
-  while ((n = read(e.sock, buffer, sizeof buffer)) > 0) {
-    e.SendAll(e.sock, {buffer, static_cast<size_t>(n)});
-    total += static_cast<size_t>(n);
-  }
-  e.Say("echoed %zu then %zd", total, n);
-  close(e.sock);
-};
-
 CASE{"process: vfork and exec of cat on the connection",
      {.client =
           [](End& e) {
@@ -114,9 +102,7 @@ void ExecInTheMiddle(End& e, bool clear) {
 }
 
 const auto kPeerOfExec = [](End& e) {
-  e.SendAll(e.sock, "for both.");
-  e.Meet();
-  e.SendAll(e.sock, Pattern(100'000));
+  SendOnBothSides(e, "for both.");
   e.Drain(e.sock, 10);
 };
 
@@ -127,9 +113,7 @@ CASE{"process: exec of an image without the library keeps the connection",
 CASE{"process: both ends exec",
      {.client =
           [](End& e) {
-            e.SendAll(e.sock, "for both.");
-            e.Meet();
-            e.SendAll(e.sock, Pattern(100'000));
+            SendOnBothSides(e, "for both.");
             Again(e, "drains", e.sock, false);
           },
       .server = [](End& e) { ExecInTheMiddle(e, false); }}};
@@ -204,7 +188,7 @@ CASE{"process: close-on-exec closes on exec",
           }}};
 STEP("is closed") { DO(fcntl(fd, F_GETFD)); });
 
-CASE{"process: an exec that fails changes nothing", {.client = kEcho, .server = [](End& e) {
+CASE{"process: an exec that fails changes nothing", {.client = Echo, .server = [](End& e) {
                                                        char* argv[] = {const_cast<char*>("none"), nullptr};
                                                        DO(execv("/nonexistent", argv));
                                                        DO(execvp("/", argv));

@@ -106,25 +106,13 @@ CASE{"jump: out of recv in the middle of an exchange",
             e.Say("%d right", right);
           }}};
 
-CASE{"jump: a sleeper that was left burns no CPU",
-     {.client =
-          [](End& e) {
-            e.Meet();
-            e.SendAll(e.sock, "x");
-            e.Meet();
-            Sleep(400);
-            e.SendAll(e.sock, "y");
-          },
-      .server =
-          [](End& e) {
-            OnSignal(SIGALRM, 0, JumpOut);
-            char b;
-            for (int i = 0; i < 12; ++i) LeaveBySignal(3000, [&] { recv(e.sock, &b, 1, 0); });
-            e.Meet();
-            e.Recv(e.sock, 1);
-            e.Meet();
-            WaitIdle(e, e.sock);
-          }}};
+CASE{"jump: a sleeper that was left burns no CPU", {.client = KeepWaiting, .server = [](End& e) {
+                                                      OnSignal(SIGALRM, 0, JumpOut);
+                                                      char b;
+                                                      for (int i = 0; i < 12; ++i)
+                                                        LeaveBySignal(3000, [&] { recv(e.sock, &b, 1, 0); });
+                                                      WaitIdle(e);
+                                                    }}};
 
 CASE{"jump: out of send to a reader that is slow, then it sends",
      {.client =
@@ -192,13 +180,7 @@ CASE{"jump: out of poll and epoll_wait", {.client = kThenSends, .server = [](End
                                           }}};
 
 CASE{"jump: within the handler leaves the call where it is",
-     {.client =
-          [](End& e) {
-            e.Meet();
-            Sleep(60);
-            e.SendAll(e.sock, "x");
-            e.Drain(e.sock, 10);
-          },
+     {.client = [](End& e) { SendToSleeper(e, 60, "x"); },
       .server =
           [](End& e) {
             OnSignal(SIGALRM, SA_RESTART, [](int) {
@@ -293,65 +275,49 @@ CASE{"jump: a handler receives on the socket for which the call waits",
             e.Say("%d right, %d wrong", right, static_cast<int>(wrong));
           }}};
 
-CASE{"jump: a thread ends in the handler that interrupted recv", {.client = kThenSends, .server = [](End& e) {
-                                                                    OnSignal(SIGUSR1, 0,
-                                                                             [](int) { pthread_exit(nullptr); });
-                                                                    for (int i = 0; i < 20; ++i) {
-                                                                      std::atomic<bool> started{false};
-                                                                      struct Both {
-                                                                        End& e;
-                                                                        std::atomic<bool>& started;
-                                                                      } both{e, started};
-                                                                      pthread_t reader;
-                                                                      pthread_create(
-                                                                          &reader, nullptr,
-                                                                          [](void* arg) -> void* {
-                                                                            auto* b = static_cast<Both*>(arg);
-                                                                            b->started = true;
-                                                                            char byte;
-                                                                            recv(b->e.sock, &byte, 1, 0);
-                                                                            return nullptr;
-                                                                          },
-                                                                          &both);
-                                                                      while (!started) usleep(1);
-                                                                      usleep(static_cast<useconds_t>(i * 13 % 100));
-                                                                      pthread_kill(reader, SIGUSR1);
-                                                                      pthread_join(reader, nullptr);
-                                                                    }
-                                                                    e.Meet();
-                                                                    e.Say("%s", e.RecvAll(e.sock, 5).c_str());
-                                                                    DO(send(e.sock, "yes", 3, 0));
-                                                                  }}};
+// Twenty threads, one after the other, each in recv(): `begin` is its first word, `end` ends it from outside. Then the
+// main thread receives.
+void EndReaders(End& e, void (*begin)(), void (*end)(pthread_t)) {
+  struct Reader {
+    int sock;
+    void (*begin)();
+    std::atomic<bool> started{false};
+  };
+  for (int i = 0; i < 20; ++i) {
+    Reader reader{e.sock, begin};
+    pthread_t thread;
+    const auto receive = [](void* self) -> void* {
+      auto* reader = static_cast<Reader*>(self);
+      reader->begin();
+      reader->started = true;
+      char byte;
+      recv(reader->sock, &byte, 1, 0);
+      return nullptr;
+    };
+    if (pthread_create(&thread, nullptr, receive, &reader) != 0) return e.Say("cannot start a thread");
+    while (!reader.started) usleep(1);
+    usleep(static_cast<useconds_t>(i * 13 % 100));
+    end(thread);
+    pthread_join(thread, nullptr);
+  }
+  e.Meet();
+  e.Say("%s", e.RecvAll(e.sock, 5).c_str());
+  DO(send(e.sock, "yes", 3, 0));
+}
 
-CASE{"jump: a thread is cancelled wherever it is", {.client = kThenSends, .server = [](End& e) {
-                                                      for (int i = 0; i < 20; ++i) {
-                                                        std::atomic<bool> started{false};
-                                                        struct Both {
-                                                          End& e;
-                                                          std::atomic<bool>& started;
-                                                        } both{e, started};
-                                                        pthread_t reader;
-                                                        pthread_create(
-                                                            &reader, nullptr,
-                                                            [](void* arg) -> void* {
-                                                              auto* b = static_cast<Both*>(arg);
-                                                              pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS,
-                                                                                    nullptr);
-                                                              b->started = true;
-                                                              char byte;
-                                                              recv(b->e.sock, &byte, 1, 0);
-                                                              return nullptr;
-                                                            },
-                                                            &both);
-                                                        while (!started) usleep(1);
-                                                        usleep(static_cast<useconds_t>(i * 13 % 100));
-                                                        pthread_cancel(reader);
-                                                        pthread_join(reader, nullptr);
-                                                      }
-                                                      e.Meet();
-                                                      e.Say("%s", e.RecvAll(e.sock, 5).c_str());
-                                                      DO(send(e.sock, "yes", 3, 0));
-                                                    }}};
+CASE{"jump: a thread ends in the handler that interrupted recv",
+     {.client = kThenSends, .server = [](End& e) {
+        OnSignal(SIGUSR1, 0, [](int) { pthread_exit(nullptr); });
+        EndReaders(
+            e, [] {}, [](pthread_t reader) { pthread_kill(reader, SIGUSR1); });
+      }}};
+
+CASE{"jump: a thread is cancelled wherever it is",
+     {.client = kThenSends, .server = [](End& e) {
+        EndReaders(
+            e, [] { pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, nullptr); },
+            [](pthread_t reader) { pthread_cancel(reader); });
+      }}};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour

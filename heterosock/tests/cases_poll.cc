@@ -153,13 +153,7 @@ CASE{"poll: mixed with a pipe, an eventfd, a timer and what is no descriptor",
           }}};
 
 CASE{"poll: woken by the pipe while the socket is silent, and the other way round",
-     {.client =
-          [](End& e) {
-            e.Meet();
-            Sleep(20);
-            e.SendAll(e.sock, "abc");
-            e.Drain(e.sock, 10);
-          },
+     {.client = [](End& e) { SendToSleeper(e, 20, "abc"); },
       .server =
           [](End& e) {
             int ends[2];

@@ -28,18 +28,6 @@ void Child(End& e, const std::function<void()>& what, pid_t (*start)() = fork) {
   e.Say("child ended %d", status);
 }
 
-const auto kEcho = [](End& e) {
-  char buffer[5000];
-  ssize_t n;
-  size_t total = 0;
-  while ((n = read(e.sock, buffer, sizeof buffer)) > 0) {
-    e.SendAll(e.sock, {buffer, static_cast<size_t>(n)});
-    total += static_cast<size_t>(n);
-  }
-  e.Say("echoed %zu then %zd", total, n);
-  close(e.sock);
-};
-
 CASE{"process: the child reads on where the parent stopped",
      {.client =
           [](End& e) {
@@ -67,7 +55,7 @@ CASE{"process: parent and child write in turn",
             DO(close(e.sock));
           }}};
 
-CASE{"process: the child closes, the connection lives", {.client = kEcho, .server = [](End& e) {
+CASE{"process: the child closes, the connection lives", {.client = Echo, .server = [](End& e) {
                                                            Child(e, [&e] { DO(close(e.sock)); });
                                                            e.SendAll(e.sock, "abc");
                                                            e.Recv(e.sock, 3, MSG_WAITALL);
@@ -78,7 +66,7 @@ CASE{"process: the child closes, the connection lives", {.client = kEcho, .serve
                                                          }}};
 
 CASE{"process: the parent closes, the child goes on, its end is the end",
-     {.client = kEcho, .server = [](End& e) {
+     {.client = Echo, .server = [](End& e) {
         pid_t child = fork();
         if (child == 0) {
           Sleep(10);
@@ -119,7 +107,7 @@ CASE{"process: unread bytes and an exit of only one process are no reset",
             DO(close(e.sock));
           }}};
 
-CASE{"process: the child reads, the parent writes, at once", {.client = kEcho, .server = [](End& e) {
+CASE{"process: the child reads, the parent writes, at once", {.client = Echo, .server = [](End& e) {
                                                                 pid_t child = fork();
                                                                 if (child == 0) {
                                                                   e.Say("%d",
@@ -131,7 +119,7 @@ CASE{"process: the child reads, the parent writes, at once", {.client = kEcho, .
                                                                 DO(close(e.sock));
                                                               }}};
 
-CASE{"process: by _Fork, and by a child of a child", {.client = kEcho, .server = [](End& e) {
+CASE{"process: by _Fork, and by a child of a child", {.client = Echo, .server = [](End& e) {
                                                         Child(
                                                             e, [&e] { e.SendAll(e.sock, "one "); }, _Fork);
                                                         Child(e,
@@ -195,7 +183,7 @@ CASE{"process: a server that forks for each connection",
               if (child == 0) {
                 close(e.listener);
                 e.sock = fd;
-                kEcho(e);
+                Echo(e);
                 _exit(0);
               }
               close(fd);
@@ -205,7 +193,7 @@ CASE{"process: a server that forks for each connection",
       .bare = true}};
 
 CASE{"process: kill -9 of the child leaves the parent's connection",
-     {.client = kEcho, .server = [](End& e) {
+     {.client = Echo, .server = [](End& e) {
         int ready[2];
         if (pipe(ready) != 0) e.Say("cannot make a pipe");
         pid_t child = fork();

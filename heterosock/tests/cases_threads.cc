@@ -250,33 +250,21 @@ CASE{"threads: an epoll server of 40 connections",
       .bare = true}};
 
 CASE{"threads: a reader that was cancelled leaves no sleeper behind",
-     {.client =
-          [](End& e) {
-            e.Meet();
-            e.SendAll(e.sock, "x");
-            e.Meet();
-            Sleep(400);
-            e.SendAll(e.sock, "y");
-          },
-      .server =
-          [](End& e) {
-            pthread_t reader;
-            const auto read = [](void* end) -> void* {
-              char b;
-              recv(static_cast<End*>(end)->sock, &b, 1, 0);
-              return nullptr;
-            };
-            if (pthread_create(&reader, nullptr, read, &e) != 0) e.Say("cannot start a thread");
-            Sleep(100);  // so that it mostly is inside recv()
-            pthread_cancel(reader);
-            void* result = nullptr;
-            pthread_join(reader, &result);
-            e.Say("cancelled: %d", result == PTHREAD_CANCELED);
-            e.Meet();
-            e.Recv(e.sock, 1);
-            e.Meet();
-            WaitIdle(e, e.sock);
-          }}};
+     {.client = KeepWaiting, .server = [](End& e) {
+        pthread_t reader;
+        const auto read = [](void* end) -> void* {
+          char b;
+          recv(static_cast<End*>(end)->sock, &b, 1, 0);
+          return nullptr;
+        };
+        if (pthread_create(&reader, nullptr, read, &e) != 0) e.Say("cannot start a thread");
+        Sleep(100);  // so that it mostly is inside recv()
+        pthread_cancel(reader);
+        void* result = nullptr;
+        pthread_join(reader, &result);
+        e.Say("cancelled: %d", result == PTHREAD_CANCELED);
+        WaitIdle(e);
+      }}};
 
 CASE{"threads: 32 blocked in recv, each gets its byte",
      {.client =
@@ -344,35 +332,23 @@ CASE{"threads: 12 blocked in recv and 12 in send on one socket",
           }}};
 
 CASE{"threads: a crowd of readers that was cancelled leaves no sleeper behind",
-     {.client =
-          [](End& e) {
-            e.Meet();
-            e.SendAll(e.sock, "x");
-            e.Meet();
-            Sleep(400);
-            e.SendAll(e.sock, "y");
-          },
-      .server =
-          [](End& e) {
-            pthread_t readers[20];
-            for (pthread_t& each : readers) {
-              pthread_create(
-                  &each, nullptr,
-                  [](void* end) -> void* {
-                    char b;
-                    recv(static_cast<End*>(end)->sock, &b, 1, 0);
-                    return nullptr;
-                  },
-                  &e);
-            }
-            Sleep(100);  // so that they mostly are inside recv()
-            for (pthread_t each : readers) pthread_cancel(each);
-            for (pthread_t each : readers) pthread_join(each, nullptr);
-            e.Meet();
-            e.Recv(e.sock, 1);
-            e.Meet();
-            WaitIdle(e, e.sock);
-          }}};
+     {.client = KeepWaiting, .server = [](End& e) {
+        pthread_t readers[20];
+        for (pthread_t& each : readers) {
+          pthread_create(
+              &each, nullptr,
+              [](void* end) -> void* {
+                char b;
+                recv(static_cast<End*>(end)->sock, &b, 1, 0);
+                return nullptr;
+              },
+              &e);
+        }
+        Sleep(100);  // so that they mostly are inside recv()
+        for (pthread_t each : readers) pthread_cancel(each);
+        for (pthread_t each : readers) pthread_join(each, nullptr);
+        WaitIdle(e);
+      }}};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour

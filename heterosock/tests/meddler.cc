@@ -5,10 +5,8 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -19,94 +17,17 @@
 #include "heterosock/layout/channel.h"
 #include "heterosock/protocol/parse.h"
 #include "heterosock/protocol/reasons.h"
+#include "heterosock/tests/letter.h"
 
 namespace heterok8s::heterosock::behaviour {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using protocol::Type;
 
 constexpr uint32_t kSoonMs = 5;                     // what a refused library is told
 constexpr char kVariable[] = "HETEROSOCK_MEDDLED";  // the agent's own path
 constexpr char kIntroduction[] = "introduction";
 constexpr int kIntroducedMs = 5000;
-
-struct Letter {
-  std::string bytes;
-  std::vector<int> descriptors;
-  Clock::time_point due;  // not before
-
-  void Discard() {
-    for (int fd : descriptors) close(fd);
-    descriptors.clear();
-  }
-};
-
-// False: nothing there (yet), or, with `gone`, never again.
-bool Read(int from, Letter* letter, bool* gone) {
-  char bytes[protocol::kMaxMessageBytes];
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * protocol::kMaxDescriptors)];
-  iovec part{bytes, sizeof bytes};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t n = recvmsg(from, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  *gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
-  if (n <= 0) return false;
-  letter->bytes.assign(bytes, static_cast<size_t>(n));
-  for (cmsghdr* each = CMSG_FIRSTHDR(&message); each; each = CMSG_NXTHDR(&message, each)) {
-    if (each->cmsg_type != SCM_RIGHTS) continue;
-    size_t count = (each->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    letter->descriptors.resize(count);
-    std::memcpy(letter->descriptors.data(), CMSG_DATA(each), count * sizeof(int));
-  }
-  return true;
-}
-
-// False: there is no room now.
-bool Write(int to, Letter& letter) {
-  iovec part{letter.bytes.data(), letter.bytes.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * protocol::kMaxDescriptors)] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (!letter.descriptors.empty()) {
-    size_t size = letter.descriptors.size() * sizeof(int);
-    message.msg_control = control;
-    message.msg_controllen = CMSG_SPACE(size);
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(size);
-    std::memcpy(CMSG_DATA(header), letter.descriptors.data(), size);
-  }
-  if (sendmsg(to, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && (errno == EAGAIN || errno == ENOBUFS)) return false;
-  letter.Discard();  // one that is gone hears nothing; reading tells us
-  return true;
-}
-
-template <typename T>
-Letter LetterOf(const T& message, Clock::time_point due) {
-  return {std::string(reinterpret_cast<const char*>(&message), sizeof message), {}, due};
-}
-
-sockaddr_un AddressOf(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
-  return address;
-}
-
-// -1: nobody there.
-int Connect(const std::string& path) {
-  const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  const sockaddr_un address = AddressOf(path);
-  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
-  close(fd);
-  return -1;
-}
 
 pid_t PeerOf(int fd) {
   ucred who{};
@@ -115,66 +36,6 @@ pid_t PeerOf(int fd) {
 }
 
 }  // namespace
-
-const std::vector<Fault>& Faults() {
-  static const std::vector<Fault> all = {
-      {"an older layout, one end", Type::kHello, Misdeed::kOldLayout, 1},
-      {"an older layout, the other end", Type::kHello, Misdeed::kOldLayout, 2},
-      {"an older layout, both", Type::kHello, Misdeed::kOldLayout, 0},
-      {"another protocol", Type::kHello, Misdeed::kOldProtocol, 1},
-      {"HELLO lost", Type::kHello, Misdeed::kLose, 1},
-      {"HELLO late", Type::kHello, Misdeed::kLate, 1},
-      {"dies at HELLO", Type::kHello, Misdeed::kCut, 1},
-      {"WELCOME lost", Type::kWelcome, Misdeed::kLose, 2},
-      {"refused", Type::kWelcome, Misdeed::kRefuse, 1},
-      {"OFFER lost", Type::kOffer, Misdeed::kLose, 1},
-      {"OFFER lost, of the other end", Type::kOffer, Misdeed::kLose, 2},
-      {"OFFER late", Type::kOffer, Misdeed::kLate, 1},
-      {"OFFER without its socket", Type::kOffer, Misdeed::kNoDescriptors, 1},
-      {"dies at the first OFFER", Type::kOffer, Misdeed::kCut, 1},
-      {"dies between the OFFERs", Type::kOffer, Misdeed::kCutAfter, 1},
-      {"dies at the second OFFER", Type::kOffer, Misdeed::kCut, 2},
-      {"PAIRED lost, at one end", Type::kPaired, Misdeed::kLose, 1},
-      {"PAIRED lost, at the other end", Type::kPaired, Misdeed::kLose, 2},
-      {"PAIRED late, at one end", Type::kPaired, Misdeed::kLate, 1},
-      {"PAIRED late, at the other end", Type::kPaired, Misdeed::kLate, 2},
-      {"PAIRED without descriptors", Type::kPaired, Misdeed::kNoDescriptors, 1},
-      {"PAIRED with memory that could shrink", Type::kPaired, Misdeed::kUnsealed, 1},
-      {"PAIRED with memory of another version", Type::kPaired, Misdeed::kOldMemory, 2},
-      {"DECLINED instead of PAIRED, at one end", Type::kPaired, Misdeed::kDecline, 2},
-      {"dies before PAIRED", Type::kPaired, Misdeed::kCut, 1},
-      {"dies between the PAIRED", Type::kPaired, Misdeed::kCutAfter, 1},
-      {"dies after both PAIRED", Type::kPaired, Misdeed::kCutAfter, 2},
-      {"FENCE behind PAIRED, at one end", Type::kPaired, Misdeed::kFence, 1},
-      {"FENCE behind PAIRED, at the other end", Type::kPaired, Misdeed::kFence, 2},
-      {"FENCE behind PAIRED, at both", Type::kPaired, Misdeed::kFence, 0},
-      {"FENCE while it moves, at one end", Type::kPaired, Misdeed::kFenceLate, 1},
-      {"FENCE while it moves, at both", Type::kPaired, Misdeed::kFenceLate, 0},
-      {"RELEASE lost", Type::kRelease, Misdeed::kLose, 0},
-      {"dies at RELEASE", Type::kRelease, Misdeed::kCut, 1},
-  };
-  return all;
-}
-
-const std::vector<Fault>& HandOnFaults() {
-  static const std::vector<Fault> all = {
-      {"RESUME lost", Type::kResume, Misdeed::kLose, 1},
-      {"RESUME late", Type::kResume, Misdeed::kLate, 1},
-      {"RESUME twice", Type::kResume, Misdeed::kTwice, 1},
-      {"RESUME without descriptors", Type::kResume, Misdeed::kNoDescriptors, 1},
-      {"RESUME with memory that could shrink", Type::kResume, Misdeed::kUnsealed, 1},
-      {"dies at RESUME", Type::kResume, Misdeed::kCut, 1},
-      {"dies after RESUME", Type::kResume, Misdeed::kCutAfter, 1},
-      {"FENCE behind RESUME", Type::kResume, Misdeed::kFence, 1},
-      {"HAND_BACK lost", Type::kHandBack, Misdeed::kLose, 1},
-      {"HAND_BACK late", Type::kHandBack, Misdeed::kLate, 1},
-      {"HAND_BACK twice", Type::kHandBack, Misdeed::kTwice, 1},
-      {"dies at HAND_BACK", Type::kHandBack, Misdeed::kCut, 1},
-      {"dies after HAND_BACK", Type::kHandBack, Misdeed::kCutAfter, 1},
-      {"FENCE behind HAND_BACK", Type::kHandBack, Misdeed::kFence, 1},
-  };
-  return all;
-}
 
 class Meddler::Relay {
  public:

@@ -1,0 +1,196 @@
+// Receiving from the ring: what lies there, what to think of an empty one, and how to wait for more.
+#include "heterosock/epoll/registry.h"
+#include "heterosock/lib/process.h"
+#include "heterosock/lib/real.h"
+#include "heterosock/notify/bell.h"
+#include "heterosock/notify/spin.h"
+#include "heterosock/ring/ring.h"
+#include "heterosock/stream/direction.h"
+#include "heterosock/stream/passage.h"
+#include "heterosock/stream/receiver.h"
+
+namespace heterok8s::heterosock {
+namespace {
+
+constexpr uint64_t kAskKernelUs = 2;  // how stale "no FIN yet" may be for a program that polls with recv()
+
+}  // namespace
+
+Receiver::Look Receiver::LookAtRing() {
+  layout::SideLines& peer = channel_.peer();
+  uint64_t head = rx_.head.load(std::memory_order_relaxed);
+  uint64_t tail = peer.sender.tail.load(std::memory_order_acquire);
+  if (rx_.shut_at != 0 && tail > rx_.shut_at - 1) tail = rx_.shut_at - 1;
+  if (tail != head && peer.control.continue_at.load(std::memory_order_relaxed) != 0) {
+    const Passage passage = PassToTcp(index_, fd_);
+    if (passage == Passage::kImpossible) return Corrupt("continues elsewhere");
+    if (passage == Passage::kTcp) {
+      convert_ = true;
+      boundary_ = true;
+      return kMore;
+    }
+  }
+  if (tail == head && done_ > 0 && !(flags_ & MSG_WAITALL) &&
+      peer.control.continue_at.load(std::memory_order_relaxed) == 0)
+    return kEmpty;
+  if (tail == head) return rx_.shut_at != 0 ? End(0) : LookBehindRing(head);
+  const uint64_t size = peer.sender.ring_size.load(std::memory_order_relaxed);
+  const uint64_t base = peer.sender.ring_base.load(std::memory_order_relaxed);
+  if (!ring::ValidSize(size, channel_.ring_bytes, layout::kMinRingBytes)) return Corrupt("ring size");
+  const uint64_t used = ring::Used(tail, head, size);
+  if (used == ring::kImpossible) return Corrupt("tail");
+  const bool discard = (flags_ & MSG_TRUNC) != 0;  // tcp(7): bytes are dropped, not copied
+  const uint64_t taken_from = head;
+  size_t wanted = static_cast<size_t>(used);
+  IovCursor place = cursor_;
+  size_t copied = 0;
+  while (wanted > 0 && !place.done()) {
+    const size_t n = wanted < place.size() ? wanted : place.size();
+    if (!discard) ring::CopyOut(channel_.in, size, (head - base) & (size - 1), place.data(), n);
+    place.Advance(n);
+    head += n;
+    copied += n;
+    wanted -= n;
+  }
+  if (flags_ & MSG_PEEK) {
+    // Peeking for all of it: all must be there, or as much as a ring can hold.
+    const bool last = peer.control.continue_at.load(std::memory_order_acquire) != 0;
+    if ((flags_ & MSG_WAITALL) && copied < cursor_.Total() && used < size && !at_end_ && !last &&
+        !slot_.nonblocking.load(std::memory_order_relaxed) && !(flags_ & MSG_DONTWAIT)) {
+      peek_from_ = tail;
+      return LookBehindRing(taken_from) == kEnd ? (result_ = static_cast<ssize_t>(copied), kEnd) : kEmpty;
+    }
+    done_ += static_cast<ssize_t>(copied);
+    // Behind the last of the ring TCP goes on, unless it begins with copies.
+    if (last && !place.done() && peer.control.returned_to.load() == peer.control.continue_at.load()) {
+      const long more = KernelReceive(place, place.Total());
+      if (more > 0) done_ += more;
+    }
+    return kMore;
+  }
+  rx_.head.store(head, std::memory_order_relaxed);
+  layout::SideLines& own = channel_.own();
+  own.receiver.head.store(head, std::memory_order_release);
+  Count(own.counters.receives);
+  FullFence();
+  const uint32_t asleep = peer.wait.tx_sleep.load(std::memory_order_relaxed);
+  if ((asleep & 1) != 0 && asleep != rx_.rang && ring::Roomy(tail - head, size)) {
+    rx_.rang = asleep;
+    own.wait.rang_at.store(Cycles(), std::memory_order_relaxed);
+    bell::Ring(channel_.peer_bell);
+    Count(own.counters.rings);
+  }
+  done_ += static_cast<ssize_t>(copied);
+  cursor_ = place;
+  boundary_ = tail == head && peer.control.continue_at.load(std::memory_order_relaxed) != 0;
+  return kMore;
+}
+
+// The ring is empty: has the peer gone back to TCP, has the kernel seen its end?
+Receiver::Look Receiver::LookBehindRing(uint64_t head) {
+  layout::SideLines& peer = channel_.peer();
+  switch (PassToTcp(index_, fd_)) {
+    case Passage::kRing:
+      if (peer.control.continue_at.load(std::memory_order_relaxed) != 0) return kMore;  // there came more meanwhile
+      break;
+    case Passage::kDropping:
+      dropping_ = true;
+      return kEmpty;
+    case Passage::kTcp:
+      convert_ = true;
+      boundary_ = true;
+      return kMore;
+    case Passage::kImpossible:
+      return Corrupt("continues elsewhere");
+  }
+  const uint64_t now = Cycles();
+  const bool fin = (peer.wait.flags.load(std::memory_order_relaxed) & layout::kFlagFin) != 0;
+  if (!fin && !rx_.kernel_event.load(std::memory_order_relaxed) &&
+      now - rx_.checked < kAskKernelUs * process.cycles_per_us) {
+    return kEmpty;
+  }
+  rx_.checked = now;
+  char byte;
+  const long peeked = Syscall(SYS_recvfrom, fd_, reinterpret_cast<long>(&byte), 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
+  if (peeked == -EAGAIN || peeked == -EINTR) {
+    rx_.kernel_event.store(0, std::memory_order_relaxed);
+    return kEmpty;
+  }
+  if (peeked < 0) return Reset(peeked);
+  // What the peer put into the ring before its end became visible to the kernel is visible to us now.
+  if (peer.sender.tail.load(std::memory_order_acquire) != head ||
+      peer.control.continue_at.load(std::memory_order_acquire) != 0) {
+    rx_.kernel_event.store(1, std::memory_order_relaxed);
+    return kMore;
+  }
+  if (peeked == 0) {
+    rx_.kernel_event.store(1, std::memory_order_relaxed);  // the end stays
+    at_end_ = true;
+    if (PeerEnded(index_, fd_)) return kMore;
+    return End(0);
+  }
+  if (peer.control.returning.load(std::memory_order_acquire) != 0)
+    return kMore;  // it is about to say that it came back
+  // Bytes on TCP without a way back announced: a process that shares the peer's socket wrote behind its library's
+  // back.
+  const long got = KernelReceive(cursor_, cursor_.Total());
+  if (got <= 0) return got == -EAGAIN ? kEmpty : End(got);
+  Took(static_cast<size_t>(got));
+  return kMore;
+}
+
+bool Receiver::Changed() const {
+  layout::SideLines& peer = channel_.peer();
+  if (rx_.mode.load(std::memory_order_relaxed) != Mode::kRing)
+    return peer.control.switch_at.load(std::memory_order_acquire) != seen_switch_;
+  const uint64_t from = peek_from_ != 0 ? peek_from_ : rx_.head.load(std::memory_order_relaxed);
+  return peer.sender.tail.load(std::memory_order_acquire) != from ||
+         (peer.control.continue_at.load(std::memory_order_relaxed) != 0 && !dropping_);
+}
+
+// Returns 0 to look again, or -errno. Enters and leaves with the lock held.
+ssize_t Receiver::Wait() {
+  layout::SideLines& own = channel_.own();
+  if (rx_.mode.load(std::memory_order_relaxed) == Mode::kRing) {
+    own.wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
+    // Looking goes on under the lock, so that nobody unmaps what we look at; it lasts tens of microseconds at most.
+    // Nothing is under way: a handler of this thread may receive, or close.
+    Spinner spinner(channel_.peer().wait.cpu.load(std::memory_order_relaxed));
+    rx_.lock.Rests(true);
+    bool changed = false;
+    while (!changed && spinner.Again()) changed = channel_.page == nullptr || Changed();
+    rx_.lock.Rests(false);
+    if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;
+    if (changed) {
+      spinner.Succeeded();
+      Count(own.counters.spins);
+      return 0;
+    }
+  }
+  if (!MayBlock(slot_, fd_)) return -EAGAIN;
+  if (deadline_.Expired()) return -EAGAIN;
+  const bool poke = EnterBell(index_);
+  bell::Arm(own.wait.rx_sleep, rx_.sleep);
+  const bool changed = Changed();
+  Count(own.counters.sleeps);
+  pollfd sources[2] = {{fd_, POLLIN | POLLRDHUP, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
+  timespec left = {};
+  const timespec* timeout = changed ? &left : deadline_.Left(&left);
+  rx_.lock.Release();
+  if (poke) EpollPoke(index_);
+  ServePeer(index_, fd_);
+  errno = 0;
+  const int n = real.ppoll(sources, 2, timeout, nullptr);  // libc's: a cancellation point, as recv() is one
+  const int error = errno;
+  LockReceive(index_);
+  LeaveBell(index_);
+  if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;  // closed while we slept
+  if (n > 0 && (sources[1].revents & POLLIN) != 0)
+    LearnWakeCost(channel_.peer().wait.rang_at.load(std::memory_order_relaxed));
+  if (n > 0 && (sources[1].revents & (POLLIN | POLLHUP)) == POLLHUP) channel_.bell_dead = true;
+  if (n > 0 && sources[0].revents != 0) rx_.kernel_event.store(1, std::memory_order_relaxed);
+  if (n < 0 && error == EINTR && (done_ > 0 || deadline_.Set() || !CallRestarts())) return -EINTR;
+  return 0;
+}
+
+}  // namespace heterok8s::heterosock
