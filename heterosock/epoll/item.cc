@@ -17,9 +17,9 @@ int KernelControl(const Instance& instance, int operation, int fd, uint32_t even
   return static_cast<int>(Syscall(SYS_epoll_ctl, instance.epfd, operation, fd, reinterpret_cast<long>(&event)));
 }
 
-uint32_t ManagedEvents(uint32_t slot) {
-  const bool with_out = Slots::Get(slot).tx.mode.load(std::memory_order_relaxed) != Mode::kRing;
-  return EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET | (with_out ? EPOLLOUT : 0u);
+uint32_t ManagedEvents(const Item& item) {
+  const bool on_tcp = Slots::Get(item.slot).tx.mode.load(std::memory_order_relaxed) != Mode::kRing;
+  return EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET | (on_tcp ? item.events & EPOLLOUT : 0u);
 }
 
 namespace {
@@ -55,6 +55,7 @@ bool AddBell(uint32_t index) {
   Item& item = Pool::At(index);
   Instance& instance = Pool::InstanceAt(item.instance);
   if (!AddKick(instance, item.instance)) return false;
+  if (Slots::Local(item.slot).bell_dead) return true;
   // An old ring would look like news.
   EnterBell(item.slot);
   LeaveBell(item.slot);
@@ -65,6 +66,17 @@ bool AddBell(uint32_t index) {
   item.has_bell = true;
   instance.attached.fetch_add(1);
   return true;
+}
+
+void ForgetBell(uint32_t slot) {
+  for (uint32_t index = Slots::Local(slot).first_item.load(); index != kNone; index = Pool::At(index).next_of_slot) {
+    Item& item = Pool::At(index);
+    if (!item.has_bell) continue;
+    item.has_bell = false;
+    Instance& instance = Pool::InstanceAt(item.instance);
+    instance.attached.fetch_sub(1);
+    if (!instance.inherited) KernelControl(instance, EPOLL_CTL_DEL, Slots::Local(slot).own_bell, 0, 0);
+  }
 }
 
 namespace {
@@ -98,7 +110,7 @@ void Manage(uint32_t index) {
   Item& item = Pool::At(index);
   if (item.parked) return;
   Instance& instance = Pool::InstanceAt(item.instance);
-  const uint32_t events = ManagedEvents(item.slot);
+  const uint32_t events = ManagedEvents(item);
   const bool with_out = (events & EPOLLOUT) != 0;
   if ((!item.managed || item.with_out != with_out) && item.registered >= 0) {
     if (!item.managed) NoteWhatWasTold(item, instance);
@@ -142,10 +154,11 @@ void Park(uint32_t index) {
 
 bool Unpark(uint32_t index, const epoll_event& event) {
   Item& item = Pool::At(index);
-  const bool with_out = (ManagedEvents(item.slot) & EPOLLOUT) != 0;
-  if ((event.events & EPOLLEXCLUSIVE) != 0 || item.with_out != with_out) return false;
+  if ((event.events & EPOLLEXCLUSIVE) != 0) return false;
   const Guard guard(item.instance);
   item.events = event.events;
+  const bool with_out = (ManagedEvents(item) & EPOLLOUT) != 0;
+  if (item.with_out != with_out) return false;  // the caller removes the item
   item.data = event.data.u64;
   item.disabled = item.parked = item.moved_now = false;
   item.edge = true;

@@ -11,16 +11,21 @@
 namespace heterok8s::heterosock {
 
 struct Instance;
+struct Item;
 
 // epoll_ctl as the kernel has it: 0 or -errno.
 int KernelControl(const Instance& instance, int operation, int fd, uint32_t events, uint64_t data);
 // What the kernel is asked for once the registration is ours: edge triggered, so that a condition that lasts (writable,
-// closed) is told once; we remember it.
-uint32_t ManagedEvents(uint32_t slot);
+// closed) is told once; we remember it. Of room only who waits for it hears: a socket on TCP has it nearly always, and
+// who polls the set would be told that there is something.
+uint32_t ManagedEvents(const Item& item);
 
 void RemoveKick(Instance& instance);
-// False when the kernel refused, or there is no memory.
+// False when the kernel refused, or there is no memory. A bell that nobody can ring any more is left out: the kernel
+// reports its end for ever.
 bool AddBell(uint32_t index);
+// Takes the bell of a slot out of every set.
+void ForgetBell(uint32_t slot);
 void Remove(uint32_t index);
 
 // Many programs take a descriptor out of a set and put it back with other events, for each request. Of a connection

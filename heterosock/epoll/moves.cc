@@ -43,15 +43,7 @@ void EpollPoke(uint32_t slot) {
 
 void EpollForgetBell(uint32_t slot) {
   const PoolGuard guard;
-  for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
-       index = Pool::At(index).next_of_slot) {
-    Item& item = Pool::At(index);
-    if (!item.has_bell) continue;
-    item.has_bell = false;
-    Instance& instance = Pool::InstanceAt(item.instance);
-    instance.attached.fetch_sub(1);
-    if (!instance.inherited) KernelControl(instance, EPOLL_CTL_DEL, Slots::Local(slot).own_bell, 0, 0);
-  }
+  if (guard) ForgetBell(slot);
 }
 
 void EpollForget(uint32_t slot, bool last) {

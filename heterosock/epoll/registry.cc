@@ -1,5 +1,5 @@
 // Sets as the program makes them, and what epoll_ctl says. What moving a connection does to them is in moves.cc,
-// waiting in wait.cc.
+// waiting in wait.cc, asking for a set as a whole in polled.cc.
 #include "heterosock/epoll/registry.h"
 
 #include "heterosock/epoll/active.h"
@@ -48,7 +48,8 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   item.fd = item.registered = fd;
   item.events = event.events;
   item.data = event.data.u64;
-  const int result = KernelControl(instance, EPOLL_CTL_ADD, fd, moved ? ManagedEvents(slot) : event.events,
+  const uint32_t managed = ManagedEvents(item);
+  const int result = KernelControl(instance, EPOLL_CTL_ADD, fd, moved ? managed : event.events,
                                    moved ? Pool::Cookie(index, false) : event.data.u64);
   if (result != 0) {
     Pool::Give(index);
@@ -60,7 +61,7 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   if (!moved) return 0;
   const Guard guard(number);
   item.managed = true;
-  item.with_out = (ManagedEvents(slot) & EPOLLOUT) != 0;
+  item.with_out = (managed & EPOLLOUT) != 0;
   item.changed = true;
   instance.attached.fetch_add(1);
   AddBell(index);
@@ -84,7 +85,7 @@ int Modify(uint32_t index, const epoll_event& event) {
   item.disabled = false;
   if (item.managed) {
     item.edge = true;  // a condition that is already true is told again
-    Activate(index);
+    Manage(index);
   }
   return 0;
 }

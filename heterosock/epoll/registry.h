@@ -49,6 +49,9 @@ void EpollMoveFd(uint32_t slot, int closing, int other);
 // For poll() on an epoll descriptor and for nested sets.
 bool EpollAttached(uint32_t number);
 bool EpollReady(uint32_t number);  // something is ready that the kernel does not know of; arms what is not
+// Of a set that the kernel calls readable: it does for a bell that was rung, whatever for. Takes such rings; true when
+// there were any, and then both have to be asked again.
+bool EpollTakeRings(uint32_t number);
 
 void EpollAfterFork();
 

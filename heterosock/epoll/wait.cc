@@ -79,6 +79,7 @@ class Waiter {
 
   // Keeps the program's own events, at the front, and notes what ours mean.
   int Translate(epoll_event* events, int n) {
+    if (instance_.nested_count.load(std::memory_order_relaxed) != 0) n = ConfirmNested(events, n);
     int kept = 0;
     while (kept < n && !IsOurs(events[kept])) ++kept;
     if (kept == n) return n;
@@ -94,6 +95,22 @@ class Waiter {
       if (locked && !stale && index != instance_.kick_item) Note(index, bell, events[i].events);
     }
     if (locked) Pool::Lock().Release();
+    return kept;
+  }
+
+  // Leaves out inner sets that the kernel calls readable because of something of ours.
+  int ConfirmNested(epoll_event* events, int n) {
+    int kept = 0;
+    for (int i = 0; i < n; ++i) {
+      bool false_alarm = false;
+      for (uint32_t k = 0; k < instance_.nested_count.load() && !false_alarm; ++k) {
+        const Instance::Nested& nested = instance_.nested[k];
+        if (events[i].data.u64 != nested.data || events[i].events != EPOLLIN) continue;
+        false_alarm = EpollTakeRings(nested.instance) && !EpollReady(nested.instance) &&
+                      (PollNow(nested.fd, POLLIN) & POLLIN) == 0;
+      }
+      if (!false_alarm) events[kept++] = events[i];
+    }
     return kept;
   }
 
@@ -345,41 +362,6 @@ void EpollLeaveWait() {
   const uint32_t number = thread_state.waits_in;
   thread_state.waits_in = 0;
   StopWaiting(number);
-}
-
-bool EpollAttached(uint32_t number) {
-  const Instance& instance = Pool::InstanceAt(number);
-  if (instance.attached.load(std::memory_order_relaxed) != 0) return true;
-  for (uint32_t i = 0; i < instance.nested_count.load(std::memory_order_relaxed); ++i) {
-    if (Pool::InstanceAt(instance.nested[i].instance).attached.load(std::memory_order_relaxed) != 0) return true;
-  }
-  return false;
-}
-
-bool EpollReady(uint32_t number) {
-  Instance& instance = Pool::InstanceAt(number);
-  if (!instance.watched) {
-    const PoolGuard guard;
-    if (!guard) return false;
-    instance.watched = true;
-    RemoveParked(number, kEverySlot);
-  }
-  if (!LockInstance(number)) return false;
-  bool ready = false;
-  for (uint32_t index = instance.first; index != kNone; index = Pool::At(index).next) {
-    Item copy = Pool::At(index);
-    ArmBell(copy.slot, static_cast<short>(copy.events | POLLIN));
-    const uint32_t wanted = copy.events & kConditions;
-    const short now = Readiness(copy.slot, copy.fd, static_cast<short>(wanted));
-    const uint64_t tail = Slots::Local(copy.slot).page != nullptr
-                              ? Slots::Local(copy.slot).peer().sender.tail.load(std::memory_order_acquire)
-                              : 0;
-    if (now != 0 && ((copy.events & EPOLLET) == 0 || copy.edge || tail != copy.seen_tail ||
-                     (static_cast<uint16_t>(now) & kEnds & ~copy.seen_ends) != 0))
-      ready = true;
-  }
-  instance.lock.Release();
-  return ready;
 }
 
 }  // namespace heterok8s::heterosock

@@ -107,10 +107,17 @@ class Poller {
                            reinterpret_cast<long>(&now), 0, 8);
     for (nfds_t i = 0; n > 0 && i < count_; ++i) {
       if (expanded_[i].fd < 0 || expanded_[i].revents == 0) continue;
-      fds_[i].revents = expanded_[i].revents;
-      ++ready;
+      fds_[i].revents = Confirmed(expanded_[i]);
+      ready += fds_[i].revents != 0;
     }
     return ready;
+  }
+
+  // What the kernel said, but for a set that it calls readable because of something of ours.
+  static short Confirmed(const pollfd& said) {
+    const uint32_t set = FdTable::Get(said.fd).index();
+    if (KindOf(said.fd) != Kind::kEpoll || (said.revents & POLLIN) == 0 || !EpollTakeRings(set)) return said.revents;
+    return EpollReady(set) ? POLLIN : PollNow(said.fd, said.events);
   }
 
   int LookAtOurs() {

@@ -4,7 +4,7 @@
 // Every case is run on plain libc, then with the library in both ends, in one, and in the other, over IPv4 and IPv6,
 // from a fresh connection (cold: it may move to shared memory in the middle) and from one that has moved before (warm),
 // with ends of mixed versions, and with a fault at one step of the hand-over: each case meets another; with --faults
-// each meets all. Cases that hand a socket on meet all faults of that.
+// each meets all. Cases that hand a socket on meet all faults of that, cases that poll a set every FENCE.
 // Prints one line per case and mode, and where the two differ what each end said. Exit 1 when anything differs.
 //
 // Linux may allow more than one outcome. One that plain libc shows in any of several runs is right.
@@ -135,6 +135,12 @@ std::vector<Mode> ModesOf(const Case& which, size_t n, const Options& options) {
   const std::vector<Fault>& faults = Faults();
   if (options.agent && which.body.hands_on) {
     for (const Fault& each : HandOnFaults()) modes.push_back(FaultMode(each, true));
+  }
+  if (options.agent && which.body.fenced && !options.faults) {
+    for (const Fault& each : faults) {
+      if (each.misdeed == Misdeed::kFence || each.misdeed == Misdeed::kFenceLate)
+        modes.push_back(FaultMode(each, true));
+    }
   }
   if (options.faults) {
     for (const Fault& each : faults) modes.push_back(FaultMode(each, true));

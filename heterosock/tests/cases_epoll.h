@@ -79,4 +79,9 @@ inline Body Parts(std::vector<std::string> parts, std::function<void(End&, std::
               }};
 }
 
+inline Body Fenced(Body body) {
+  body.fenced = true;
+  return body;
+}
+
 }  // namespace heterok8s::heterosock::behaviour::epoll

@@ -17,7 +17,7 @@ namespace {
 
 using namespace epoll;  // NOLINT
 
-CASE{"epoll: a set in a set, and in poll and select", Parts({"abc", "def"}, [](End& e, auto next) {
+CASE{"epoll: a set in a set, and in poll and select", Fenced(Parts({"abc", "def"}, [](End& e, auto next) {
        int inner = epoll_create1(0), outer = epoll_create1(0);
        Add(e, inner, e.sock, EPOLLIN, 1);
        Add(e, outer, inner, EPOLLIN, 2);
@@ -43,7 +43,29 @@ CASE{"epoll: a set in a set, and in poll and select", Parts({"abc", "def"}, [](E
        DO(poll(&one, 1, 5000));
        Wait(e, outer, 0);
        Wait(e, inner, 0);
-     })};
+     }))};
+
+CASE{"epoll: a set that is polled, and bytes that were received past it",
+     Fenced(Parts({"abc", "def", "ghi"}, [](End& e, auto next) {
+       int ep = epoll_create1(0);
+       Add(e, ep, e.sock, EPOLLIN);
+       pollfd one{ep, POLLIN, 0};
+       DO(poll(&one, 1, 0));
+       for (int i = 0; i < 3; ++i) {
+         next();
+         if (i != 1) DO(poll(&one, 1, 5000));
+         e.Recv(e.sock, 3);
+         DO(poll(&one, 1, 0));
+       }
+       Mod(e, ep, e.sock, EPOLLIN | EPOLLOUT);
+       DO(poll(&one, 1, 0));
+       Wait(e, ep, 0);
+       Mod(e, ep, e.sock, EPOLLIN);
+       DO(poll(&one, 1, 0));
+       next();
+       DO(poll(&one, 1, 5000));
+       Wait(e, ep, 0);
+     }))};
 
 CASE{"epoll: sleeping in poll on a set",
      {.client = [](End& e) { SendToSleeper(e, 15, "abc"); },
@@ -55,7 +77,8 @@ CASE{"epoll: sleeping in poll on a set",
             e.Meet();
             DO(poll(&one, 1, 5000));
             Wait(e, ep, 0);
-          }}};
+          },
+      .fenced = true}};
 
 CASE{"epoll: sleeping, woken by the peer, many times",
      {.client =
