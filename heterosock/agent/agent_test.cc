@@ -53,6 +53,11 @@ TEST_CASE("two ends of one connection get the same memory and each other's bells
   CHECK(poll(&bell, 1, 0) == 1);
   bell.fd = joined->client.second.descriptors[1].get();
   CHECK(poll(&bell, 1, 0) == 0);
+  // Who rings can read as well, so ringing raises no signal; and when it is gone the sleeper hears of that.
+  CHECK((fcntl(joined->server.second.descriptors[2].get(), F_GETFL) & O_ACCMODE) == O_RDWR);
+  joined->server.second.descriptors[2].reset();
+  CHECK(poll(&bell, 1, 5000) == 1);
+  CHECK((bell.revents & POLLHUP) != 0);
 }
 
 TEST_CASE("IPv6, and an IPv4 end in an IPv6 socket, are paired as well") {

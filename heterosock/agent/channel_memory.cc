@@ -43,7 +43,12 @@ absl::StatusOr<Bell> MakeBell() {
   if (pipe2(ends, O_NONBLOCK | O_CLOEXEC) != 0) return ErrnoToStatus(errno, "make a bell");
   // A page is more rings than are ever pending; the default of 16 counts against the user's pipe-user-pages-soft.
   fcntl(ends[1], F_SETPIPE_SZ, 4096);
-  return Bell{sys::UniqueFd(ends[0]), sys::UniqueFd(ends[1])};
+  Bell bell{sys::UniqueFd(ends[0]), sys::UniqueFd(ends[1])};
+  // Opened once more for both: who rings is then a reader itself, so it needs not keep SIGPIPE from its program, two
+  // calls for each ring. That the ringer is gone is seen as before: nobody can write.
+  sys::UniqueFd both(open(fmt::format("/proc/self/fd/{}", ends[1]).c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (both.valid()) bell.ringer = std::move(both);
+  return bell;
 }
 
 bool CanSeal() {

@@ -20,7 +20,7 @@ struct ChannelName {
 };
 
 struct Bell {
-  sys::UniqueFd sleeper, ringer;  // read and write end of a pipe
+  sys::UniqueFd sleeper, ringer;  // of a pipe; the ringer can be read too, where there is /proc
 };
 
 struct ChannelParts {

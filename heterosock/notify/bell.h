@@ -26,16 +26,27 @@ inline void Arm(layout::Shared<uint32_t>& word, uint32_t& mine) {
   FullFence();
 }
 
-// A bell is a pipe. Ringing a full one is not needed (EAGAIN); ringing one whose other end is gone raises SIGPIPE,
-// which must not reach the program: it is blocked for the call and taken back.
-inline void Ring(int bell) {
+// A bell is a pipe, and this the end of it that is rung. Where that end can be read as well, the pipe has a reader for
+// as long as we have it.
+struct Ringer {
+  int fd = 0;
+  bool reads = false;
+};
+
+// Ringing a full one is not needed (EAGAIN); ringing one that nobody can read any more raises SIGPIPE, which must not
+// reach the program: it is blocked for the call and taken back.
+inline void Ring(Ringer bell) {
   constexpr uint64_t kSigpipe = uint64_t{1} << (SIGPIPE - 1);
   const uint64_t message = 1;
   uint64_t before = 0, waiting = 0;
+  if (bell.reads) [[likely]] {
+    Syscall(SYS_write, bell.fd, reinterpret_cast<long>(&message), sizeof message);
+    return;
+  }
   Syscall(SYS_rt_sigprocmask, SIG_BLOCK, reinterpret_cast<long>(&kSigpipe), reinterpret_cast<long>(&before), 8);
   // Blocked already (by the program, or lib/quiet.h), one may be waiting that is not ours.
   if (before & kSigpipe) Syscall(SYS_rt_sigpending, reinterpret_cast<long>(&waiting), 8);
-  const long result = Syscall(SYS_write, bell, reinterpret_cast<long>(&message), sizeof message);
+  const long result = Syscall(SYS_write, bell.fd, reinterpret_cast<long>(&message), sizeof message);
   if (result == -EPIPE && !(waiting & kSigpipe)) {
     const timespec now = {};
     Syscall(SYS_rt_sigtimedwait, reinterpret_cast<long>(&kSigpipe), 0, reinterpret_cast<long>(&now), 8);
@@ -49,7 +60,7 @@ inline bool Empty(int bell) {
 }
 
 // After publishing. True when it rang.
-inline bool Notify(const layout::Shared<uint32_t>& sleeper, uint32_t& rang, layout::WaitLine& own, int bell) {
+inline bool Notify(const layout::Shared<uint32_t>& sleeper, uint32_t& rang, layout::WaitLine& own, Ringer bell) {
   FullFence();
   const uint32_t value = sleeper.load(std::memory_order_relaxed);
   if ((value & 1) == 0 || value == rang) [[likely]]

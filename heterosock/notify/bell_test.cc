@@ -6,6 +6,7 @@
 
 #include <catch2/catch.hpp>
 #include <cstdlib>
+#include <string>
 #include <thread>
 
 namespace heterok8s::heterosock {
@@ -47,7 +48,7 @@ bool Play(Side& own, Side& other, uint64_t rounds, bool first) {
   for (uint64_t i = 1; i <= rounds; ++i) {
     if (!first && !Await(own, other, i, armed, looks)) return false;
     own.tail.store(i, std::memory_order_release);
-    bell::Notify(other.sleep, rang, own.wait, other.bell[1]);
+    bell::Notify(other.sleep, rang, own.wait, {other.bell[1]});
     if (first && !Await(own, other, i, armed, looks)) return false;
     // Every interleaving of looking and sleeping gets its turn.
     looks = looks * 1103515245u + 12345u;
@@ -77,10 +78,10 @@ TEST_CASE("one armed value is rung for once") {
 
   bell::Arm(sleeper.sleep, armed);
 
-  CHECK(bell::Notify(sleeper.sleep, rang, waker.wait, sleeper.bell[1]));
-  CHECK_FALSE(bell::Notify(sleeper.sleep, rang, waker.wait, sleeper.bell[1]));
+  CHECK(bell::Notify(sleeper.sleep, rang, waker.wait, {sleeper.bell[1]}));
+  CHECK_FALSE(bell::Notify(sleeper.sleep, rang, waker.wait, {sleeper.bell[1]}));
   bell::Arm(sleeper.sleep, armed);
-  CHECK(bell::Notify(sleeper.sleep, rang, waker.wait, sleeper.bell[1]));
+  CHECK(bell::Notify(sleeper.sleep, rang, waker.wait, {sleeper.bell[1]}));
 }
 
 TEST_CASE("ringing for a peer that is gone neither kills nor leaves a signal behind") {
@@ -88,12 +89,29 @@ TEST_CASE("ringing for a peer that is gone neither kills nor leaves a signal beh
   REQUIRE(pipe2(bell, O_NONBLOCK | O_CLOEXEC) == 0);
   close(bell[0]);
 
-  bell::Ring(bell[1]);
+  bell::Ring({bell[1]});
 
   sigset_t pending;
   sigpending(&pending);
   CHECK_FALSE(sigismember(&pending, SIGPIPE));
   close(bell[1]);
+}
+
+TEST_CASE("who can read the bell too rings for a peer that is gone, even when it is full") {
+  int bell[2];
+  REQUIRE(pipe2(bell, O_NONBLOCK | O_CLOEXEC) == 0);
+  const int both = open(("/proc/self/fd/" + std::to_string(bell[1])).c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  REQUIRE(both >= 0);
+  close(bell[0]);
+  close(bell[1]);
+
+  for (int i = 0; i < 100'000; ++i) bell::Ring({both, true});
+
+  sigset_t pending;
+  sigpending(&pending);
+  CHECK_FALSE(sigismember(&pending, SIGPIPE));
+  CHECK(bell::Empty(both));
+  close(both);
 }
 
 TEST_CASE("a signal that the program had blocked is not left behind either, and one that was waiting stays") {
@@ -105,11 +123,11 @@ TEST_CASE("a signal that the program had blocked is not left behind either, and 
   sigaddset(&block, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &block, &before);
 
-  bell::Ring(bell[1]);
+  bell::Ring({bell[1]});
   sigpending(&pending);
   CHECK_FALSE(sigismember(&pending, SIGPIPE));
   raise(SIGPIPE);
-  bell::Ring(bell[1]);
+  bell::Ring({bell[1]});
   sigpending(&pending);
   CHECK(sigismember(&pending, SIGPIPE));
 

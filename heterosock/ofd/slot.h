@@ -15,6 +15,7 @@
 #include <atomic>
 
 #include "heterosock/layout/channel.h"
+#include "heterosock/notify/bell.h"
 #include "heterosock/ofd/call_count.h"
 #include "heterosock/ofd/lock.h"
 #include "heterosock/upgrade/reason.h"
@@ -108,7 +109,7 @@ struct LocalChannel {
   uint64_t nonce = 0;
   int memfd = 0;  // 0: none. The array starts as zeros, which cost no memory
   int own_bell = 0;
-  int peer_bell = 0;
+  bell::Ringer peer_bell;
   bool bell_dead = false;        // nobody can ring it any more
   std::atomic<uint32_t> fds{0};  // descriptor numbers of this process that mean the slot
   std::atomic<uint32_t> first_item{0};

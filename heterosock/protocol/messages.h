@@ -111,7 +111,7 @@ struct Withdraw {
 // The channel. Three descriptors:
 //   1. memory: a sealed memfd (F_SEAL_SHRINK|GROW|SEAL), the same for both ends; heterosock/layout says what is where
 //   2. own bell: the read end of a pipe, to sleep on
-//   3. the peer's bell: the write end of another pipe
+//   3. the peer's bell: the write end of another pipe, or both ends of it (O_RDWR): then ringing raises no SIGPIPE
 // To ring, write 8 bytes of anything; EAGAIN means that it is rung already. To clear, read until EAGAIN. Pipes, because
 // each end of one is an open file description of its own: a peer that clears O_NONBLOCK on its end, or fills the pipe,
 // cannot make ringing block, as it could with an eventfd that both ends share.

@@ -18,17 +18,21 @@ void Unmap(LocalChannel& channel) {
     Syscall(SYS_munmap, reinterpret_cast<long>(channel.page), static_cast<long>(channel.bytes));
   CloseHidden(channel.memfd);
   CloseHidden(channel.own_bell);
-  CloseHidden(channel.peer_bell);
+  CloseHidden(channel.peer_bell.fd);
   channel.page = nullptr;
-  channel.memfd = channel.own_bell = channel.peer_bell = 0;
+  channel.memfd = channel.own_bell = 0;
+  channel.peer_bell = {};
   channel.bell_dead = false;
 }
 
 bool Map(LocalChannel& channel, const Pairing& pairing) {
   channel.memfd = HideFd(pairing.memfd);
   channel.own_bell = HideFd(pairing.own_bell);
-  channel.peer_bell = HideFd(pairing.peer_bell);
-  if (channel.memfd < 0 || channel.own_bell < 0 || channel.peer_bell < 0) return false;
+  channel.peer_bell.fd = HideFd(pairing.peer_bell);
+  if (channel.memfd < 0 || channel.own_bell < 0 || channel.peer_bell.fd < 0) return false;
+  // An agent without /proc, or an older one, can make an end that is only written.
+  const long flags = Syscall(SYS_fcntl, channel.peer_bell.fd, F_GETFL);
+  channel.peer_bell.reads = flags >= 0 && (flags & O_ACCMODE) == O_RDWR;
   // Only a memory that cannot shrink may be mapped: else the agent's other customer could make us fault.
   const long seals = Syscall(SYS_fcntl, channel.memfd, F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || pairing.bytes < sizeof(layout::ChannelPage)) return false;
