@@ -105,8 +105,10 @@ Receiver::Look Receiver::LookBehindRing(uint64_t head) {
   }
   const uint64_t now = Cycles();
   const bool fin = (peer.wait.flags.load(std::memory_order_relaxed) & layout::kFlagFin) != 0;
+  // Who is about to sleep watches the socket meanwhile.
+  const bool waits = (flags_ & MSG_DONTWAIT) == 0 && slot_.nonblocking.load(std::memory_order_relaxed) == 0;
   if (!fin && !rx_.kernel_event.load(std::memory_order_relaxed) &&
-      now - rx_.checked < kAskKernelUs * process.cycles_per_us) {
+      (waits || now - rx_.checked < kAskKernelUs * process.cycles_per_us)) {
     return kEmpty;
   }
   rx_.checked = now;
