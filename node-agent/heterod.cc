@@ -172,7 +172,7 @@ absl::Status Heterod::Parts::BuildEngine() {
                                                            lease));
   ipam = ipam::NewIpam();
   namespaces = attach::NewKernelNamespaces();
-  if (!is_host()) namespaces = attach::NewSpareNamespaces(std::move(namespaces));
+  if (!is_host()) namespaces = attach::NewSpareNamespaces(std::move(namespaces), podnet::FurnishDpuNetns);
   if (is_host()) {
     host_engine = std::make_unique<attach::HostEngine>(
         attach::HostOptions{.instance = config.instance,

@@ -27,6 +27,13 @@ absl::Status WriteAll(int fd, std::string_view text, const std::string& path) {
   return absl::OkStatus();
 }
 
+std::string SysctlPath(std::string_view name) {
+  std::string path = "/proc/sys/";
+  path += name;
+  if (name.find('/') == std::string_view::npos) std::replace(path.begin() + 10, path.end(), '.', '/');
+  return path;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
@@ -80,12 +87,16 @@ void RemoveUnfinished(const std::string& path) {
 }
 
 absl::Status SetSysctl(std::string_view name, std::string_view value) {
-  std::string path = "/proc/sys/";
-  path += name;
-  if (name.find('/') == std::string_view::npos) std::replace(path.begin() + 10, path.end(), '.', '/');
+  const std::string path = SysctlPath(name);
   UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", path));
   return Annotate(WriteAll(fd.get(), value, path), fmt::format("set {}={}", name, value));
+}
+
+absl::Status EnsureSysctl(std::string_view name, std::string_view value) {
+  absl::StatusOr<std::string> now = ReadFile(SysctlPath(name));
+  if (now.ok() && *now == fmt::format("{}\n", value)) return absl::OkStatus();
+  return SetSysctl(name, value);
 }
 
 }  // namespace heterok8s::sys

@@ -28,5 +28,9 @@ void RemoveUnfinished(const std::string& path);
 // Writes /proc/sys/<name with dots as slashes>. A name part that holds a dot (an interface "eth0.100") is written
 // with slashes by the caller: "net/ipv4/conf/eth0.100/rp_filter". Of the calling thread's network namespace.
 absl::Status SetSysctl(std::string_view name, std::string_view value);
+// As SetSysctl, but a value that is there already is not written. For those (forwarding, disable_ipv6) that the kernel
+// changes under its network lock: it does not wait for that lock but tries for it again and again (restart_syscall() in
+// devinet.c and addrconf.c), so such a write keeps a CPU busy for as long as others have it.
+absl::Status EnsureSysctl(std::string_view name, std::string_view value);
 
 }  // namespace heterok8s::sys

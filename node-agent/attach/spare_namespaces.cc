@@ -1,11 +1,14 @@
 #include "node-agent/attach/spare_namespaces.h"
 
+#include <sys/resource.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "common/sys/unbound_netns.h"
 
@@ -17,10 +20,16 @@ using Clock = std::chrono::steady_clock;
 // Longer than the rest of the attach that has taken the spare one: making a namespace holds locks that it needs.
 constexpr std::chrono::milliseconds kRefillDelay{50};
 
+// Pods come in pairs more often than not: the next one soon after the first.
+constexpr size_t kSpare = 2;
+
+// What `furnish` writes may keep a CPU busy until a lock is free (sys::EnsureSysctl), and nobody waits for it.
+constexpr int kLowestPriority = 19;
+
 class SpareNamespaces : public Namespaces {
  public:
-  explicit SpareNamespaces(std::unique_ptr<Namespaces> kernel)
-      : kernel_(std::move(kernel)), refill_([this] { Refill(); }) {}
+  SpareNamespaces(std::unique_ptr<Namespaces> kernel, Furnish furnish)
+      : kernel_(std::move(kernel)), furnish_(std::move(furnish)), refill_([this] { Refill(); }) {}
   ~SpareNamespaces() override {
     {
       std::lock_guard lock(mutex_);
@@ -47,13 +56,23 @@ class SpareNamespaces : public Namespaces {
     std::lock_guard lock(mutex_);
     asked_ = Clock::now();
     changed_.notify_all();
-    return std::exchange(spare_, std::nullopt);
+    if (spare_.empty()) return std::nullopt;
+    sys::NetnsRef taken = std::move(spare_.back());
+    spare_.pop_back();
+    return taken;
+  }
+
+  absl::StatusOr<sys::NetnsRef> Make() {
+    HK_ASSIGN_OR_RETURN(sys::NetnsRef made, sys::CreateUnboundNetns());
+    HK_RETURN_IF_ERROR(furnish_(made));
+    return made;
   }
 
   void Refill() {
+    setpriority(PRIO_PROCESS, 0, kLowestPriority);  // of this thread
     std::unique_lock lock(mutex_);
     while (!stop_) {
-      if (spare_.has_value()) {
+      if (spare_.size() >= kSpare) {
         changed_.wait(lock);
         continue;
       }
@@ -64,26 +83,30 @@ class SpareNamespaces : public Namespaces {
         continue;
       }
       lock.unlock();
-      absl::StatusOr<sys::NetnsRef> made = sys::CreateUnboundNetns();
+      absl::StatusOr<sys::NetnsRef> made = Make();
       lock.lock();
-      asked_ = Clock::now();  // after a failure: not again at once
-      if (made.ok()) spare_ = *std::move(made);
+      if (made.ok()) {
+        spare_.push_back(*std::move(made));
+      } else {
+        asked_ = Clock::now();  // not again at once
+      }
     }
   }
 
   const std::unique_ptr<Namespaces> kernel_;
+  const Furnish furnish_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::optional<sys::NetnsRef> spare_;  // guarded by mutex_, as the next two
-  Clock::time_point asked_{};           // when a namespace was last asked for
+  std::vector<sys::NetnsRef> spare_;  // guarded by mutex_, as the next two
+  Clock::time_point asked_{};         // when a namespace was last asked for
   bool stop_ = false;
   std::thread refill_;  // last: it uses all of the above
 };
 
 }  // namespace
 
-std::unique_ptr<Namespaces> NewSpareNamespaces(std::unique_ptr<Namespaces> kernel) {
-  return std::make_unique<SpareNamespaces>(std::move(kernel));
+std::unique_ptr<Namespaces> NewSpareNamespaces(std::unique_ptr<Namespaces> kernel, Furnish furnish) {
+  return std::make_unique<SpareNamespaces>(std::move(kernel), std::move(furnish));
 }
 
 }  // namespace heterok8s::attach

@@ -1,19 +1,22 @@
-// Namespaces, of which the next one is made ahead.
+// Namespaces, of which the next ones are made ahead.
 //
-// Purpose: the kernel takes most of a millisecond to make a network namespace, while an ADD waits. The spare one has no
-// path until Ensure takes it, so it ends with this process and needs no clean-up.
-// Threading: thread-safe; one thread of its own makes the spare ones. Errors: as Namespaces; a spare one that cannot be
-// made is none, and Ensure then makes its own.
+// Purpose: the kernel takes most of a millisecond to make a network namespace, while an ADD waits, and more to change
+// settings of it that need the kernel's network lock. A spare one is made and furnished before. It has no path until
+// Ensure takes it, so it ends with this process and needs no clean-up. One that Ensure makes itself is not furnished.
+// Threading: thread-safe; one thread of its own makes the spare ones, at the lowest priority. `furnish` runs on it.
+// Errors: as Namespaces; a spare one that cannot be made or furnished is none, and Ensure then makes its own.
 //
-//   std::unique_ptr<Namespaces> namespaces = NewSpareNamespaces(NewKernelNamespaces());
+//   std::unique_ptr<Namespaces> namespaces = NewSpareNamespaces(NewKernelNamespaces(), podnet::FurnishDpuNetns);
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "node-agent/attach/namespaces.h"
 
 namespace heterok8s::attach {
 
-std::unique_ptr<Namespaces> NewSpareNamespaces(std::unique_ptr<Namespaces> kernel);
+using Furnish = std::function<absl::Status(const sys::NetnsRef& ns)>;
+std::unique_ptr<Namespaces> NewSpareNamespaces(std::unique_ptr<Namespaces> kernel, Furnish furnish);
 
 }  // namespace heterok8s::attach

@@ -62,7 +62,7 @@ absl::Status DropOtherAddresses(Netlink& netlink, const LinkPlan& plan, int link
 absl::Status Guard(const LinkSpec& spec) {
   HK_ASSIGN_OR_RETURN(bool has_socket_match, HasSocketMatch());
   HK_RETURN_IF_ERROR(netfilter::RunScript(LinkTableScript(spec, has_socket_match)));
-  for (const auto& [name, value] : PlanLink(spec, 0).sysctls) HK_RETURN_IF_ERROR(sys::SetSysctl(name, value));
+  for (const auto& [name, value] : PlanLink(spec, 0).sysctls) HK_RETURN_IF_ERROR(sys::EnsureSysctl(name, value));
   return absl::OkStatus();
 }
 
@@ -115,6 +115,13 @@ std::string Context(const LinkSpec& spec, const char* verb) {
 }
 
 }  // namespace
+
+absl::Status FurnishDpuNetns(const sys::NetnsRef& ns) {
+  return sys::InNetns(ns, []() -> absl::Status {
+    for (const auto& [name, value] : DpuNetnsSysctls()) HK_RETURN_IF_ERROR(sys::EnsureSysctl(name, value));
+    return absl::OkStatus();
+  });
+}
 
 absl::Status EnsureGuards(const LinkSpec& spec) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(spec.netns_path));

@@ -16,6 +16,9 @@ using netlink::Scope;
 
 constexpr Family kFamilies[] = {Family::kV4, Family::kV6};
 
+// The kernel takes the larger of `all` and the device's. A packet from the link may carry our own Pod IP.
+constexpr char kAllRpFilter[] = "net/ipv4/conf/all/rp_filter";
+
 IpAddress OfFamily(Family family, const IpAddress& v4) { return family == Family::kV4 ? v4 : LinkAddresses::ToV6(v4); }
 
 IpAddress Gateway(Family family) { return *IpAddress::Parse(family == Family::kV4 ? kGatewayV4 : kGatewayV6); }
@@ -128,14 +131,13 @@ class Planner {
     auto set = [&](std::string name, std::string value) {
       plan_.sysctls.emplace_back(std::move(name), std::move(value));
     };
-    // The kernel takes the larger of `all` and the device's. A packet from the link may carry our own Pod IP.
-    set("net/ipv4/conf/all/rp_filter", "0");
     const PortRange& range = host ? spec_.host_ephemeral : spec_.dpu_ephemeral;
     set("net/ipv4/ip_local_port_range", fmt::format("{} {}", range.first, range.last));
-    if (!host) {
+    if (host) {
+      set(kAllRpFilter, "0");
+    } else {
       plan_.uplink_sysctls.emplace_back(fmt::format("net/ipv4/conf/{}/rp_filter", spec_.uplink_ifname), "0");
-      set("net/ipv4/ip_forward", "1");
-      set("net/ipv6/conf/all/forwarding", "1");
+      for (auto& [name, value] : DpuNetnsSysctls()) set(name, value);
     }
   }
 
@@ -154,6 +156,10 @@ class Planner {
 }  // namespace
 
 LinkPlan PlanLink(const LinkSpec& spec, int link_index) { return Planner(spec, link_index).Plan(); }
+
+std::vector<std::pair<std::string, std::string>> DpuNetnsSysctls() {
+  return {{kAllRpFilter, "0"}, {"net/ipv4/ip_forward", "1"}, {"net/ipv6/conf/all/forwarding", "1"}};
+}
 
 std::vector<std::pair<std::string, std::string>> UnsplitSysctls(const LinkSpec& spec) {
   std::vector<std::pair<std::string, std::string>> sysctls = {{"net/ipv4/ip_local_port_range", "32768 60999"}};

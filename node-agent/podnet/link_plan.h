@@ -27,6 +27,9 @@ struct LinkPlan {
 
 LinkPlan PlanLink(const LinkSpec& spec, int link_index);
 
+// Those of the plan's sysctls that are the same for every DPU half.
+std::vector<std::pair<std::string, std::string>> DpuNetnsSysctls();
+
 // The kernel's defaults for those of the plan's sysctls that would mislead a Pod that is not split any more.
 std::vector<std::pair<std::string, std::string>> UnsplitSysctls(const LinkSpec& spec);
 

@@ -23,6 +23,7 @@
 
 #include "common/net/ip.h"
 #include "common/status/status.h"
+#include "common/sys/netns.h"
 #include "node-agent/pu/backend.h"
 
 namespace heterok8s::podnet {
@@ -163,6 +164,9 @@ class PodNet {
   // Owner tags of all uplinks in this PU's root namespace (orphan scan), this instance only.
   virtual absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() = 0;
 };
+
+// The part of EnsureGuards that is the same for every DPU half, for a namespace that is made before its Pod is known.
+absl::Status FurnishDpuNetns(const sys::NetnsRef& ns);
 
 struct Options {
   std::string instance;                // see OwnerTag
