@@ -25,9 +25,6 @@ constexpr uint64_t kCountShare = 100;
 constexpr uint64_t kDumpShare = 4, kDumpBudgetNs = 250'000'000;
 // What the counts do not show.
 constexpr uint64_t kDumpAnywayNs = 100'000'000;
-constexpr uint64_t kRetryNs = 1'000'000'000;
-// Between two lines of the log about a Pod with too many ports.
-constexpr uint64_t kWarnAgainNs = 60'000'000'000;
 
 uint64_t MonotonicNs() {
   timespec now{};
@@ -69,27 +66,36 @@ void PlaceholderPorts::Loop() {
     int timeout_ms;
     {
       std::lock_guard lock(mutex_);
-      timeout_ms = pods_.empty() ? -1 : static_cast<int>(count_every_ns_ / 1'000'000);
+      timeout_ms = TimeoutMsLocked();
     }
     epoll_event event{};
-    (void)epoll_wait(epoll_.get(), &event, 1, timeout_ms);
+    const int ready = epoll_wait(epoll_.get(), &event, 1, timeout_ms);
+    const bool is_wake = ready == 1 && event.data.fd == wake_.get();
     uint64_t drained;
-    (void)!read(wake_.get(), &drained, sizeof drained);
+    if (is_wake) (void)!read(wake_.get(), &drained, sizeof drained);
     std::vector<PortChange> changes;
     {
       std::lock_guard lock(mutex_);
-      PollAll();
+      if ((ready == 1 && !is_wake) || MonotonicNs() >= count_at_ns_) CountAllLocked();
+      for (auto& [pod_key, pod] : pods_) RetryLocked(pod);
       changes.swap(changes_);
     }
     for (const PortChange& change : changes) listener_(change);
   }
 }
 
-// With mutex_ held.
-void PlaceholderPorts::PollAll() {
+int PlaceholderPorts::TimeoutMsLocked() const {
+  if (pods_.empty()) return -1;
+  uint64_t at_ns = count_at_ns_;
+  for (const auto& [pod_key, pod] : pods_) {
+    if (pod.budget_ns > 0) at_ns = std::min(at_ns, pod.retry_at_ns);
+  }
+  const uint64_t now = MonotonicNs();
+  return at_ns <= now ? 0 : static_cast<int>((at_ns - now + 999'999) / 1'000'000);
+}
+
+void PlaceholderPorts::CountAllLocked() {
   uint64_t started = MonotonicNs(), counting_ns = 0;
-  bool retry = started >= retry_at_ns_;
-  if (retry) retry_at_ns_ = started + kRetryNs;
   for (auto& [pod_key, pod] : pods_) {
     uint64_t begin = MonotonicNs();
     if (pod.diag.gone_fd() >= 0) pod.diag.DrainGone();  // it woke us up; what it means is in the counts
@@ -99,23 +105,23 @@ void PlaceholderPorts::PollAll() {
     pod.wanted.udp |= changes.udp || anyway;
     uint64_t counted = MonotonicNs();
     counting_ns += counted - begin;
-    if (retry) HoldLocked(pod);
     uint64_t earned = (counted - pod.budget_at_ns) / kDumpShare;
     pod.budget_ns = std::min(kDumpBudgetNs, pod.budget_ns + earned);
     pod.budget_at_ns = counted;
     if ((!pod.wanted.tcp && !pod.wanted.udp) || pod.budget_ns == 0) continue;
     if (pod.wanted.tcp && pod.wanted.udp) pod.dumped_all_at_ns = counted;
     absl::Status compared = CompareLocked(pod, std::exchange(pod.wanted, {}));
-    if (!compared.ok() && retry) spdlog::warn("ports of Pod '{}': {}", pod_key, Message(compared));
+    if (!compared.ok() && pod.warn_dump.Now()) spdlog::warn("ports of Pod '{}': {}", pod_key, Message(compared));
     pod.budget_ns -= std::min(pod.budget_ns, MonotonicNs() - counted);
   }
   count_every_ns_ = std::clamp(kCountShare * counting_ns, kCountNs, kRarestCountNs);
+  count_at_ns_ = started + count_every_ns_;
 }
 
 std::map<PortKey, uint32_t> PlaceholderPorts::OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const {
   std::set<uint64_t> placeholders;
-  for (const auto& [key, placeholder] : pod.remote) {
-    if (placeholder.has_value()) placeholders.insert(placeholder->cookie);
+  for (const auto& [key, hold] : pod.remote) {
+    if (hold.placeholder.has_value()) placeholders.insert(hold.placeholder->cookie);
   }
   std::map<PortKey, uint32_t> counts;
   for (const DiagSocket& socket : sockets) {
@@ -127,13 +133,10 @@ std::map<PortKey, uint32_t> PlaceholderPorts::OwnSockets(const Pod& pod, const s
 // Nothing here can refuse a bind: what is too much stays without an owner until others close.
 void PlaceholderPorts::TooManyLocked(Pod& pod, size_t more) {
   unowned_ += more;
-  uint64_t now = MonotonicNs();
-  if (pod.warned_at_ns != 0 && now - pod.warned_at_ns < kWarnAgainNs) return;
-  pod.warned_at_ns = now;
+  if (!pod.warn_too_many.Now()) return;
   spdlog::warn(
       "ports of Pod '{}': it has {} more than the {} that can have an owner on one PU; the other PU neither reaches "
-      "nor "
-      "refuses them. It has to close some",
+      "nor refuses them. It has to close some",
       pod.ports.pod_key, pod.over[false] + pod.over[true], kMostPlaceholders);
 }
 

@@ -162,7 +162,9 @@ absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
     }
     return Annotate(wired, context);
   }
-  HoldLocked(pod);
+  std::set<PortNumber> numbers;
+  for (const auto& [key, hold] : pod.remote) numbers.insert({key.protocol, key.port});
+  HoldLocked(pod, numbers);
   Wake();
   return absl::OkStatus();
 }
@@ -187,7 +189,7 @@ absl::Status PlaceholderPorts::WireLocked(Pod& pod) {
   }
   for (const auto& [number, called] : pod.called) {
     for (const PortKey& key : ClaimsBehind(pod.ports, number.first, number.second, called)) {
-      pod.remote.try_emplace(key, std::nullopt);
+      pod.remote.try_emplace(key);
     }
   }
   return absl::OkStatus();
@@ -227,7 +229,7 @@ absl::Status PlaceholderPorts::SetRemote(const std::string& pod_key, const PortK
   if (!owned) {
     pod->contested.erase(key);
     if (pod->remote.erase(key) == 0) return absl::OkStatus();
-    HoldLocked(*pod);  // its placeholder may have stood in the way of another claim's
+    HoldLocked(*pod, {number});  // its placeholder may have stood in the way of another claim's
     return CallLocked(*pod, number);
   }
   for (const auto& [mine, claim] : pod->local) {
@@ -238,8 +240,8 @@ absl::Status PlaceholderPorts::SetRemote(const std::string& pod_key, const PortK
   }
   if (pod->remote.contains(key)) return absl::OkStatus();
   HK_RETURN_IF_ERROR(RoomForRemoteLocked(*pod));
-  pod->remote.try_emplace(key, std::nullopt);
-  HoldLocked(*pod);
+  pod->remote.try_emplace(key);
+  HoldLocked(*pod, {number});
   return CallLocked(*pod, number);
 }
 
@@ -260,38 +262,18 @@ absl::Status PlaceholderPorts::ReplaceRemote(const std::string& pod_key, const s
   });
   for (const PortKey& key : wanted) {
     numbers.insert({key.protocol, key.port});
-    pod->remote.try_emplace(key, std::nullopt);
+    pod->remote.try_emplace(key);
   }
-  HoldLocked(*pod);
+  HoldLocked(*pod, numbers);
   for (const PortNumber& number : numbers) HK_RETURN_IF_ERROR(CallLocked(*pod, number));
   return absl::OkStatus();
-}
-
-// Tries every claim of the other PU that has no placeholder. What cannot be held now, because a socket of this side has
-// the port, is tried again when one closes and each second.
-void PlaceholderPorts::HoldLocked(Pod& pod) {
-  bool missing = std::any_of(pod.remote.begin(), pod.remote.end(), [](const auto& r) { return !r.second.has_value(); });
-  if (!missing) return;
-  absl::Status entered = sys::InNetns(pod.ns, [&] {
-    for (auto& [key, placeholder] : pod.remote) {
-      if (placeholder.has_value()) continue;
-      absl::StatusOr<Placeholder> held = HoldPort(key);
-      if (held.ok()) {
-        placeholder = *std::move(held);
-      } else if (!absl::IsAlreadyExists(held.status())) {
-        spdlog::warn("ports of Pod '{}': {}; bind is not refused here", pod.ports.pod_key, Message(held.status()));
-      }
-    }
-    return absl::OkStatus();
-  });
-  if (!entered.ok()) spdlog::warn("ports of Pod '{}': {}", pod.ports.pod_key, Message(entered));
 }
 
 // Makes the NAT sets agree with the claims on one port. A claim that a socket of this side overlaps is not called over
 // the link: that socket answers.
 absl::Status PlaceholderPorts::CallLocked(Pod& pod, PortNumber number) {
   Called wanted{};
-  for (const auto& [key, placeholder] : pod.remote) {
+  for (const auto& [key, hold] : pod.remote) {
     if (key.protocol != number.first || key.port != number.second) continue;
     bool ours = std::any_of(pod.local.begin(), pod.local.end(), [&](const auto& l) { return Overlaps(l.first, key); });
     for (int set = 0; set < kNatSetCount && !ours; ++set) wanted[set] |= Answers(key, NameOf(pod.ports, set));
@@ -316,11 +298,11 @@ void PlaceholderPorts::SettleLocked(Pod& pod, std::set<PortNumber> changed) {
     for (const auto& [mine, claim] : pod.local) {
       if (Overlaps(mine, key)) return false;
     }
-    pod.remote.try_emplace(key, std::nullopt);
+    pod.remote.try_emplace(key);
     changed.insert({key.protocol, key.port});
     return true;
   });
-  HoldLocked(pod);
+  HoldLocked(pod, changed);
   for (const PortNumber& number : changed) {
     absl::Status called = CallLocked(pod, number);
     if (!called.ok()) spdlog::warn("ports of Pod '{}': {}", pod.ports.pod_key, Message(called));
@@ -356,7 +338,7 @@ std::vector<PortKey> PlaceholderPorts::Remote(const std::string& pod_key) const 
   std::lock_guard lock(mutex_);
   std::vector<PortKey> keys;
   if (auto found = pods_.find(pod_key); found != pods_.end()) {
-    for (const auto& [key, placeholder] : found->second.remote) keys.push_back(key);
+    for (const auto& [key, hold] : found->second.remote) keys.push_back(key);
   }
   return keys;
 }

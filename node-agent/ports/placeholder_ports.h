@@ -22,10 +22,12 @@
 #include <vector>
 
 #include "common/sys/netns.h"
+#include "common/sys/seldom.h"
 #include "common/sys/unique_fd.h"
 #include "node-agent/ports/nat_table.h"
 #include "node-agent/ports/placeholder_counts.h"
 #include "node-agent/ports/placeholder_diag.h"
+#include "node-agent/ports/placeholder_retry.h"
 #include "node-agent/ports/placeholder_socket.h"
 #include "node-agent/ports/ports.h"
 
@@ -63,21 +65,27 @@ class PlaceholderPorts : public Ports {
     uint64_t since_ns = 0;
     uint32_t sockets = 0;
   };
+  // A port of the other PU. Without a placeholder a socket of this side is in the way.
+  struct Hold {
+    std::optional<Placeholder> placeholder;
+    Retry retry;
+  };
   struct Pod {
     PodPorts ports;
     sys::NetnsRef ns;
     SocketDiag diag;
     SocketCounts counts;
     std::string link_ifname;
-    std::map<PortKey, Claim> local;                        // what the listener was told
-    std::map<PortKey, std::optional<Placeholder>> remote;  // none: a socket of this side is in the way
-    std::set<PortKey> contested;                           // the other PU's, but ours are older; theirs when ours close
-    std::map<PortNumber, Called> called;                   // what the NAT sets hold
-    Changes wanted;                                        // dumps that are due
-    uint64_t dumped_all_at_ns = 0, budget_at_ns = 0;       // CLOCK_MONOTONIC
-    uint64_t budget_ns = 0;                                // time that dumps may take now
-    std::array<size_t, 2> over{};                          // own ports that are not reported, too many: TCP, UDP
-    uint64_t warned_at_ns = 0;                             // of them
+    std::map<PortKey, Claim> local;  // what the listener was told
+    std::map<PortKey, Hold> remote;
+    std::set<PortKey> contested;                      // the other PU's, but ours are older; theirs when ours close
+    std::map<PortNumber, Called> called;              // what the NAT sets hold
+    Changes wanted;                                   // dumps that are due
+    uint64_t dumped_all_at_ns = 0, budget_at_ns = 0;  // CLOCK_MONOTONIC
+    uint64_t budget_ns = 0;                           // time that dumps and retries may take now
+    uint64_t retry_at_ns = UINT64_MAX;                // the first of `remote`
+    std::array<size_t, 2> over{};                     // own ports that are not reported, too many: TCP, UDP
+    sys::Seldom warn_too_many, warn_unheld, warn_dump;
   };
 
   // All "Locked" ones need mutex_.
@@ -88,12 +96,15 @@ class PlaceholderPorts : public Ports {
   absl::Status RemoveLocked(const std::string& pod_key);
   std::map<PortKey, uint32_t> OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const;
   absl::Status CompareLocked(Pod& pod, Changes which);
-  void HoldLocked(Pod& pod);
+  void TryLocked(Pod& pod, const PortKey& key, Hold& hold);
+  void HoldLocked(Pod& pod, const std::set<PortNumber>& numbers);
+  void RetryLocked(Pod& pod);
   absl::Status CallLocked(Pod& pod, PortNumber number);
   void SettleLocked(Pod& pod, std::set<PortNumber> changed);
 
   void Loop();
-  void PollAll();
+  int TimeoutMsLocked() const;
+  void CountAllLocked();
   void Wake();
 
   const Listener listener_;
@@ -102,7 +113,7 @@ class PlaceholderPorts : public Ports {
   std::vector<PortChange> changes_;
   uint64_t opened_ = 0, closed_ = 0, unowned_ = 0;
   size_t most_placeholders_ = 0;  // of all Pods; beyond that each has what it is guaranteed
-  uint64_t count_every_ns_ = 2'000'000, retry_at_ns_ = 0;
+  uint64_t count_every_ns_ = 2'000'000, count_at_ns_ = 0;
   std::atomic<bool> stopping_ = false;
   sys::UniqueFd epoll_, wake_;
   std::thread thread_;

@@ -253,6 +253,32 @@ TEST_CASE("placeholders: a port whose connections linger is held all the same", 
   CHECK((error == -EADDRINUSE || listen(late.get(), 1) == -1));
 }
 
+TEST_CASE("placeholders: a port that a program of this side has is held when the program lets go", "[netns]") {
+  PlaceholderPus pus;
+  Pu& host = pus.host();
+  for (int type : {SOCK_STREAM, SOCK_DGRAM}) {
+    int error = 0;
+    sys::UniqueFd in_the_way = host.Socket(AF_INET, type);
+    REQUIRE(Bind(in_the_way, AddressOf(Where::kLocalhost, AF_INET), 0) == 0);
+    // Bound to another address of the port, so that only a placeholder on all addresses refuses the looks below.
+    PortKey theirs{.protocol = type == SOCK_STREAM ? Protocol::kTcp : Protocol::kUdp,
+                   .address = AddressOf(Where::kAny, AF_INET),
+                   .port = PortOf(in_the_way)};
+    REQUIRE_OK(host.ports->SetRemote(host.pod_key, theirs, true, 1));
+    auto look = [&] {
+      Bound(host, type, AddressOf(Where::kPodIp, AF_INET), theirs.port, &error);
+      return error;
+    };
+    CHECK(look() == 0);
+
+    in_the_way.reset();
+
+    for (int i = 0; i < kPatienceMs / 20 && look() != -EADDRINUSE; ++i) usleep(20'000);
+    CHECK(error == -EADDRINUSE);
+    REQUIRE_OK(host.ports->SetRemote(host.pod_key, theirs, false, 2));
+  }
+}
+
 TEST_CASE("placeholders: a UDP caller that goes on sending reaches the port's new owner", "[netns]") {
   PlaceholderPus pus;
   IpAddress localhost = AddressOf(Where::kLocalhost, AF_INET);
