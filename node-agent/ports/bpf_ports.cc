@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -12,7 +10,9 @@
 
 #include "common/sys/file.h"
 #include "node-agent/ports/claims.h"
+#include "node-agent/ports/clock.h"
 #include "node-agent/ports/layout.h"
+#include "node-agent/ports/pace.h"
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71  // asm-generic/socket.h, kernel 5.14
@@ -20,18 +20,6 @@
 
 namespace heterok8s::ports {
 namespace {
-
-uint64_t Now(clockid_t clock) {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
-}
-
-static_assert(kMostClaimsOfAPod == HK_SHARE_MOST);
-
-// So long after a Pod's entry in `pods` went its other entries stay. A program that has still seen it runs for some
-// microseconds; waiting for the kernel's grace period would make each DEL some 10 ms longer.
-constexpr uint64_t kGoneNs = 1'000'000'000;
 
 absl::StatusOr<uint64_t> CookieHere() {
   sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -99,7 +87,7 @@ void BpfPorts::AdoptLocked() {
     pod.generation = wire->generation;
     pod.announced = false;
     // The heterod before may have been told that more has changed, and died before it looked.
-    pod.behind_until_ns = pod.compare_at_ns = Now(CLOCK_MONOTONIC) + HK_WINDOW_NS;
+    pod.behind_until_ns = pod.compare_at_ns = MonotonicNs() + HK_WINDOW_NS;
     key_of_cookie_[cookie] = pod.ports.pod_key;
   }
   for (const auto& [key, claim] : kernel_->local.All()) {
@@ -170,7 +158,7 @@ absl::Status BpfPorts::AddLocked(const PodPorts& ports, const sys::NetnsRef& ns,
   }
   if (gone_.contains(cookie)) HK_RETURN_IF_ERROR(SweepNowLocked(cookie));
   Pod& pod = pods_[ports.pod_key];
-  if (pod.generation == 0) pod.generation = Now(CLOCK_MONOTONIC);
+  if (pod.generation == 0) pod.generation = MonotonicNs();
   pod.ports = ports;
   pod.cookie = cookie;
   key_of_cookie_[cookie] = ports.pod_key;
@@ -216,29 +204,9 @@ absl::Status BpfPorts::RemoveLocked(const std::string& pod_key) {
   HK_RETURN_IF_ERROR(kernel_->pod_names.Erase(cookie));
   key_of_cookie_.erase(cookie);
   pods_.erase(found);
-  gone_[cookie] = Now(CLOCK_MONOTONIC) + kGoneNs;
+  gone_[cookie] = MonotonicNs() + kGoneNs;
   Wake();
   return absl::OkStatus();
-}
-
-// The entries that RemoveLocked left, when no program is under way any more that might add to them; without its share
-// nothing is known of a Pod. Its claims are gone.
-absl::Status BpfPorts::DropShareLocked(uint64_t cookie) {
-  const std::optional<hk_share> share = kernel_->shares.Get(cookie);
-  for (int first = 0; share.has_value() && share->callers > 0 && first < 65536 / HK_CALLER_PORTS; ++first) {
-    HK_RETURN_IF_ERROR(kernel_->callers.Erase({.netns = cookie, .first = static_cast<uint16_t>(first)}));
-  }
-  HK_RETURN_IF_ERROR(kernel_->Order(HK_DROP_SHARE, {.netns = cookie}).status());
-  gone_.erase(cookie);
-  return absl::OkStatus();
-}
-
-// For a Pod that is added again before its time has come.
-absl::Status BpfPorts::SweepNowLocked(uint64_t cookie) {
-  for (const auto& [key, claim] : kernel_->local.All()) {
-    if (key.netns == cookie) HK_RETURN_IF_ERROR(kernel_->Order(HK_FORGET_CLAIM, key).status());
-  }
-  return DropShareLocked(cookie);
 }
 
 std::vector<std::string> BpfPorts::ListPods() const {
@@ -246,153 +214,6 @@ std::vector<std::string> BpfPorts::ListPods() const {
   std::vector<std::string> keys;
   for (const auto& [key, pod] : pods_) keys.push_back(key);
   return keys;
-}
-
-// The other PU obeys the same limits. What is refused here is the list of one that does not.
-absl::Status BpfPorts::RoomForRemoteLocked(const Pod& pod) const {
-  if (pod.remote_claims >= kMostClaimsOfAPod) {
-    return absl::ResourceExhaustedError(
-        fmt::format("the other PU reports more than {} ports of Pod '{}'", kMostClaimsOfAPod, pod.ports.pod_key));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status BpfPorts::PutRemoteLocked(Pod& pod, PortNumber number, std::set<PortKey> claims) {
-  hk_port_key key{.netns = pod.cookie, .port = number.second, .protocol = static_cast<uint8_t>(number.first)};
-  auto found = pod.remote.find(number);
-  const bool beyond = pod.remote.size() >= HK_SHARE_GUARANTEED + (found == pod.remote.end() ? 0u : 1u);
-  if (claims.empty()) {
-    HK_RETURN_IF_ERROR(kernel_->remote.Erase(key));
-    if (found == pod.remote.end()) return absl::OkStatus();
-    if (beyond) --remote_burst_;
-    pod.remote_claims -= found->second.size();
-    pod.remote.erase(found);
-    return absl::OkStatus();
-  }
-  if (found == pod.remote.end() && beyond && remote_burst_ >= HK_REMOTE_BURST) {
-    return absl::ResourceExhaustedError(
-        fmt::format("no room for more than {} ports of the other PU", pod.remote.size()));
-  }
-  // Beyond HK_REMOTE_CLAIMS the entry stays as it is.
-  const bool same =
-      found != pod.remote.end() && found->second.size() > HK_REMOTE_CLAIMS && claims.size() > HK_REMOTE_CLAIMS;
-  if (!same) HK_RETURN_IF_ERROR(kernel_->remote.Put(key, ToWire(claims)));
-  if (found == pod.remote.end()) {
-    if (beyond) ++remote_burst_;
-    found = pod.remote.try_emplace(number).first;
-  }
-  pod.remote_claims = pod.remote_claims - found->second.size() + claims.size();
-  found->second = std::move(claims);
-  return absl::OkStatus();
-}
-
-absl::Status BpfPorts::AddRemoteLocked(Pod& pod, const PortKey& key) {
-  PortNumber number{key.protocol, key.port};
-  std::set<PortKey> claims;
-  if (auto found = pod.remote.find(number); found != pod.remote.end()) {
-    if (found->second.contains(key)) return absl::OkStatus();
-    if (found->second.size() > HK_REMOTE_CLAIMS) {  // in force already: nothing to tell the kernel, nothing to copy
-      found->second.insert(key);
-      ++pod.remote_claims;
-      return absl::OkStatus();
-    }
-    claims = found->second;
-  }
-  claims.insert(key);
-  return PutRemoteLocked(pod, number, std::move(claims));
-}
-
-absl::Status BpfPorts::DropRemoteLocked(Pod& pod, const PortKey& key) {
-  auto found = pod.remote.find({key.protocol, key.port});
-  if (found == pod.remote.end() || !found->second.contains(key)) return absl::OkStatus();
-  if (found->second.size() > HK_REMOTE_CLAIMS + 1) {
-    found->second.erase(key);
-    --pod.remote_claims;
-    return absl::OkStatus();
-  }
-  if (key.protocol == Protocol::kUdp) {  // who binds the port next need not be a caller that bound itself
-    HK_RETURN_IF_ERROR(kernel_->Order(HK_FORGET_CALLERS, {.netns = pod.cookie, .port = key.port}).status());
-  }
-  std::set<PortKey> claims = found->second;
-  claims.erase(key);
-  return PutRemoteLocked(pod, found->first, std::move(claims));
-}
-
-absl::Status BpfPorts::SetRemote(const std::string& pod_key, const PortKey& given, bool owned, uint64_t epoch_ns) {
-  PortKey key = Normalized(given);
-  PortNumber number{key.protocol, key.port};
-  std::lock_guard lock(mutex_);
-  HK_ASSIGN_OR_RETURN(Pod * pod, FindLocked(pod_key));
-  auto contested = pod->contested.find(number);
-  const bool is_contested = contested != pod->contested.end() && contested->second.contains(key);
-  if (!owned) {
-    if (is_contested) {
-      --pod->remote_claims;
-      contested->second.erase(key);
-      if (contested->second.empty()) pod->contested.erase(contested);
-    }
-    return DropRemoteLocked(*pod, key);
-  }
-  if (auto reported = pod->reported.find(number); reported != pod->reported.end()) {
-    for (const auto& [mine, since_ns] : reported->second) {
-      if (since_ns > epoch_ns || !Overlaps(mine, key)) continue;
-      if (!is_contested && RoomForRemoteLocked(*pod).ok()) {
-        pod->contested[number].insert(key);
-        ++pod->remote_claims;
-      }
-      return absl::FailedPreconditionError(fmt::format(
-          "{} of the other PU collides with {} of this one, which is older", key.ToString(), mine.ToString()));
-    }
-  }
-  if (auto found = pod->remote.find(number); found != pod->remote.end() && found->second.contains(key)) {
-    return absl::OkStatus();
-  }
-  HK_RETURN_IF_ERROR(RoomForRemoteLocked(*pod));
-  return AddRemoteLocked(*pod, key);
-}
-
-// After a claim of this PU closed: what the other PU had claimed too is its own now.
-void BpfPorts::SettleLocked(Pod& pod, PortNumber closed) {
-  auto contested = pod.contested.find(closed);
-  if (contested == pod.contested.end()) return;
-  auto reported = pod.reported.find(closed);
-  std::erase_if(contested->second, [&](const PortKey& key) {
-    if (reported != pod.reported.end()) {
-      for (const auto& [mine, since_ns] : reported->second) {
-        if (Overlaps(mine, key)) return false;
-      }
-    }
-    --pod.remote_claims;
-    absl::Status added = AddRemoteLocked(pod, key);
-    if (!added.ok()) spdlog::warn("ports of Pod '{}': {}", pod.ports.pod_key, Message(added));
-    return true;
-  });
-  if (contested->second.empty()) pod.contested.erase(contested);
-}
-
-absl::Status BpfPorts::ReplaceRemote(const std::string& pod_key, const std::vector<PortKey>& keys) {
-  std::lock_guard lock(mutex_);
-  HK_ASSIGN_OR_RETURN(Pod * pod, FindLocked(pod_key));
-  std::map<PortNumber, std::set<PortKey>> wanted;
-  size_t count = 0;
-  for (const PortKey& given : keys) {
-    PortKey key = Normalized(given);
-    count += wanted[{key.protocol, key.port}].insert(key).second;
-  }
-  if (count > kMostClaimsOfAPod) {
-    return absl::ResourceExhaustedError(
-        fmt::format("the other PU reports {} ports of Pod '{}'; it may have {}", count, pod_key, kMostClaimsOfAPod));
-  }
-  for (const auto& [number, claims] : std::exchange(pod->contested, {})) pod->remote_claims -= claims.size();
-  std::map<PortNumber, std::set<PortKey>> present = pod->remote;
-  for (const auto& [number, claims] : present) {
-    if (!wanted.contains(number)) HK_RETURN_IF_ERROR(PutRemoteLocked(*pod, number, {}));
-  }
-  for (auto& [number, claims] : wanted) {
-    if (auto found = present.find(number); found != present.end() && found->second == claims) continue;
-    HK_RETURN_IF_ERROR(PutRemoteLocked(*pod, number, std::move(claims)));
-  }
-  return absl::OkStatus();
 }
 
 std::vector<OwnedPort> BpfPorts::Local(const std::string& pod_key) const {
@@ -403,7 +224,7 @@ std::vector<OwnedPort> BpfPorts::Local(const std::string& pod_key) const {
   // A walk passes the room of all Pods.
   const uint64_t cookie = found->second.cookie;
   if (std::optional<hk_share> share = kernel_->shares.Get(cookie); share.has_value() && share->used == 0) return owned;
-  int64_t boot_ns = static_cast<int64_t>(Now(CLOCK_REALTIME)) - static_cast<int64_t>(Now(CLOCK_MONOTONIC));
+  int64_t boot_ns = static_cast<int64_t>(RealNs()) - static_cast<int64_t>(MonotonicNs());
   for (const auto& [key, claim] : kernel_->local.All()) {
     if (key.netns != cookie || !IsOpen(claim)) continue;
     owned.push_back({.key = FromWire(key),

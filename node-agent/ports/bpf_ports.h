@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/sys/netns.h"
+#include "common/sys/seldom.h"
 #include "common/sys/unique_fd.h"
 #include "node-agent/ports/kernel.h"
 #include "node-agent/ports/ports.h"
@@ -55,7 +56,7 @@ class BpfPorts : public Ports {
     std::map<PortNumber, std::set<PortKey>> contested;  // the other PU's, but ours are older; theirs when ours close
     size_t remote_claims = 0;                           // in both
     std::optional<Refusal> last_refusal;
-    uint64_t warned_at_ns = 0;     // of its share
+    sys::Seldom warn_share;
     uint64_t behind_until_ns = 0;  // until then programs may keep back what changes
     uint64_t compare_at_ns = 0;    // after that; 0: nothing was kept back
     uint64_t compare_next_ns = 0;  // not before
@@ -63,21 +64,23 @@ class BpfPorts : public Ports {
 
   using Claims = std::vector<hk_claim_key>;
 
-  // bpf_ports.cc: Pods and the other PU's claims. All "Locked" ones need mutex_.
+  // bpf_ports.cc: Pods. All "Locked" ones need mutex_.
   void AdoptLocked();
   absl::Status AddLocked(const PodPorts& ports, const sys::NetnsRef& ns, uint64_t cookie);
   absl::Status RemoveLocked(const std::string& pod_key);
-  absl::Status DropShareLocked(uint64_t cookie);
-  absl::Status SweepNowLocked(uint64_t cookie);
+  absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
+
+  // remote_claims.cc
   absl::Status PutRemoteLocked(Pod& pod, PortNumber number, std::set<PortKey> claims);
   absl::Status AddRemoteLocked(Pod& pod, const PortKey& key);
   absl::Status DropRemoteLocked(Pod& pod, const PortKey& key);
   absl::Status RoomForRemoteLocked(const Pod& pod) const;
   void SettleLocked(Pod& pod, PortNumber closed);
-  absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
 
   // event_thread.cc: from the ring to the listener.
   void Loop();
+  int TimeoutMs() const;
+  void Wake();
   void OnEvent(const hk_event& event);
   void Serve();
   void Tell();
@@ -85,19 +88,25 @@ class BpfPorts : public Ports {
   void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
   void TellAgainLocked(const std::string& pod_key);
   void ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused);
+
+  // comparison.cc
   bool CompareIsDue();
   void Compare();
   void ComparePod(uint64_t cookie, Claims open, uint64_t started);
+
+  // socket_scans.cc
   static bool NeedsScan(const Pod& pod, const PortKey& key);
-  int TimeoutMs() const;
   void InsertUdp();
   bool MayScan(uint64_t cookie) const;
   void ScanInto(uint64_t cookie, bool tcp);
   void LookForSlots(uint64_t cookie, uint64_t at_ns);
   void FillFreeSlots();
   void OwnUnowned();
+
+  // gone_pods.cc
   void SweepGone();
-  void Wake();
+  absl::Status SweepNowLocked(uint64_t cookie);
+  absl::Status DropShareLocked(uint64_t cookie);
 
   std::unique_ptr<Kernel> kernel_;
   const Listener listener_;

@@ -1,9 +1,9 @@
 // Holding the other PU's ports.
 #include <spdlog/spdlog.h>
-#include <time.h>
 
 #include <algorithm>
 
+#include "node-agent/ports/clock.h"
 #include "node-agent/ports/placeholder_ports.h"
 
 namespace heterok8s::ports {
@@ -11,12 +11,6 @@ namespace {
 
 // Of one Pod at a time, while others wait.
 constexpr uint64_t kRetriesNs = 1'000'000;
-
-uint64_t MonotonicNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
-}
 
 }  // namespace
 

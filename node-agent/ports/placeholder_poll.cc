@@ -4,13 +4,13 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "node-agent/ports/clock.h"
 #include "node-agent/ports/placeholder_ports.h"
 
 namespace heterok8s::ports {
@@ -25,12 +25,6 @@ constexpr uint64_t kCountShare = 100;
 constexpr uint64_t kDumpShare = 4, kDumpBudgetNs = 250'000'000;
 // What the counts do not show.
 constexpr uint64_t kDumpAnywayNs = 100'000'000;
-
-uint64_t MonotonicNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
-}
 
 }  // namespace
 

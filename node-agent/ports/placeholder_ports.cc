@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
-#include <time.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -14,15 +13,10 @@
 #include "common/netlink/libnl_netlink.h"
 #include "common/sys/file.h"
 #include "node-agent/ports/claims.h"
+#include "node-agent/ports/clock.h"
 
 namespace heterok8s::ports {
 namespace {
-
-uint64_t Now(clockid_t clock) {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
-}
 
 // The device that podnet gave this side's link addresses.
 absl::StatusOr<std::string> LinkIfname(const PodPorts& pod) {
@@ -324,10 +318,10 @@ std::vector<OwnedPort> PlaceholderPorts::Local(const std::string& pod_key) const
   } else {
     for (const auto& [key, claim] : found->second.local) counts[key] = claim.sockets;
   }
-  int64_t boot_ns = static_cast<int64_t>(Now(CLOCK_REALTIME)) - static_cast<int64_t>(Now(CLOCK_MONOTONIC));
+  int64_t boot_ns = static_cast<int64_t>(RealNs()) - static_cast<int64_t>(MonotonicNs());
   for (const auto& [key, count] : counts) {
     auto told = found->second.local.find(key);
-    uint64_t since_ns = told == found->second.local.end() ? Now(CLOCK_MONOTONIC) : told->second.since_ns;
+    uint64_t since_ns = told == found->second.local.end() ? MonotonicNs() : told->second.since_ns;
     owned.push_back(
         {.key = key, .since_unix_ms = (boot_ns + static_cast<int64_t>(since_ns)) / 1'000'000, .sockets = count});
   }

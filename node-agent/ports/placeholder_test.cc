@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -10,6 +9,7 @@
 
 #include "common/sys/process.h"
 #include "common/testing/matchers.h"
+#include "node-agent/ports/clock.h"
 #include "node-agent/ports/placeholder_ports.h"
 #include "node-agent/ports/two_pus.h"
 
@@ -24,12 +24,6 @@ struct PlaceholderPus : TwoPus {
 
 const char* Text(Where where) {
   return where == Where::kAny ? "wildcard" : where == Where::kLocalhost ? "localhost" : "Pod IP";
-}
-
-uint64_t MonotonicNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
 sys::UniqueFd Bound(Pu& pu, int type, const IpAddress& address, uint16_t port, int* error, bool dual = false) {

@@ -4,7 +4,6 @@
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -12,6 +11,7 @@
 #include <thread>
 
 #include "common/testing/matchers.h"
+#include "node-agent/ports/clock.h"
 #include "node-agent/ports/layout.h"
 #include "node-agent/ports/two_pus.h"
 
@@ -43,12 +43,6 @@ std::vector<sys::UniqueFd> Occupy(const sys::NetnsRef& ns, int type, const IpAdd
     return absl::OkStatus();
   }));
   return sockets;
-}
-
-uint64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
 // What the programs count, read beside heterod.
@@ -285,14 +279,14 @@ TEST_CASE("a slot that comes free while much changes is found", "[netns]") {
     REQUIRE(listen(group.back().get(), 1) == 0);
   }
   group.erase(group.begin());
-  const uint64_t began = NowNs();
+  const uint64_t began = MonotonicNs();
   counted.SetTold((began / HK_WINDOW_NS + 100) << HK_WINDOW_BITS | HK_WINDOW_EVENTS);
   REQUIRE(Bind(dpu.Socket(AF_INET, SOCK_DGRAM), kAny, 0) == 0);  // says that from now on changes are kept back
   usleep(60'000);                                                // the look for the first free slot is over
   // The kernel shows a scan the youngest first, which took that slot. Its neighbour has none.
   sys::UniqueFd last = std::move(group[group.size() - 2]);
   group.clear();
-  if (NowNs() - began > HK_WINDOW_NS) return;  // programs would not have kept back so much
+  if (MonotonicNs() - began > HK_WINDOW_NS) return;  // programs would not have kept back so much
   counted.SetTold(0);
 
   CHECK(Eventually([&] {
