@@ -84,7 +84,9 @@ class BpfPorts : public Ports {
   void OnEvent(const hk_event& event);
   void Serve();
   void Tell();
+  void CheckTouched();
   void CheckLocked(const hk_claim_key& key);
+  static bool IsReported(const Pod& pod, const PortKey& key);
   void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
   void TellAgainLocked(const std::string& pod_key);
   void ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused);

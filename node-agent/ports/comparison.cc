@@ -78,8 +78,7 @@ void BpfPorts::ComparePod(uint64_t cookie, Claims open, uint64_t started) {
       for (size_t i = from; i < std::min(from + kClaimsAtOnce, open.size()); ++i) {
         const PortKey key = FromWire(open[i]);
         if (NeedsScan(pod, key)) udp_inserts_.insert(cookie);
-        auto reported = pod.reported.find({key.protocol, key.port});
-        if (reported != pod.reported.end() && reported->second.contains(key)) continue;
+        if (IsReported(pod, key)) continue;
         CheckLocked(open[i]);
         ++different;
       }

@@ -1,7 +1,7 @@
 // From the event ring to the listener.
 //
 // An event says that a claim came or went; the map `local` says what is true. Events are reported one by one, in the
-// kernel's order, and at the end of each batch every claim they named is compared with the map, so two events that
+// kernel's order, and after each batch every claim they named is compared with the map, so two events that
 // crossed between CPUs, or one that found the ring full, leave nothing wrong behind.
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
@@ -104,12 +104,12 @@ void BpfPorts::OnEvent(const hk_event& event) {
 }
 
 void BpfPorts::ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns) {
+  if (open == IsReported(pod, key)) return;
   const PortNumber number{key.protocol, key.port};
-  auto reported = pod.reported.find(number);
-  if (open == (reported != pod.reported.end() && reported->second.contains(key))) return;
   if (open) {
     pod.reported[number][key] = epoch_ns;
   } else {
+    auto reported = pod.reported.find(number);
     reported->second.erase(key);
     if (reported->second.empty()) pod.reported.erase(reported);
     SettleLocked(pod, number);
@@ -141,6 +141,7 @@ void BpfPorts::ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused)
 }
 
 int BpfPorts::TimeoutMs() const {
+  if (!touched_.empty()) return 0;
   const uint64_t now = MonotonicNs();
   const bool scan =
       std::any_of(udp_inserts_.begin(), udp_inserts_.end(), [&](uint64_t cookie) { return MayScan(cookie); }) ||
@@ -152,7 +153,7 @@ int BpfPorts::TimeoutMs() const {
   const bool compare = compare_all_ || std::any_of(pods_.begin(), pods_.end(),
                                                    [](const auto& pod) { return pod.second.compare_at_ns != 0; });
   if (compare || !slots_free_.empty()) return std::min(kComparePollMs, kSlotPollMs);
-  return unowned_.empty() && gone_.empty() ? -1 : static_cast<int>(kUnownedNs / 1'000'000);
+  return unowned_.empty() && gone_.empty() ? kIdleMs : static_cast<int>(kUnownedNs / 1'000'000);
 }
 
 // From the ring to the listener. Also between the steps of what takes long, so that no Pod waits for what another
@@ -162,10 +163,43 @@ void BpfPorts::Serve() {
   {
     std::lock_guard lock(mutex_);
     for (const std::string& pod_key : std::exchange(tell_again_, {})) TellAgainLocked(pod_key);
-    for (const hk_claim_key& key : touched_) CheckLocked(key);
-    touched_.clear();
   }
+  CheckTouched();
   Tell();
+}
+
+// The map may be newer than the events that were read. What came before the change that it shows is in the ring by then
+// and is told first, so that what one program did is told in its order.
+void BpfPorts::CheckTouched() {
+  const auto is_open = [&](const hk_claim_key& key) {
+    const std::optional<hk_local> claim = kernel_->local.Get(key);
+    return claim.has_value() && IsOpen(*claim);
+  };
+  std::vector<std::pair<hk_claim_key, bool>> news;
+  {
+    std::lock_guard lock(mutex_);
+    for (const hk_claim_key& key : std::exchange(touched_, {})) {
+      auto name = key_of_cookie_.find(key.netns);
+      if (name == key_of_cookie_.end()) continue;
+      const bool open = is_open(key);
+      if (open != IsReported(pods_[name->second], FromWire(key))) news.emplace_back(key, open);
+    }
+  }
+  if (news.empty()) return;
+  kernel_->DrainRing();
+  std::lock_guard lock(mutex_);
+  for (const auto& [key, open] : news) {
+    if (is_open(key) == open) {
+      CheckLocked(key);
+    } else {
+      touched_.push_back(key);  // again, with what the ring had besides
+    }
+  }
+}
+
+bool BpfPorts::IsReported(const Pod& pod, const PortKey& key) {
+  auto reported = pod.reported.find({key.protocol, key.port});
+  return reported != pod.reported.end() && reported->second.contains(key);
 }
 
 // What the map says of this claim, if that is not what was told.

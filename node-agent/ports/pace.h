@@ -13,6 +13,9 @@
 
 namespace heterok8s::ports {
 
+// Nothing wakes the thread up for an event that found the ring full and is counted after the ring was read.
+inline constexpr int kIdleMs = 1000;
+
 // How often to look for room for sockets that found none, and for Pods that are gone.
 inline constexpr uint64_t kUnownedNs = 500'000'000;
 
