@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "common/sys/file.h"
@@ -20,6 +21,9 @@
 
 namespace heterok8s::ports {
 namespace {
+
+// For what takes the event thread less than a millisecond, unless the machine starves it.
+constexpr std::chrono::seconds kTellPatience{20};
 
 absl::StatusOr<uint64_t> CookieHere() {
   sys::UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -134,15 +138,16 @@ absl::Status BpfPorts::AddPod(const PodPorts& ports) {
     return kernel_->ScanUdp();
   });
   if (!added.ok()) return Annotate(added, context);
-  {
-    std::lock_guard lock(mutex_);
-    auto pod = pods_.find(ports.pod_key);
-    if (pod != pods_.end() && !pod->second.announced) {
-      pod->second.announced = true;
-      tell_again_.insert(ports.pod_key);
-    }
-  }
   Wake();
+  std::unique_lock lock(mutex_);
+  auto pod = pods_.find(ports.pod_key);
+  if (pod == pods_.end() || std::exchange(pod->second.announced, true)) return absl::OkStatus();
+  tell_again_.insert(ports.pod_key);
+  Wake();
+  const auto is_told = [&] { return !tell_again_.contains(ports.pod_key) && !telling_again_.contains(ports.pod_key); };
+  if (!told_again_.wait_for(lock, kTellPatience, is_told)) {
+    spdlog::warn("ports of Pod '{}': what it has open is told later", ports.pod_key);
+  }
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <set>
@@ -88,7 +89,7 @@ class BpfPorts : public Ports {
   void CheckLocked(const hk_claim_key& key);
   static bool IsReported(const Pod& pod, const PortKey& key);
   void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
-  void TellAgainLocked(const std::string& pod_key);
+  void TellAgain();
   void ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused);
 
   // comparison.cc
@@ -119,6 +120,8 @@ class BpfPorts : public Ports {
   std::map<uint64_t, uint64_t> gone_;  // removed Pods -> when to sweep up what they left
   size_t remote_burst_ = 0;            // entries in `remote` of all Pods beyond what each is guaranteed
   std::set<std::string> tell_again_;   // adopted Pods whose caller has no memory of what is open
+  std::set<std::string> telling_again_;
+  std::condition_variable told_again_;
   bool compare_all_ = false;
   uint64_t compare_after_ns_ = 0;  // CLOCK_MONOTONIC
   uint64_t comparisons_ = 0;

@@ -4,8 +4,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <vector>
 
 #include "common/testing/matchers.h"
 #include "node-agent/ports/kernel.h"
@@ -64,6 +66,26 @@ TEST_CASE("a heterod that dies at once leaves all in force for the next one", "[
   pus.AwaitTold(dpu, {.address = kLocalhost, .port = 7100}, true);
   pus.AwaitReports(dpu, 3);
   CHECK_FALSE(pus.Reports(dpu).back().opened);
+}
+
+TEST_CASE("when AddPod returns, the next heterod's listener knows what is open", "[netns]") {
+  for (Mechanism mechanism : {Mechanism::kBpf, Mechanism::kPlaceholder}) {
+    TwoPus pus(/*start=*/true, mechanism);
+    Pu& dpu = pus.dpu();
+    std::vector<sys::UniqueFd> listeners;
+    for (int i = 0; i < 3; ++i) listeners.push_back(Listening(dpu, kLocalhost));
+    pus.AwaitReports(dpu, 3);
+    dpu.KillHeterod();
+    std::atomic<int> told = 0;
+
+    REQUIRE_OK(dpu.StartHeterod([&](const PortChange&) {
+      usleep(10'000);
+      ++told;
+    }));
+
+    CHECK(told == 3);
+    dpu.KillHeterod();
+  }
 }
 
 TEST_CASE("what closed while no heterod ran is not reported as open", "[netns]") {

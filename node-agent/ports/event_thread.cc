@@ -118,14 +118,26 @@ void BpfPorts::ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t ep
 }
 
 // At once, of what is known, not by a comparison, which may have to wait: as long as the listener lacks a port, the
-// other PU thinks that nobody owns it.
-void BpfPorts::TellAgainLocked(const std::string& pod_key) {
-  auto pod = pods_.find(pod_key);
-  if (pod == pods_.end()) return;
-  for (const auto& [number, claims] : pod->second.reported) {
-    for (const auto& [key, epoch_ns] : claims)
-      changes_.push_back({.pod_key = pod_key, .key = key, .opened = true, .epoch_ns = epoch_ns});
+// other PU thinks that nobody owns it. AddPod waits for it, so that who lists the Pod's ports next has them all.
+void BpfPorts::TellAgain() {
+  std::vector<PortChange> open;
+  {
+    std::lock_guard lock(mutex_);
+    for (const std::string& pod_key : tell_again_) {
+      auto pod = pods_.find(pod_key);
+      if (pod == pods_.end()) continue;
+      for (const auto& [number, claims] : pod->second.reported) {
+        for (const auto& [key, epoch_ns] : claims)
+          open.push_back({.pod_key = pod_key, .key = key, .opened = true, .epoch_ns = epoch_ns});
+      }
+    }
+    telling_again_ = std::exchange(tell_again_, {});
+    if (telling_again_.empty()) return;
   }
+  for (const PortChange& change : open) listener_(change);
+  std::lock_guard lock(mutex_);
+  telling_again_.clear();
+  told_again_.notify_all();
 }
 
 // A program may try again for ever.
@@ -159,11 +171,8 @@ int BpfPorts::TimeoutMs() const {
 // From the ring to the listener. Also between the steps of what takes long, so that no Pod waits for what another
 // needs.
 void BpfPorts::Serve() {
+  TellAgain();
   kernel_->DrainRing();
-  {
-    std::lock_guard lock(mutex_);
-    for (const std::string& pod_key : std::exchange(tell_again_, {})) TellAgainLocked(pod_key);
-  }
   CheckTouched();
   Tell();
 }

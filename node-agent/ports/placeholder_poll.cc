@@ -68,13 +68,18 @@ void PlaceholderPorts::Loop() {
     uint64_t drained;
     if (is_wake) (void)!read(wake_.get(), &drained, sizeof drained);
     std::vector<PortChange> changes;
+    uint64_t round;
     {
       std::lock_guard lock(mutex_);
       if ((ready == 1 && !is_wake) || MonotonicNs() >= count_at_ns_) CountAllLocked();
       for (auto& [pod_key, pod] : pods_) RetryLocked(pod);
       changes.swap(changes_);
+      round = ++rounds_;
     }
     for (const PortChange& change : changes) listener_(change);
+    std::lock_guard lock(mutex_);
+    told_round_ = round;
+    told_.notify_all();
   }
 }
 

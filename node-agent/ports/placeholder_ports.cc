@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 
 #include "common/netfilter/conntrack.h"
@@ -17,6 +18,9 @@
 
 namespace heterok8s::ports {
 namespace {
+
+// For what takes the event thread some milliseconds, unless the machine starves it.
+constexpr std::chrono::seconds kTellPatience{20};
 
 // The device that podnet gave this side's link addresses.
 absl::StatusOr<std::string> LinkIfname(const PodPorts& pod) {
@@ -114,7 +118,7 @@ absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
   std::string context = fmt::format("ports of Pod '{}'", ports.pod_key);
   absl::StatusOr<sys::NetnsRef> ns = sys::NetnsRef::Open(ports.netns_path);
   if (!ns.ok()) return Annotate(ns.status(), context);
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   for (const auto& [key, pod] : pods_) {
     if (key != ports.pod_key && pod.ns.inode() == ns->inode()) {
       return Annotate(
@@ -160,6 +164,12 @@ absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
   for (const auto& [key, hold] : pod.remote) numbers.insert({key.protocol, key.port});
   HoldLocked(pod, numbers);
   Wake();
+  const auto is_of_this = [&](const PortChange& change) { return change.pod_key == ports.pod_key; };
+  if (std::none_of(changes_.begin(), changes_.end(), is_of_this)) return absl::OkStatus();
+  const uint64_t round = rounds_ + 1;
+  if (!told_.wait_for(lock, kTellPatience, [&] { return told_round_ >= round; })) {
+    spdlog::warn("{}: what it has open is told later", context);
+  }
   return absl::OkStatus();
 }
 

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -111,6 +112,8 @@ class PlaceholderPorts : public Ports {
   mutable std::mutex mutex_;
   mutable std::map<std::string, Pod> pods_;  // Local() dumps too
   std::vector<PortChange> changes_;
+  uint64_t rounds_ = 0, told_round_ = 0;  // how often `changes_` was taken to be told; until which it has been
+  std::condition_variable told_;
   uint64_t opened_ = 0, closed_ = 0, unowned_ = 0;
   size_t most_placeholders_ = 0;  // of all Pods; beyond that each has what it is guaranteed
   uint64_t count_every_ns_ = 2'000'000, count_at_ns_ = 0;
