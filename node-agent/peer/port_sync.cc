@@ -16,9 +16,6 @@ constexpr size_t kReplaceFrom = 32;
 // A Pod's link is there a moment after its ports are; steering that failed is tried again after this, doubling.
 constexpr std::chrono::milliseconds kFirstRetry{10}, kLongestRetry{1000};
 
-// Between two lines of the log about a Pod of which the other PU reports more ports than it may have.
-constexpr std::chrono::minutes kWarnAgain{1};
-
 const char* Name(pu::Side side) { return side == pu::Side::kHost ? "host" : "dpu"; }
 pu::Side Other(pu::Side side) { return side == pu::Side::kHost ? pu::Side::kDpu : pu::Side::kHost; }
 
@@ -210,8 +207,9 @@ void PortSync::OnConflict(const v1::PortConflict& conflict) {
   absl::StatusOr<ports::PortKey> key = FromProto(conflict.port());
   if (it == pods_.end() || !key.ok() || !it->second.claims.Lose(*key)) return;
   unsteered_.insert(conflict.pod_key());
-  Remember(conflict.pod_key(), fmt::format("{} of the {} lost against the {}: {}", key->ToString(), Name(self_),
-                                           Name(Other(self_)), conflict.holder()));
+  Remember(conflict.pod_key(), it->second,
+           fmt::format("{} of the {} lost against the {}: {}", key->ToString(), Name(self_), Name(Other(self_)),
+                       conflict.holder()));
   Count(&Counters::conflicts_lost);
 }
 
@@ -235,8 +233,9 @@ void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::Po
   if (!absl::IsResourceExhausted(status)) pod.refused.erase(key);
   if (status.code() == absl::StatusCode::kFailedPrecondition) {
     pod.claims.CloseRemote(key);
-    Remember(pod_key, fmt::format("{} of the {} lost against the {}: {}", key.ToString(), Name(Other(self_)),
-                                  Name(self_), Message(status)));
+    Remember(pod_key, pod,
+             fmt::format("{} of the {} lost against the {}: {}", key.ToString(), Name(Other(self_)), Name(self_),
+                         Message(status)));
     Count(&Counters::conflicts_won);
     v1::PortMessage message;
     message.mutable_conflict()->set_pod_key(pod_key);
@@ -259,9 +258,7 @@ void PortSync::Refuse(const std::string& pod_key, Pod& pod, const ports::PortKey
   if (is_known || pod.refused.size() < ports::kMostClaimsOfAPod) pod.refused[key] = epoch_ns;
   if (is_known) return;
   Count(&Counters::failures);
-  const auto now = std::chrono::steady_clock::now();
-  if (pod.warned_at.has_value() && now - *pod.warned_at < kWarnAgain) return;
-  pod.warned_at = now;
+  if (!pod.warn_refused.Now()) return;
   spdlog::warn(
       "pod {}: the other PU reports more ports than there is room for (at most {} of one Pod); {} and others are "
       "not enforced here until there is",
@@ -392,8 +389,11 @@ void PortSync::Failed(const std::string& what, const absl::Status& status) {
   spdlog::warn("{}: {}", what, ToString(status));
 }
 
-void PortSync::Remember(const std::string& pod_key, const std::string& conflict) {
-  spdlog::warn("pod {}: {}", pod_key, conflict);
+// A Pod may have as many as it likes.
+void PortSync::Remember(const std::string& pod_key, Pod& pod, const std::string& conflict) {
+  if (pod.warn_conflict.Now()) {
+    spdlog::warn("pod {}: {}; further ones are counted in heterod_port_conflicts_total", pod_key, conflict);
+  }
   std::lock_guard lock(mutex_);
   last_conflict_[pod_key] = conflict;
 }

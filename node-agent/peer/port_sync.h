@@ -29,6 +29,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/sys/seldom.h"
 #include "node-agent/peer/pod_claims.h"
 #include "node-agent/podnet/podnet.h"
 #include "node-agent/ports/ports.h"
@@ -89,7 +90,7 @@ class PortSync {
     std::set<SteeredPort> steered;  // as podnet has it
     bool steered_known = false;     // false: podnet may hold what an earlier heterod left
     PodClaims::Claims refused;      // the other PU's, for which there was no room: tried again
-    std::optional<std::chrono::steady_clock::time_point> warned_at;  // of these
+    sys::Seldom warn_refused, warn_conflict;
   };
 
   void Post(std::function<void()> event);
@@ -115,7 +116,7 @@ class PortSync {
   absl::Status Steer(const std::string& pod_key, Pod& pod);
   void Count(uint64_t Counters::*counter);
   void Failed(const std::string& what, const absl::Status& status);
-  void Remember(const std::string& pod_key, const std::string& conflict);
+  void Remember(const std::string& pod_key, Pod& pod, const std::string& conflict);
 
   const pu::Side self_;
   const AckObserver on_ack_;
