@@ -21,7 +21,7 @@ COUNTERS = {
     "conntrack": "{ conntrack -L; conntrack -L -f ipv6; } 2>/dev/null | grep -cE '=10\\.88\\.|=fd00:88:' || true",  # of Pods; the agents' own connections age
 }
 # The maps with entries for Pods and ports.
-BPF_MAPS = ("pods", "pod_names", "links", "local", "remote", "listeners")
+BPF_MAPS = ("pods", "pod_names", "links", "local", "remote", "listeners", "shares", "callers")
 # conntrack entries of closed connections age; an agent may hold a descriptor for a call that just ended.
 # Memory: an agent that has just started allocates what stays at the first calls; containerd's is garbage for a while.
 SLACK = {"conntrack": 2, "open files": 2, "heap bytes": 4 << 20, "resident bytes": 24 << 20}
