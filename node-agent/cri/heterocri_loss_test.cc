@@ -1,4 +1,5 @@
 // heterocri when the DPU, or its heterod, goes and returns; see lab/two_runtimes.h for the picture. Needs root.
+#include <algorithm>
 #include <filesystem>
 
 #include "common/testing/eventually.h"
@@ -13,6 +14,14 @@ namespace {
 namespace fs = std::filesystem;
 namespace rt = runtime::v1;
 using testing::Eventually;
+
+// As kubelet is told, the DPU included: from then on it takes containers.
+bool IsReady(Lab& lab) {
+  rt::StatusResponse now;
+  if (!Ask(lab.cri(), &CriStub::Status, rt::StatusRequest(), &now).ok()) return false;
+  const auto& conditions = now.status().conditions();
+  return std::all_of(conditions.begin(), conditions.end(), [](const auto& condition) { return condition.status(); });
+}
 
 TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fenced when it returns") {
   Lab lab;
@@ -75,14 +84,7 @@ TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fe
   CHECK(kubelet.Status(unstarted).reason() == "DPULost");
   CHECK(Text(kubelet.Remove(side)) == "OK");
   // The DPU takes containers again, in the same Pod.
-  REQUIRE(Eventually([&] {
-    rt::StatusResponse now;
-    Ask(lab.cri(), &CriStub::Status, rt::StatusRequest(), &now);
-    for (const rt::RuntimeCondition& condition : now.status().conditions()) {
-      if (!condition.status()) return false;
-    }
-    return true;
-  }));
+  REQUIRE(Eventually([&] { return IsReady(lab); }));
   rt::CreateContainerRequest again = kubelet.Request(sandbox, pod, "side", kCount);
   again.mutable_config()->mutable_metadata()->set_attempt(1);
   side = kubelet.Create(again);
@@ -116,7 +118,9 @@ TEST_CASE("what ran on while the DPU's agent was away for longer than the lease 
   REQUIRE(router->Placements(&context, v1::PlacementsRequest(), &placements).ok());
   REQUIRE(placements.placements_size() == 1);
   CHECK(placements.placements(0).reason().find("the DPU did not answer for longer than the lease") == 0);
-  // kubelet makes the next one beside it and removes the old one later: the new one is the only one on the DPU.
+  // kubelet makes the next one beside it, when the DPU is there again, and removes the old one later: the new one is
+  // the only one on the DPU.
+  REQUIRE(Eventually([&] { return IsReady(lab); }));
   rt::CreateContainerRequest next = kubelet.Request(sandbox, pod, "side", kCount);
   next.mutable_config()->mutable_metadata()->set_attempt(1);
   const std::string second = kubelet.Create(next);
