@@ -24,7 +24,7 @@
 //
 // Sleeping (an eventcount with one writer per word): the sleeper adds 1 to its rx_sleep (or tx_sleep), making it odd;
 // full fence; looks again; only then sleeps on its bell; once awake adds 1 again. The other side, after publishing,
-// rings each odd value at most once. Bells are eventfds that travel by SCM_RIGHTS.
+// rings each odd value at most once. Bells are pipes that travel by SCM_RIGHTS.
 //
 // Moving a direction from TCP to the ring: each side stores its armed_nonce, then armed_epoch; when the sender sees
 // both equal to the header's it stores switch_at = 1 + number of bytes it wrote to TCP, and from then on writes only to
@@ -54,9 +54,7 @@ namespace heterok8s::heterosock::layout {
 inline constexpr uint64_t kChannelMagic = 0x31306b736f746568;  // "hetosk01"
 inline constexpr uint32_t kChannelVersion = 2;
 inline constexpr size_t kLineBytes = 128;
-inline constexpr size_t kMinRingBytes = 4096;         // one page: what an idle connection keeps
-inline constexpr size_t kFirstRingBytes = 128 << 10;  // the paper's local record
-inline constexpr size_t kDefaultRingBytes = 1 << 20;  // a ring of 128 KiB loses 40 % of the bandwidth of one of 1 MiB
+inline constexpr size_t kMinRingBytes = 4096;  // one page: what an idle connection keeps
 inline constexpr size_t kMaxRingBytes = 64 << 20;
 inline constexpr size_t kRingAlignment = 64 << 10;  // kernels with 64 KiB pages can map it too
 
