@@ -1,6 +1,7 @@
 // Sets that are asked as a whole: by poll() and select() on their descriptor, and by sets that they are in.
 #include "heterosock/epoll/guard.h"
 #include "heterosock/epoll/item.h"
+#include "heterosock/epoll/look.h"
 #include "heterosock/epoll/pool.h"
 #include "heterosock/epoll/registry.h"
 #include "heterosock/stream/stream.h"
@@ -8,8 +9,6 @@
 namespace heterok8s::heterosock {
 
 namespace {
-
-constexpr uint32_t kConditions = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLERR | EPOLLHUP;
 
 // The bell of a slot has been rung: whoever has it in a set looks at the connection next time. With the pool's lock
 // held.
@@ -48,14 +47,7 @@ bool EpollReady(uint32_t number) {
   for (uint32_t index = instance.first; index != kNone; index = Pool::At(index).next) {
     Item copy = Pool::At(index);
     ArmBell(copy.slot, static_cast<short>(copy.events | POLLIN));
-    const uint32_t wanted = copy.events & kConditions;
-    const short now = Readiness(copy.slot, copy.fd, static_cast<short>(wanted));
-    const uint64_t tail = Slots::Local(copy.slot).page != nullptr
-                              ? Slots::Local(copy.slot).peer().sender.tail.load(std::memory_order_acquire)
-                              : 0;
-    if (now != 0 && ((copy.events & EPOLLET) == 0 || copy.edge || tail != copy.seen_tail ||
-                     (static_cast<uint16_t>(now) & kEnds & ~copy.seen_ends) != 0))
-      ready = true;
+    if (Look(copy) != 0) ready = true;
   }
   instance.lock.Release();
   return ready;

@@ -4,6 +4,7 @@
 #include "heterosock/epoll/active.h"
 #include "heterosock/epoll/guard.h"
 #include "heterosock/epoll/item.h"
+#include "heterosock/epoll/look.h"
 #include "heterosock/epoll/pool.h"
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
@@ -18,8 +19,6 @@ namespace {
 
 static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLPRI == POLLPRI && EPOLLERR == POLLERR &&
               EPOLLHUP == POLLHUP && EPOLLRDHUP == POLLRDHUP);
-constexpr uint32_t kConditions = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLERR | EPOLLHUP;
-
 constexpr uint64_t kKernelEveryUs = 50;  // while there is always something in shared memory
 constexpr uint64_t kForeignEveryUs = 1;  // with other descriptors in the set: what is ready together comes together
 constexpr int kRoomForBoth = 8;          // below it the kernel's events and ours take turns at being first
@@ -108,6 +107,9 @@ class Waiter {
         if (events[i].data.u64 != nested.data || events[i].events != EPOLLIN) continue;
         false_alarm = EpollTakeRings(nested.instance) && !EpollReady(nested.instance) &&
                       (PollNow(nested.fd, POLLIN) & POLLIN) == 0;
+        // The kernel has disabled it with this report, of which the program will not hear.
+        if (false_alarm && (nested.events & EPOLLONESHOT) != 0)
+          KernelControl(instance_, EPOLL_CTL_MOD, nested.fd, nested.events, nested.data);
       }
       if (!false_alarm) events[kept++] = events[i];
     }
@@ -155,32 +157,6 @@ class Waiter {
     if ((events & EPOLLIN) == 0) return state.tx.mode.load() != Mode::kRing;
     return state.rx.mode.load() == Mode::kRing && channel.page != nullptr &&
            channel.peer().control.returning.load(std::memory_order_acquire) == 0;
-  }
-
-  // Whether the item is to be reported now, and with what.
-  uint32_t Look(Item& item) {
-    const uint32_t wanted = item.events & kConditions;
-    const bool edge_triggered = (item.events & EPOLLET) != 0;
-    if ((wanted & EPOLLOUT) == 0 && NothingToReceive(item.slot)) return 0;
-    Slot& slot = Slots::Get(item.slot);
-    LocalChannel& channel = Slots::Local(item.slot);
-    // Read before the state, so that what comes later makes an edge of its own.
-    const uint64_t tail = channel.page != nullptr ? channel.peer().sender.tail.load(std::memory_order_acquire) : 0;
-    const uint32_t full = slot.tx.full.load(std::memory_order_relaxed);
-    const uint64_t tcp = edge_triggered ? ArrivedOverTcp(item.slot, item.fd) : 0;
-    const uint32_t all = static_cast<uint16_t>(Readiness(item.slot, item.fd, static_cast<short>(wanted | EPOLLRDHUP)));
-    const uint32_t ready = all & (wanted | EPOLLERR | EPOLLHUP);
-    if (ready == 0) return 0;
-    if (!edge_triggered) return ready;
-    const bool edge = item.edge || tail != item.seen_tail || ((ready & EPOLLOUT) != 0 && full != item.seen_full) ||
-                      tcp != item.seen_tcp || (all & kEnds & ~item.seen_ends) != 0;
-    if (!edge) return 0;
-    item.edge = false;
-    item.seen_tcp = tcp;
-    item.seen_tail = tail;
-    item.seen_ends = all & kEnds;
-    if (ready & EPOLLOUT) item.seen_full = full;
-    return ready;
   }
 
   int LookAtActive(int from) {

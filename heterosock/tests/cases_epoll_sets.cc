@@ -67,6 +67,55 @@ CASE{"epoll: a set that is polled, and bytes that were received past it",
        Wait(e, ep, 0);
      }))};
 
+CASE{"epoll: a set in a set, for one report, and bytes that were received past both",
+     Fenced(Parts({"abc", "def", "ghi"}, [](End& e, auto next) {
+       int inner = epoll_create1(0), outer = epoll_create1(0);
+       Add(e, inner, e.sock, EPOLLIN, 1);
+       Add(e, outer, inner, EPOLLIN | EPOLLONESHOT, 2);
+       Wait(e, outer, 0);
+       next();
+       e.Recv(e.sock, 3);
+       Wait(e, outer, 0);
+       next();
+       Wait(e, outer, 5000);
+       e.Recv(e.sock, 3);
+       Mod(e, outer, inner, EPOLLIN | EPOLLONESHOT, 2);
+       Wait(e, outer, 0);
+       next();
+       Wait(e, outer, 5000);
+       Wait(e, inner, 0);
+     }))};
+
+CASE{"epoll: an edge-triggered set that is polled hears of room",
+     {.client =
+          [](End& e) {
+            int ep = epoll_create1(0), outer = epoll_create1(0);
+            Add(e, ep, e.sock, EPOLLIN | EPOLLOUT | EPOLLET);
+            Add(e, outer, ep, EPOLLIN, 2);
+            Wait(e, ep, 0);
+            pollfd one{ep, POLLIN, 0};
+            for (int i = 0; i < 2; ++i) {
+              e.Tell(e.Fill(e.sock));
+              DO(poll(&one, 1, 0));
+              Wait(e, outer, 0);
+              e.Meet();
+              if (i == 0) DO(poll(&one, 1, 5000));
+              Wait(e, outer, 5000);
+              e.Meet();
+              Wait(e, ep, 0);
+            }
+            e.Meet();  // no end before this
+          },
+      .server =
+          [](End& e) {
+            for (int i = 0; i < 2; ++i) {
+              e.Meet();
+              e.RecvAll(e.sock, static_cast<size_t>(e.Told()));
+              e.Meet();
+            }
+            e.Meet();
+          }}};
+
 CASE{"epoll: sleeping in poll on a set",
      {.client = [](End& e) { SendToSleeper(e, 15, "abc"); },
       .server =
