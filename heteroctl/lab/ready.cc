@@ -137,12 +137,14 @@ absl::Status WaitForSocket(const std::string& path, Clock::time_point deadline) 
 
 absl::Status WaitForPart(const Layout& layout, const Part& part, Clock::time_point deadline) {
   const std::string what = fmt::format("{} on the {}", part.daemon, Name(part.pu));
+  // kubelet ends for as long as there is no heterocri, however long that takes.
+  if (part.daemon == "kubelet") HK_RETURN_IF_ERROR(WaitForPart(layout, {part.pu, "heterocri"}, deadline));
   std::optional<int> starts_before;
   while (true) {
     absl::Status status = AskPart(layout, part);
     if (status.ok()) return status;
     // A daemon that cannot start is no reason to wait for the deadline. What it did before its turn came does not
-    // count: kubelet ends for as long as there is no heterocri.
+    // count.
     if (std::optional<DaemonState> state = StateOf(layout, part)) {
       if (!starts_before.has_value()) starts_before = state->starts;
       const int ends = state->starts - *starts_before;
