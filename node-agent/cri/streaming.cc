@@ -177,14 +177,14 @@ void StreamingServer::Session(int socket, const Target& target, const std::strin
   stream->Write(first);  // when it fails, so does the first read
   bool answered = false, refused = false;
   // While nothing was sent there is room for an answer of our own.
-  auto refuse = [&] {
-    if (!answered && !refused) Say(socket, "502 Bad Gateway", "the DPU's runtime was not reached");
+  auto refuse = [&](const char* status, const char* text) {
+    if (!answered && !refused) Say(socket, status, text);
     refused = true;
   };
   auto read = [&](std::string* data, bool* end) {
     v1::StreamBytes piece;
     if (!stream->Read(&piece)) {
-      refuse();
+      refuse("502 Bad Gateway", "the DPU's runtime was not reached");
       return false;
     }
     answered = true;
@@ -202,7 +202,8 @@ void StreamingServer::Session(int socket, const Target& target, const std::strin
                   .finish = [&] { stream->WritesDone(); },
                   .cancel = [&] { context.TryCancel(); },
                   .alive = [&] { return !stop_ && alive_(); }});
-  refuse();             // a session that had no thread asked for nothing
+  // It has read nothing. The runtime may have begun all the same: it has the request.
+  refuse("503 Service Unavailable", "the CRI router of this node has no thread for the session");
   context.TryCancel();  // nothing more is wanted of it, whichever end was first
   for (v1::StreamBytes rest; stream->Read(&rest);) {
   }
