@@ -24,6 +24,11 @@ absl::Status PutVethEnd(nl_msg* message, const VethEnd& end) {
   if (!end.mac.empty()) HK_RETURN_IF_ERROR(PutMac(message, IFLA_ADDRESS, end.mac));
   if (end.mtu != 0) nla_put_u32(message, IFLA_MTU, end.mtu);
   if (end.netns_fd >= 0) nla_put_u32(message, IFLA_NET_NS_FD, end.netns_fd);
+  // One queue each way is what a veth uses in any case. Unasked, the kernel makes one for each CPU and then takes the
+  // others away again, each end with an RCU grace period under RTNL (veth_init_queues() in drivers/net/veth.c,
+  // netif_set_real_num_tx_queues() in net/core/dev.c): a third of the time that a pair takes on two CPUs.
+  nla_put_u32(message, IFLA_NUM_TX_QUEUES, 1);
+  nla_put_u32(message, IFLA_NUM_RX_QUEUES, 1);
   return absl::OkStatus();
 }
 
