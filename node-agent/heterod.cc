@@ -87,6 +87,7 @@ struct Heterod::Parts {
   std::unique_ptr<ledger::Ledger> ledger;
   std::unique_ptr<ipam::Ipam> ipam;
   std::unique_ptr<attach::Namespaces> namespaces;
+  attach::SpareNamespaces* spares = nullptr;  // DPU: these are they
   peer::Lease lease;
   peer::Refusals refusals;
   UplinkMtu uplink_mtu;
@@ -172,7 +173,11 @@ absl::Status Heterod::Parts::BuildEngine() {
                                                            lease));
   ipam = ipam::NewIpam();
   namespaces = attach::NewKernelNamespaces();
-  if (!is_host()) namespaces = attach::NewSpareNamespaces(std::move(namespaces), podnet::FurnishDpuNetns);
+  if (!is_host()) {
+    auto with_spares = attach::NewSpareNamespaces(std::move(namespaces), podnet::FurnishDpuNetns);
+    spares = with_spares.get();
+    namespaces = std::move(with_spares);
+  }
   if (is_host()) {
     host_engine = std::make_unique<attach::HostEngine>(
         attach::HostOptions{.instance = config.instance,
@@ -246,6 +251,7 @@ admin::AdminParts Heterod::Parts::ForAdmin() {
           .lease = &lease,
           .ports = ports.get(),
           .podnet = podnet.get(),
+          .spares = spares,
           .port_sync = &sync,
           .refusals = &refusals,
           .backend = backend->caps()};

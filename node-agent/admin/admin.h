@@ -16,6 +16,7 @@
 
 #include "node-agent/attach/inspect.h"
 #include "node-agent/attach/peer.h"
+#include "node-agent/attach/spare_namespaces.h"
 #include "node-agent/peer/lease_service.h"
 #include "node-agent/peer/port_sync.h"
 #include "node-agent/peer/refusals.h"
@@ -37,6 +38,7 @@ struct AdminParts {
   peer::Lease* lease = nullptr;  // told to who watches it
   ports::Ports* ports = nullptr;
   podnet::PodNet* podnet = nullptr;
+  attach::SpareNamespaces* spares = nullptr;  // DPU
   peer::PortSync* port_sync = nullptr;
   peer::Refusals* refusals = nullptr;  // of calls to our port
   pu::Capabilities backend;

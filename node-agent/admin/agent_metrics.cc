@@ -89,6 +89,11 @@ void ReadSelf(const AdminParts& parts, metrics::Samples& samples) {
     samples.Gauge("heterod_reservations", "Addresses held for DPU sandboxes", summary->reservations);
     samples.Gauge("heterod_ready", "1 when reconciled", summary->not_ready_reason.empty() ? 1 : 0);
   }
+  if (parts.spares != nullptr) {
+    const attach::SpareNamespaces::Counters spares = parts.spares->counters();
+    samples.Gauge("heterod_spare_namespaces", "Namespaces that wait for a DPU half", spares.ready);
+    samples.Counter("heterod_spare_namespace_failures_total", "Times that none could be made ahead", spares.failures);
+  }
   if (absl::StatusOr<std::string> pem = sys::ReadFile(parts.certificate, 1u << 20); pem.ok()) {
     if (absl::StatusOr<tls::CertificateInfo> info = tls::ParseCertificate(*pem); info.ok()) {
       samples.Gauge("heterod_certificate_not_after_seconds", "Unix time when our certificate on disk ends",

@@ -1,8 +1,8 @@
 #include "node-agent/attach/spare_namespaces.h"
 
-#include <sys/resource.h>
+#include <spdlog/spdlog.h>
 
-#include <chrono>
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/sys/seldom.h"
 #include "common/sys/unbound_netns.h"
 
 namespace heterok8s::attach {
@@ -23,14 +24,13 @@ constexpr std::chrono::milliseconds kRefillDelay{50};
 // Pods come in pairs more often than not: the next one soon after the first.
 constexpr size_t kSpare = 2;
 
-// What `furnish` writes may keep a CPU busy until a lock is free (sys::EnsureSysctl), and nobody waits for it.
-constexpr int kLowestPriority = 19;
+constexpr std::chrono::milliseconds kFirstPause{50}, kLongestPause{30000};
 
-class SpareNamespaces : public Namespaces {
+class KernelSpareNamespaces final : public SpareNamespaces {
  public:
-  SpareNamespaces(std::unique_ptr<Namespaces> kernel, Furnish furnish)
+  KernelSpareNamespaces(std::unique_ptr<Namespaces> kernel, Furnish furnish)
       : kernel_(std::move(kernel)), furnish_(std::move(furnish)), refill_([this] { Refill(); }) {}
-  ~SpareNamespaces() override {
+  ~KernelSpareNamespaces() override {
     {
       std::lock_guard lock(mutex_);
       stop_ = true;
@@ -51,10 +51,15 @@ class SpareNamespaces : public Namespaces {
   absl::Status Delete(const std::string& path) override { return kernel_->Delete(path); }
   absl::StatusOr<std::vector<std::string>> List(const std::string& folder) override { return kernel_->List(folder); }
 
+  Counters counters() const override {
+    std::lock_guard lock(mutex_);
+    return {.ready = spare_.size(), .failures = failures_};
+  }
+
  private:
   std::optional<sys::NetnsRef> Take() {
     std::lock_guard lock(mutex_);
-    asked_ = Clock::now();
+    due_ = std::max(due_, Clock::now() + kRefillDelay);
     changed_.notify_all();
     if (spare_.empty()) return std::nullopt;
     sys::NetnsRef taken = std::move(spare_.back());
@@ -69,7 +74,8 @@ class SpareNamespaces : public Namespaces {
   }
 
   void Refill() {
-    setpriority(PRIO_PROCESS, 0, kLowestPriority);  // of this thread
+    sys::Seldom warn;
+    int failed = 0;  // one after the other
     std::unique_lock lock(mutex_);
     while (!stop_) {
       if (spare_.size() >= kSpare) {
@@ -77,36 +83,49 @@ class SpareNamespaces : public Namespaces {
         continue;
       }
       // Not while others are asked for: in a burst of Pods each makes its own.
-      const Clock::time_point due = asked_ + kRefillDelay;
-      if (Clock::now() < due) {
-        changed_.wait_until(lock, due);
+      if (Clock::now() < due_) {
+        changed_.wait_until(lock, due_);
         continue;
       }
       lock.unlock();
       absl::StatusOr<sys::NetnsRef> made = Make();
+      failed = made.ok() ? 0 : failed + 1;
+      const std::chrono::milliseconds pause = made.ok() ? std::chrono::milliseconds(0) : PauseAfter(failed);
+      if (!made.ok() && warn.Now()) {
+        spdlog::warn("make the namespace of a DPU half ahead: {}; each half makes its own, trying again in {} ms",
+                     Message(made.status()), pause.count());
+      }
       lock.lock();
       if (made.ok()) {
         spare_.push_back(*std::move(made));
       } else {
-        asked_ = Clock::now();  // not again at once
+        ++failures_;
+        due_ = std::max(due_, Clock::now() + pause);
       }
     }
   }
 
   const std::unique_ptr<Namespaces> kernel_;
   const Furnish furnish_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<sys::NetnsRef> spare_;  // guarded by mutex_, as the next two
-  Clock::time_point asked_{};         // when a namespace was last asked for
+  std::vector<sys::NetnsRef> spare_;  // guarded by mutex_, as the next three
+  Clock::time_point due_{};           // when the next one may be made
+  uint64_t failures_ = 0;
   bool stop_ = false;
   std::thread refill_;  // last: it uses all of the above
 };
 
 }  // namespace
 
-std::unique_ptr<Namespaces> NewSpareNamespaces(std::unique_ptr<Namespaces> kernel, Furnish furnish) {
-  return std::make_unique<SpareNamespaces>(std::move(kernel), std::move(furnish));
+std::chrono::milliseconds SpareNamespaces::PauseAfter(int failures) {
+  std::chrono::milliseconds pause = kFirstPause;
+  for (int i = 1; i < failures && pause < kLongestPause; ++i) pause *= 2;
+  return std::min(pause, kLongestPause);
+}
+
+std::unique_ptr<SpareNamespaces> NewSpareNamespaces(std::unique_ptr<Namespaces> kernel, Furnish furnish) {
+  return std::make_unique<KernelSpareNamespaces>(std::move(kernel), std::move(furnish));
 }
 
 }  // namespace heterok8s::attach
