@@ -11,6 +11,7 @@ void Activate(uint32_t index) {
   if (item.disabled || item.parked) return;
   Instance& instance = Pool::InstanceAt(item.instance);
   item.misses = 0;
+  item.patient = false;
   if (!item.active) {
     item.active = true;
     item.previous = instance.last;
@@ -35,6 +36,19 @@ void Deactivate(uint32_t index) {
   item.active = false;
   item.previous = item.next = kNone;
   --instance.active;
+}
+
+void EndPatience(uint32_t number) {
+  Instance& instance = Pool::InstanceAt(number);
+  if (instance.patient_until.load(std::memory_order_relaxed) == 0) [[likely]]
+    return;
+  instance.patient_until.store(0, std::memory_order_relaxed);
+  for (uint32_t index = 1; index < Pool::HighWater(); ++index) {
+    Item& item = Pool::At(index);
+    if (item.instance != number || !item.patient) continue;
+    item.impatient = true;
+    Activate(index);
+  }
 }
 
 void Rotate(uint32_t index) {

@@ -13,6 +13,8 @@ void Manage(uint32_t index);
 // Takes the lock of an instance; where its last owner went in the middle, the list is made anew. False when this thread
 // holds it already.
 bool LockInstance(uint32_t number);
+// Items that are patient (notify/bell.h) are looked at again and armed for good, unless something came for them.
+void EndPatience(uint32_t number);
 // To the end, so that a set larger than `maxevents` is served in turn.
 void Rotate(uint32_t index);
 

@@ -34,15 +34,21 @@ bool EpollAttached(uint32_t number) {
   return false;
 }
 
+bool EpollWatch(uint32_t number) {
+  Instance& instance = Pool::InstanceAt(number);
+  if (instance.watched) return true;
+  const PoolGuard guard;
+  if (!guard) return false;
+  instance.watched = true;
+  RemoveParked(number, kEverySlot);
+  const Guard instance_guard(number);
+  if (instance_guard) EndPatience(number);
+  return true;
+}
+
 bool EpollReady(uint32_t number) {
   Instance& instance = Pool::InstanceAt(number);
-  if (!instance.watched) {
-    const PoolGuard guard;
-    if (!guard) return false;
-    instance.watched = true;
-    RemoveParked(number, kEverySlot);
-  }
-  if (!LockInstance(number)) return false;
+  if (!EpollWatch(number) || !LockInstance(number)) return false;
   bool ready = false;
   for (uint32_t index = instance.first; index != kNone; index = Pool::At(index).next) {
     Item copy = Pool::At(index);

@@ -35,10 +35,12 @@ struct Item {
   bool active = false;
   bool moved_now = false;  // became ours just now: the kernel may have reported it in the same call
   bool edge = false;
-  bool changed = false;   // our change of the registration makes the kernel report it once
-  bool disabled = false;  // EPOLLONESHOT has fired
-  bool parked = false;    // the program removed it; the kernel's registration, which is ours, is still there
-  uint8_t misses = 0;     // looks in a row that found nothing
+  bool changed = false;    // our change of the registration makes the kernel report it once
+  bool disabled = false;   // EPOLLONESHOT has fired
+  bool parked = false;     // the program removed it; the kernel's registration, which is ours, is still there
+  bool patient = false;    // armed so that the peer may leave us asleep until Instance::patient_until
+  bool impatient = false;  // nothing came while it was: armed for good until something does
+  uint8_t misses = 0;      // looks in a row that found nothing
 };
 
 struct Instance {
@@ -57,6 +59,7 @@ struct Instance {
   uint32_t kick_item = kNone;
   bool inherited = false;  // shared with the process that forked us
   bool watched = false;    // by another set or by poll(): then the kernel's view of it must have nothing of ours left
+  std::atomic<uint64_t> patient_until{0};  // nanoseconds; 0: no item is patient. Nobody sleeps beyond it
   uint64_t kernel_looked = 0;
   bool kernel_first = false;         // taking turns, so that a small `maxevents` starves neither
   std::atomic<uint32_t> foreign{0};  // registrations that are not connections; too many when some were closed

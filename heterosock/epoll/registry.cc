@@ -109,6 +109,7 @@ int ControlManaged(uint32_t number, uint32_t slot, int fd, int operation, const 
 }
 
 void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_event* event) {
+  EpollWatch(inner);
   const Guard guard(number);
   Instance& instance = Pool::InstanceAt(number);
   uint32_t count = instance.nested_count.load();
@@ -147,6 +148,7 @@ void EpollCreated(int epfd) {
     instance.kick = 0;
     instance.inherited = instance.watched = false;
     instance.kernel_looked = 0;
+    instance.patient_until.store(0);
     instance.foreign.store(0);
     instance.plain.store(0);
     instance.lock.Reset();

@@ -48,6 +48,7 @@ void EpollMoveFd(uint32_t slot, int closing, int other);
 
 // For poll() on an epoll descriptor and for nested sets.
 bool EpollAttached(uint32_t number);
+bool EpollWatch(uint32_t number);  // others than who waits in it will ask for it. False: not now, in a signal handler
 bool EpollReady(uint32_t number);  // something is ready that the kernel does not know of; arms what is not
 // Of a set that the kernel calls readable: it does for a bell that was rung, whatever for. Takes such rings; true when
 // there were any, and then both have to be asked again.

@@ -39,6 +39,8 @@ class Waiter {
   int Run(int64_t timeout_ns, const sigset_t* mask) {
     const uint64_t end = timeout_ns > 0 ? Nanoseconds() + static_cast<uint64_t>(timeout_ns) : 0;
     for (;;) {
+      const uint64_t patient_until = instance_.patient_until.load(std::memory_order_relaxed);
+      if (patient_until != 0 && Nanoseconds() >= patient_until) LookAgain();
       const bool foreign = instance_.foreign.load(std::memory_order_relaxed) != 0;
       const uint64_t every = foreign ? kForeignEveryUs : kKernelEveryUs;
       const bool due = Cycles() - instance_.kernel_looked > every * process.cycles_per_us || timeout_ns == 0;
@@ -175,6 +177,7 @@ class Waiter {
           ++n;
         }
         item.misses = 0;
+        item.impatient = false;
         if (item.events & EPOLLONESHOT) {
           item.disabled = true;
           Deactivate(index);
@@ -222,7 +225,9 @@ class Waiter {
   // Leaves it to the bell. False when it became ready meanwhile.
   bool ArmItem(uint32_t index) {
     Item& item = Pool::At(index);
-    ArmBell(item.slot, static_cast<short>(item.events | POLLIN));
+    item.patient = ArmBell(item.slot, static_cast<short>(item.events | POLLIN), !item.impatient && MayBePatient(), 1);
+    if (item.patient && instance_.patient_until.load(std::memory_order_relaxed) == 0)
+      instance_.patient_until.store(Nanoseconds() + bell::kPatienceNs, std::memory_order_relaxed);
     Item copy = item;
     if (Look(copy) != 0) {
       item.misses = 0;
@@ -230,6 +235,17 @@ class Waiter {
     }
     Deactivate(index);
     return true;
+  }
+
+  // Whoever sleeps in the set from now on does so no longer than to patient_until; and nobody sleeps in it already.
+  bool MayBePatient() const {
+    return instance_.blocked == 0 && instance_.plain.load() == 0 && !instance_.watched && !instance_.inherited;
+  }
+
+  void LookAgain() {
+    if (!LockInstance(number_)) return;
+    EndPatience(number_);
+    instance_.lock.Release();
   }
 
   bool Arm() {
@@ -268,13 +284,18 @@ class Waiter {
 
   int Block(int64_t timeout_ns, uint64_t end, const sigset_t* mask) {
     timespec left = {};
-    if (timeout_ns > 0) {
+    const uint64_t patient_until = instance_.patient_until.load(std::memory_order_relaxed);
+    const bool forever = timeout_ns < 0 && patient_until == 0;
+    if (!forever) {
       const uint64_t now = Nanoseconds();
-      const uint64_t ns = now < end ? end - now : 0;
+      uint64_t ns = timeout_ns < 0 ? bell::kPatienceNs : now < end ? end - now : 0;
+      // Past it only in a signal handler, which could not look again.
+      const uint64_t most = patient_until > now ? patient_until - now : bell::kPatienceNs;
+      if (patient_until != 0 && ns > most) ns = most;
       left = {static_cast<time_t>(ns / 1000000000u), static_cast<long>(ns % 1000000000u)};
     }
     int n;
-    if (timeout_ns < 0) {
+    if (forever) {
       n = real.epoll_pwait(epfd_, events_, max_, -1, mask);
     } else {
       n = real.epoll_pwait2(epfd_, events_, max_, &left, mask);

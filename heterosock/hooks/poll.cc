@@ -10,6 +10,7 @@
 #include "heterosock/hooks/hook.h"
 #include "heterosock/hooks/transfer.h"
 #include "heterosock/lib/real.h"
+#include "heterosock/notify/bell.h"
 #include "heterosock/notify/spin.h"
 
 using namespace heterok8s::heterosock;  // NOLINT
@@ -81,11 +82,13 @@ class Poller {
         forever ? 0 : static_cast<uint64_t>(timeout->tv_sec) * 1000000000u + static_cast<uint64_t>(timeout->tv_nsec);
     const uint64_t end = Nanoseconds() + wait;
     bool last = !forever && wait == 0;
+    bool patient = true;  // the first time: a program that waits for long is left alone
     for (;;) {
       int ready = Look();
       if (ready != 0 || last) return ready;
       if (mask == nullptr && Spin(&ready)) return ready;
-      if (!Sleep(forever ? 0 : end, mask)) return -1;
+      if (!Sleep(forever ? 0 : end, mask, patient)) return -1;
+      patient = false;
       last = !forever && Nanoseconds() >= end;
     }
   }
@@ -164,8 +167,8 @@ class Poller {
   }
 
   // False with errno set when a signal came or the kernel refused.
-  bool Sleep(uint64_t end, const sigset_t* mask) {
-    bool hurry = false;
+  bool Sleep(uint64_t end, const sigset_t* mask, bool patient) {
+    bool hurry = false, limited = false;
     nfds_t n = count_;
     for (nfds_t i = 0; i < count_; ++i) {
       const int fd = fds_[i].fd;
@@ -180,7 +183,7 @@ class Poller {
       } else if (kind == Kind::kRing) {
         const uint32_t index = FdTable::Get(fd).index();
         if (EnterBell(index)) EpollPoke(index);
-        ArmBell(index, fds_[i].events);
+        limited = ArmBell(index, fds_[i].events, patient) || limited;
         ServePeer(index, fd);
         if (Readiness(index, fd, fds_[i].events) != 0) hurry = true;
         // What the kernel says of a direction in shared memory is not news: its ends are, and of TCP what is asked.
@@ -199,8 +202,9 @@ class Poller {
       }
     }
     timespec left = {};
+    const uint64_t now = (end != 0 || limited) && !hurry ? Nanoseconds() : 0;
+    if (limited && (end == 0 || end > now + bell::kPatienceNs)) end = now + bell::kPatienceNs;
     if (end != 0 && !hurry) {
-      const uint64_t now = Nanoseconds();
       const uint64_t ns = now < end ? end - now : 0;
       left = {static_cast<time_t>(ns / 1000000000u), static_cast<long>(ns % 1000000000u)};
     }

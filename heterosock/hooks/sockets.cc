@@ -104,6 +104,12 @@ bool NeedsKernel(int level, int name, const void* value, socklen_t length) {
   return false;
 }
 
+// What the kernel keeps because of a cork it sends when that is drawn, and when TCP_NODELAY is set (tcp(7)).
+void NoteCork(uint32_t slot, int name, bool on) {
+  if (name == TCP_CORK) Slots::Get(slot).tx.corked.store(on, std::memory_order_relaxed);
+  if (on == (name == TCP_NODELAY)) PushSent(slot);
+}
+
 }  // namespace
 
 HETEROSOCK_EXPORT int socket(int domain, int type, int protocol) {
@@ -176,9 +182,11 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
 
 HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value, socklen_t length) {
   const int result = real.setsockopt(fd, level, name, value, length);
+  uint32_t slot;
+  if (result == 0 && level == IPPROTO_TCP && (name == TCP_CORK || name == TCP_NODELAY) && StreamOf(fd, &slot))
+    NoteCork(slot, name, *static_cast<const int*>(value) != 0);
   if (result != 0 || !NeedsKernel(level, name, value, length)) [[likely]]
     return result;
-  uint32_t slot;
   if (StreamOf(fd, &slot)) FenceAndSettle(slot, fd, Reason::kSocketOption);
   if (FdTable::Get(fd).kind() == FdWord::kListener) FdTable::Set(fd, FdWord(FdWord::kOther, 0));
   return result;

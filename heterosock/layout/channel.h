@@ -26,6 +26,12 @@
 // full fence; looks again; only then sleeps on its bell; once awake adds 1 again. The other side, after publishing,
 // rings each odd value at most once. Bells are pipes that travel by SCM_RIGHTS.
 //
+// Patience: a sender of which more is to come (MSG_MORE, TCP_CORK) need not ring for a part of a segment, as TCP would
+// not send it. It has stored 1 in its `corks` before; a receiver that sees that may store the value that rx_sleep is
+// about to have in rx_patient, and then sleeps for 200 ms at most before it looks again, with a new value. The sender
+// may leave the value unrung for as long as rx_patient equals it, and rings when it has no more to come. So bytes are
+// never later than TCP's, which keeps them for 200 ms, even when the sender does nothing any more.
+//
 // Moving a direction from TCP to the ring: each side stores its armed_nonce, then armed_epoch; when the sender sees
 // both equal to the header's it stores switch_at = 1 + number of bytes it wrote to TCP, and from then on writes only to
 // its ring. The receiver reads TCP until it has read switch_at - 1 bytes, then the ring.
@@ -97,6 +103,8 @@ struct alignas(kLineBytes) WaitLine {
   Shared<uint32_t> flags;
   Shared<uint32_t> cpu;      // 1 + the CPU this side last ran on; 0 unknown. Numbers of different PUs do not compare.
   Shared<uint64_t> rang_at;  // time stamp counter when this side last rang: the sleeper learns what waking costs
+  Shared<uint32_t> corks;    // 1: this side has sent what it had more to come behind, and may again
+  Shared<uint32_t> rx_patient;  // the value of rx_sleep with which this side looks again by itself; 0: none
 };
 
 struct alignas(kLineBytes) ControlLine {
@@ -144,7 +152,8 @@ static_assert(sizeof(ChannelHeader) == 128 && offsetof(ChannelHeader, ring_offse
 static_assert(sizeof(SideLines) == 640 && offsetof(SideLines, wait) == 256 && offsetof(SideLines, control) == 384);
 static_assert(sizeof(SenderLine) == 128 && offsetof(SenderLine, ring_base) == 8 &&
               offsetof(SenderLine, ring_size) == 16);
-static_assert(sizeof(WaitLine) == 128 && offsetof(WaitLine, flags) == 8 && offsetof(WaitLine, rang_at) == 16);
+static_assert(sizeof(WaitLine) == 128 && offsetof(WaitLine, flags) == 8 && offsetof(WaitLine, rang_at) == 16 &&
+              offsetof(WaitLine, rx_patient) == 28);
 static_assert(sizeof(CounterLine) == 128 && offsetof(CounterLine, pid) == 64);
 static_assert(sizeof(ChannelPage) == 1408 && sizeof(ChannelPage) <= 4096);
 

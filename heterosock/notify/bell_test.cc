@@ -84,6 +84,22 @@ TEST_CASE("one armed value is rung for once") {
   CHECK(bell::Notify(sleeper.sleep, rang, waker.wait, {sleeper.bell[1]}));
 }
 
+TEST_CASE("only a receiver that said so is left asleep, and it is woken when nothing more is to come") {
+  Side waker;
+  layout::WaitLine receiver = {};
+  uint32_t armed = 0, rang = 0;
+
+  bell::ArmReceiver(receiver, armed, false);
+  CHECK_FALSE(bell::LeaveAsleep(receiver, rang));
+  bell::ArmReceiver(receiver, armed, true);
+  CHECK(bell::LeaveAsleep(receiver, rang));
+  CHECK(bell::Notify(receiver.rx_sleep, rang, waker.wait, {waker.bell[1]}));
+  CHECK_FALSE(bell::LeaveAsleep(receiver, rang));  // it is awake, or about to be
+  bell::ArmReceiver(receiver, armed, true);
+  bell::ArmReceiver(receiver, armed, false);
+  CHECK_FALSE(bell::LeaveAsleep(receiver, rang));
+}
+
 TEST_CASE("ringing for a peer that is gone neither kills nor leaves a signal behind") {
   int bell[2];
   REQUIRE(pipe2(bell, O_NONBLOCK | O_CLOEXEC) == 0);

@@ -19,9 +19,11 @@ struct Rules {
   bool receiver_fences = true;      // between rx_sleep and the second look
   bool compares_first_look = true;  // waits for a switch newer than the one that the look at TCP saw
   bool asks_before_armed = true;    // a set that sleeps already has its bell asked for before the epoch is published
+  bool leaves_patient_only = true;  // of those that sleep, who said that it looks again by itself
+  bool arms_when_tired = true;      // anew, and looks, before it sleeps without a limit
 };
 
-enum Word : uint8_t { kArmedEpoch, kSwitchAt, kTail, kRxSleep, kWords };
+enum Word : uint8_t { kArmedEpoch, kSwitchAt, kTail, kRxSleep, kRxPatient, kWords };
 using Words = std::array<uint8_t, kWords>;
 
 struct Thread {
@@ -40,6 +42,8 @@ struct State {
   uint8_t read = 0;     // messages the receiver has
   uint8_t head = 0;     // of them from the ring
   uint8_t in_ring = 0;  // the receiver reads the ring
+  uint8_t limited = 0;  // and its sleep ends by itself
+  uint8_t tired = 0;    // the last one did
   Thread sender, receiver;
   auto operator<=>(const State&) const = default;
 };
@@ -48,8 +52,9 @@ constexpr uint8_t kMessages = 3;
 
 class Explorer {
  public:
-  // `set`: the receiver waits in an epoll set, which was asleep when its connection was armed; else in recv().
-  Explorer(const Rules& rules, bool set) : rules_(rules), set_(set) {}
+  // `set`: the receiver waits in an epoll set, which was asleep when its connection was armed; else in recv(). `more`:
+  // it is patient, and the sender says of each message that more is to come, though none does.
+  Explorer(const Rules& rules, bool set, bool more = false) : rules_(rules), set_(set), more_(more) {}
 
   // True when some order ends with the receiver asleep and something to read.
   bool FindsLostWake() {
@@ -123,7 +128,8 @@ class Explorer {
         break;
       case 3: {
         const uint8_t sleeps = Load(state, self, kRxSleep);
-        if (sleeps % 2 == 1 && sleeps != self.seen) {
+        const bool leave = more_ && (!rules_.leaves_patient_only || Load(state, self, kRxPatient) == sleeps);
+        if (sleeps % 2 == 1 && sleeps != self.seen && !leave) {
           self.seen = sleeps;  // rung for
           after.rung = 1;
         }
@@ -136,7 +142,7 @@ class Explorer {
   }
 
   // recv(): 0 arms; 1 counts TCP; 2 looks at switch_at; 3 the ring; 4 empties the bell; 5 says that it sleeps; 6 fence;
-  // 7 looks again; 8 sleeps.
+  // 7 looks again; 8 sleeps. 9, before 5: says whether it is patient.
   void Receive(const State& state) {
     if (state.read == kMessages) return;
     State after = state;
@@ -172,6 +178,11 @@ class Explorer {
       case 4:
         after.rung = 0;
         if (!rules_.compares_first_look) self.seen = Load(state, self, kSwitchAt);
+        self.at = 9;
+        break;
+      case 9:
+        after.limited = more_ && !state.tired;
+        if (!Store(self, kRxPatient, after.limited ? NextSleep(state, self) : uint8_t{0})) return;
         self.at = 5;
         break;
       case 5:
@@ -190,7 +201,15 @@ class Explorer {
       }
       case 8:
         if (self.buffered != 0) return;  // a system call
+        if (state.limited) {
+          State later = state;
+          later.limited = 0;
+          later.tired = 1;
+          if (rules_.arms_when_tired) later.receiver.at = 1;
+          next_.push_back(later);
+        }
         if (state.tcp == 0 && state.rung == 0) return;
+        after.tired = 0;
         self.at = 1;
         break;
     }
@@ -230,12 +249,13 @@ class Explorer {
     next_.push_back(after);
   }
 
-  static bool Ask(const State& state, Thread& self) {
-    return Store(self, kRxSleep, static_cast<uint8_t>((Load(state, self, kRxSleep) + 1) | 1));
+  static uint8_t NextSleep(const State& state, const Thread& self) {
+    return static_cast<uint8_t>((Load(state, self, kRxSleep) + 1) | 1);
   }
+  static bool Ask(const State& state, Thread& self) { return Store(self, kRxSleep, NextSleep(state, self)); }
 
   const Rules rules_;
-  const bool set_;
+  const bool set_, more_;
   std::set<State> seen_;
   std::vector<State> next_;
 };
@@ -243,27 +263,33 @@ class Explorer {
 }  // namespace
 
 TEST_CASE("no order of sends, looks and sleeps around the switch loses a wake-up") {
-  Explorer in_recv({}, false), in_set({}, true);
+  Explorer in_recv({}, false), in_set({}, true), patient({}, false, true);
 
   CHECK_FALSE(in_recv.FindsLostWake());
   CHECK(in_recv.states() > 1000);
   CHECK_FALSE(in_set.FindsLostWake());
+  CHECK_FALSE(patient.FindsLostWake());
+  CHECK(patient.states() > in_recv.states());
 }
 
 TEST_CASE("each rule of sleeping and waking is needed") {
   struct {
     const char* rule;
     Rules rules;
-    bool set;
+    bool set, more;
   } const kBroken[] = {
-      {"the sender fences", {.sender_fences = false}, false},
-      {"the receiver fences", {.receiver_fences = false}, false},
-      {"a switch is compared with the first look", {.compares_first_look = false}, false},
-      {"the bell is asked for before arming", {.asks_before_armed = false}, true},
+      {"the sender fences", {.sender_fences = false}, false, false},
+      {"the receiver fences", {.receiver_fences = false}, false, false},
+      {"a switch is compared with the first look", {.compares_first_look = false}, false, false},
+      {"the bell is asked for before arming", {.asks_before_armed = false}, true, false},
+      {"who is not patient is woken for a part too", {.leaves_patient_only = false}, false, true},
+      {"who was patient arms anew", {.arms_when_tired = false}, false, true},
+      {"the sender fences before it leaves a patient one asleep", {.sender_fences = false}, false, true},
+      {"a patient receiver fences", {.receiver_fences = false}, false, true},
   };
   for (const auto& broken : kBroken) {
     INFO(broken.rule);
 
-    CHECK(Explorer(broken.rules, broken.set).FindsLostWake());
+    CHECK(Explorer(broken.rules, broken.set, broken.more).FindsLostWake());
   }
 }

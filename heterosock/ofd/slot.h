@@ -41,19 +41,22 @@ struct alignas(128) SendState {
   std::atomic<Mode> mode{Mode::kTcp};
   SharedLock lock;
   CallCount calls;
-  uint64_t tail = 0;              // bytes put into the ring
-  uint64_t base = 0;              // stream offset at byte 0 of the ring
-  uint64_t head_seen = 0;         // the last head of the receiver that passed the check
-  uint32_t rang = 0;              // the last rx_sleep that was rung for
-  uint32_t sleep = 0;             // what our tx_sleep is
-  std::atomic<uint32_t> full{0};  // counts sends that found no room: an edge is due when there is room again
-  uint64_t checked = 0;           // Cycles() when the kernel was last asked about the peer
-  uint32_t writes = 0;            // evidence of life
-  uint32_t reach = 0;             // how far into the ring bytes went since it was last begun at its first byte
-  uint32_t touched = 0;           // and since its memory was given back
-  uint64_t reached_at = 0;        // Cycles() when they last went farther than what is always kept
-  uint64_t returned_from = 0;     // kReturning: the first offset that is brought back to TCP
-  uint64_t returned = 0;          // and the offset up to which that is done
+  uint64_t tail = 0;                // bytes put into the ring
+  uint64_t base = 0;                // stream offset at byte 0 of the ring
+  uint64_t head_seen = 0;           // the last head of the receiver that passed the check
+  uint32_t rang = 0;                // the last rx_sleep that was rung for
+  uint32_t sleep = 0;               // what our tx_sleep is
+  std::atomic<uint32_t> full{0};    // counts sends that found no room: an edge is due when there is room again
+  std::atomic<uint32_t> corked{0};  // the program has set TCP_CORK
+  uint64_t checked = 0;             // Cycles() when the kernel was last asked about the peer
+  uint32_t writes = 0;              // evidence of life
+  uint32_t reach = 0;               // how far into the ring bytes went since it was last begun at its first byte
+  uint32_t touched = 0;             // and since its memory was given back
+  uint32_t segment = 0;             // bytes of a TCP segment of the connection; 0: not asked yet
+  uint64_t reached_at = 0;          // Cycles() when they last went farther than what is always kept
+  uint64_t returned_from = 0;       // kReturning: the first offset that is brought back to TCP
+  uint64_t returned = 0;            // and the offset up to which that is done
+  std::atomic<uint32_t> unrung{0};  // a sleeper was left asleep because more is to come
 };
 
 struct alignas(128) ReceiveState {

@@ -172,12 +172,15 @@ ssize_t Receiver::Wait() {
   if (!MayBlock(slot_, fd_)) return -EAGAIN;
   if (deadline_.Expired()) return -EAGAIN;
   const bool poke = EnterBell(index_);
-  bell::Arm(own.wait.rx_sleep, rx_.sleep);
+  const bool patient = !impatient_ && MayBePatient(index_, 0);
+  bell::ArmReceiver(own.wait, rx_.sleep, patient);
   const bool changed = Changed();
   Count(own.counters.sleeps);
   pollfd sources[2] = {{fd_, POLLIN | POLLRDHUP, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
   timespec left = {};
   const timespec* timeout = changed ? &left : deadline_.Left(&left);
+  constexpr timespec kPatience = {0, bell::kPatienceNs};
+  if (patient && (timeout == nullptr || left.tv_sec > 0 || left.tv_nsec > kPatience.tv_nsec)) timeout = &kPatience;
   rx_.lock.Release();
   if (poke) EpollPoke(index_);
   ServePeer(index_, fd_);
@@ -187,6 +190,7 @@ ssize_t Receiver::Wait() {
   LockReceive(index_);
   LeaveBell(index_);
   if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;  // closed while we slept
+  impatient_ = patient && n == 0;
   if (n > 0 && (sources[1].revents & POLLIN) != 0)
     LearnWakeCost(channel_.peer().wait.rang_at.load(std::memory_order_relaxed));
   if (n > 0 && (sources[1].revents & (POLLIN | POLLHUP)) == POLLHUP) channel_.bell_dead = true;

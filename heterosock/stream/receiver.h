@@ -62,7 +62,8 @@ class Receiver {
   uint64_t seen_switch_ = 0;
   uint64_t peek_from_ = 0;
   uint32_t generation_ = 0;
-  bool boundary_ = false;  // what was taken ended where another queue begins
+  bool impatient_ = false;  // nothing came while it was patient: the next sleep lasts until something does
+  bool boundary_ = false;   // what was taken ended where another queue begins
   bool convert_ = false;
   bool at_end_ = false;
   bool dropping_ = false;  // what TCP has is in part what the ring had

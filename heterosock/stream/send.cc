@@ -1,4 +1,6 @@
 // Sending: the switch to the ring, filling it, waiting for room, and the way back to TCP.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/mman.h>
 
 #include "heterosock/epoll/registry.h"
@@ -61,6 +63,24 @@ bool TrySwitch(uint32_t index, int fd) {
   slot.tx.checked = Cycles();
   Trace("fd %d: sends to shared memory after %llu bytes of TCP", fd, static_cast<unsigned long long>(sent));
   return true;
+}
+
+// Who sleeps is woken.
+void Push(uint32_t index) {
+  SendState& tx = Slots::Get(index).tx;
+  LocalChannel& channel = Slots::Local(index);
+  layout::SideLines& own = channel.own();
+  if (tx.unrung.load(std::memory_order_relaxed) != 0) tx.unrung.store(0, std::memory_order_relaxed);
+  if (bell::Notify(channel.peer().wait.rx_sleep, tx.rang, own.wait, channel.peer_bell)) Count(own.counters.rings);
+}
+
+// 1, as good as none, when the kernel does not say.
+uint32_t SegmentBytes(int fd) {
+  int bytes = 0;
+  socklen_t length = sizeof bytes;
+  const long result = Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_MAXSEG, reinterpret_cast<long>(&bytes),
+                              reinterpret_cast<long>(&length));
+  return result == 0 && bytes > 0 ? static_cast<uint32_t>(bytes) : 1;
 }
 
 // What the other side and the kernel have to say before bytes go into the ring.
@@ -199,8 +219,26 @@ class Sender {
     tx_.tail += copied;
     own.sender.tail.store(tx_.tail, std::memory_order_release);
     Count(own.counters.sends);
-    if (bell::Notify(channel_.peer().wait.rx_sleep, tx_.rang, own.wait, channel_.peer_bell)) Count(own.counters.rings);
+    if (MoreToCome()) [[unlikely]] {
+      if (LeaveAsleep()) return copied;
+    }
+    Push(index_);
     return copied;
+  }
+
+  bool MoreToCome() const { return (flags_ & MSG_MORE) != 0 || tx_.corked.load(std::memory_order_relaxed) != 0; }
+
+  // TCP would keep a part of a segment until the rest comes; here the receiver is spared a wake-up.
+  bool LeaveAsleep() {
+    layout::SideLines& own = channel_.own();
+    own.wait.corks.store(1, std::memory_order_relaxed);
+    if (tx_.segment == 0) tx_.segment = SegmentBytes(fd_);
+    const uint64_t unread = tx_.tail - tx_.head_seen;
+    // Half of the ring at most, so that nobody waits for room while the one who would make it was left asleep.
+    if (unread >= tx_.segment || unread > channel_.ring_bytes / 2) return false;
+    if (!bell::LeaveAsleep(channel_.peer().wait, tx_.rang)) return false;
+    tx_.unrung.store(1, std::memory_order_relaxed);
+    return true;
   }
 
   // How far into the ring bytes go, since it was last begun at its first byte.
@@ -314,6 +352,13 @@ class Sender {
 
 ssize_t RingSend(uint32_t index, int fd, const iovec* iov, size_t count, int flags) {
   return Sender(index, fd, iov, count, flags).Run();
+}
+
+void PushSent(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  if (slot.tx.unrung.load(std::memory_order_relaxed) == 0 || !LockSend(index)) return;
+  if (Slots::Local(index).page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kRing) Push(index);
+  slot.tx.lock.Release();
 }
 
 bool RoomToSend(uint32_t index) {

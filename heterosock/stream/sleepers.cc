@@ -105,6 +105,18 @@ void LeaveBell(uint32_t index) {
   slot.bell_lock.Release();
 }
 
+bool MayBePatient(uint32_t index, uint32_t sets) {
+  Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  if (channel.page == nullptr || channel.peer().wait.corks.load(std::memory_order_relaxed) == 0) [[likely]]
+    return false;
+  if (slot.holders.load() != 1 || channel.items.load() != sets || !slot.bell_lock.Acquire()) return false;
+  bool alone = slot.bell_crowd == 0 && slot.bell_unnamed == 0;
+  for (const uint32_t sleeper : slot.bell_sleepers) alone = alone && (sleeper == 0 || sleeper == ThreadId());
+  slot.bell_lock.Release();
+  return alone;
+}
+
 void LeaveAllBells() {
   for (int fd = 0; fd <= FdTable::High(); ++fd) {
     const FdWord word = FdTable::Get(fd);

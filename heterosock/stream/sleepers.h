@@ -23,6 +23,10 @@ namespace heterok8s::heterosock {
 bool EnterBell(uint32_t index);
 void LeaveBell(uint32_t index);
 
+// With the receive lock held, before arming: whether this thread may sleep patiently (notify/bell.h). The peer asks for
+// it, and nobody but this thread, and `sets` epoll sets of this process, waits for what the connection brings.
+bool MayBePatient(uint32_t index, uint32_t sets);
+
 // This thread jumped out of its sleep: it gives back every place that it has, of any slot.
 void LeaveAllBells();
 

@@ -97,12 +97,15 @@ bool NothingToReceive(uint32_t index) {
          peer.control.continue_at.load(std::memory_order_relaxed) == 0;
 }
 
-void ArmBell(uint32_t index, short wanted) {
+bool ArmBell(uint32_t index, short wanted, bool patient, uint32_t sets) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   if ((wanted & (kReadable | POLLRDHUP)) != 0 && LockReceive(index)) {
-    if (channel.page != nullptr) bell::Arm(channel.own().wait.rx_sleep, slot.rx.sleep);
+    patient = patient && MayBePatient(index, sets);
+    if (channel.page != nullptr) bell::ArmReceiver(channel.own().wait, slot.rx.sleep, patient);
     slot.rx.lock.Release();
+  } else {
+    patient = false;
   }
   if ((wanted & kWritable) != 0 && LockSend(index)) {
     if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kRing) {
@@ -110,6 +113,7 @@ void ArmBell(uint32_t index, short wanted) {
     }
     slot.tx.lock.Release();
   }
+  return patient;
 }
 
 namespace {

@@ -19,12 +19,19 @@ inline constexpr ssize_t kUseKernel = -100000;
 ssize_t RingSend(uint32_t index, int fd, const iovec* iov, size_t count, int flags);
 ssize_t RingReceive(uint32_t index, int fd, const iovec* iov, size_t count, int flags);
 
+// Nothing more is to come behind what was sent last: whoever was left asleep for that is woken.
+void PushSent(uint32_t index);
+
 // What poll(2) would say of the socket (POLLIN | POLLOUT | ...), for the directions asked in `wanted`.
 short Readiness(uint32_t index, int fd, short wanted);
 
 // Before sleeping on the bell elsewhere (poll, epoll): makes the peer ring for what is wanted. The caller looks at
 // Readiness() afterwards. Disarming is not needed: at worst the peer rings once for nothing.
-void ArmBell(uint32_t index, short wanted);
+//
+// `patient`: the caller's sleep ends within bell::kPatienceNs, and it arms anew before it sleeps on. True when the peer
+// was told so; not when anybody else may be waiting for the same bytes: another sleeper, another process, or an epoll
+// set beside the `sets` that the caller waits in.
+bool ArmBell(uint32_t index, short wanted, bool patient = false, uint32_t sets = 0);
 
 // True when Readiness() would find nothing to receive and no end. A glance without the lock, for who keeps the
 // connection mapped: epoll, from whose sets it is taken before.

@@ -98,6 +98,8 @@ const Named kAttacks[] = {
     FORGE(sender, ring_size),
     FORGE(receiver, head),
     FORGE(wait, rx_sleep),
+    FORGE(wait, rx_patient),
+    FORGE(wait, corks),
     FORGE(wait, tx_sleep),
     FORGE(wait, flags),
     FORGE(wait, cpu),

@@ -66,7 +66,7 @@ void TryArm(uint32_t index, int fd) {
   own.counters.tcp_received.store(slot.rx.calls.bytes(), std::memory_order_relaxed);
   own.sender.ring_size.store(channel.ring_bytes, std::memory_order_relaxed);
   // Sets that sleep already: the bell is asked for before the other end may switch, or its first bytes would ring none.
-  if (channel.items.load() != 0) bell::Arm(own.wait.rx_sleep, slot.rx.sleep);
+  if (channel.items.load() != 0) bell::ArmReceiver(own.wait, slot.rx.sleep, false);
   own.control.armed_nonce.store(channel.nonce, std::memory_order_relaxed);
   own.control.armed_epoch.store(channel.epoch, std::memory_order_release);
   slot.rx.lock.Release();
