@@ -40,7 +40,6 @@ Receiver::Look Receiver::LookAtRing() {
   const uint64_t used = ring::Used(tail, head, size);
   if (used == ring::kImpossible) return Corrupt("tail");
   const bool discard = (flags_ & MSG_TRUNC) != 0;  // tcp(7): bytes are dropped, not copied
-  const uint64_t taken_from = head;
   size_t wanted = static_cast<size_t>(used);
   IovCursor place = cursor_;
   size_t copied = 0;
@@ -58,7 +57,7 @@ Receiver::Look Receiver::LookAtRing() {
     if ((flags_ & MSG_WAITALL) && copied < cursor_.Total() && used < size && !at_end_ && !last &&
         !slot_.nonblocking.load(std::memory_order_relaxed) && !(flags_ & MSG_DONTWAIT)) {
       peek_from_ = tail;
-      return LookBehindRing(taken_from) == kEnd ? (result_ = static_cast<ssize_t>(copied), kEnd) : kEmpty;
+      return LookBehindRing(tail) == kEnd ? (result_ = static_cast<ssize_t>(copied), kEnd) : kEmpty;
     }
     done_ += static_cast<ssize_t>(copied);
     // Behind the last of the ring TCP goes on, unless it begins with copies.
@@ -86,8 +85,8 @@ Receiver::Look Receiver::LookAtRing() {
   return kMore;
 }
 
-// The ring is empty: has the peer gone back to TCP, has the kernel seen its end?
-Receiver::Look Receiver::LookBehindRing(uint64_t head) {
+// The ring has nothing behind `end`: has the peer gone back to TCP, has the kernel seen its end?
+Receiver::Look Receiver::LookBehindRing(uint64_t end) {
   layout::SideLines& peer = channel_.peer();
   switch (PassToTcp(index_, fd_)) {
     case Passage::kRing:
@@ -120,7 +119,7 @@ Receiver::Look Receiver::LookBehindRing(uint64_t head) {
   }
   if (peeked < 0) return Reset(peeked);
   // What the peer put into the ring before its end became visible to the kernel is visible to us now.
-  if (peer.sender.tail.load(std::memory_order_acquire) != head ||
+  if (peer.sender.tail.load(std::memory_order_acquire) != end ||
       peer.control.continue_at.load(std::memory_order_acquire) != 0) {
     rx_.kernel_event.store(1, std::memory_order_relaxed);
     return kMore;

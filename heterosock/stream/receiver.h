@@ -40,7 +40,7 @@ class Receiver {
   long KernelReceive(const IovCursor& cursor, size_t most) const;
   long ReceiveCounted(size_t most);
   Look LookAtRing();
-  Look LookBehindRing(uint64_t head);
+  Look LookBehindRing(uint64_t end);
   Look Reset(long error);
   Look Corrupt(const char* what);
   bool Changed() const;

@@ -118,6 +118,23 @@ CASE{"flags: MSG_WAITALL ends short at the end of the stream",
             e.Recv(e.sock, 10, MSG_WAITALL);
           }}};
 
+CASE{"flags: MSG_PEEK and MSG_WAITALL when the other end is killed",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abc");
+            e.Meet();
+            raise(SIGKILL);
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            e.AwaitBytes(e.sock, 3);
+            e.Recv(e.sock, 10, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, 10, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, 10, MSG_WAITALL);
+            e.Recv(e.sock, 10, MSG_PEEK | MSG_WAITALL);
+          }}};
+
 CASE{"flags: MSG_WAITALL larger than every buffer",
      {.client =
           [](End& e) {
