@@ -6,7 +6,7 @@
 
 namespace heterok8s::heterosock {
 
-void Activate(uint32_t index) {
+void Activate(uint32_t index, bool kick) {
   Item& item = Pool::At(index);
   if (item.disabled || item.parked) return;
   Instance& instance = Pool::InstanceAt(item.instance);
@@ -20,11 +20,14 @@ void Activate(uint32_t index) {
     instance.last = index;
     ++instance.active;
   }
-  if ((instance.blocked > 0 || instance.plain.load() > 0) && instance.kick > 0) {
-    // Registered edge triggered: every write is an event, and nobody has to read.
-    const uint64_t one = 1;
-    Syscall(SYS_write, instance.kick, reinterpret_cast<long>(&one), sizeof one);
-  }
+  if (kick && (instance.blocked > 0 || instance.plain.load() > 0 || instance.watched)) Kick(instance);
+}
+
+void Kick(const Instance& instance) {
+  if (instance.kick <= 0) return;
+  // Registered edge triggered: every write is an event, and nobody has to read but who asks for the set as a whole.
+  const uint64_t one = 1;
+  Syscall(SYS_write, instance.kick, reinterpret_cast<long>(&one), sizeof one);
 }
 
 void Deactivate(uint32_t index) {

@@ -5,11 +5,15 @@
 
 namespace heterok8s::heterosock {
 
-// Appends the item unless it is there or may not report; wakes a thread that waits in the kernel.
-void Activate(uint32_t index);
+struct Instance;
+
+// Wakes every thread that waits in the set, or for it, in the kernel.
+void Kick(const Instance& instance);
+// Appends the item unless it is there or may not report; `kick`: wakes a thread that waits in the kernel.
+void Activate(uint32_t index, bool kick = true);
 void Deactivate(uint32_t index);
 // Makes the kernel's registration ours, and the item active. Also with the registry lock held.
-void Manage(uint32_t index);
+void Manage(uint32_t index, bool kick = true);
 // Takes the lock of an instance; where its last owner went in the middle, the list is made anew. False when this thread
 // holds it already.
 bool LockInstance(uint32_t number);

@@ -1,7 +1,7 @@
 // The locks of the registrations, held for a scope. Private to epoll/.
 //
-// Threading: the pool's lock first, then an instance's, then those of slots. Errors: false in a signal handler that
-// interrupted the holder; then nothing may be touched.
+// Threading: the pool's lock first, then an instance's, then those of slots. A second instance's only under the pool's.
+// Errors: false in a signal handler that interrupted the holder; then nothing may be touched.
 //
 //   const PoolGuard guard;
 //   if (!guard) return;

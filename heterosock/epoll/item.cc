@@ -56,9 +56,15 @@ bool AddBell(uint32_t index) {
   Instance& instance = Pool::InstanceAt(item.instance);
   if (!AddKick(instance, item.instance)) return false;
   if (Slots::Local(item.slot).bell_dead) return true;
-  // An old ring would look like news.
-  EnterBell(item.slot);
+  // An old ring would look like news; to other sets it may be.
+  const bool emptied = EnterBell(item.slot);
   LeaveBell(item.slot);
+  for (uint32_t other = Slots::Local(item.slot).first_item.load(); emptied && other != kNone;
+       other = Pool::At(other).next_of_slot) {
+    if (Pool::At(other).instance == item.instance) continue;
+    const Guard guard(Pool::At(other).instance);
+    if (guard) Manage(other);
+  }
   const int result = KernelControl(instance, EPOLL_CTL_ADD, Slots::Local(item.slot).own_bell, EPOLLIN | EPOLLET,
                                    Pool::Cookie(index, true));
   if (result == -EEXIST) return true;  // another descriptor of the same socket is in this set
@@ -106,7 +112,7 @@ void NoteWhatWasTold(Item& item, const Instance& instance) {
 
 }  // namespace
 
-void Manage(uint32_t index) {
+void Manage(uint32_t index, bool kick) {
   Item& item = Pool::At(index);
   if (item.parked) return;
   Instance& instance = Pool::InstanceAt(item.instance);
@@ -123,7 +129,7 @@ void Manage(uint32_t index) {
     item.managed = true;
     item.with_out = with_out;
   }
-  Activate(index);
+  Activate(index, kick);
 }
 
 void Remove(uint32_t index) {

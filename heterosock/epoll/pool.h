@@ -69,6 +69,7 @@ struct Instance {
     int fd;
     uint32_t events;
     uint64_t data;
+    bool disabled;  // EPOLLONESHOT has fired
   } nested[kMostNested] = {};
 };
 

@@ -121,6 +121,7 @@ void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_ev
     } else {
       instance.nested[i].events = event->events;
       instance.nested[i].data = event->data.u64;
+      instance.nested[i].disabled = false;
     }
     return;
   }
@@ -129,8 +130,16 @@ void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_ev
     DisableProcess(Reason::kEpoll);
     return;
   }
-  instance.nested[count] = {inner, fd, event->events, event->data.u64};
+  instance.nested[count] = {inner, fd, event->events, event->data.u64, false};
   instance.nested_count.store(count + 1);
+}
+
+// Whoever sleeps in a set hears of an inner one that was added, or changed, and has something that the kernel does not
+// know of.
+void TellOfNested(uint32_t inner) {
+  if (!EpollAttached(inner) || !EpollReady(inner)) return;
+  const Guard guard(inner);
+  if (guard) Kick(Pool::InstanceAt(inner));
 }
 
 }  // namespace
@@ -162,6 +171,15 @@ void EpollPlainWait(uint32_t number, int change) {
   Pool::InstanceAt(number).plain.fetch_add(static_cast<uint32_t>(change));
 }
 
+void EpollReported(uint32_t number, const epoll_event* events, int n) {
+  Instance& instance = Pool::InstanceAt(number);
+  for (uint32_t i = 0; i < instance.nested_count.load(); ++i) {
+    Instance::Nested& nested = instance.nested[i];
+    for (int k = 0; k < n && (nested.events & EPOLLONESHOT) != 0; ++k)
+      nested.disabled = nested.disabled || events[k].data.u64 == nested.data;
+  }
+}
+
 void EpollCopied(uint32_t number) { Pool::InstanceAt(number).descriptors.fetch_add(1); }
 
 void EpollClosed(uint32_t number, int epfd) {
@@ -188,6 +206,7 @@ int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* 
   if (word.kind() == FdWord::kEpoll && event != nullptr) {
     const int result = real.epoll_ctl(epfd, operation, fd, event);
     if (result == 0) Nest(number, word.index(), operation, fd, event);
+    if (result == 0 && operation != EPOLL_CTL_DEL) TellOfNested(word.index());
     return result;
   }
   if (word.kind() != FdWord::kStream || (operation != EPOLL_CTL_DEL && event == nullptr)) {

@@ -105,13 +105,16 @@ class Waiter {
     for (int i = 0; i < n; ++i) {
       bool false_alarm = false;
       for (uint32_t k = 0; k < instance_.nested_count.load() && !false_alarm; ++k) {
-        const Instance::Nested& nested = instance_.nested[k];
+        Instance::Nested& nested = instance_.nested[k];
         if (events[i].data.u64 != nested.data || events[i].events != EPOLLIN) continue;
         false_alarm = EpollTakeRings(nested.instance) && !EpollReady(nested.instance) &&
                       (PollNow(nested.fd, POLLIN) & POLLIN) == 0;
-        // The kernel has disabled it with this report, of which the program will not hear.
-        if (false_alarm && (nested.events & EPOLLONESHOT) != 0)
+        if ((nested.events & EPOLLONESHOT) == 0) continue;
+        // The kernel has disabled it with this report, of which the program may not hear.
+        if (false_alarm)
           KernelControl(instance_, EPOLL_CTL_MOD, nested.fd, nested.events, nested.data);
+        else
+          nested.disabled = true;
       }
       if (!false_alarm) events[kept++] = events[i];
     }
@@ -209,8 +212,8 @@ class Waiter {
   int LookAtNested(int from) {
     int n = 0;
     for (uint32_t i = 0; i < instance_.nested_count.load() && from + n < max_; ++i) {
-      const Instance::Nested& nested = instance_.nested[i];
-      if ((nested.events & EPOLLIN) == 0 || !EpollAttached(nested.instance) || !EpollReady(nested.instance)) continue;
+      Instance::Nested& nested = instance_.nested[i];
+      if (!ReadyWithin(nested)) continue;
       bool there = false;
       for (int k = 0; k < from + n; ++k)
         there = there || (events_[k].data.u64 == nested.data && (events_[k].events & EPOLLIN));
@@ -218,6 +221,10 @@ class Waiter {
       events_[from + n].events = EPOLLIN;
       events_[from + n].data.u64 = nested.data;
       ++n;
+      if ((nested.events & EPOLLONESHOT) == 0) continue;
+      // The kernel, which did not report it, must not either. (Of an epoll descriptor it has no errors to report.)
+      nested.disabled = true;
+      KernelControl(instance_, EPOLL_CTL_MOD, nested.fd, 0, nested.data);
     }
     return n;
   }
@@ -270,9 +277,14 @@ class Waiter {
     return all;
   }
 
+  static bool ReadyWithin(const Instance::Nested& nested) {
+    return (nested.events & EPOLLIN) != 0 && !nested.disabled && EpollAttached(nested.instance) &&
+           EpollReady(nested.instance);
+  }
+
   bool LookNestedBeforeSleep() {
     for (uint32_t i = 0; i < instance_.nested_count.load(); ++i) {
-      if (EpollAttached(instance_.nested[i].instance) && EpollReady(instance_.nested[i].instance)) return true;
+      if (ReadyWithin(instance_.nested[i])) return true;
     }
     return false;
   }

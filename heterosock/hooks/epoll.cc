@@ -29,8 +29,11 @@ int Wait(int epfd, epoll_event* events, int max, int64_t timeout_ns, const sigse
     EpollPlainWait(word.index(), 1);
     int n = native();
     EpollPlainWait(word.index(), -1);
-    if (n <= 0 || !EpollAttached(word.index())) [[likely]]
+    if (n <= 0) return n;
+    if (!EpollAttached(word.index())) [[likely]] {
+      EpollReported(word.index(), events, n);
       return n;
+    }
     n = EpollAdopt(word.index(), epfd, events, n, max);
     if (n != 0 || timeout_ns == 0) return n;
     if (timeout_ns > 0) {
