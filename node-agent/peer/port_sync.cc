@@ -14,10 +14,9 @@ namespace {
 constexpr size_t kReplaceFrom = 32;
 
 // A Pod's link is there a moment after its ports are; steering that failed is tried again after this, doubling.
-constexpr std::chrono::milliseconds kFirstRetry{10}, kLongestRetry{1000};
+constexpr std::chrono::milliseconds kFirstRetry{10};
 
 const char* Name(pu::Side side) { return side == pu::Side::kHost ? "host" : "dpu"; }
-pu::Side Other(pu::Side side) { return side == pu::Side::kHost ? pu::Side::kDpu : pu::Side::kHost; }
 
 // ports::PortChange's clock is CLOCK_MONOTONIC, which is what steady_clock reads.
 std::chrono::steady_clock::time_point AtEpoch(uint64_t epoch_ns) {
@@ -69,7 +68,13 @@ void PortSync::Connected(std::shared_ptr<PortSession> session) {
     session_ = std::move(session);
     to_acknowledge_ = 0;
     connected_ = true;
-    for (const auto& [pod_key, pod] : pods_) SendSnapshot(pod_key, pod.claims);
+    // Of Pods that this PU has not, the other one tells anew.
+    std::erase_if(pods_, [](const auto& pod) { return !pod.second.expected && !pod.second.in_kernel; });
+    // Of one that is being added not all is known, and the other PU would let go of what is missing: OnPodAdded tells.
+    for (const auto& [pod_key, pod] : pods_) {
+      if (pod.in_kernel) SendSnapshot(pod_key, pod.claims);
+    }
+    for (const std::string& pod_key : std::exchange(untold_removals_, {})) SendRemoved(pod_key);
   });
 }
 
@@ -122,7 +127,7 @@ void PortSync::OnLocalChange(const ports::PortChange& change) {
   } else {
     it->second.claims.Close(change.key);
   }
-  SendDelta(change.pod_key, change.key, change.opened, change.epoch_ns);
+  if (it->second.in_kernel) SendDelta(change.pod_key, change.key, change.opened, change.epoch_ns);
   unsteered_.insert(change.pod_key);
 }
 
@@ -130,11 +135,8 @@ void PortSync::OnPodAdded(const std::string& pod_key) {
   Pod& pod = PodOf(pod_key);
   pod.in_kernel = true;
   pod.steered_known = false;
-  const PodClaims::Claims remote = pod.claims.remote();
-  for (const ports::PortKey& stale : ports_->Remote(pod_key)) {
-    if (!remote.contains(stale)) DropRemote(pod_key, pod, stale);
-  }
-  for (const auto& [key, epoch_ns] : remote) ClaimRemote(pod_key, pod, key, epoch_ns);
+  untold_removals_.erase(pod_key);
+  EnforceRemote(pod_key, pod);
   SendSnapshot(pod_key, pod.claims);
   unsteered_.insert(pod_key);
 }
@@ -142,7 +144,7 @@ void PortSync::OnPodAdded(const std::string& pod_key) {
 void PortSync::OnPodRemoved(const std::string& pod_key) {
   pods_.erase(pod_key);
   unsteered_.erase(pod_key);
-  SendSnapshot(pod_key, PodClaims(self_));
+  SendRemoved(pod_key);
   std::lock_guard lock(mutex_);
   last_conflict_.erase(pod_key);
 }
@@ -166,29 +168,22 @@ void PortSync::OnMessage(const v1::PortMessage& message) {
 }
 
 void PortSync::OnSnapshot(const v1::PortSnapshot& snapshot) {
-  auto it = pods_.find(snapshot.pod_key());
-  if (it == pods_.end()) {
-    if (snapshot.ports().empty()) return;
-    it = pods_.try_emplace(snapshot.pod_key(), self_).first;  // the other half is made first; this one follows
-  }
-  Pod& pod = it->second;
+  const std::string& pod_key = snapshot.pod_key();
+  if (snapshot.removed() && !pods_.contains(pod_key)) return;
+  Pod& pod = PodOf(pod_key);  // the other half may be made first; this one follows
   PodClaims::Claims claimed;
   for (int i = 0; i < snapshot.ports_size(); ++i) {
     absl::StatusOr<ports::PortKey> key = FromProto(snapshot.ports(i));
     if (!key.ok()) {
-      Failed(fmt::format("snapshot of pod {}", snapshot.pod_key()), key.status());
+      Failed(fmt::format("snapshot of pod {}", pod_key), key.status());
       continue;
     }
     claimed[*key] = i < snapshot.epochs_ns_size() ? snapshot.epochs_ns(i) : 0;
   }
-  pod.refused.clear();
-  const PodClaims::Claims before = pod.claims.remote();
-  for (const auto& [key, epoch_ns] : before) {
-    if (!claimed.contains(key)) DropRemote(snapshot.pod_key(), pod, key);
-  }
-  for (const auto& [key, epoch_ns] : claimed) ClaimRemote(snapshot.pod_key(), pod, key, epoch_ns);
-  // A Pod that neither side has any longer.
-  if (!pod.expected && !pod.in_kernel && pod.claims.remote().empty()) pods_.erase(it);
+  ReplaceRemote(pod_key, pod, claimed);
+  pod.told = true;
+  unsteered_.insert(pod_key);
+  if (snapshot.removed() && !pod.expected && !pod.in_kernel) pods_.erase(pod_key);  // neither side has it any longer
 }
 
 void PortSync::OnDelta(const v1::PortDelta& delta) {
@@ -207,93 +202,8 @@ void PortSync::OnConflict(const v1::PortConflict& conflict) {
   absl::StatusOr<ports::PortKey> key = FromProto(conflict.port());
   if (it == pods_.end() || !key.ok() || !it->second.claims.Lose(*key)) return;
   unsteered_.insert(conflict.pod_key());
-  Remember(conflict.pod_key(), it->second,
-           fmt::format("{} of the {} lost against the {}: {}", key->ToString(), Name(self_), Name(Other(self_)),
-                       conflict.holder()));
+  Remember(conflict.pod_key(), it->second, *key, self_, conflict.holder());
   Count(&Counters::conflicts_lost);
-}
-
-// Ports refuse a remote claim that is not older than the local one, on both PUs: of two in the same nanosecond each
-// would refuse the other's, and both would lose. The host's counts as the older one.
-uint64_t PortSync::RankOf(uint64_t remote_epoch_ns) const {
-  return self_ == pu::Side::kDpu && remote_epoch_ns > 0 ? remote_epoch_ns - 1 : remote_epoch_ns;
-}
-
-void PortSync::ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {
-  if (pod.claims.remote().size() >= ports::kMostClaimsOfAPod && !pod.claims.remote().contains(key)) {
-    return Refuse(pod_key, pod, key, epoch_ns);
-  }
-  pod.claims.OpenRemote(key, epoch_ns);
-  unsteered_.insert(pod_key);
-  if (!pod.in_kernel) {  // OnPodAdded enforces it
-    pod.refused.erase(key);
-    return;
-  }
-  const absl::Status status = ports_->SetRemote(pod_key, key, true, RankOf(epoch_ns));
-  if (!absl::IsResourceExhausted(status)) pod.refused.erase(key);
-  if (status.code() == absl::StatusCode::kFailedPrecondition) {
-    pod.claims.CloseRemote(key);
-    Remember(pod_key, pod,
-             fmt::format("{} of the {} lost against the {}: {}", key.ToString(), Name(Other(self_)), Name(self_),
-                         Message(status)));
-    Count(&Counters::conflicts_won);
-    v1::PortMessage message;
-    message.mutable_conflict()->set_pod_key(pod_key);
-    *message.mutable_conflict()->mutable_port() = ToProto(key);
-    message.mutable_conflict()->set_holder(Message(status));
-    if (session_ != nullptr) session_->Send(std::move(message), std::nullopt);
-  } else if (absl::IsResourceExhausted(status)) {
-    pod.claims.CloseRemote(key);
-    Refuse(pod_key, pod, key, epoch_ns);
-  } else if (!status.ok()) {
-    Failed(fmt::format("pod {}: enforce {} of the other PU", pod_key, key.ToString()), status);
-  }
-}
-
-// Kept for as many as a Pod may have. An other PU that works as it should tells no more.
-void PortSync::Refuse(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns) {
-  if (crowded_.empty()) claim_refused_at_ = std::chrono::steady_clock::now() + kLongestRetry;
-  crowded_.insert(pod_key);
-  const bool is_known = pod.refused.contains(key);
-  if (is_known || pod.refused.size() < ports::kMostClaimsOfAPod) pod.refused[key] = epoch_ns;
-  if (is_known) return;
-  Count(&Counters::failures);
-  if (!pod.warn_refused.Now()) return;
-  spdlog::warn(
-      "pod {}: the other PU reports more ports than there is room for (at most {} of one Pod); {} and others are "
-      "not enforced here until there is",
-      pod_key, ports::kMostClaimsOfAPod, key.ToString());
-}
-
-// What found no room gets it when any Pod has let go of enough. The first that finds none speaks for its Pod's others.
-void PortSync::ClaimRefused() {
-  const auto now = std::chrono::steady_clock::now();
-  if (crowded_.empty() || now < claim_refused_at_) return;
-  claim_refused_at_ = now + kLongestRetry;
-  for (const std::string& pod_key : std::exchange(crowded_, {})) {
-    auto found = pods_.find(pod_key);
-    if (found == pods_.end()) continue;
-    Pod& pod = found->second;
-    while (!pod.refused.empty()) {
-      const auto [key, epoch_ns] = *pod.refused.begin();
-      ClaimRemote(pod_key, pod, key, epoch_ns);
-      if (pod.refused.contains(key)) break;
-    }
-  }
-}
-
-void PortSync::DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key) {
-  pod.refused.erase(key);
-  pod.claims.CloseRemote(key);
-  unsteered_.insert(pod_key);
-  if (pod.in_kernel) {
-    if (absl::Status s = ports_->SetRemote(pod_key, key, false, 0); !s.ok()) {
-      Failed(fmt::format("pod {}: let go of {}", pod_key, key.ToString()), s);
-    }
-  }
-  for (const auto& [lost, epoch_ns] : pod.claims.TakeBack(key)) {
-    SendDelta(pod_key, lost, true, epoch_ns);
-  }
 }
 
 void PortSync::SendSnapshot(const std::string& pod_key, const PodClaims& claims) {
@@ -305,6 +215,18 @@ void PortSync::SendSnapshot(const std::string& pod_key, const PodClaims& claims)
     *snapshot->add_ports() = ToProto(key);
     snapshot->add_epochs_ns(epoch_ns);
   }
+  session_->Send(std::move(message), std::nullopt);
+  Count(&Counters::sent);
+}
+
+void PortSync::SendRemoved(const std::string& pod_key) {
+  if (session_ == nullptr) {
+    untold_removals_.insert(pod_key);
+    return;
+  }
+  v1::PortMessage message;
+  message.mutable_snapshot()->set_pod_key(pod_key);
+  message.mutable_snapshot()->set_removed(true);
   session_->Send(std::move(message), std::nullopt);
   Count(&Counters::sent);
 }
@@ -341,6 +263,8 @@ void PortSync::SteerUnsteered() {
 }
 
 absl::Status PortSync::Steer(const std::string& pod_key, Pod& pod) {
+  // The host steers by the DPU's ports alone: until it hears of them, by those that an earlier heterod left in podnet.
+  if (self_ == pu::Side::kHost && !pod.told) return absl::OkStatus();
   if (pod.steered_known && pod.claims.changed().empty()) return absl::OkStatus();
   HK_ASSIGN_OR_RETURN(podnet::LinkSpec link, link_of_(pod_key));
   // All at once after a start, when an earlier heterod may have left ports that nobody owns, and when many changed.
@@ -390,7 +314,10 @@ void PortSync::Failed(const std::string& what, const absl::Status& status) {
 }
 
 // A Pod may have as many as it likes.
-void PortSync::Remember(const std::string& pod_key, Pod& pod, const std::string& conflict) {
+void PortSync::Remember(const std::string& pod_key, Pod& pod, const ports::PortKey& key, pu::Side loser,
+                        const std::string& holder) {
+  const std::string conflict =
+      fmt::format("{} of the {} lost against the {}: {}", key.ToString(), Name(loser), Name(Other(loser)), holder);
   if (pod.warn_conflict.Now()) {
     spdlog::warn("pod {}: {}; further ones are counted in heterod_port_conflicts_total", pod_key, conflict);
   }

@@ -5,10 +5,11 @@
 // claims go to ports::SetRemote, the DPU's ports (own ones on the DPU, remote ones on the host) to podnet::SetPort, and
 // only then is the message acknowledged. Two claims of one port: the lower epoch wins, of equal ones the host's; the
 // loser is told (PortConflict), counted, shown by LastConflict(), and reported again when the winner lets go. When the
-// connection is lost, the last known state of the other side stays enforced.
-// Threading: thread-safe. One worker does everything in order; LocalChange() only enqueues, so it may be ports'
-// listener. Ownership: borrows what Start() gets; sessions are shared with the stream that made them.
-// Errors: what the kernel refuses is logged, counted and tried again; a missing link is waited for.
+// connection is lost, or this heterod starts anew, the last known state of the other side stays enforced: what ports
+// and podnet still hold of a Pod is kept until the other side's snapshot of it. Threading: thread-safe. One worker does
+// everything in order; LocalChange() only enqueues, so it may be ports' listener. Ownership: borrows what Start() gets;
+// sessions are shared with the stream that made them. Errors: what the kernel refuses is logged, counted and tried
+// again; a missing link is waited for.
 //
 //   PortSync sync(pu::Side::kHost, [&](std::chrono::nanoseconds ack) { histogram.Observe(ack); });
 //   auto ports = ports::NewBpfPorts(options, [&](const ports::PortChange& c) { sync.LocalChange(c); });
@@ -86,7 +87,8 @@ class PortSync {
     explicit Pod(pu::Side self) : claims(self) {}
     PodClaims claims;
     bool expected = false;          // attach is adding it; what ports reports meanwhile counts
-    bool in_kernel = false;         // ports knows the Pod
+    bool in_kernel = false;         // ports knows the Pod, and has told all that is open
+    bool told = false;              // by the other PU, what it owns
     std::set<SteeredPort> steered;  // as podnet has it
     bool steered_known = false;     // false: podnet may hold what an earlier heterod left
     PodClaims::Claims refused;      // the other PU's, for which there was no room: tried again
@@ -105,18 +107,28 @@ class PortSync {
   void OnSnapshot(const v1::PortSnapshot& snapshot);
   void OnDelta(const v1::PortDelta& delta);
   void OnConflict(const v1::PortConflict& conflict);
+  // remote_claims.cc
+  void EnforceRemote(const std::string& pod_key, Pod& pod);
+  void ReplaceRemote(const std::string& pod_key, Pod& pod, const PodClaims::Claims& claimed);
   uint64_t RankOf(uint64_t remote_epoch_ns) const;
   void ClaimRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns);
   void Refuse(const std::string& pod_key, Pod& pod, const ports::PortKey& key, uint64_t epoch_ns);
   void ClaimRefused();
   void DropRemote(const std::string& pod_key, Pod& pod, const ports::PortKey& key);
+
   void SendSnapshot(const std::string& pod_key, const PodClaims& claims);
+  void SendRemoved(const std::string& pod_key);
   void SendDelta(const std::string& pod_key, const ports::PortKey& key, bool opened, uint64_t epoch_ns);
   void SteerUnsteered();
   absl::Status Steer(const std::string& pod_key, Pod& pod);
   void Count(uint64_t Counters::*counter);
   void Failed(const std::string& what, const absl::Status& status);
-  void Remember(const std::string& pod_key, Pod& pod, const std::string& conflict);
+  void Remember(const std::string& pod_key, Pod& pod, const ports::PortKey& key, pu::Side loser,
+                const std::string& holder);
+  static pu::Side Other(pu::Side side) { return side == pu::Side::kHost ? pu::Side::kDpu : pu::Side::kHost; }
+
+  // What failed is tried again after this at the latest.
+  static constexpr std::chrono::milliseconds kLongestRetry{1000};
 
   const pu::Side self_;
   const AckObserver on_ack_;
@@ -126,8 +138,9 @@ class PortSync {
 
   // The worker's own.
   std::map<std::string, Pod> pods_;
-  std::set<std::string> unsteered_;  // Pods whose steering is not as their claims say
-  std::set<std::string> crowded_;    // Pods that may have refused claims
+  std::set<std::string> unsteered_;        // Pods whose steering is not as their claims say
+  std::set<std::string> crowded_;          // Pods that may have refused claims
+  std::set<std::string> untold_removals_;  // Pods that went while nobody could be told
   std::chrono::steady_clock::time_point claim_refused_at_;
   std::shared_ptr<PortSession> session_;
   uint64_t to_acknowledge_ = 0;  // of session_

@@ -61,7 +61,8 @@ inline ports::PortKey Key(const std::string& address, uint16_t port, Protocol pr
 class FakePorts final : public ports::Ports, public Watched {
  public:
   ports::Listener listener;
-  size_t room = SIZE_MAX;  // for the other PU's ports, of all Pods
+  size_t room = SIZE_MAX;    // for the other PU's ports, of all Pods
+  size_t fewest = SIZE_MAX;  // of them at a time, so far
 
   void Open(const std::string& pod, const ports::PortKey& key, uint64_t epoch_ns) {
     {
@@ -111,6 +112,7 @@ class FakePorts final : public ports::Ports, public Watched {
     if (!pods_.contains(pod)) return absl::NotFoundError("no Pod " + pod);
     for (const auto& [mine, since] : local_[pod]) {
       if (owned && mine.port == key.port && mine.protocol == key.protocol && since <= epoch_ns) {
+        remote_.erase({pod, key});
         return absl::FailedPreconditionError("port is held by an older socket");
       }
     }
@@ -120,6 +122,7 @@ class FakePorts final : public ports::Ports, public Watched {
     } else {
       remote_.erase({pod, key});
     }
+    fewest = std::min(fewest, remote_.size());
     changed_.notify_all();
     return absl::OkStatus();
   }
@@ -147,6 +150,8 @@ class FakePorts final : public ports::Ports, public Watched {
 // The set `dpu_ports` of each Pod, and nothing else.
 class FakePodNet final : public podnet::PodNet, public Watched {
  public:
+  int changes = 0;
+
   bool Steers(const std::string& pod, uint16_t port) const {  // in WaitUntil
     auto it = ports_.find(pod);
     return it != ports_.end() && it->second.contains({Protocol::kTcp, port});
@@ -160,6 +165,7 @@ class FakePodNet final : public podnet::PodNet, public Watched {
     } else {
       ports_[spec.owner.pod_key].erase({protocol, port});
     }
+    ++changes;
     changed_.notify_all();
     return absl::OkStatus();
   }
@@ -167,6 +173,7 @@ class FakePodNet final : public podnet::PodNet, public Watched {
                             const std::vector<std::pair<Protocol, uint16_t>>& ports) override {
     std::lock_guard lock(mutex_);
     ports_[spec.owner.pod_key] = {ports.begin(), ports.end()};
+    ++changes;
     changed_.notify_all();
     return absl::OkStatus();
   }

@@ -99,6 +99,30 @@ TEST_CASE("bind is refused where the other PU owns an overlapping port, and nowh
   }
 }
 
+TEST_CASE("a port that the other PU claims anew, later than this one, is not in force until this one closes it",
+          "[netns]") {
+  for (Mechanism mechanism : {Mechanism::kBpf, Mechanism::kPlaceholder}) {
+    TwoPus pus(/*start=*/true, mechanism);
+    Ports& ports = *pus.host().ports;
+    sys::UniqueFd listener = Listening(pus.host(), "127.0.0.1");
+    const PortKey key{.address = *IpAddress::Parse("127.0.0.1"), .port = PortOf(listener)};
+    pus.AwaitTold(pus.host(), key, true);
+    REQUIRE_OK(ports.SetRemote(pus.host().pod_key, key, true, 0));
+    REQUIRE(ports.Remote(pus.host().pod_key) == std::vector<PortKey>{key});
+
+    CHECK_THAT(ports.SetRemote(pus.host().pod_key, key, true, MonotonicNs()),
+               HasCode(absl::StatusCode::kFailedPrecondition));
+
+    CHECK(ports.Remote(pus.host().pod_key).empty());
+    int error = 0;
+    Bound(pus.host(), SOCK_STREAM, "127.0.0.1", key.port, &error);
+    CHECK(error == 0);
+    listener.reset();
+    pus.AwaitTold(pus.host(), key, false);
+    CHECK(ports.Remote(pus.host().pod_key) == std::vector<PortKey>{key});
+  }
+}
+
 TEST_CASE("a refused bind is known by process and port", "[netns]") {
   TwoPus pus;
   Ports& ports = *pus.host().ports;

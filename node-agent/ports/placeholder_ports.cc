@@ -140,11 +140,9 @@ absl::Status PlaceholderPorts::AddPod(const PodPorts& ports) {
       return (counts = SocketCounts::Open()).status();
     });
     if (!opened.ok()) return Annotate(opened, context);
-    if (diag->gone_fd() >= 0) {
-      epoll_event event{.events = EPOLLIN, .data = {.fd = diag->gone_fd()}};
-      if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, diag->gone_fd(), &event) != 0) {
-        return Annotate(ErrnoToStatus(errno, "epoll_ctl"), context);
-      }
+    epoll_event silent{.events = 0, .data = {.ptr = nullptr}};  // until ListenLocked()
+    if (diag->gone_fd() >= 0 && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, diag->gone_fd(), &silent) != 0) {
+      return Annotate(ErrnoToStatus(errno, "epoll_ctl"), context);
     }
     Pod pod{.ports = ports, .ns = *std::move(ns), .diag = *std::move(diag), .counts = *std::move(counts)};
     found = pods_.emplace(ports.pod_key, std::move(pod)).first;

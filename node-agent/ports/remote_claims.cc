@@ -102,6 +102,7 @@ absl::Status BpfPorts::SetRemote(const std::string& pod_key, const PortKey& give
   if (auto reported = pod->reported.find(number); reported != pod->reported.end()) {
     for (const auto& [mine, since_ns] : reported->second) {
       if (since_ns > epoch_ns || !Overlaps(mine, key)) continue;
+      HK_RETURN_IF_ERROR(DropRemoteLocked(*pod, key));  // it was in force before the other PU closed and reopened it
       if (!is_contested && RoomForRemoteLocked(*pod).ok()) {
         pod->contested[number].insert(key);
         ++pod->remote_claims;
