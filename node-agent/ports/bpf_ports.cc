@@ -89,7 +89,6 @@ void BpfPorts::AdoptLocked() {
     pod.ports = FromWire(*wire, name);
     pod.cookie = cookie;
     pod.generation = wire->generation;
-    pod.announced = false;
     // The heterod before may have been told that more has changed, and died before it looked.
     pod.behind_until_ns = pod.compare_at_ns = MonotonicNs() + HK_WINDOW_NS;
     key_of_cookie_[cookie] = pod.ports.pod_key;
@@ -142,6 +141,7 @@ absl::Status BpfPorts::AddPod(const PodPorts& ports) {
   std::unique_lock lock(mutex_);
   auto pod = pods_.find(ports.pod_key);
   if (pod == pods_.end() || std::exchange(pod->second.announced, true)) return absl::OkStatus();
+  if (pod->second.is_new ? !HasClaims(pod->second.cookie) : pod->second.reported.empty()) return absl::OkStatus();
   tell_again_.insert(ports.pod_key);
   Wake();
   const auto is_told = [&] { return !tell_again_.contains(ports.pod_key) && !telling_again_.contains(ports.pod_key); };
@@ -149,6 +149,21 @@ absl::Status BpfPorts::AddPod(const PodPorts& ports) {
     spdlog::warn("ports of Pod '{}': what it has open is told later", ports.pod_key);
   }
   return absl::OkStatus();
+}
+
+bool BpfPorts::HasClaims(uint64_t cookie) const {
+  const std::optional<hk_share> share = kernel_->shares.Get(cookie);
+  return !share.has_value() || share->used > 0;
+}
+
+// A walk passes the room of all Pods.
+std::vector<std::pair<hk_claim_key, hk_local>> BpfPorts::OpenClaims(uint64_t cookie) const {
+  std::vector<std::pair<hk_claim_key, hk_local>> open;
+  if (!HasClaims(cookie)) return open;
+  for (const auto& [key, claim] : kernel_->local.All()) {
+    if (key.netns == cookie && IsOpen(claim)) open.emplace_back(key, claim);
+  }
+  return open;
 }
 
 absl::Status BpfPorts::AddLocked(const PodPorts& ports, const sys::NetnsRef& ns, uint64_t cookie) {
@@ -163,7 +178,10 @@ absl::Status BpfPorts::AddLocked(const PodPorts& ports, const sys::NetnsRef& ns,
   }
   if (gone_.contains(cookie)) HK_RETURN_IF_ERROR(SweepNowLocked(cookie));
   Pod& pod = pods_[ports.pod_key];
-  if (pod.generation == 0) pod.generation = MonotonicNs();
+  if (pod.generation == 0) {
+    pod.generation = MonotonicNs();
+    pod.is_new = true;
+  }
   pod.ports = ports;
   pod.cookie = cookie;
   key_of_cookie_[cookie] = ports.pod_key;
@@ -226,12 +244,8 @@ std::vector<OwnedPort> BpfPorts::Local(const std::string& pod_key) const {
   std::vector<OwnedPort> owned;
   auto found = pods_.find(pod_key);
   if (found == pods_.end()) return owned;
-  // A walk passes the room of all Pods.
-  const uint64_t cookie = found->second.cookie;
-  if (std::optional<hk_share> share = kernel_->shares.Get(cookie); share.has_value() && share->used == 0) return owned;
   int64_t boot_ns = static_cast<int64_t>(RealNs()) - static_cast<int64_t>(MonotonicNs());
-  for (const auto& [key, claim] : kernel_->local.All()) {
-    if (key.netns != cookie || !IsOpen(claim)) continue;
+  for (const auto& [key, claim] : OpenClaims(found->second.cookie)) {
     owned.push_back({.key = FromWire(key),
                      .since_unix_ms = (boot_ns + static_cast<int64_t>(claim.since_ns)) / 1'000'000,
                      .sockets = HK_SOCKETS(claim.life)});

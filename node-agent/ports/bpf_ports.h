@@ -51,7 +51,8 @@ class BpfPorts : public Ports {
     PodPorts ports;
     uint64_t cookie = 0;
     uint64_t generation = 0;
-    bool announced = true;  // false: adopted, and AddPod was not called on this object yet
+    bool is_new = false;     // else adopted
+    bool announced = false;  // the first AddPod on this object has told what is open
     std::map<PortNumber, std::map<PortKey, uint64_t>> reported;  // told to the listener as open, with its epoch
     std::map<PortNumber, std::set<PortKey>> remote;
     std::map<PortNumber, std::set<PortKey>> contested;  // the other PU's, but ours are older; theirs when ours close
@@ -67,6 +68,8 @@ class BpfPorts : public Ports {
 
   // bpf_ports.cc: Pods. All "Locked" ones need mutex_.
   void AdoptLocked();
+  bool HasClaims(uint64_t cookie) const;
+  std::vector<std::pair<hk_claim_key, hk_local>> OpenClaims(uint64_t cookie) const;
   absl::Status AddLocked(const PodPorts& ports, const sys::NetnsRef& ns, uint64_t cookie);
   absl::Status RemoveLocked(const std::string& pod_key);
   absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
@@ -90,6 +93,7 @@ class BpfPorts : public Ports {
   static bool IsReported(const Pod& pod, const PortKey& key);
   void ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t epoch_ns);
   void TellAgain();
+  void TellFound(const std::vector<uint64_t>& cookies);
   void ShareUsedUpLocked(Pod& pod, const Refusal& refusal, bool refused);
 
   // comparison.cc
@@ -119,7 +123,7 @@ class BpfPorts : public Ports {
   std::map<uint64_t, std::string> key_of_cookie_;
   std::map<uint64_t, uint64_t> gone_;  // removed Pods -> when to sweep up what they left
   size_t remote_burst_ = 0;            // entries in `remote` of all Pods beyond what each is guaranteed
-  std::set<std::string> tell_again_;   // adopted Pods whose caller has no memory of what is open
+  std::set<std::string> tell_again_;   // Pods whose caller has no memory of what is open
   std::set<std::string> telling_again_;
   std::condition_variable told_again_;
   bool compare_all_ = false;

@@ -121,11 +121,16 @@ void BpfPorts::ReportLocked(Pod& pod, const PortKey& key, bool open, uint64_t ep
 // other PU thinks that nobody owns it. AddPod waits for it, so that who lists the Pod's ports next has them all.
 void BpfPorts::TellAgain() {
   std::vector<PortChange> open;
+  std::vector<uint64_t> found;
   {
     std::lock_guard lock(mutex_);
     for (const std::string& pod_key : tell_again_) {
       auto pod = pods_.find(pod_key);
       if (pod == pods_.end()) continue;
+      if (pod->second.is_new) {
+        found.push_back(pod->second.cookie);
+        continue;
+      }
       for (const auto& [number, claims] : pod->second.reported) {
         for (const auto& [key, epoch_ns] : claims)
           open.push_back({.pod_key = pod_key, .key = key, .opened = true, .epoch_ns = epoch_ns});
@@ -135,9 +140,23 @@ void BpfPorts::TellAgain() {
     if (telling_again_.empty()) return;
   }
   for (const PortChange& change : open) listener_(change);
+  if (!found.empty()) TellFound(found);
   std::lock_guard lock(mutex_);
   telling_again_.clear();
   told_again_.notify_all();
+}
+
+// What AddPod's scans found in Pods that are new here, as after another layout: the ring may have told of only a part.
+void BpfPorts::TellFound(const std::vector<uint64_t>& cookies) {
+  kernel_->DrainRing();
+  for (uint64_t cookie : cookies) {
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& [key, claim] : OpenClaims(cookie)) CheckLocked(key);
+    }
+    if (udp_inserts_.erase(cookie) > 0) ScanInto(cookie, /*tcp=*/false);
+  }
+  Tell();
 }
 
 // A program may try again for ever.

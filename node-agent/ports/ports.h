@@ -91,9 +91,9 @@ class Ports {
   virtual ~Ports() = default;
   virtual KernelFeatures features() const = 0;
 
-  // Idempotent. Sockets that exist already in the namespace are found and reported as opened; the first call on this
-  // object also reports again what an earlier heterod knew, before it returns. Not from the listener, which it waits
-  // for. Turns multipath TCP off in the namespace.
+  // Idempotent. Sockets that exist already in the namespace are found; the first call on this object reports all that
+  // is open, what an earlier heterod knew too, before it returns. Not from the listener, which it waits for. Turns
+  // multipath TCP off in the namespace.
   virtual absl::Status AddPod(const PodPorts& pod) = 0;
   virtual absl::Status RemovePod(const std::string& pod_key) = 0;
   virtual std::vector<std::string> ListPods() const = 0;
