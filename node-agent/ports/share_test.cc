@@ -1,131 +1,16 @@
 // A Pod that opens more ports than it may: refused with a clean error, told, and of no consequence to its neighbours.
-#include <bpf/bpf.h>
-#include <fmt/format.h>
-#include <netinet/in.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <thread>
 
-#include "common/testing/matchers.h"
-#include "node-agent/ports/clock.h"
-#include "node-agent/ports/layout.h"
-#include "node-agent/ports/two_pus.h"
+#include "node-agent/ports/share_testing.h"
 
 namespace heterok8s::ports {
 namespace {
-
-using testing::HasCode;
-
-const IpAddress kAny = *IpAddress::Parse("0.0.0.0"), kLocalhost = *IpAddress::Parse("127.0.0.1");
-
-// Sockets of `ns`, made by one thread there. Each bound to a port of its own, from `first` on; TCP ones listen.
-std::vector<sys::UniqueFd> Occupy(const sys::NetnsRef& ns, int type, const IpAddress& address, uint16_t first,
-                                  size_t count, int* error) {
-  rlimit files{};
-  REQUIRE(getrlimit(RLIMIT_NOFILE, &files) == 0);
-  files.rlim_max = std::max<rlim_t>(files.rlim_max, HK_SHARE_MOST + 1000);
-  files.rlim_cur = files.rlim_max;
-  REQUIRE(setrlimit(RLIMIT_NOFILE, &files) == 0);
-  std::vector<sys::UniqueFd> sockets;
-  *error = 0;
-  REQUIRE_OK(sys::InNetns(ns, [&]() -> absl::Status {
-    while (sockets.size() < count && *error == 0) {
-      sys::UniqueFd fd(socket(AF_INET, type | SOCK_CLOEXEC, 0));
-      if (!fd.valid()) return ErrnoToStatus(errno, "socket");
-      *error = Bind(fd, address, static_cast<uint16_t>(first + sockets.size()));
-      if (*error == 0 && type == SOCK_STREAM && listen(fd.get(), 1) != 0) *error = -errno;
-      if (*error == 0) sockets.push_back(std::move(fd));
-    }
-    return absl::OkStatus();
-  }));
-  return sockets;
-}
-
-// What the programs count, read beside heterod.
-class Counted {
- public:
-  explicit Counted(const Pu& pu)
-      : shares_(Open(pu, "shares")),
-        burst_(Open(pu, "burst")),
-        local_(Open(pu, "local")),
-        callers_(Open(pu, "callers")) {}
-
-  // Of the only Pod, or of all.
-  uint32_t used() const { return Sum(&hk_share::used); }
-  uint32_t unowned() const { return Sum(&hk_share::unowned); }
-  uint32_t burst() const {
-    uint32_t zero = 0, value = 0;
-    REQUIRE(bpf_map_lookup_elem(burst_.get(), &zero, &value) == 0);
-    return value;
-  }
-  // As if other Pods had taken it.
-  void SetBurst(uint32_t value) const {
-    uint32_t zero = 0;
-    REQUIRE(bpf_map_update_elem(burst_.get(), &zero, &value, BPF_ANY) == 0);
-  }
-  // As if the only Pod had had so many events, in that window.
-  void SetTold(uint64_t told) const {
-    uint64_t cookie = 0;
-    hk_share share{};
-    REQUIRE(bpf_map_get_next_key(shares_.get(), nullptr, &cookie) == 0);
-    REQUIRE(bpf_map_lookup_elem(shares_.get(), &cookie, &share) == 0);
-    share.told = told;
-    REQUIRE(bpf_map_update_elem(shares_.get(), &cookie, &share, BPF_ANY) == 0);
-  }
-  uint32_t claims() const { return Count<hk_claim_key>(local_); }
-  uint32_t callers() const { return Count<hk_callers_key>(callers_); }
-
- private:
-  uint32_t Sum(uint32_t hk_share::*count) const {
-    uint64_t cookie = 0;
-    uint32_t sum = 0;
-    for (void* from = nullptr; bpf_map_get_next_key(shares_.get(), from, &cookie) == 0; from = &cookie) {
-      hk_share share{};
-      if (bpf_map_lookup_elem(shares_.get(), &cookie, &share) == 0) sum += share.*count;
-    }
-    return sum;
-  }
-  static sys::UniqueFd Open(const Pu& pu, const char* map) {
-    sys::UniqueFd fd(bpf_obj_get(fmt::format("{}/maps/{}", pu.options().bpffs, map).c_str()));
-    REQUIRE(fd.valid());
-    return fd;
-  }
-  template <typename Key>
-  static uint32_t Count(const sys::UniqueFd& map) {
-    Key key{}, next{};
-    uint32_t n = 0;
-    for (void* from = nullptr; bpf_map_get_next_key(map.get(), from, &next) == 0; from = &key, key = next) ++n;
-    return n;
-  }
-  sys::UniqueFd shares_, burst_, local_, callers_;
-};
-
-template <typename Condition>
-bool Eventually(Condition condition) {
-  for (int i = 0; i < kPatienceMs / 20; ++i) {
-    if (condition()) return true;
-    usleep(20'000);
-  }
-  return condition();
-}
-
-// A second Pod of the same heterod.
-struct Neighbour {
-  explicit Neighbour(Pu& pu) : place(fmt::format("hkpn{}", getpid()), pu.side), ports(*pu.ports) {
-    PodPorts pod = place.Pod();
-    auto v4 = [](int last) { return IpAddress::V4(0xa9fe4000 + last); };
-    pod.link = {.host_localhost = v4(8), .dpu_localhost = v4(9), .host_pod = v4(10), .dpu_pod = v4(11)};
-    pod.addresses = {*IpAddress::Parse("10.200.0.6")};
-    REQUIRE_OK(ports.AddPod(pod));
-  }
-  ~Neighbour() { (void)ports.RemovePod(place.pod_key); }
-  Pu place;
-  Ports& ports;
-};
 
 TEST_CASE("a Pod that has used its share is refused with ENOBUFS until it lets go", "[netns]") {
   TwoPus pus;
@@ -266,62 +151,6 @@ TEST_CASE("a socket that found no room gets its owner when other Pods let go", "
   CHECK(dpu.ports->counters().unowned_over_share == 2);
 }
 
-// One REUSEPORT group that listens on 127.0.0.1:80: two sockets more than have a slot.
-std::vector<sys::UniqueFd> MoreThanSlots(Pu& pu) {
-  std::vector<sys::UniqueFd> group;
-  for (int i = 0; i < HK_LISTENER_SLOTS + 2; ++i) {
-    group.push_back(pu.Socket(AF_INET, SOCK_STREAM));
-    int on = 1;
-    setsockopt(group.back().get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    REQUIRE(Bind(group.back(), kLocalhost, 80) == 0);
-    REQUIRE(listen(group.back().get(), 1) == 0);
-  }
-  return group;
-}
-
-TEST_CASE("a slot that comes free while much changes is found", "[netns]") {
-  TwoPus pus;
-  Pu& dpu = pus.dpu();
-  Counted counted(dpu);
-  std::vector<sys::UniqueFd> group = MoreThanSlots(dpu);
-  group.erase(group.begin());
-  const uint64_t began = MonotonicNs();
-  counted.SetTold((began / HK_WINDOW_NS + 100) << HK_WINDOW_BITS | HK_WINDOW_EVENTS);
-  REQUIRE(Bind(dpu.Socket(AF_INET, SOCK_DGRAM), kAny, 0) == 0);  // says that from now on changes are kept back
-  usleep(60'000);                                                // the look for the first free slot is over
-  // The kernel shows a scan the youngest first, which took that slot. Its neighbour has none.
-  sys::UniqueFd last = std::move(group[group.size() - 2]);
-  group.clear();
-  if (MonotonicNs() - began > HK_WINDOW_NS) {
-    WARN("SKIPPED: this took longer than programs keep changes back");
-    return;
-  }
-  counted.SetTold(0);
-
-  CHECK(Eventually([&] {
-    sys::UniqueFd caller = pus.host().Socket(AF_INET, SOCK_STREAM);
-    return Connect(caller, kLocalhost, 80) == 0;
-  }));
-}
-
-TEST_CASE("further sockets of a REUSEPORT group are of the Pod's share", "[netns]") {
-  TwoPus pus;
-  Pu& dpu = pus.dpu();
-  Counted counted(dpu);
-  std::vector<sys::UniqueFd> group = MoreThanSlots(dpu);
-  CHECK(counted.used() == HK_LISTENER_SLOTS);
-
-  while (group.size() > 1) group.erase(group.begin());
-
-  // The last one had no slot and takes one that became free.
-  CHECK(Eventually([&] {
-    sys::UniqueFd caller = pus.host().Socket(AF_INET, SOCK_STREAM);
-    return Connect(caller, kLocalhost, 80) == 0;
-  }));
-  group.clear();
-  CHECK(Eventually([&] { return counted.used() == 0 && counted.claims() == 0; }));
-}
-
 TEST_CASE("the count is exact after races between CPUs, and after heterod died among them", "[netns]") {
   TwoPus pus;
   Pu& dpu = pus.dpu();
@@ -384,40 +213,6 @@ TEST_CASE("a removed Pod leaves nothing of its share behind", "[netns]") {
   }
   sockets.clear();
   CHECK(Eventually([&] { return counted.used() == 0 && counted.burst() == 0; }));
-}
-
-TEST_CASE("a list of the other PU that no Pod of it can have is refused", "[netns]") {
-  TwoPus pus;
-  Pu& host = pus.host();
-  Neighbour neighbour(host);
-  absl::Status status;
-  size_t taken = 0;
-  for (uint32_t i = 0; i < 2 * kMostClaimsOfAPod && status.ok(); ++i) {
-    PortKey key{.address = IpAddress::V4(0x7f000001 + i / 60000), .port = static_cast<uint16_t>(1 + i % 60000)};
-    status = host.ports->SetRemote(host.pod_key, key, true, 1);
-    taken += status.ok();
-  }
-  CHECK_THAT(status, HasCode(absl::StatusCode::kResourceExhausted));
-  CHECK(taken == kMostClaimsOfAPod);
-  CHECK_OK(host.ports->SetRemote(neighbour.place.pod_key, {.address = kAny, .port = 80}, true, 1));
-  CHECK(Bind(neighbour.place.Socket(AF_INET, SOCK_STREAM), kLocalhost, 80) == -EADDRINUSE);
-}
-
-TEST_CASE("ports on more addresses than one entry holds are refused on all", "[netns]") {
-  TwoPus pus;
-  Pu& host = pus.host();
-  std::vector<PortKey> keys;
-  for (uint32_t i = 0; i < 100; ++i) keys.push_back({.address = IpAddress::V4(0x7f000001 + i), .port = 80});
-  for (const PortKey& key : keys) REQUIRE_OK(host.ports->SetRemote(host.pod_key, key, true, 1));
-  CHECK(host.ports->Remote(host.pod_key) == keys);
-  CHECK(Bind(host.Socket(AF_INET, SOCK_STREAM), keys[99].address, 80) == -EADDRINUSE);
-  for (const PortKey& key : keys) {
-    if (key.address != keys[42].address) REQUIRE_OK(host.ports->SetRemote(host.pod_key, key, false, 1));
-  }
-
-  CHECK(host.ports->Remote(host.pod_key) == std::vector<PortKey>{keys[42]});
-  CHECK(Bind(host.Socket(AF_INET, SOCK_STREAM), keys[42].address, 80) == -EADDRINUSE);
-  CHECK(Bind(host.Socket(AF_INET, SOCK_STREAM), keys[43].address, 80) == 0);
 }
 
 TEST_CASE("a Pod that changes all the time is told in lumps, its neighbour at once", "[netns]") {
