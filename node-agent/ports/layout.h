@@ -12,7 +12,7 @@
 
 #include <linux/types.h>
 
-#define HK_PORTS_LAYOUT 6
+#define HK_PORTS_LAYOUT 7
 #define HK_REMOTE_CLAIMS 8 /* claims of the other PU on one port: different addresses; more become one on all */
 #define HK_POD_ADDRESSES 8
 #define HK_LISTENER_SLOTS 8 /* sockets of one REUSEPORT group that are known to sk_lookup at a time */
@@ -64,9 +64,10 @@ struct hk_local {
   __u64 since_ns; /* CLOCK_MONOTONIC of the first socket */
   __u64 life;     /* HK_SOCKETS() of it; the rest tells this entry from others that had the same memory before */
   __u32 no_slot;  /* one of its sockets found no slot in `listeners` */
-  __u32 zero;
+  __u32 stuck;    /* the program that took the last one out could not remove the entry: who meets it does */
 };
-/* None: the program that took the last one out is just removing the entry. Whoever meets it looks again. */
+/* None: the program that took the last one out is just removing the entry, or is stuck. Whoever meets it looks again.
+ */
 #define HK_SOCKETS(life) ((__u32)(life))
 
 /* shares: keyed by cookie, made by heterod before the Pod's entry in `pods`; changed by programs alone. */

@@ -151,6 +151,26 @@ TEST_CASE("a socket that found no room gets its owner when other Pods let go", "
   CHECK(dpu.ports->counters().unowned_over_share == 2);
 }
 
+TEST_CASE("an entry that could not be removed goes when its port is used again", "[netns]") {
+  TwoPus pus;
+  Pu& dpu = pus.dpu();
+  Counted counted(dpu);
+  const PortKey key{.protocol = Protocol::kUdp, .address = kLocalhost, .port = 80};
+  counted.Stick(key);
+  REQUIRE(counted.used() == 1);
+  sys::UniqueFd socket = dpu.Socket(AF_INET, SOCK_DGRAM);
+
+  REQUIRE(Bind(socket, kLocalhost, 80) == 0);
+
+  pus.AwaitTold(dpu, key, true);
+  CHECK(counted.used() == 1);
+  CHECK(counted.unowned() == 0);
+  socket.reset();
+  pus.AwaitTold(dpu, key, false);
+  CHECK(counted.used() == 0);
+  CHECK(counted.claims() == 0);
+}
+
 TEST_CASE("the count is exact after races between CPUs, and after heterod died among them", "[netns]") {
   TwoPus pus;
   Pu& dpu = pus.dpu();

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/testing/matchers.h"
+#include "node-agent/ports/claims.h"
 #include "node-agent/ports/layout.h"
 #include "node-agent/ports/two_pus.h"
 
@@ -76,6 +77,13 @@ class Counted {
     ChangeShare([&](hk_share& share) { share.told = told; });
   }
   uint32_t claims() const { return Count<hk_claim_key>(local_); }
+  // As if the program that took the last socket out of this claim of the only Pod could not remove its entry.
+  void Stick(const PortKey& key) const {
+    ChangeShare([](hk_share& share) { ++share.used; });
+    const hk_claim_key wire = ToWire(OnlyPod(), key);
+    const hk_local claim{.since_ns = 1, .life = 1ULL << 32, .no_slot = 0, .stuck = 1};
+    REQUIRE(bpf_map_update_elem(local_.get(), &wire, &claim, BPF_NOEXIST) == 0);
+  }
   uint32_t callers() const { return Count<hk_callers_key>(callers_); }
 
  private:

@@ -30,6 +30,18 @@ static __always_inline void emit(const struct hk_claim_key *key, __u32 kind, __u
 
 // Claims of this PU.
 
+// An entry without sockets goes. The kernel may refuse that, with EBUSY, to a program that has interrupted a change of
+// the same part of the map on its CPU (htab_lock_bucket()). Such an entry goes when its key is used again, or with its
+// Pod.
+static __always_inline void remove_claim(struct hk_local *l, const struct hk_claim_key *key)
+{
+	long failed = bpf_map_delete_elem(&local, key);
+
+	if (!failed)
+		hk_give(bpf_map_lookup_elem(&shares, &key->netns));
+	else if (failed != -ENOENT)
+		*(volatile __u32 *)&l->stuck = 1;
+}
 enum { NO_ROOM, HELD_UP, FIRST, FURTHER };
 // Counts a socket in the entry of its claim, which is made with the first and goes with the last. NO_ROOM: the Pod has
 // used its share.
@@ -57,8 +69,13 @@ __noinline int hk_enter(const struct hk_claim_key *claim, __u64 now)
 			continue;
 		}
 		__u64 life = __sync_fetch_and_add(&l->life, 0);	 // a read that comes before the next look
-		if (HK_SOCKETS(life) == 0 || bpf_map_lookup_elem(&local, &key) != l)
+		if (bpf_map_lookup_elem(&local, &key) != l)
 			continue;
+		if (HK_SOCKETS(life) == 0) {
+			if (__sync_val_compare_and_swap(&l->stuck, 1, 0) == 1)
+				remove_claim(l, &key);
+			continue;
+		}
 		if (__sync_val_compare_and_swap(&l->life, life, life + 1) == life)
 			return FURTHER;
 	}
@@ -71,6 +88,27 @@ static __always_inline void count_unowned(const struct hk_claim_key *key, __u32 
 	if (share)
 		__sync_fetch_and_add(&share->unowned, change);
 }
+// Takes a socket out of the entry of its claim, which is there as long as the socket is counted in it. `hashed`: it has
+// left a slot of `listeners`.
+__noinline int hk_leave(const struct hk_claim_key *claim, __u32 hashed)
+{
+	if (!claim)
+		return 0;
+	struct hk_claim_key key = *claim;
+	struct hk_local *l = bpf_map_lookup_elem(&local, &key);
+	if (!l)
+		return 0;
+	__u32 no_slot = l->no_slot;
+	__u32 sockets = HK_SOCKETS(__sync_fetch_and_add(&l->life, -1));
+	if (sockets == 1) {
+		remove_claim(l, &key);
+		count(HK_STAT_CLOSED);
+		emit(&key, HK_CLOSED, bpf_ktime_get_ns());
+	} else if (hashed && (no_slot || sockets > HK_LISTENER_SLOTS)) {
+		emit(&key, HK_SLOT_FREE, bpf_ktime_get_ns());
+	}
+	return 0;
+}
 static __always_inline int claim(struct hk_socket *s, const struct hk_pod *pod, const struct hk_claim_key *key,
 				 __u64 now)
 {
@@ -81,7 +119,10 @@ static __always_inline int claim(struct hk_socket *s, const struct hk_pod *pod, 
 	s->key = *key;
 	if (__sync_lock_test_and_set(&s->unowned, 0) == pod->generation)
 		count_unowned(key, -1);
-	__sync_lock_test_and_set(&s->counted, pod->generation);	 // before a scan looks at s->released
+	// Before a scan looks at s->released. Before 6.5 a scan does not hold the lock of a UDP socket, so that it and
+	// post_bind may both count it: the later one takes that back.
+	if (__sync_lock_test_and_set(&s->counted, pod->generation) == pod->generation)
+		hk_leave(key, 0);
 	return entered;
 }
 static __always_inline void tell_opened(const struct hk_claim_key *key, __u64 now)
@@ -120,20 +161,7 @@ static __always_inline void unclaim(struct hk_socket *s)
 		return;
 	if (hashed > 1)
 		hk_give(bpf_map_lookup_elem(&shares, &key.netns));
-	// It is there as long as this socket is counted in it.
-	struct hk_local *l = bpf_map_lookup_elem(&local, &key);
-	if (!l)
-		return;
-	__u32 no_slot = l->no_slot;
-	__u32 sockets = HK_SOCKETS(__sync_fetch_and_add(&l->life, -1));
-	if (sockets == 1) {
-		if (bpf_map_delete_elem(&local, &key) == 0)
-			hk_give(bpf_map_lookup_elem(&shares, &key.netns));
-		count(HK_STAT_CLOSED);
-		emit(&key, HK_CLOSED, bpf_ktime_get_ns());
-	} else if (hashed && (no_slot || sockets > HK_LISTENER_SLOTS)) {
-		emit(&key, HK_SLOT_FREE, bpf_ktime_get_ns());
-	}
+	hk_leave(&key, hashed);
 }
 static __always_inline bool has_local(struct hk_claim_key *key)
 {

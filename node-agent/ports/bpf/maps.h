@@ -13,6 +13,7 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define ENOENT 2
 #define EEXIST 17
 #define EADDRINUSE 98
 #define EADDRNOTAVAIL 99
