@@ -228,14 +228,18 @@ absl::Status PlaceholderPorts::SetRemote(const std::string& pod_key, const PortK
   PortNumber number{key.protocol, key.port};
   std::lock_guard lock(mutex_);
   HK_ASSIGN_OR_RETURN(Pod * pod, FindLocked(pod_key));
-  if (!owned) {
-    pod->contested.erase(key);
+  const auto let_go = [&]() -> absl::Status {
     if (pod->remote.erase(key) == 0) return absl::OkStatus();
     HoldLocked(*pod, {number});  // its placeholder may have stood in the way of another claim's
     return CallLocked(*pod, number);
+  };
+  if (!owned) {
+    pod->contested.erase(key);
+    return let_go();
   }
   for (const auto& [mine, claim] : pod->local) {
     if (claim.since_ns > epoch_ns || !Overlaps(mine, key)) continue;
+    HK_RETURN_IF_ERROR(let_go());  // it was in force before the other PU closed and reopened it
     if (pod->contested.contains(key) || RoomForRemoteLocked(*pod).ok()) pod->contested.insert(key);
     return absl::FailedPreconditionError(fmt::format("{} of the other PU collides with {} of this one, which is older",
                                                      key.ToString(), mine.ToString()));
