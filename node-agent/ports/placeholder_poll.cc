@@ -1,5 +1,6 @@
 // From socket dumps to the listener.
 #include <fmt/format.h>
+#include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -26,12 +27,24 @@ constexpr uint64_t kDumpShare = 4, kDumpBudgetNs = 250'000'000;
 // What the counts do not show.
 constexpr uint64_t kDumpAnywayNs = 100'000'000;
 
+// What this thread has used, so that a CPU it has to wait for does not count as its own.
+uint64_t CpuNs() { return ReadClock(CLOCK_THREAD_CPUTIME_ID); }
+
+// epoll_wait() knows milliseconds only, and epoll_pwait2() is of 5.11.
+void WaitUntil(int epoll_fd, uint64_t at_ns) {
+  pollfd readable{.fd = epoll_fd, .events = POLLIN, .revents = 0};
+  const uint64_t now = MonotonicNs(), wait_ns = at_ns <= now ? 0 : at_ns - now;
+  const timespec timeout{.tv_sec = static_cast<time_t>(wait_ns / 1'000'000'000),
+                         .tv_nsec = static_cast<long>(wait_ns % 1'000'000'000)};
+  (void)ppoll(&readable, 1, at_ns == UINT64_MAX ? nullptr : &timeout, nullptr);
+}
+
 }  // namespace
 
 absl::Status PlaceholderPorts::Start() {
   epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
   wake_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  epoll_event event{.events = EPOLLIN, .data = {.fd = wake_.get()}};
+  epoll_event event{.events = EPOLLIN, .data = {.ptr = nullptr}};
   if (!epoll_.valid() || !wake_.valid() || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
     return ErrnoToStatus(errno, "make epoll and eventfd");
   }
@@ -57,21 +70,18 @@ void PlaceholderPorts::Wake() {
 
 void PlaceholderPorts::Loop() {
   while (!stopping_) {
-    int timeout_ms;
+    uint64_t at_ns;
     {
       std::lock_guard lock(mutex_);
-      timeout_ms = TimeoutMsLocked();
+      at_ns = NextLocked();
     }
-    epoll_event event{};
-    const int ready = epoll_wait(epoll_.get(), &event, 1, timeout_ms);
-    const bool is_wake = ready == 1 && event.data.fd == wake_.get();
-    uint64_t drained;
-    if (is_wake) (void)!read(wake_.get(), &drained, sizeof drained);
+    WaitUntil(epoll_.get(), at_ns);
     std::vector<PortChange> changes;
     uint64_t round;
     {
       std::lock_guard lock(mutex_);
-      if ((ready == 1 && !is_wake) || MonotonicNs() >= count_at_ns_) CountAllLocked();
+      ReadEventsLocked();
+      if (MonotonicNs() >= count_at_ns_) CountAllLocked();
       for (auto& [pod_key, pod] : pods_) RetryLocked(pod);
       changes.swap(changes_);
       round = ++rounds_;
@@ -83,48 +93,92 @@ void PlaceholderPorts::Loop() {
   }
 }
 
-int PlaceholderPorts::TimeoutMsLocked() const {
-  if (pods_.empty()) return -1;
+uint64_t PlaceholderPorts::NextLocked() const {
+  if (pods_.empty()) return UINT64_MAX;
   uint64_t at_ns = count_at_ns_;
   for (const auto& [pod_key, pod] : pods_) {
     if (pod.budget_ns > 0) at_ns = std::min(at_ns, pod.retry_at_ns);
   }
-  const uint64_t now = MonotonicNs();
-  return at_ns <= now ? 0 : static_cast<int>((at_ns - now + 999'999) / 1'000'000);
+  return at_ns;
+}
+
+// Sockets that have gone are counted at once, in their Pod alone. One in which they go all the time is not looked at
+// again before the next count of all: the first and the last of a few are seen at once, of many each 2 ms.
+void PlaceholderPorts::ReadEventsLocked() {
+  epoll_event events[16];
+  const int ready = epoll_wait(epoll_.get(), events, 16, 0);
+  for (int i = 0; i < ready; ++i) {
+    if (events[i].data.ptr == nullptr) {
+      uint64_t drained;
+      (void)!read(wake_.get(), &drained, sizeof drained);
+      continue;
+    }
+    Pod& pod = *static_cast<Pod*>(events[i].data.ptr);  // its descriptor is in epoll as long as the Pod is here
+    pod.listens = false;
+    const uint64_t last_ns = std::exchange(pod.gone_at_ns, MonotonicNs());
+    CountLocked(pod);
+    if (pod.gone_at_ns >= last_ns + kCountNs) ListenLocked(pod);
+  }
+}
+
+void PlaceholderPorts::ListenLocked(Pod& pod) {
+  epoll_event event{.events = EPOLLIN | EPOLLONESHOT, .data = {.ptr = &pod}};
+  if (pod.diag.gone_fd() < 0 || pod.listens) return;
+  pod.listens = epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, pod.diag.gone_fd(), &event) == 0;
 }
 
 void PlaceholderPorts::CountAllLocked() {
-  uint64_t started = MonotonicNs(), counting_ns = 0;
+  const uint64_t started = MonotonicNs();
+  uint64_t counting_ns = 0;
   for (auto& [pod_key, pod] : pods_) {
-    uint64_t begin = MonotonicNs();
-    if (pod.diag.gone_fd() >= 0) pod.diag.DrainGone();  // it woke us up; what it means is in the counts
-    Changes changes = pod.counts.Read();
-    bool anyway = begin >= pod.dumped_all_at_ns + kDumpAnywayNs;
-    pod.wanted.tcp |= changes.tcp || anyway;
-    pod.wanted.udp |= changes.udp || anyway;
-    uint64_t counted = MonotonicNs();
-    counting_ns += counted - begin;
-    uint64_t earned = (counted - pod.budget_at_ns) / kDumpShare;
-    pod.budget_ns = std::min(kDumpBudgetNs, pod.budget_ns + earned);
-    pod.budget_at_ns = counted;
-    if ((!pod.wanted.tcp && !pod.wanted.udp) || pod.budget_ns == 0) continue;
-    if (pod.wanted.tcp && pod.wanted.udp) pod.dumped_all_at_ns = counted;
-    absl::Status compared = CompareLocked(pod, std::exchange(pod.wanted, {}));
-    if (!compared.ok() && pod.warn_dump.Now()) spdlog::warn("ports of Pod '{}': {}", pod_key, Message(compared));
-    pod.budget_ns -= std::min(pod.budget_ns, MonotonicNs() - counted);
+    counting_ns += CountLocked(pod);
+    ListenLocked(pod);
   }
   count_every_ns_ = std::clamp(kCountShare * counting_ns, kCountNs, kRarestCountNs);
   count_at_ns_ = started + count_every_ns_;
 }
 
-std::map<PortKey, uint32_t> PlaceholderPorts::OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const {
-  std::set<uint64_t> placeholders;
-  for (const auto& [key, hold] : pod.remote) {
-    if (hold.placeholder.has_value()) placeholders.insert(hold.placeholder->cookie);
+// Returns what the counting took, without the dump.
+uint64_t PlaceholderPorts::CountLocked(Pod& pod) {
+  const uint64_t began_ns = MonotonicNs(), used_ns = CpuNs();
+  if (pod.diag.gone_fd() >= 0) pod.diag.DrainGone();  // what it means is in the counts
+  const Changes changes = pod.counts.Read();
+  ++looks_.counts;
+  const bool anyway = began_ns >= pod.dumped_all_at_ns + kDumpAnywayNs;
+  pod.wanted.tcp |= changes.tcp || anyway;
+  pod.wanted.udp |= changes.udp || anyway;
+  const uint64_t counted_ns = CpuNs();
+  pod.budget_ns = std::min(kDumpBudgetNs, pod.budget_ns + (began_ns - pod.budget_at_ns) / kDumpShare);
+  pod.budget_at_ns = began_ns;
+  if ((pod.wanted.tcp || pod.wanted.udp) && pod.budget_ns > 0) {
+    if (pod.wanted.tcp && pod.wanted.udp) pod.dumped_all_at_ns = began_ns;
+    absl::Status compared = CompareLocked(pod, std::exchange(pod.wanted, {}));
+    if (!compared.ok() && pod.warn_dump.Now()) {
+      spdlog::warn("ports of Pod '{}': {}", pod.ports.pod_key, Message(compared));
+    }
+    pod.budget_ns -= std::min(pod.budget_ns, CpuNs() - counted_ns);
   }
-  std::map<PortKey, uint32_t> counts;
+  return counted_ns - used_ns;
+}
+
+// Sorted, as Pod::local is: a list of a thousand is compared in one go.
+PlaceholderPorts::SocketsOf PlaceholderPorts::OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const {
+  std::vector<uint64_t> placeholders;
+  for (const auto& [key, hold] : pod.remote) {
+    if (hold.placeholder.has_value()) placeholders.push_back(hold.placeholder->cookie);
+  }
+  std::sort(placeholders.begin(), placeholders.end());
+  std::vector<PortKey> keys;
+  keys.reserve(sockets.size());
   for (const DiagSocket& socket : sockets) {
-    if (!placeholders.contains(socket.cookie)) ++counts[socket.key];
+    if (!std::binary_search(placeholders.begin(), placeholders.end(), socket.cookie)) keys.push_back(socket.key);
+  }
+  std::sort(keys.begin(), keys.end());
+  SocketsOf counts;
+  counts.reserve(keys.size());
+  for (const PortKey& key : keys) {
+    if (counts.empty() || counts.back().first != key) counts.emplace_back(key, 0);
+    ++counts.back().second;
   }
   return counts;
 }
@@ -142,26 +196,34 @@ void PlaceholderPorts::TooManyLocked(Pod& pod, size_t more) {
 // Closings first: a port that moved from one address to another is never in two hands.
 absl::Status PlaceholderPorts::CompareLocked(Pod& pod, Changes which) {
   HK_ASSIGN_OR_RETURN(std::vector<DiagSocket> sockets, pod.diag.List(which.tcp, which.udp));
-  std::map<PortKey, uint32_t> counts = OwnSockets(pod, sockets);
+  ++looks_.dumps;
+  const SocketsOf counts = OwnSockets(pod, sockets);
   uint64_t now = MonotonicNs();
   std::set<PortNumber> changed;
+  auto open = counts.begin();
   std::erase_if(pod.local, [&](const auto& entry) {
     const PortKey& key = entry.first;
-    if (counts.contains(key) || !(key.protocol == Protocol::kTcp ? which.tcp : which.udp)) return false;
+    while (open != counts.end() && open->first < key) ++open;
+    const bool is_open = open != counts.end() && open->first == key;
+    if (is_open || !(key.protocol == Protocol::kTcp ? which.tcp : which.udp)) return false;
     changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = false, .epoch_ns = now});
     changed.insert({key.protocol, key.port});
     ++closed_;
     return true;
   });
   std::array<size_t, 2> over{};
+  auto claim = pod.local.begin();
   for (const auto& [key, count] : counts) {
-    if (pod.local.size() >= kMostPlaceholders && !pod.local.contains(key)) {
+    while (claim != pod.local.end() && claim->first < key) ++claim;
+    if (claim != pod.local.end() && claim->first == key) {
+      claim->second.sockets = count;
+      continue;
+    }
+    if (pod.local.size() >= kMostPlaceholders) {
       ++over[key.protocol == Protocol::kUdp];
       continue;
     }
-    auto [claim, is_new] = pod.local.try_emplace(key, Claim{.since_ns = now, .sockets = count});
-    claim->second.sockets = count;
-    if (!is_new) continue;
+    pod.local.emplace_hint(claim, key, Claim{.since_ns = now, .sockets = count});
     changes_.push_back({.pod_key = pod.ports.pod_key, .key = key, .opened = true, .epoch_ns = now});
     changed.insert({key.protocol, key.port});
     ++opened_;

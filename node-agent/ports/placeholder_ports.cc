@@ -324,11 +324,11 @@ std::vector<OwnedPort> PlaceholderPorts::Local(const std::string& pod_key) const
   if (!sockets.ok()) {
     spdlog::warn("ports of Pod '{}': {}; what was known before is shown", pod_key, Message(sockets.status()));
   }
-  std::map<PortKey, uint32_t> counts;
+  SocketsOf counts;
   if (sockets.ok()) {
     counts = OwnSockets(found->second, *sockets);
   } else {
-    for (const auto& [key, claim] : found->second.local) counts[key] = claim.sockets;
+    for (const auto& [key, claim] : found->second.local) counts.emplace_back(key, claim.sockets);
   }
   int64_t boot_ns = static_cast<int64_t>(RealNs()) - static_cast<int64_t>(MonotonicNs());
   for (const auto& [key, count] : counts) {
@@ -347,6 +347,11 @@ std::vector<PortKey> PlaceholderPorts::Remote(const std::string& pod_key) const 
     for (const auto& [key, hold] : found->second.remote) keys.push_back(key);
   }
   return keys;
+}
+
+PlaceholderPorts::Looks PlaceholderPorts::looks() const {
+  std::lock_guard lock(mutex_);
+  return looks_;
 }
 
 Ports::Counters PlaceholderPorts::counters() const {

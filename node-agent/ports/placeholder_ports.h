@@ -59,8 +59,15 @@ class PlaceholderPorts : public Ports {
   std::optional<Refusal> LastRefusal(const std::string&) const override { return std::nullopt; }
   Counters counters() const override;
 
+  // How often the thread has counted the sockets of one Pod, and listed them.
+  struct Looks {
+    uint64_t counts = 0, dumps = 0;
+  };
+  Looks looks() const;
+
  private:
   using PortNumber = std::pair<Protocol, uint16_t>;
+  using SocketsOf = std::vector<std::pair<PortKey, uint32_t>>;
   using Called = std::array<bool, kNatSetCount>;  // by which names a port is called over the link
   struct Claim {
     uint64_t since_ns = 0;
@@ -83,7 +90,9 @@ class PlaceholderPorts : public Ports {
     std::map<PortNumber, Called> called;              // what the NAT sets hold
     Changes wanted;                                   // dumps that are due
     uint64_t dumped_all_at_ns = 0, budget_at_ns = 0;  // CLOCK_MONOTONIC
-    uint64_t budget_ns = 0;                           // time that dumps and retries may take now
+    uint64_t budget_ns = 0;                           // time of a CPU that dumps and retries may take now
+    bool listens = false;                             // a socket that goes wakes the thread up
+    uint64_t gone_at_ns = 0;                          // when one last did
     uint64_t retry_at_ns = UINT64_MAX;                // the first of `remote`
     std::array<size_t, 2> over{};                     // own ports that are not reported, too many: TCP, UDP
     sys::Seldom warn_too_many, warn_unheld, warn_dump;
@@ -95,7 +104,7 @@ class PlaceholderPorts : public Ports {
   absl::StatusOr<Pod*> FindLocked(const std::string& pod_key);
   absl::Status WireLocked(Pod& pod);
   absl::Status RemoveLocked(const std::string& pod_key);
-  std::map<PortKey, uint32_t> OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const;
+  SocketsOf OwnSockets(const Pod& pod, const std::vector<DiagSocket>& sockets) const;
   absl::Status CompareLocked(Pod& pod, Changes which);
   void TryLocked(Pod& pod, const PortKey& key, Hold& hold);
   void HoldLocked(Pod& pod, const std::set<PortNumber>& numbers);
@@ -104,8 +113,11 @@ class PlaceholderPorts : public Ports {
   void SettleLocked(Pod& pod, std::set<PortNumber> changed);
 
   void Loop();
-  int TimeoutMsLocked() const;
+  uint64_t NextLocked() const;
+  void ReadEventsLocked();
+  void ListenLocked(Pod& pod);
   void CountAllLocked();
+  uint64_t CountLocked(Pod& pod);
   void Wake();
 
   const Listener listener_;
@@ -115,6 +127,7 @@ class PlaceholderPorts : public Ports {
   uint64_t rounds_ = 0, told_round_ = 0;  // how often `changes_` was taken to be told; until which it has been
   std::condition_variable told_;
   uint64_t opened_ = 0, closed_ = 0, unowned_ = 0;
+  Looks looks_;
   size_t most_placeholders_ = 0;  // of all Pods; beyond that each has what it is guaranteed
   uint64_t count_every_ns_ = 2'000'000, count_at_ns_ = 0;
   std::atomic<bool> stopping_ = false;

@@ -12,7 +12,7 @@
 namespace heterok8s::ports {
 
 struct Retry {
-  static constexpr uint64_t kFirstNs = 1'000'000, kLongestNs = 1'000'000'000;
+  static constexpr uint64_t kFirstNs = 100'000, kLongestNs = 1'000'000'000;
 
   // `now_ns`: CLOCK_MONOTONIC. A failure before its time changes nothing.
   void Failed(uint64_t now_ns) {
