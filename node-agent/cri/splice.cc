@@ -32,34 +32,34 @@ void Splice(int socket, const StreamEnd& stream) {
   std::atomic<bool> stream_ended{false};
   auto pump = [&] {
     std::string piece(kPieceBytes, '\0');
+    bool cancelled = false;
     steady_clock::time_point linger_until = steady_clock::time_point::max();
+    // The socket is left open: `read` may still have a last word for it.
+    auto cancel = [&] {
+      if (!cancelled) stream.cancel();
+      cancelled = true;
+    };
     while (true) {
       pollfd waiting = {.fd = socket, .events = POLLIN, .revents = 0};
       int ready = poll(&waiting, 1, static_cast<int>(kLook.count()));
-      if (stream_ended) linger_until = std::min(linger_until, steady_clock::now() + kLinger);
-      if (!stream.alive() || steady_clock::now() > linger_until || (ready < 0 && errno != EINTR)) {
-        stream.cancel();
+      if (!stream.alive()) cancel();
+      if (stream_ended || cancelled) linger_until = std::min(linger_until, steady_clock::now() + kLinger);
+      if (steady_clock::now() > linger_until || (ready < 0 && errno != EINTR)) {
+        cancel();
         shutdown(socket, SHUT_RDWR);  // a send that waits ends as well
         return;
       }
       if (ready <= 0) continue;
       ssize_t got = recv(socket, piece.data(), piece.size(), 0);
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0) {
-        stream.cancel();
-        return;
-      }
+      if (got < 0) return cancel();
       if (got == 0) {
-        stream.finish();
+        if (!cancelled) stream.finish();
         return;
       }
       // After the stream's end the last bytes are read and dropped: a socket that is closed with unread bytes resets
       // its connection, and the peer would lose what it was sent.
-      if (!stream_ended && !stream.write(piece.substr(0, static_cast<size_t>(got)))) {
-        stream.cancel();
-        shutdown(socket, SHUT_RDWR);
-        return;
-      }
+      if (!stream_ended && !cancelled && !stream.write(piece.substr(0, static_cast<size_t>(got)))) cancel();
     }
   };
   std::thread from_socket;

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <system_error>
 
+#include "node-agent/cri/session_status.h"
 #include "node-agent/cri/splice.h"
 #include "node-agent/cri/stream_http.h"
 
@@ -175,6 +176,8 @@ void StreamingServer::Session(int socket, const Target& target, const std::strin
   first.set_url(target.url);
   first.set_data(head);
   stream->Write(first);  // when it fails, so does the first read
+  SessionStatus status;
+  if (size_t end = head.find("\r\n\r\n"); end != std::string::npos) status.FromClient(head.substr(end + 4));
   bool answered = false, refused = false;
   // While nothing was sent there is room for an answer of our own.
   auto refuse = [&](const char* status, const char* text) {
@@ -183,16 +186,19 @@ void StreamingServer::Session(int socket, const Target& target, const std::strin
   };
   auto read = [&](std::string* data, bool* end) {
     v1::StreamBytes piece;
-    if (!stream->Read(&piece)) {
+    const bool came = stream->Read(&piece);
+    if (!came && !answered) {
       refuse("502 Bad Gateway", "the DPU's runtime was not reached");
       return false;
     }
     answered = true;
-    *end = piece.end();
-    *data = std::move(*piece.mutable_data());
+    *end = !came || piece.end();
+    *data = status.FromRuntime(piece.data());
+    if (*end) *data += status.Ending("the session with the container on the DPU was cut before it had a result");
     return true;
   };
   auto write = [&](const std::string& data) {
+    status.FromClient(data);  // before the runtime can answer to it
     v1::StreamBytes piece;
     piece.set_data(data);
     return stream->Write(piece);
@@ -207,10 +213,10 @@ void StreamingServer::Session(int socket, const Target& target, const std::strin
   context.TryCancel();  // nothing more is wanted of it, whichever end was first
   for (v1::StreamBytes rest; stream->Read(&rest);) {
   }
-  grpc::Status status = stream->Finish();
+  grpc::Status finished = stream->Finish();
   if (!answered) {
     spdlog::warn("streaming: '{}' on the DPU: {}", target.path.substr(0, target.path.rfind('/')),
-                 status.error_message());
+                 finished.error_message());
   }
 }
 

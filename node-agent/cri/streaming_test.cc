@@ -16,6 +16,7 @@
 #include "common/testing/held_port.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/dpu_runtime.h"
+#include "node-agent/cri/spdy_client.h"
 #include "node-agent/cri/splice.h"
 
 namespace heterok8s::cri {
@@ -243,6 +244,51 @@ TEST_CASE("a DPU that is lost ends its sessions, and so does our own end") {
       path.streaming->Stop();
     }
     CHECK(ReadAll(fd.get()).empty());
+  }
+}
+
+TEST_CASE("a session that is cut tells its client of a failure, one that had its result does not") {
+  const std::string head =
+      "HTTP/1.1 101 Switching Protocols\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n";
+  const std::string replies = SpdyClient::Reply(1) + SpdyClient::Reply(3) + SpdyData(3, 0, "some output");
+  const std::string result = SpdyData(1, 0, R"({"status":"Success"})");
+  enum class Cut { kByRuntime, kDpuLost, kOurEnd, kNot };
+  for (Cut cut : {Cut::kByRuntime, Cut::kDpuLost, Cut::kOurEnd, Cut::kNot}) {
+    INFO(static_cast<int>(cut));
+    SpdyClient client;
+    std::string opened = client.Open(1, "error");
+    opened += client.Open(3, "stdout");
+    FakeRuntime runtime([&](int fd) {
+      ReadHeadOf(fd);
+      SendText(fd, head);
+      std::string streams(opened.size(), '\0');
+      if (recv(fd, streams.data(), streams.size(), MSG_WAITALL) <= 0) return;
+      SendText(fd, replies);
+      if (cut == Cut::kNot) SendText(fd, result);
+      if (cut == Cut::kDpuLost || cut == Cut::kOurEnd) ReadAll(fd);
+    });
+    Path path;
+    sys::UniqueFd fd = path.Open(runtime.Url("/exec/T"));
+    ReadHeadOf(fd.get());
+    SendText(fd.get(), opened);
+    std::string got(replies.size(), '\0');
+    REQUIRE(recv(fd.get(), got.data(), got.size(), MSG_WAITALL) == static_cast<ssize_t>(got.size()));
+    CHECK(got == replies);
+
+    if (cut == Cut::kDpuLost) path.alive = false;
+    std::thread stop([&] {
+      if (cut == Cut::kOurEnd) path.streaming->Stop();
+    });
+    const std::string last = ReadAll(fd.get());
+    fd.reset();
+    stop.join();
+    if (cut == Cut::kNot) {
+      CHECK(last == result);
+    } else {
+      REQUIRE(last.size() > kSpdyHead);
+      CHECK(ReadSpdyHead(last).stream == 1);
+      CHECK_THAT(last.substr(kSpdyHead), Catch::Contains(R"("status":"Failure")"));
+    }
   }
 }
 
