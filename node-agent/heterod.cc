@@ -15,6 +15,7 @@
 #include "node-agent/cni_server/server.h"
 #include "node-agent/cri/dpu_runtime.h"
 #include "node-agent/cri/image_keeper.h"
+#include "node-agent/cri/lost_namespaces.h"
 #include "node-agent/cri/relay.h"
 #include "node-agent/ipam/ipam.h"
 #include "node-agent/ledger/ledger.h"
@@ -62,6 +63,7 @@ struct Heterod::Parts {
   absl::Status OpenState();
   absl::Status OpenKernel();
   absl::Status LeavePlaceholders();
+  absl::StatusOr<std::vector<std::string>> AttachedNamespaces() const;
   absl::Status BuildEngine();
   absl::Status ServePeer();
   absl::Status ServePeople();
@@ -101,7 +103,8 @@ struct Heterod::Parts {
   std::unique_ptr<attach::DpuEngine> dpu_engine;
   std::unique_ptr<cri::Relay> cri_relay;  // DPU
   std::unique_ptr<cri::DpuRuntimeService> dpu_runtime;
-  std::unique_ptr<cri::ImageKeeper> image_keeper;  // DPU
+  std::unique_ptr<cri::ImageKeeper> image_keeper;        // DPU
+  std::unique_ptr<cri::LostNamespaces> lost_namespaces;  // DPU
   std::unique_ptr<peer::PeerServer> peer_server;
   std::unique_ptr<peer::PortDialer> port_dialer;  // host
   std::unique_ptr<metrics::HttpServer> http;
@@ -158,6 +161,13 @@ absl::Status Heterod::Parts::LeavePlaceholders() {
     if (!left.ok()) spdlog::warn("Pod {}: remove the NAT of placeholders: {}", row.pod_key, Message(left));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> Heterod::Parts::AttachedNamespaces() const {
+  HK_ASSIGN_OR_RETURN(std::vector<ledger::Attachment> rows, ledger->ListAttachments());
+  std::vector<std::string> paths;
+  for (const ledger::Attachment& row : rows) paths.push_back(row.netns_path);
+  return paths;
 }
 
 absl::Status Heterod::Parts::BuildEngine() {
@@ -219,6 +229,9 @@ absl::Status Heterod::Parts::ServePeer() {
                                                                    .high_percent = config.image_gc_high_percent,
                                                                    .low_percent = config.image_gc_low_percent});
     image_keeper->Start();
+    lost_namespaces = std::make_unique<cri::LostNamespaces>(cri::LostNamespacesOptions{
+        .attached = [this] { return AttachedNamespaces(); }, .after = config.lost_netns_after});
+    lost_namespaces->Start();
     parts.extra_services.push_back([this](grpc::ServerBuilder& builder) { cri_relay->Register(builder); });
     parts.extra_services.push_back(
         [this](grpc::ServerBuilder& builder) { builder.RegisterService(dpu_runtime.get()); });

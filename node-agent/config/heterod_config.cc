@@ -133,6 +133,7 @@ absl::StatusOr<HeterodConfig> ParseHeterodConfig(const std::string& text, const 
   if (config.image_gc_low_percent > config.image_gc_high_percent) {
     image_gc.Fail("low_percent", "is above high_percent");
   }
+  config.lost_netns_after = std::chrono::seconds(cri.Int("lost_netns_after_s", 300, 0, 86400));
   Section log = root.Child("log");
   config.log_level = OneOf(log, "level", "info", {"trace", "debug", "info", "warn", "error"});
 

@@ -50,6 +50,7 @@ struct HeterodConfig {
   std::string cri_socket;                                     // DPU role
   std::string pod_log_root;                                   // DPU role
   int image_gc_high_percent = 85, image_gc_low_percent = 80;  // DPU role, see cri::ImageKeeper
+  std::chrono::seconds lost_netns_after{300};                 // DPU role, see cri::LostNamespaces
   std::string log_level;
 
   tls::Identity self() const;

@@ -58,7 +58,7 @@ mtu: 9000
 metrics: {listen: "127.0.0.1:0"}
 on_dpu_down: host
 ports: {mechanism: placeholder}
-cri: {socket: /c.sock, pod_log_root: /logs, image_gc: {high_percent: 70, low_percent: 60}}
+cri: {socket: /c.sock, pod_log_root: /logs, image_gc: {high_percent: 70, low_percent: 60}, lost_netns_after_s: 20}
 log: {level: debug}
 )",
                                                             "heterod.yaml");
@@ -72,6 +72,7 @@ log: {level: debug}
   CHECK(config->on_dpu_down == OnDpuDown::kHost);
   CHECK(config->pod_log_root == "/logs");
   CHECK(config->image_gc_low_percent == 60);
+  CHECK(config->lost_netns_after == std::chrono::seconds(20));
   CHECK(config->log_level == "debug");
 }
 
