@@ -27,8 +27,9 @@ class Report:
     def __init__(self, seed, seconds):
         self.lock = threading.Lock()
         self.values = {"seed": seed, "seconds": seconds, "kills": {}, "pods": {}, "containers_checked": 0, "lines": 0,
-                       "lines_gone_with_a_containerd": 0, "ends_gone_with_a_containerd": 0, **dict.fromkeys(KINDS_OF_WRONG, 0), "other_failures": 0,
-                       "node_not_ready": [], "left_behind": {}}
+                       "lines_gone_with_a_containerd": 0, "ends_gone_with_a_containerd": 0,
+                       "exec_sessions_cut_without_an_error": 0, "namespaces_forgotten_by_the_hosts_containerd": 0,
+                       **dict.fromkeys(KINDS_OF_WRONG, 0), "other_failures": 0, "node_not_ready": [], "left_behind": {}}
 
     def spoke(self, lines, with_containerd):
         """A container whose lines are all there, but for those that its containerd had in its hands."""
@@ -40,6 +41,10 @@ class Report:
     def end_went_with_containerd(self):
         with self.lock:
             self.values["ends_gone_with_a_containerd"] += 1
+
+    def session_cut(self):
+        with self.lock:
+            self.values["exec_sessions_cut_without_an_error"] += 1
 
     def wrong(self, error):
         """Any failure, once."""

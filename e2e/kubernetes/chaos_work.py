@@ -12,6 +12,7 @@ from cluster import Failed, container, pod
 COUNTING = ('pad=$(head -c 80 /dev/zero | tr "\\0" x); i=0; while [ ! -e /tmp/stop ] && [ $i -lt ${COUNT:-100000000} ]; do echo $i $pad; '
             'i=$((i+1)); sleep 0.02; done; echo end $i; touch /tmp/ended; ')
 CONTAINERD_STARTS = 30  # seconds from a kill until it has looked at its containers, on a busy machine
+KILL_TAKES = 2  # seconds from the note of a kill to the kill, on a busy machine
 PATIENCE = 240  # seconds; everything a Pod needs may die several times meanwhile
 
 
@@ -41,12 +42,13 @@ def seconds_of(stamp):
 
 
 class Worker(threading.Thread):
-    """`kills(split, container)`: when the containerd of such a container was killed; `check`: chaos.check_lines of one."""
+    """`kills(split, container)`: when the containerd of such a container was killed; `cuts`: or another through which an
+    exec session in it goes; `check`: chaos.check_lines of one."""
 
-    def __init__(self, cluster, label, split, chance, kills, check, report):
+    def __init__(self, cluster, label, split, chance, kills, cuts, check, report):
         super().__init__()
         self.cluster, self.label, self.split, self.chance, self.report = cluster, label, split, chance, report
-        self.kills, self.check_lines = kills, check
+        self.kills, self.cuts, self.check_lines = kills, cuts, check
         self.stop, self.pods, self.failures = threading.Event(), 0, []
 
     def run(self):
@@ -94,6 +96,19 @@ class Worker(threading.Thread):
         if not lines or not all(line[:1].isdigit() for line in lines):
             raise Failed(f"logs of {name}/{which}: {lines[:3]}")
 
+    def exec_echo(self, name, which):
+        """An exec whose session is cut before the command's status has come is a success without output to kubectl.
+
+        client-go takes an error stream that ends empty for success (tools/remotecommand/errorstream.go), and who is
+        killed can write nothing to it.
+        """
+        began = time.time()
+        said = self.cluster.exec(name, which, "echo", "here").stdout
+        if not said and any(began - KILL_TAKES <= kill <= time.time() for kill in self.cuts(self.split, which)):
+            self.report.session_cut()
+            raise Failed(f"{name}/{which}: the exec session was cut")
+        assert said == "here\n", f"{name}/{which}: exec said {said!r}"
+
     def ends_by_itself(self, name):
         uid = self.make(name, self.chance.randrange(1, 300), restartPolicy="Never")
         status = self.wait_phase(name, "Succeeded", "Failed")
@@ -123,8 +138,7 @@ class Worker(threading.Thread):
         self.wait_phase(name, "Running")
         for which in ("app", "sidecar"):
             for _ in range(3):
-                said = stubborn(lambda w=which: self.cluster.exec(name, w, "echo", "here")).stdout
-                assert said == "here\n", f"{name}/{which}: exec said {said!r}"
+                stubborn(lambda w=which: self.exec_echo(name, w))
             stubborn(lambda w=which: self.logs(name, w))
         time.sleep(self.chance.random() * 5)
         for which in ("app", "sidecar"):
