@@ -6,8 +6,8 @@
 //
 //   twin:   CNI ADD → row "preparing" → host: Reserve → uplink → row "committed"
 //   half:   Prepare → row with the generation → namespace → the uplink's device; answered, and the host makes the link
-//           meanwhile → uplink, guards, host ports; the row synced
-//           Commit, when the host has made the link → link → wiring → ports → row "committed"
+//           meanwhile → uplink, guards, ports, host ports; the row synced
+//           Commit, when the host has made the link → link → wiring → row "committed"
 //
 // What fails after Prepare was answered undoes the half; Commit says why. The Pod is locked all the while, so Commit
 // and Remove find a half that is whole or gone; what could not be undone either is kNotFound to Commit, and the host
@@ -106,6 +106,7 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   absl::StatusOr<HalfBegun> BeginHalf(const Attachment& row, const Details& details);
   absl::Status FinishHalf(const Attachment& row, const Details& details, HalfBegun begun);
   void FinishLater(sys::KeyedMutex::Guard guard, Attachment row, Details details, HalfBegun begun);
+  absl::Status TakePorts(const Attachment& row, const Details& details);
   absl::Status TakeHostPorts(const Attachment& row, const Details& details);
   absl::Status JoinHalf(const Attachment& row, const Details& details);
   // Takes the link and what came with it away; a namespace of our own too. The twin's sandbox and uplink stay.

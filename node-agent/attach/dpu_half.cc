@@ -168,9 +168,18 @@ absl::Status DpuEngine::FinishHalf(const Attachment& row, const Details& details
   HK_FAULT_POINT("dpu.prepare.after-uplink");
   HK_RETURN_IF_ERROR(begun.guarded.Get());
   HK_FAULT_POINT("dpu.prepare.after-guards");
+  if (!ports_.features().needs_link()) HK_RETURN_IF_ERROR(TakePorts(row, details));
   HK_RETURN_IF_ERROR(TakeHostPorts(row, details));
   HK_RETURN_IF_ERROR(begun.synced.Get());
   table_.SetPrepared(row.pod_key, row.generation);
+  return absl::OkStatus();
+}
+
+absl::Status DpuEngine::TakePorts(const Attachment& row, const Details& details) {
+  // AddPod reports the sockets there are, and their ports are steered by the guards' table.
+  table_.SetLink(LinkSpecOf(identity_, row, details));
+  HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
+  HK_FAULT_POINT("dpu.half.after-ports");
   return absl::OkStatus();
 }
 
@@ -202,12 +211,9 @@ absl::Status DpuEngine::JoinHalf(const Attachment& row, const Details& details) 
   HK_RETURN_IF_ERROR(
       backend_.AcceptLink(TagOf(identity_, row), {.mtu = details.mtu, .netns = &ns, .ifname = kDpuLinkName}).status());
   HK_FAULT_POINT("dpu.commit.after-link");
-  podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
-  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link, podnet::Guards::kAreThere));
+  HK_RETURN_IF_ERROR(podnet_.EnsureLink(LinkSpecOf(identity_, row, details), podnet::Guards::kAreThere));
   HK_FAULT_POINT("dpu.commit.after-wire");
-  table_.SetLink(link);
-  HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
-  HK_FAULT_POINT("dpu.commit.after-ports");
+  if (ports_.features().needs_link()) HK_RETURN_IF_ERROR(TakePorts(row, details));
   table_.SetJoined(row.pod_key, row.generation);
   return absl::OkStatus();
 }

@@ -203,12 +203,13 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
     return cni::MakeError(cni::kInvalidConfig, fmt::format("mtu {} is more than the link to the DPU carries ({})",
                                                            job.details.mtu, max_mtu));
   }
-  Workers::Running<absl::Status> guarded =
-      workers_.Start([&] { return podnet_.EnsureGuards(LinkSpecOf(identity_, job.row, job.details)); });
   // The generation must not come back after a power cut, so it is on disk before the DPU hears of it.
   HK_RETURN_IF_ERROR(journal_.Sync());
-  HK_ASSIGN_OR_RETURN(PrepareReply prepared, PrepareDpuHalf(job.row, job.details));
+  absl::Status here;
+  HK_ASSIGN_OR_RETURN(PrepareReply prepared,
+                      PrepareDpuHalf(job.row, job.details, [&] { here = ReadyHostHalf(job.row, job.details); }));
   HK_FAULT_POINT("host.add.after-prepare");
+  HK_RETURN_IF_ERROR(here);
 
   // Not before the DPU's half is there: a back end may then make the other end where it belongs.
   absl::StatusOr<pu::LinkEnd> end = backend_.AcquireLink(
@@ -220,15 +221,8 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
   // it.
   Attachment committed = job.row;
   committed.state = ledger::State::kCommitted;
-  Workers::Running<absl::Status> host_committed = workers_.Start([&]() -> absl::Status {
-    HK_RETURN_IF_ERROR(guarded.Get());
-    HK_RETURN_IF_ERROR(WireHostHalf(job.row, job.details, podnet::Guards::kAreThere));
-    // The row is on disk since before Prepare. That it is committed now is a word about this kernel's objects, as in
-    // AddOrdinary: after a power cut every row is undone, on both PUs, whatever it says.
-    return journal_.Put(committed, Durability::kOrdered);
-  });
-  absl::Status dpu = CommitDpuHalf(job.row);
-  HK_RETURN_IF_ERROR(host_committed.Get());
+  absl::Status dpu = CommitDpuHalf(job.row, [&] { here = CommitHostHalf(committed, job.details); });
+  HK_RETURN_IF_ERROR(here);
   job.row = committed;
   HK_RETURN_IF_ERROR(dpu);
   // Both ends are up: what the kernel does of itself now is done when we answer, so a Pod's first packet is not lost.
@@ -242,16 +236,41 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
       0);
 }
 
-// Everything of a split Pod on this PU but the link device and the row.
-absl::Status HostEngine::WireHostHalf(const Attachment& row, const Details& details, podnet::Guards guards) {
-  podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
-  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link, guards));
+// What needs no link: while the DPU makes the place for its half.
+absl::Status HostEngine::ReadyHostHalf(const Attachment& row, const Details& details) {
+  const podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
+  HK_RETURN_IF_ERROR(podnet_.EnsureGuards(link));
+  HK_FAULT_POINT("host.add.after-guards");
+  if (!ports_.features().needs_link()) HK_RETURN_IF_ERROR(TakePorts(row, details, link));
+  return TakeHostPorts(details);
+}
+
+// The rest, and the row: while the DPU does the same.
+absl::Status HostEngine::CommitHostHalf(const Attachment& row, const Details& details) {
+  const podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
+  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link, podnet::Guards::kAreThere));
   HK_FAULT_POINT("host.add.after-wire");
+  if (ports_.features().needs_link()) HK_RETURN_IF_ERROR(TakePorts(row, details, link));
+  table_.SetJoined(row.pod_key, row.generation);
+  // The row is on disk since before Prepare. That it is committed now is a word about this kernel's objects, as in
+  // AddOrdinary: after a power cut every row is undone, on both PUs, whatever it says.
+  return journal_.Put(row, Durability::kOrdered);
+}
+
+// All of it at once, of a Pod that may be running: everything on this PU but the link device and the row.
+absl::Status HostEngine::WireHostHalf(const Attachment& row, const Details& details) {
+  const podnet::LinkSpec link = LinkSpecOf(identity_, row, details);
+  HK_RETURN_IF_ERROR(podnet_.EnsureLink(link, podnet::Guards::kEnsure));
+  HK_RETURN_IF_ERROR(TakePorts(row, details, link));
+  HK_RETURN_IF_ERROR(TakeHostPorts(details));
+  table_.SetJoined(row.pod_key, row.generation);
+  return absl::OkStatus();
+}
+
+absl::Status HostEngine::TakePorts(const Attachment& row, const Details& details, const podnet::LinkSpec& link) {
   table_.SetLink(link);  // AddPod reports the sockets there are, and their ports are steered over this link
   HK_RETURN_IF_ERROR(ports_.AddPod(PodPortsOf(identity_, row, details)));
   HK_FAULT_POINT("host.add.after-ports");
-  HK_RETURN_IF_ERROR(TakeHostPorts(details));
-  table_.SetJoined(row.pod_key, row.generation);
   return absl::OkStatus();
 }
 
@@ -292,7 +311,8 @@ absl::StatusOr<std::vector<podnet::HostPort>> HostEngine::HostPortsForDpu(const 
   return ports;
 }
 
-absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, const Details& details) {
+absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, const Details& details,
+                                                        const Meanwhile& meanwhile) {
   const Join& join = *details.join;
   HK_ASSIGN_OR_RETURN(std::vector<podnet::HostPort> host_ports, HostPortsForDpu(details));
   absl::StatusOr<PrepareReply> reply = peer_.Prepare({.pod_key = row.pod_key,
@@ -310,7 +330,8 @@ absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, c
                                                       .mtu = details.mtu,
                                                       .bandwidth = details.bandwidth,
                                                       .masquerade_outside = details.masquerade_outside,
-                                                      .host_ports = std::move(host_ports)});
+                                                      .host_ports = std::move(host_ports)},
+                                                     meanwhile);
   if (!reply.ok()) {
     absl::Status failed = Annotate(reply.status(), "prepare the DPU half");
     return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),
@@ -319,8 +340,8 @@ absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, c
   return reply;
 }
 
-absl::Status HostEngine::CommitDpuHalf(const Attachment& row) {
-  absl::Status done = peer_.Commit({.pod_key = row.pod_key, .generation = row.generation});
+absl::Status HostEngine::CommitDpuHalf(const Attachment& row, const Meanwhile& meanwhile) {
+  absl::Status done = peer_.Commit({.pod_key = row.pod_key, .generation = row.generation}, meanwhile);
   absl::Status failed = Annotate(done, "commit the DPU half");
   return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),
                   absl::StatusCode::kDeadlineExceeded, cni::kDpuUnavailable);

@@ -3,10 +3,12 @@
 // Purpose: see engine.h. The order of a split ADD, and what is on disk when:
 //
 //   row "preparing", generation, addresses           written; synced before the DPU hears of the generation
-//   DPU: Prepare: the half's place | host: guards of the link                             at the same time
+//   DPU: Prepare: the half's place | host: guards of the link, ports, host ports          at the same time
 //   link made by the back end, into the DPU's half; the DPU makes the rest of that meanwhile
-//   DPU: Commit: link, ports, row  | host: link, ports, host ports, row, both synced      at the same time
+//   DPU: Commit: link, row         | host: link, row                                      at the same time
 //   result
+//
+// The host does its part on the thread that sends the call, when it is sent.
 //
 // A failure anywhere undoes all of it by the row alone (Detach), as DEL, GC and a restart do. What the DPU cannot be
 // told is left as a tombstone, its addresses in quarantine, until Resync.
@@ -118,9 +120,13 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::StatusOr<cni::Result> AddSplit(Job& job);
   absl::Status TakeHostPorts(const Details& details);
   absl::StatusOr<std::vector<podnet::HostPort>> HostPortsForDpu(const Details& details);
-  absl::Status WireHostHalf(const Attachment& row, const Details& details, podnet::Guards guards);
-  absl::StatusOr<PrepareReply> PrepareDpuHalf(const Attachment& row, const Details& details);
-  absl::Status CommitDpuHalf(const Attachment& row);
+  absl::Status ReadyHostHalf(const Attachment& row, const Details& details);
+  absl::Status CommitHostHalf(const Attachment& row, const Details& details);
+  absl::Status WireHostHalf(const Attachment& row, const Details& details);
+  absl::Status TakePorts(const Attachment& row, const Details& details, const podnet::LinkSpec& link);
+  absl::StatusOr<PrepareReply> PrepareDpuHalf(const Attachment& row, const Details& details,
+                                              const Meanwhile& meanwhile = nullptr);
+  absl::Status CommitDpuHalf(const Attachment& row, const Meanwhile& meanwhile = nullptr);
 
   // host_detach.cc
   absl::Status Detach(Attachment row);

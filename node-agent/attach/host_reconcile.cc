@@ -65,7 +65,7 @@ absl::Status HostEngine::Restore(const Attachment& row) {
   HK_ASSIGN_OR_RETURN(Details details, Details::Parse(row.details));
   // Its sandbox ended while we were away; the DEL is on its way.
   if (!OpenIfThere(row.netns_path).has_value()) return absl::OkStatus();
-  if (row.mode == ledger::Mode::kSplit) return WireHostHalf(row, details, podnet::Guards::kEnsure);
+  if (row.mode == ledger::Mode::kSplit) return WireHostHalf(row, details);
   HK_RETURN_IF_ERROR(podnet_.EnsureUplink(UplinkSpecOf(identity_, row, details)).status());
   return TakeHostPorts(details);
 }
@@ -133,7 +133,7 @@ absl::Status HostEngine::Rejoin(const Attachment& seen, bool dpu_has_it) {
       backend_.AcquireLink(TagOf(identity_, *row), {.mtu = details.mtu, .netns = &*ns, .ifname = row->key.ifname})
           .status());
   HK_FAULT_POINT("host.rejoin.after-link");
-  HK_RETURN_IF_ERROR(WireHostHalf(*row, details, podnet::Guards::kEnsure));
+  HK_RETURN_IF_ERROR(WireHostHalf(*row, details));
   HK_RETURN_IF_ERROR(CommitDpuHalf(*row));
   spdlog::info("Pod {} is joined again, generation {}", row->pod_key, row->generation);
   return absl::OkStatus();

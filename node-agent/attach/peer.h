@@ -8,12 +8,13 @@
 // the other side may or may not have done it, so the caller repeats the call or sends Remove. Every other code is the
 // handler's own answer and crosses the wire unchanged, code and message.
 //
-//   HK_ASSIGN_OR_RETURN(PrepareReply reply, peer.Prepare(request));       // the host's engine
+//   HK_ASSIGN_OR_RETURN(PrepareReply reply, peer.Prepare(request, [&] { guarded = Guard(); }));   // the host's engine
 //   grpc::Status s = ToGrpc(half.Commit({.pod_key = r.pod_key(), .generation = r.generation()}));   // the DPU's server
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -91,14 +92,19 @@ struct LeaseState {
   std::string last_error;  // why the lease is not valid, or not ready
 };
 
+// What the caller has to do while the other side works: runs once on the calling thread when the request is on its way,
+// before the answer is waited for, and not at all when it could not be sent. Its time counts against the call's
+// deadline.
+using Meanwhile = std::function<void()>;
+
 // The other PU's heterod. One object per heterod; each role uses its half of the calls.
 class PeerClient {
  public:
   virtual ~PeerClient() = default;
 
   // Host to DPU.
-  virtual absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& request) = 0;
-  virtual absl::Status Commit(const PodGeneration& pod) = 0;
+  virtual absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& request, const Meanwhile& meanwhile = nullptr) = 0;
+  virtual absl::Status Commit(const PodGeneration& pod, const Meanwhile& meanwhile = nullptr) = 0;
   virtual absl::Status Remove(const PodGeneration& pod) = 0;
   virtual absl::StatusOr<SyncReply> Sync(const SyncRequest& request) = 0;
 

@@ -28,7 +28,65 @@ TEST_CASE("the link is made into a DPU half that is there, behind its guards on 
   REQUIRE_OK(node.host().Add(node.HostAdd("c1", "uid-1", kSplit)));
 
   CHECK(calls == std::vector<std::string>{"Prepare with 0 links", "Commit with 1 links"});
-  CHECK(there == std::vector<std::string>{"uplink heterok8s:demo:uid-1:eth0", "guards of heterok8s:demo:uid-1:eth0"});
+  CHECK(there == std::vector<std::string>{"uplink heterok8s:demo:uid-1:eth0", "guards of heterok8s:demo:uid-1:eth0",
+                                          "ports of uid-1"});
+}
+
+TEST_CASE("the host makes what needs no link while it waits for the DPU's place, the rest while the DPU commits") {
+  TwoEngines node;
+  node.to_dpu.SetAnswersFirst(false);
+  std::vector<std::string> at_prepare, at_link, at_commit;
+  auto look = [&](std::vector<std::string>& seen) {
+    return [&] {
+      seen = node.host_kernel.Objects("/none");
+      return absl::OkStatus();
+    };
+  };
+  fault::ScopedAction preparing("dpu.prepare.after-ledger", look(at_prepare)),
+      linked("host.add.after-link", look(at_link)), committing("dpu.commit.after-link", look(at_commit));
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit, 8080);
+
+  REQUIRE_OK(node.host().Add(add));
+
+  const std::vector<std::string> ready = {"guards of heterok8s:demo:uid-1:eth0", "host ports of uid-1",
+                                          "ports of uid-1"};
+  CHECK(at_prepare == ready);
+  CHECK(at_link == ready);
+  CHECK(at_commit == std::vector<std::string>{"link heterok8s:demo:uid-1:eth0", ready[0], ready[1], ready[2]});
+  CHECK_OK(node.host().Del(node.Del(add)));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("ports that are found by the link are taken behind it, on both PUs, also after restarts") {
+  TwoEngines node;
+  node.host_ports.SetNeedsLink(true);
+  node.dpu_ports.SetNeedsLink(true);
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit, 8080);
+
+  absl::StatusOr<cni::Result> result = node.host().Add(add);
+
+  REQUIRE_OK(result);
+  CHECK(node.dpu_ports.ListPods() == std::vector<std::string>{"uid-1"});
+  CHECK_OK(node.host().Check(node.Check(add, *result)));
+  node.CrashHost();
+  node.CrashDpu();
+  node.ResyncBoth();
+  CHECK_OK(node.host().Check(node.Check(add, *result)));
+  CHECK_OK(node.host().Del(node.Del(add)));
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("a Prepare that fails undoes what the host made meanwhile") {
+  TwoEngines node;
+  node.to_dpu.SetAnswersFirst(GENERATE(true, false));
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit, 8080);
+  std::string says = "no room on the DPU";
+  SECTION("on the DPU alone") {}
+  SECTION("and the host's part too") { node.host_podnet.FailNext("EnsureGuards", absl::InternalError("nft")); }
+  node.dpu_podnet.FailNext("PlaceUplink", absl::ResourceExhaustedError(says));
+
+  CHECK_THAT(node.host().Add(add).status(), Says("prepare the DPU half: Pod uid-1: " + says));
+  CHECK(node.Leftovers() == Nothing());
 }
 
 TEST_CASE("what fails on the DPU after its Prepare was answered is told by Commit, and undone") {

@@ -70,27 +70,64 @@ absl::StatusOr<Reply> GrpcPeerClient::Call(std::string_view name,
                                                                                   Reply*),
                                            const Request& request, std::chrono::milliseconds deadline) {
   grpc::ClientContext context;
+  SetUp(context, deadline);
+  Reply reply;
+  HK_RETURN_IF_ERROR(ResultOf(name, (stub_.get()->*method)(&context, request, &reply)));
+  return reply;
+}
+
+template <typename Reply, typename Send>
+absl::StatusOr<Reply> GrpcPeerClient::CallMeanwhile(std::string_view name, const Send& send,
+                                                    std::chrono::milliseconds deadline,
+                                                    const attach::Meanwhile& meanwhile) {
+  grpc::ClientContext context;
+  SetUp(context, deadline);
+  grpc::CompletionQueue queue;
+  Reply reply;
+  grpc::Status status;
+  auto call = send(&context, &queue);
+  call->Finish(&reply, &status, &reply);  // sends it: for a unary call gRPC keeps all of it back until here
+  if (meanwhile) meanwhile();
+  void* tag = nullptr;
+  bool answered = false;
+  queue.Next(&tag, &answered);  // at its deadline at the latest
+  queue.Shutdown();
+  while (queue.Next(&tag, &answered)) {  // as a queue's destructor asks for
+  }
+  HK_RETURN_IF_ERROR(ResultOf(name, status));
+  return reply;
+}
+
+void GrpcPeerClient::SetUp(grpc::ClientContext& context, std::chrono::milliseconds deadline) const {
   context.set_deadline(std::chrono::system_clock::now() + deadline);
   // The DPU knows by the host's heartbeats that it is alive; its own connection may still pause after an attempt that
   // came too early. The side that sends heartbeats is to hear at once that nobody is there.
   context.set_wait_for_ready(!sends_heartbeats_ && lease_.state().valid);
-  Reply reply;
-  const grpc::Status status = (stub_.get()->*method)(&context, request, &reply);
-  if (status.ok()) return reply;
+}
+
+absl::Status GrpcPeerClient::ResultOf(std::string_view name, const grpc::Status& status) const {
+  if (status.ok()) return absl::OkStatus();
   const absl::Status result = rpc::FromGrpc(status);
   // The other heterod's answer is complete; the transport's words lack whom they are about.
   if (rpc::IsAnswer(status)) return result;
   return Annotate(result, fmt::format("peer {} at {}: {}", options_.server.Uri(), options_.address, name));
 }
 
-absl::StatusOr<attach::PrepareReply> GrpcPeerClient::Prepare(const attach::PrepareRequest& request) {
+absl::StatusOr<attach::PrepareReply> GrpcPeerClient::Prepare(const attach::PrepareRequest& request,
+                                                             const attach::Meanwhile& meanwhile) {
+  const auto send = [this, wire = ToProto(request)](grpc::ClientContext* context, grpc::CompletionQueue* queue) {
+    return stub_->AsyncPrepare(context, wire, queue);
+  };
   HK_ASSIGN_OR_RETURN(v1::PrepareReply reply,
-                      Call("Prepare", &v1::Peer::Stub::Prepare, ToProto(request), options_.call_deadline));
+                      CallMeanwhile<v1::PrepareReply>("Prepare", send, options_.call_deadline, meanwhile));
   return FromProto(reply);
 }
 
-absl::Status GrpcPeerClient::Commit(const attach::PodGeneration& pod) {
-  return Call("Commit", &v1::Peer::Stub::Commit, ToProto(pod), options_.commit_deadline).status();
+absl::Status GrpcPeerClient::Commit(const attach::PodGeneration& pod, const attach::Meanwhile& meanwhile) {
+  const auto send = [this, wire = ToProto(pod)](grpc::ClientContext* context, grpc::CompletionQueue* queue) {
+    return stub_->AsyncCommit(context, wire, queue);
+  };
+  return CallMeanwhile<v1::CommitReply>("Commit", send, options_.commit_deadline, meanwhile).status();
 }
 
 absl::Status GrpcPeerClient::Remove(const attach::PodGeneration& pod) {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -51,8 +52,9 @@ class GrpcPeerClient final : public attach::PeerClient {
   void StartHeartbeats();
   void Stop();
 
-  absl::StatusOr<attach::PrepareReply> Prepare(const attach::PrepareRequest& request) override;
-  absl::Status Commit(const attach::PodGeneration& pod) override;
+  absl::StatusOr<attach::PrepareReply> Prepare(const attach::PrepareRequest& request,
+                                               const attach::Meanwhile& meanwhile = nullptr) override;
+  absl::Status Commit(const attach::PodGeneration& pod, const attach::Meanwhile& meanwhile = nullptr) override;
   absl::Status Remove(const attach::PodGeneration& pod) override;
   absl::StatusOr<attach::SyncReply> Sync(const attach::SyncRequest& request) override;
   absl::StatusOr<attach::ReserveReply> Reserve(const attach::ReserveRequest& request) override;
@@ -68,6 +70,13 @@ class GrpcPeerClient final : public attach::PeerClient {
   absl::StatusOr<Reply> Call(std::string_view name,
                              grpc::Status (v1::Peer::Stub::*method)(grpc::ClientContext*, const Request&, Reply*),
                              const Request& request, std::chrono::milliseconds deadline);
+  // `send` is the stub's Async… of the call. No thread of its own: the request leaves on the calling thread before
+  // `meanwhile`, the answer is read by it after.
+  template <typename Reply, typename Send>
+  absl::StatusOr<Reply> CallMeanwhile(std::string_view name, const Send& send, std::chrono::milliseconds deadline,
+                                      const attach::Meanwhile& meanwhile);
+  void SetUp(grpc::ClientContext& context, std::chrono::milliseconds deadline) const;
+  absl::Status ResultOf(std::string_view name, const grpc::Status& status) const;
   void RunHeartbeats();
 
   const ClientOptions options_;

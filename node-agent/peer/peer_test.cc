@@ -1,6 +1,8 @@
 // Two heterods' gRPC over loopback, with real certificates and halves that remember what they were asked.
 #include <catch2/catch.hpp>
 
+#include <latch>
+
 #include "common/cni/types.h"
 #include "node-agent/peer/client.h"
 #include "node-agent/peer/server.h"
@@ -20,15 +22,18 @@ class RememberingDpu final : public attach::DpuHalf, public testing::Watched {
   attach::PrepareRequest prepared;
   attach::SyncRequest synced;
   attach::PodGeneration committed;
+  std::function<void()> on_call;  // in Prepare and Commit
 
   absl::Status Ready() const override { return ready; }
   absl::StatusOr<attach::PrepareReply> Prepare(const attach::PrepareRequest& request) override {
     prepared = request;
+    if (on_call) on_call();
     HK_RETURN_IF_ERROR(answer);
     return attach::PrepareReply{.netns_path = "/run/netns/pod-d", .uplink_mac = "02:00:00:00:00:01", .twin = true};
   }
   absl::Status Commit(const attach::PodGeneration& pod) override {
     committed = pod;
+    if (on_call) on_call();
     return answer;
   }
   absl::Status Remove(const attach::PodGeneration&) override { return answer; }
@@ -161,6 +166,31 @@ TEST_CASE("Prepare arrives as it was sent, and so does its answer") {
   CHECK(got.masquerade_outside == sent.masquerade_outside);
   CHECK(got.host_ports == sent.host_ports);
   CHECK(got.mtu == 1450);
+}
+
+TEST_CASE("what the caller does meanwhile is done when its request has arrived and before it is answered") {
+  Pair pair;
+  REQUIRE_OK(pair.to_dpu->Remove({"uid-1", 1}));  // connected
+  std::latch arrived(1), worked(1);
+  int runs = 0;
+  auto meanwhile = [&] {
+    ++runs;
+    arrived.wait();
+    worked.count_down();
+  };
+  pair.dpu.on_call = [&] {
+    arrived.count_down();
+    worked.wait();
+  };
+
+  SECTION("of Prepare") { CHECK_OK(pair.to_dpu->Prepare(SomePrepare(), meanwhile)); }
+  SECTION("of Commit") { CHECK_OK(pair.to_dpu->Commit({"uid-1", 9}, meanwhile)); }
+  SECTION("of one that is refused") {
+    pair.dpu.answer = absl::FailedPreconditionError("generation 10 is here");
+    CHECK_THAT(pair.to_dpu->Prepare(SomePrepare(), meanwhile).status(), Says("generation 10 is here"));
+  }
+
+  CHECK(runs == 1);
 }
 
 TEST_CASE("Commit, Remove, Sync, Reserve and Release reach the other half") {

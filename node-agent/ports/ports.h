@@ -82,6 +82,8 @@ struct KernelFeatures {      // probed at Create(); `status` shows them
   bool sockops_listen = false;
   std::string cgroup2;        // where programs are attached
   bool placeholders = false;  // none of the above: placeholder sockets and NAT
+  // AddPod looks for the device that has the link's addresses, so the Pod is wired before; else any time will do.
+  bool needs_link() const { return placeholders; }
 };
 
 enum class Mechanism { kAuto, kBpf, kPlaceholder };  // kAuto: BPF, or placeholders where the kernel cannot

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace heterok8s::attach {
 namespace {
 
@@ -184,6 +186,9 @@ absl::Status FakePorts::AddPod(const ports::PodPorts& pod) {
   HK_RETURN_IF_ERROR(Enter(process_, "AddPod"));
   std::lock_guard lock(kernel_.mutex_);
   if (!kernel_.namespaces_.contains(pod.netns_path)) return Gone(pod.netns_path);
+  const bool wired = std::any_of(kernel_.links_.begin(), kernel_.links_.end(),
+                                 [&](const auto& entry) { return entry.first.pod_key == pod.pod_key; });
+  if (needs_link_ && !wired) return absl::FailedPreconditionError("no device has the link address");
   kernel_.ports_[pod.pod_key] = pod;
   return absl::OkStatus();
 }

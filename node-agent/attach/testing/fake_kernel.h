@@ -97,7 +97,9 @@ class FakePodNet final : public podnet::PodNet, public Failures {
 class FakePorts final : public ports::Ports, public Failures {
  public:
   FakePorts(Process& process, FakeKernel& kernel) : process_(process), kernel_(kernel) {}
-  ports::KernelFeatures features() const override { return {}; }
+  // As placeholders, which find the Pod by its link.
+  void SetNeedsLink(bool needs_link) { needs_link_ = needs_link; }
+  ports::KernelFeatures features() const override { return {.placeholders = needs_link_}; }
   absl::Status AddPod(const ports::PodPorts& pod) override;
   absl::Status RemovePod(const std::string& pod_key) override;
   std::vector<std::string> ListPods() const override;
@@ -115,6 +117,7 @@ class FakePorts final : public ports::Ports, public Failures {
  private:
   Process& process_;
   FakeKernel& kernel_;
+  std::atomic<bool> needs_link_{false};
 };
 
 // References are to the test's own namespace: nothing that takes one here looks inside.

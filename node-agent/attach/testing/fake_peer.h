@@ -8,6 +8,7 @@
 //   to_dpu.SetDpu(&engine);
 //   to_dpu.SetDown(true);                    // calls fail, the lease is expired
 //   to_dpu.LoseAnswerOf("Prepare");          // done there, kDeadlineExceeded here; once
+//   to_dpu.SetAnswersFirst(false);           // what the caller does meanwhile is done before the callee begins
 #pragma once
 
 #include <functional>
@@ -46,6 +47,10 @@ class FakePeer final : public PeerClient {
     std::lock_guard lock(mutex_);
     lose_.insert(call);
   }
+  void SetAnswersFirst(bool first) {
+    std::lock_guard lock(mutex_);
+    answers_first_ = first;
+  }
   // Runs before each call, on its thread.
   void SetHook(std::function<void(const std::string& call)> hook) {
     std::lock_guard lock(mutex_);
@@ -62,15 +67,17 @@ class FakePeer final : public PeerClient {
     return last_prepare_;
   }
 
-  absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& r) override {
+  absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& r, const Meanwhile& meanwhile = nullptr) override {
     {
       std::lock_guard lock(mutex_);
       last_prepare_ = r;
     }
-    return Call<absl::StatusOr<PrepareReply>>("Prepare", &dpu_, [&] { return dpu_->Prepare(r); });
+    return Call<absl::StatusOr<PrepareReply>>(
+        "Prepare", &dpu_, [&] { return dpu_->Prepare(r); }, meanwhile);
   }
-  absl::Status Commit(const PodGeneration& pod) override {
-    return Call<absl::Status>("Commit", &dpu_, [&] { return dpu_->Commit(pod); });
+  absl::Status Commit(const PodGeneration& pod, const Meanwhile& meanwhile = nullptr) override {
+    return Call<absl::Status>(
+        "Commit", &dpu_, [&] { return dpu_->Commit(pod); }, meanwhile);
   }
   absl::Status Remove(const PodGeneration& pod) override {
     return Call<absl::Status>("Remove", &dpu_, [&] { return dpu_->Remove(pod); });
@@ -98,7 +105,7 @@ class FakePeer final : public PeerClient {
 
  private:
   template <typename Result, typename Handler, typename Fn>
-  Result Call(const std::string& name, Handler* const* handler, Fn fn) {
+  Result Call(const std::string& name, Handler* const* handler, Fn fn, const Meanwhile& meanwhile = nullptr) {
     HK_RETURN_IF_ERROR(caller_.Alive());
     std::function<void(const std::string&)> hook;
     {
@@ -107,14 +114,17 @@ class FakePeer final : public PeerClient {
     }
     if (hook) hook(name);
     std::shared_lock in_handler(handlers_);
-    bool lose = false;
+    bool lose = false, answers_first = true;
     {
       std::lock_guard lock(mutex_);
+      answers_first = answers_first_;
       ++calls_[name];
       if (down_ || *handler == nullptr || callee_.dead) return absl::UnavailableError("connection refused");
       lose = lose_.erase(name) > 0;
     }
+    if (meanwhile && !answers_first) meanwhile();
     Result result = fn();
+    if (meanwhile && answers_first) meanwhile();
     if (callee_.dead) return absl::UnavailableError("connection reset");
     HK_RETURN_IF_ERROR(caller_.Alive());
     if (lose) return absl::DeadlineExceededError("the answer is lost");
@@ -128,7 +138,7 @@ class FakePeer final : public PeerClient {
   HostHalf* host_ = nullptr;
   mutable std::mutex mutex_;
   std::function<void(const std::string&)> hook_;  // these are guarded by mutex_
-  bool down_ = false, lease_expired_ = false;
+  bool down_ = false, lease_expired_ = false, answers_first_ = true;
   std::set<std::string> lose_;
   std::map<std::string, int> calls_;
   PrepareRequest last_prepare_;
