@@ -4,6 +4,7 @@
 
 #include "node-agent/podnet/hostports.h"
 #include "node-agent/podnet/link.h"
+#include "node-agent/podnet/spare_uplink.h"
 #include "node-agent/podnet/uplink.h"
 
 namespace heterok8s::podnet {
@@ -127,6 +128,11 @@ absl::StatusOr<std::vector<pu::OwnerTag>> KernelPodNet::ListUplinks() {
     return absl::OkStatus();
   }));
   return tags;
+}
+
+absl::Status FurnishDpuNetns(const sys::NetnsRef& ns) {
+  HK_RETURN_IF_ERROR(SetDpuNetnsSysctls(ns));
+  return MakeSpareUplink(ns);
 }
 
 absl::StatusOr<std::unique_ptr<PodNet>> NewKernelPodNet(Options options) {

@@ -116,7 +116,7 @@ std::string Context(const LinkSpec& spec, const char* verb) {
 
 }  // namespace
 
-absl::Status FurnishDpuNetns(const sys::NetnsRef& ns) {
+absl::Status SetDpuNetnsSysctls(const sys::NetnsRef& ns) {
   return sys::InNetns(ns, []() -> absl::Status {
     for (const auto& [name, value] : DpuNetnsSysctls()) HK_RETURN_IF_ERROR(sys::EnsureSysctl(name, value));
     return absl::OkStatus();

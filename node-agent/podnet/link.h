@@ -35,6 +35,9 @@ absl::Status AwaitLink(const LinkSpec& spec, std::chrono::milliseconds timeout);
 absl::Status CheckLink(const LinkSpec& spec);
 absl::Status RemoveLink(const LinkSpec& spec);
 
+// The part of EnsureGuards that is the same for every DPU half.
+absl::Status SetDpuNetnsSysctls(const sys::NetnsRef& ns);
+
 // Both: kNotFound when there is no table (EnsureLink has not run).
 absl::Status SetPort(const LinkSpec& spec, Protocol protocol, uint16_t port, bool present);
 absl::Status ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports);

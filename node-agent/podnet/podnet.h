@@ -165,7 +165,8 @@ class PodNet {
   virtual absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() = 0;
 };
 
-// The part of EnsureGuards that is the same for every DPU half, for a namespace that is made before its Pod is known.
+// What every DPU half needs, for a namespace that is made before its Pod is known: the sysctls of EnsureGuards, and the
+// pair that PlaceUplink then takes. In the root namespace.
 absl::Status FurnishDpuNetns(const sys::NetnsRef& ns);
 
 struct Options {

@@ -11,6 +11,7 @@
 #include "common/sys/file.h"
 #include "common/sys/netns.h"
 #include "node-agent/podnet/bandwidth.h"
+#include "node-agent/podnet/spare_uplink.h"
 #include "node-agent/podnet/uplink_plan.h"
 
 namespace heterok8s::podnet {
@@ -23,16 +24,15 @@ using netlink::SetLink;
 
 constexpr auto kAbsent = absl::StatusCode::kNotFound;
 
-struct Pair {
-  Link root, pod;
-  bool fresh = false;  // made by this call: nothing stale can hang on it
-};
-
 absl::StatusOr<std::optional<Link>> FindIfThere(Netlink& netlink, const std::string& name) {
   absl::StatusOr<Link> link = netlink.FindLink(name);
   if (link.ok()) return std::optional<Link>(*std::move(link));
   if (absl::IsNotFound(link.status())) return std::optional<Link>();
   return link.status();
+}
+
+bool HasName(const Link& link, const std::string& name) {
+  return link.name == name || std::find(link.altnames.begin(), link.altnames.end(), name) != link.altnames.end();
 }
 
 bool Joined(const Link& a, const Link& b) { return a.peer_index == b.index && b.peer_index == a.index; }
@@ -42,22 +42,22 @@ bool Joined(const Link& a, const Link& b) { return a.peer_index == b.index && b.
 bool IsOurs(const Link& link, const std::string& alias) { return link.alias == alias; }
 
 // kAlreadyExists when either name is taken; nothing is changed then.
-absl::StatusOr<Pair> CreatePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod, const UplinkSpec& spec,
-                                const UplinkPlan& plan) {
+absl::StatusOr<UplinkPair> CreatePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod,
+                                      const UplinkSpec& spec, const UplinkPlan& plan) {
   HK_RETURN_IF_ERROR(root.Do(
       netlink::AddVeth{.end = {.name = plan.root_name, .mac = plan.root_mac, .mtu = spec.mtu},
                        .peer = {.name = spec.ifname, .mac = plan.pod_mac, .mtu = spec.mtu, .netns_fd = pod.fd()}}));
-  Pair pair{.fresh = true};
+  UplinkPair pair{.fresh = true};
   HK_ASSIGN_OR_RETURN(pair.root, root.FindLink(plan.root_name));
   HK_ASSIGN_OR_RETURN(pair.pod, pod_netlink.FindLink(spec.ifname));
   return pair;
 }
 
 // The veth pair of this owner, made anew when what is there does not join this Pod.
-absl::StatusOr<Pair> EnsurePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod, const UplinkSpec& spec,
-                                const UplinkPlan& plan) {
+absl::StatusOr<UplinkPair> EnsurePair(Netlink& root, Netlink& pod_netlink, const sys::NetnsRef& pod,
+                                      const UplinkSpec& spec, const UplinkPlan& plan) {
   // A new Pod has neither end, so looking first would be two questions too many.
-  absl::StatusOr<Pair> made = CreatePair(root, pod_netlink, pod, spec, plan);
+  absl::StatusOr<UplinkPair> made = CreatePair(root, pod_netlink, pod, spec, plan);
   if (!absl::IsAlreadyExists(made.status())) return made;
   HK_ASSIGN_OR_RETURN(std::optional<Link> pod_end, FindIfThere(pod_netlink, spec.ifname));
   HK_ASSIGN_OR_RETURN(std::optional<Link> root_end, FindIfThere(root, plan.root_name));
@@ -69,7 +69,7 @@ absl::StatusOr<Pair> EnsurePair(Netlink& root, Netlink& pod_netlink, const sys::
     return absl::AlreadyExistsError(
         fmt::format("'{}' has an interface '{}' that is not ours", spec.netns_path, spec.ifname));
   }
-  if (joined) return Pair{.root = *std::move(root_end), .pod = *std::move(pod_end)};
+  if (joined) return UplinkPair{.root = *std::move(root_end), .pod = *std::move(pod_end)};
   // What is left of a Pod's earlier sandbox, or one end that lost its name.
   if (root_end) HK_RETURN_IF_ERROR(root.Do(netlink::DeleteLink{root_end->index}, kAbsent));
   if (pod_end) HK_RETURN_IF_ERROR(pod_netlink.Do(netlink::DeleteLink{pod_end->index}, kAbsent));
@@ -124,7 +124,7 @@ absl::Status RemoveStaleRoutes(Netlink& netlink, const std::vector<netlink::Rout
 }
 
 // In the Pod's namespace.
-absl::Status ConfigurePod(Netlink& netlink, const Pair& pair, const UplinkSpec& spec, const UplinkPlan& plan) {
+absl::Status ConfigurePod(Netlink& netlink, const UplinkPair& pair, const UplinkSpec& spec, const UplinkPlan& plan) {
   int link = pair.pod.index;
   // 1 accepts advertisements where nothing is forwarded, as in a Pod.
   HK_RETURN_IF_ERROR(SetInet6Sysctls(pair.pod, plan.wants(Family::kV6), 1));
@@ -142,7 +142,7 @@ absl::Status ConfigurePod(Netlink& netlink, const Pair& pair, const UplinkSpec& 
   return netlink.Apply(batch);
 }
 
-absl::Status ConfigureRoot(Netlink& netlink, const Pair& pair, const UplinkSpec& spec, const UplinkPlan& plan) {
+absl::Status ConfigureRoot(Netlink& netlink, const UplinkPair& pair, const UplinkSpec& spec, const UplinkPlan& plan) {
   int link = pair.root.index;
   // The root namespace forwards, so only 2 accepts a Pod's router advertisements.
   HK_RETURN_IF_ERROR(SetInet6Sysctls(pair.root, plan.wants(Family::kV6), 2));
@@ -168,7 +168,7 @@ struct Placed {
   UplinkPlan plan;
   sys::NetnsRef pod;
   std::unique_ptr<Netlink> root, pod_netlink;
-  Pair pair;
+  UplinkPair pair;
 };
 
 absl::StatusOr<Uplink> Finish(Placed& placed) {
@@ -185,22 +185,32 @@ absl::StatusOr<Uplink> Finish(Placed& placed) {
   return Uplink{.mac = plan.pod_mac, .root_ifname = plan.root_name, .root_mac = plan.root_mac};
 }
 
-}  // namespace
+enum class Spare { kTake, kNone };
 
-absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) {
+absl::StatusOr<PlacedUplink> Place(const UplinkSpec& spec, Spare spare) {
   HK_ASSIGN_OR_RETURN(UplinkPlan plan, UplinkPlan::Of(spec));
   HK_ASSIGN_OR_RETURN(sys::NetnsRef pod, sys::NetnsRef::Open(spec.netns_path));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> root, netlink::OpenNetlink());
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> pod_netlink, netlink::OpenNetlinkIn(pod));
-  HK_ASSIGN_OR_RETURN(Pair pair, EnsurePair(*root, *pod_netlink, pod, spec, plan));
+  std::optional<UplinkPair> pair;
+  if (spare == Spare::kTake) {
+    HK_ASSIGN_OR_RETURN(pair, TakeSpareUplink(*root, *pod_netlink, pod, spec, plan));
+  }
+  if (!pair.has_value()) {
+    HK_ASSIGN_OR_RETURN(pair, EnsurePair(*root, *pod_netlink, pod, spec, plan));
+  }
   const std::string mac = plan.pod_mac;
   auto placed = std::make_shared<Placed>(
-      Placed{spec, std::move(plan), std::move(pod), std::move(root), std::move(pod_netlink), std::move(pair)});
+      Placed{spec, std::move(plan), std::move(pod), std::move(root), std::move(pod_netlink), *std::move(pair)});
   return PlacedUplink{.mac = mac, .finish = [placed] { return Finish(*placed); }};
 }
 
+}  // namespace
+
+absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) { return Place(spec, Spare::kTake); }
+
 absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) {
-  HK_ASSIGN_OR_RETURN(PlacedUplink placed, PlaceUplink(spec));
+  HK_ASSIGN_OR_RETURN(PlacedUplink placed, Place(spec, Spare::kNone));
   return placed.finish();
 }
 
@@ -232,7 +242,7 @@ absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks(const std::string& instanc
     absl::StatusOr<pu::OwnerTag> tag = pu::OwnerTag::FromAlias(link.alias);
     if (!tag.ok() || tag->instance != instance) continue;
     // An ifb without its uplink is an orphan too: it outlives a namespace that is removed under us.
-    if (link.name == pu::InterfaceName(*tag, 'u') || link.name == pu::InterfaceName(*tag, 'b')) tags.insert(*tag);
+    if (HasName(link, pu::InterfaceName(*tag, 'u')) || link.name == pu::InterfaceName(*tag, 'b')) tags.insert(*tag);
   }
   return std::vector<pu::OwnerTag>(tags.begin(), tags.end());
 }

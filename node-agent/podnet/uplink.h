@@ -6,6 +6,7 @@
 //   hku3f0… (no address)  ─────── veth ───────  eth0  10.88.0.5/32 fd00:88::5/128
 //   10.88.0.5 dev hku3f0…                       default via 169.254.1.1 onlink, via fe80::1 onlink
 //
+// Where the pair was made before its Pod was known, hku3f0… is an alternative name of the root end: see spare_uplink.h.
 // Both ends know the other's hardware address by permanent neighbour entries, so neither ARP nor NDP is ever spoken.
 // Threading: any thread; calls for one Pod are serialised by the caller. The calling thread is in the root namespace.
 // Ownership: the kernel's objects stay until RemoveUplink.
@@ -30,7 +31,8 @@ inline constexpr char kGatewayV6[] = "fe80::1";
 absl::Status EnableForwarding();
 
 absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec);
-absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec);  // `finish` too is called in the root namespace
+// Takes the pair that waits in the Pod's namespace, if there is one. `finish` too is called in the root namespace.
+absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec);
 absl::Status CheckUplink(const UplinkSpec& spec);
 absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path);
 absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks(const std::string& instance);

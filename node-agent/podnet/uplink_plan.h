@@ -1,7 +1,9 @@
 // What the kernel should hold for one uplink, computed from its spec alone.
 //
 // Purpose: EnsureUplink writes it, CheckUplink compares with it; so the two cannot disagree. See uplink.h for the
-// picture. Threading: values.
+// picture. Threading: values. Errors: kInvalidArgument when the spec cannot be one.
+//
+//   HK_ASSIGN_OR_RETURN(UplinkPlan plan, UplinkPlan::Of(spec));
 #pragma once
 
 #include <string>
