@@ -6,8 +6,9 @@
 //
 //   twin:   CNI ADD → row "preparing" → host: Reserve → uplink → row "committed"
 //   half:   Prepare → row with the generation → namespace → the uplink's device; answered, and the host makes the link
-//           meanwhile → uplink, guards, ports, host ports; the row synced
-//           Commit, when the host has made the link → link → wiring → row "committed"
+//           meanwhile → uplink, guards, ports; nobody is led to it yet
+//           Commit, when the host has made the link and its row is on disk → link → wiring → routes and host ports of
+//           the root namespace → row "committed", synced
 //
 // What fails after Prepare was answered undoes the half; Commit says why. The Pod is locked all the while, so Commit
 // and Remove find a half that is whole or gone; what could not be undone either is kNotFound to Commit, and the host
@@ -100,7 +101,7 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   absl::StatusOr<std::optional<Attachment>> FindHalf(const std::string& pod_key);
   absl::StatusOr<Attachment> RowForHalf(const PrepareRequest& request, Details& details);
   struct HalfBegun {
-    Workers::Running<absl::Status> synced, guarded;
+    Workers::Running<absl::Status> guarded;
     podnet::PlacedUplink uplink;
   };
   absl::StatusOr<HalfBegun> BeginHalf(const Attachment& row, const Details& details);

@@ -149,8 +149,9 @@ absl::StatusOr<Attachment> DpuEngine::RowForHalf(const PrepareRequest& request, 
 // the next two: from nothing, from half done, or from done.
 absl::StatusOr<DpuEngine::HalfBegun> DpuEngine::BeginHalf(const Attachment& row, const Details& details) {
   HalfBegun begun;
-  // The row goes to the disk while the kernel works, so that Commit need not wait for it.
-  begun.synced = workers_.Start([this] { return journal_.Sync(); });
+  // The row goes to the disk while the kernels work. Commit is not answered before it is there; it asks again, which
+  // costs nothing then, and hears if this has failed: a ledger that could not sync once never says again that it did.
+  workers_.Post(std::packaged_task<void()>([this] { journal_.Sync().IgnoreError(); }));
   absl::StatusOr<sys::NetnsRef> ns =
       details.own_netns.empty() ? namespaces_.Open(row.netns_path) : namespaces_.Ensure(row.netns_path);
   if (!ns.ok()) return ns.status();
@@ -164,13 +165,11 @@ absl::StatusOr<DpuEngine::HalfBegun> DpuEngine::BeginHalf(const Attachment& row,
 
 // The rest that needs no link.
 absl::Status DpuEngine::FinishHalf(const Attachment& row, const Details& details, HalfBegun begun) {
-  HK_RETURN_IF_ERROR(begun.uplink.finish().status());
+  HK_RETURN_IF_ERROR(begun.uplink.finish());
   HK_FAULT_POINT("dpu.prepare.after-uplink");
   HK_RETURN_IF_ERROR(begun.guarded.Get());
   HK_FAULT_POINT("dpu.prepare.after-guards");
   if (!ports_.features().needs_link()) HK_RETURN_IF_ERROR(TakePorts(row, details));
-  HK_RETURN_IF_ERROR(TakeHostPorts(row, details));
-  HK_RETURN_IF_ERROR(begun.synced.Get());
   table_.SetPrepared(row.pod_key, row.generation);
   return absl::OkStatus();
 }
@@ -205,7 +204,9 @@ absl::Status DpuEngine::TakeHostPorts(const Attachment& row, const Details& deta
   return taken;
 }
 
-// The link, in a half that is whole but for it.
+// The link, in a half that is whole but for it; and what shows the half to others: the root namespace's routes to it
+// and the host ports. Before Commit its host may lose power and remember neither the half nor that its addresses are
+// taken.
 absl::Status DpuEngine::JoinHalf(const Attachment& row, const Details& details) {
   HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, namespaces_.Open(row.netns_path));
   HK_RETURN_IF_ERROR(
@@ -214,6 +215,9 @@ absl::Status DpuEngine::JoinHalf(const Attachment& row, const Details& details) 
   HK_RETURN_IF_ERROR(podnet_.EnsureLink(LinkSpecOf(identity_, row, details), podnet::Guards::kAreThere));
   HK_FAULT_POINT("dpu.commit.after-wire");
   if (ports_.features().needs_link()) HK_RETURN_IF_ERROR(TakePorts(row, details));
+  HK_RETURN_IF_ERROR(podnet_.RouteUplink(UplinkSpecOf(identity_, row, details)));
+  HK_FAULT_POINT("dpu.commit.after-route");
+  HK_RETURN_IF_ERROR(TakeHostPorts(row, details));
   table_.SetJoined(row.pod_key, row.generation);
   return absl::OkStatus();
 }
@@ -236,6 +240,7 @@ absl::Status DpuEngine::Commit(const PodGeneration& pod) {
     return absl::NotFoundError(
         fmt::format("Pod {} generation {}: what is left of its half is not whole", pod.pod_key, pod.generation));
   }
+  Workers::Running<absl::Status> synced = workers_.Start([this] { return journal_.Sync(); });  // see BeginHalf
   // What fails here is left as it is: the host, which waits for the answer, removes the half or commits it again.
   HK_RETURN_IF_ERROR(Annotate(JoinHalf(*half, details), fmt::format("Pod {}", pod.pod_key)));
   details.join->committed = true;
@@ -249,7 +254,8 @@ absl::Status DpuEngine::Commit(const PodGeneration& pod) {
   } else {
     HK_RETURN_IF_ERROR(Annotate(passes, fmt::format("Pod {}", pod.pod_key)));
   }
-  // Prepare has synced the row; what changes is a word about this kernel's objects, and a power cut takes those away.
+  HK_RETURN_IF_ERROR(synced.Get());
+  // What changes in the row is a word about this kernel's objects, and a power cut takes those away.
   HK_RETURN_IF_ERROR(journal_.Put(*half, Durability::kOrdered));
   HK_FAULT_POINT("dpu.commit.after-ledger");
   return absl::OkStatus();

@@ -240,6 +240,21 @@ TEST_CASE("after a reboot of the Node nothing of its Pods is left, without any D
   CHECK_OK(node.host().Del(node.Del(node.HostAdd("c1", "uid-1", kSplit))));
 }
 
+TEST_CASE("after a reboot no generation comes back, although the disk may lack the last ones") {
+  TwoEngines node;
+  REQUIRE_OK(node.host().Add(node.HostAdd("c1", "uid-1", kSplit)));
+  const uint64_t before = node.HostGeneration("uid-1");
+  sys::NetnsRef ns = *sys::NetnsRef::Current();
+  REQUIRE_OK(node.host_fake_backend.ReleaseLink({"demo", "uid-1", "eth0"}, &ns));
+
+  node.Reboot("boot-2");
+  node.ResyncBoth();
+  REQUIRE_OK(node.host().Add(node.HostAdd("c2", "uid-2", kSplit)));
+
+  CHECK(node.HostGeneration("uid-2") > before + 1'000'000);
+  CHECK_OK(node.host().Del(node.Del(node.HostAdd("c2", "uid-2", kSplit))));
+}
+
 TEST_CASE("an old Prepare that arrives late is refused") {
   TwoEngines node;
   PrepareRequest late;

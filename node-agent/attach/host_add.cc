@@ -203,8 +203,10 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
     return cni::MakeError(cni::kInvalidConfig, fmt::format("mtu {} is more than the link to the DPU carries ({})",
                                                            job.details.mtu, max_mtu));
   }
-  // The generation must not come back after a power cut, so it is on disk before the DPU hears of it.
-  HK_RETURN_IF_ERROR(journal_.Sync());
+  // The row goes to the disk while both kernels work, and is there before Commit: only then does the DPU lead packets
+  // to the addresses that it holds. A power cut before may take the row; Start() sees to it that its generation does
+  // not come back, and the DPU is told by the next Sync that the half is nobody's.
+  Workers::Running<absl::Status> synced = workers_.Start([this] { return journal_.Sync(); });
   absl::Status here;
   HK_ASSIGN_OR_RETURN(PrepareReply prepared,
                       PrepareDpuHalf(job.row, job.details, [&] { here = ReadyHostHalf(job.row, job.details); }));
@@ -216,6 +218,7 @@ absl::StatusOr<cni::Result> HostEngine::AddSplit(Job& job) {
       TagOf(identity_, job.row), {.mtu = job.details.mtu, .netns = &*ns, .ifname = job.row.key.ifname});
   if (!end.ok()) return WithCode(end.status(), absl::StatusCode::kAlreadyExists, cni::kInterfaceExists);
   HK_FAULT_POINT("host.add.after-link");
+  HK_RETURN_IF_ERROR(synced.Get());
 
   // Either commit may fail alone: then everything is undone; or a crash leaves one of them, and Resync or Start finds
   // it.
@@ -252,7 +255,7 @@ absl::Status HostEngine::CommitHostHalf(const Attachment& row, const Details& de
   HK_FAULT_POINT("host.add.after-wire");
   if (ports_.features().needs_link()) HK_RETURN_IF_ERROR(TakePorts(row, details, link));
   table_.SetJoined(row.pod_key, row.generation);
-  // The row is on disk since before Prepare. That it is committed now is a word about this kernel's objects, as in
+  // The row is on disk. That it is committed now is a word about this kernel's objects, as in
   // AddOrdinary: after a power cut every row is undone, on both PUs, whatever it says.
   return journal_.Put(row, Durability::kOrdered);
 }

@@ -2,7 +2,7 @@
 //
 // Purpose: see engine.h. The order of a split ADD, and what is on disk when:
 //
-//   row "preparing", generation, addresses           written; synced before the DPU hears of the generation
+//   row "preparing", generation, addresses           written; on disk before Commit
 //   DPU: Prepare: the half's place | host: guards of the link, ports, host ports          at the same time
 //   link made by the back end, into the DPU's half; the DPU makes the rest of that meanwhile
 //   DPU: Commit: link, row         | host: link, row                                      at the same time

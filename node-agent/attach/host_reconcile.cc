@@ -14,6 +14,7 @@ namespace heterok8s::attach {
 namespace {
 
 constexpr char kBootId[] = "boot-id";
+constexpr uint64_t kMoreThanWereLost = 1u << 20;  // ADDs at once
 
 // The Pod of an entry of a Sync; absent when the other PU has none.
 std::optional<uint64_t> GenerationIn(const std::vector<PodGeneration>& pods, const std::string& pod_key) {
@@ -44,7 +45,11 @@ absl::Status HostEngine::Start() {
     }
   }
   HK_FAULT_POINT("host.start.after-undo");
-  HK_RETURN_IF_ERROR(journal_.Write([&](ledger::Tx& tx) { return tx.PutValue(kBootId, options_.boot_id); }));
+  HK_RETURN_IF_ERROR(journal_.Write([&](ledger::Tx& tx) -> absl::Status {
+    // The DPU may have heard of generations whose rows the power cut has taken.
+    if (rebooted) HK_RETURN_IF_ERROR(tx.SkipGenerations(kMoreThanWereLost));
+    return tx.PutValue(kBootId, options_.boot_id);
+  }));
   // Orphans first: one of them may hold a name or a host port that a live Pod needs.
   HK_RETURN_IF_ERROR(RemoveOrphans(identity_, live, podnet_, backend_, ports_));
   for (const Attachment& row : live) {

@@ -57,6 +57,32 @@ TEST_CASE("the host makes what needs no link while it waits for the DPU's place,
   CHECK(node.Leftovers() == Nothing());
 }
 
+TEST_CASE("the DPU leads nobody to its half before Commit, which comes when the host's row is on disk") {
+  TwoEngines node;
+  const pu::OwnerTag tag{.instance = "demo", .pod_key = "uid-1", .ifname = "eth0"};
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit, 8080);
+  bool early = true;
+  node.to_dpu.SetHook([&](const std::string& call) {
+    if (call == "Commit") early = node.dpu_kernel.HasRoutesTo(tag);
+  });
+  SECTION("it is") {
+    REQUIRE_OK(node.host().Add(add));
+    CHECK_FALSE(early);
+    CHECK(node.dpu_kernel.HasRoutesTo(tag));
+    CHECK_OK(node.host().Del(node.Del(add)));
+  }
+  SECTION("it cannot be written") {
+    node.host_process.disk_fails = true;
+    CHECK(cni::CodeOf(node.host().Add(add).status()) == cni::kIoFailure);
+    CHECK(node.to_dpu.calls("Commit") == 0);
+  }
+  SECTION("the DPU's cannot be written") {
+    node.dpu_process.disk_fails = true;
+    CHECK_THAT(node.host().Add(add).status(), Says("commit the DPU half: ledger: sync"));
+  }
+  CHECK(node.Leftovers() == Nothing());
+}
+
 TEST_CASE("ports that are found by the link are taken behind it, on both PUs, also after restarts") {
   TwoEngines node;
   node.host_ports.SetNeedsLink(true);

@@ -94,6 +94,8 @@ class Tx {
   // Rises by one at each call and is never reused, also across restarts. A new file starts at the time of its making
   // (unix seconds), so that even a lost ledger does not repeat what the other PU has seen.
   virtual absl::StatusOr<uint64_t> NextGeneration() = 0;
+  // As if so many had been given out: for those that a power cut may have taken from the disk.
+  virtual absl::Status SkipGenerations(uint64_t count) = 0;
   // Small named values: epoch, boot id, node identity. An empty value removes the name.
   virtual absl::Status PutValue(const std::string& name, const std::string& value) = 0;
   virtual absl::StatusOr<std::optional<std::string>> GetValue(const std::string& name) = 0;

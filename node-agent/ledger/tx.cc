@@ -244,6 +244,11 @@ absl::StatusOr<uint64_t> SqliteTx::NextGeneration() {
   return static_cast<uint64_t>(query.Number(0));
 }
 
+absl::Status SqliteTx::SkipGenerations(uint64_t count) {
+  HK_ASSIGN_OR_RETURN(Query query, db_.Prepare("UPDATE counter SET number = number + ?1 WHERE name = 'generation'"));
+  return query.Bind(static_cast<int64_t>(count)).Run();
+}
+
 absl::Status SqliteTx::PutValue(const std::string& name, const std::string& value) {
   if (value.empty()) {
     HK_ASSIGN_OR_RETURN(Query query, db_.Prepare("DELETE FROM value WHERE name = ?1"));

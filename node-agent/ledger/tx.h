@@ -33,6 +33,7 @@ class SqliteTx : public Tx {
   absl::StatusOr<std::optional<Tombstone>> FindTombstone(const std::string& pod_key) override;
 
   absl::StatusOr<uint64_t> NextGeneration() override;
+  absl::Status SkipGenerations(uint64_t count) override;
   absl::Status PutValue(const std::string& name, const std::string& value) override;
   absl::StatusOr<std::optional<std::string>> GetValue(const std::string& name) override;
 

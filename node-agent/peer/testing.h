@@ -181,8 +181,9 @@ class FakePodNet final : public podnet::PodNet, public Watched {
   absl::Status PrepareRoot() override { return absl::OkStatus(); }
   absl::StatusOr<podnet::Uplink> EnsureUplink(const podnet::UplinkSpec&) override { return podnet::Uplink{}; }
   absl::StatusOr<podnet::PlacedUplink> PlaceUplink(const podnet::UplinkSpec&) override {
-    return podnet::PlacedUplink{.mac = "", .finish = [] { return podnet::Uplink{}; }};
+    return podnet::PlacedUplink{.mac = "", .finish = [] { return absl::OkStatus(); }};
   }
+  absl::Status RouteUplink(const podnet::UplinkSpec&) override { return absl::OkStatus(); }
   absl::Status CheckUplink(const podnet::UplinkSpec&) override { return absl::OkStatus(); }
   absl::Status RemoveUplink(const pu::OwnerTag&, const std::string&) override { return absl::OkStatus(); }
   absl::Status EnsureGuards(const podnet::LinkSpec&) override { return absl::OkStatus(); }

@@ -37,15 +37,12 @@ absl::StatusOr<PlacedUplink> KernelPodNet::PlaceUplink(const UplinkSpec& spec) {
     HK_ASSIGN_OR_RETURN(placed, podnet::PlaceUplink(spec));
     return absl::OkStatus();
   }));
-  placed.finish = [this, finish = std::move(placed.finish)]() -> absl::StatusOr<Uplink> {
-    Uplink uplink;
-    HK_RETURN_IF_ERROR(InRoot([&]() -> absl::Status {
-      HK_ASSIGN_OR_RETURN(uplink, finish());
-      return absl::OkStatus();
-    }));
-    return uplink;
-  };
+  placed.finish = [this, finish = std::move(placed.finish)] { return InRoot(finish); };
   return placed;
+}
+
+absl::Status KernelPodNet::RouteUplink(const UplinkSpec& spec) {
+  return InRoot([&] { return podnet::RouteUplink(spec); });
 }
 
 absl::Status KernelPodNet::CheckUplink(const UplinkSpec& spec) {

@@ -21,6 +21,7 @@ class KernelPodNet : public PodNet {
 
   absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) override;
   absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) override;
+  absl::Status RouteUplink(const UplinkSpec& spec) override;
   absl::Status CheckUplink(const UplinkSpec& spec) override;
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
 

@@ -53,8 +53,8 @@ struct Uplink {
 
 // An uplink whose two ends are where they belong and have nothing yet.
 struct PlacedUplink {
-  std::string mac;                                 // of the Pod's end
-  std::function<absl::StatusOr<Uplink>()> finish;  // the rest of EnsureUplink; once, on any thread
+  std::string mac;                       // of the Pod's end
+  std::function<absl::Status()> finish;  // the Pod's end; once, on any thread. RouteUplink is the rest
 };
 
 struct PortRange {
@@ -122,8 +122,11 @@ class PodNet {
   virtual absl::Status PrepareRoot() = 0;
 
   virtual absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) = 0;
-  // The first part of EnsureUplink: enough for pu::Backend to find the Pod's half by.
+  // The first part of EnsureUplink: enough for pu::Backend to find the Pod's half by. Until RouteUplink no packet
+  // finds its way to the Pod or from it.
   virtual absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) = 0;
+  // The last part: the end in the root namespace. kNotFound when the uplink was not placed.
+  virtual absl::Status RouteUplink(const UplinkSpec& spec) = 0;
   virtual absl::Status CheckUplink(const UplinkSpec& spec) = 0;
   // `netns_path` may be empty or gone. Also removes the root namespace's routes to `addresses` over this uplink.
   virtual absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) = 0;

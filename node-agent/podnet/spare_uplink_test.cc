@@ -38,7 +38,8 @@ struct World {
   absl::Status PlaceAndFinish(const UplinkSpec& wanted) const {
     return InRoot([&]() -> absl::Status {
       HK_ASSIGN_OR_RETURN(PlacedUplink placed, PlaceUplink(wanted));
-      return placed.finish().status();
+      HK_RETURN_IF_ERROR(placed.finish());
+      return RouteUplink(wanted);
     });
   }
   absl::Status Check(const UplinkSpec& wanted) const {
@@ -91,6 +92,23 @@ TEST_CASE("the pair that waits becomes the Pod's uplink, under the owner's name"
   CHECK(World::Veths(world.root) == before);
   CHECK_OK(world.Remove());
   CHECK(World::Veths(world.root).empty());
+}
+
+TEST_CASE("a finished uplink is shown to nobody before it is routed", "[netns]") {
+  World world;
+  REQUIRE_OK(world.InRoot([&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(PlacedUplink placed, PlaceUplink(world.spec));
+    return placed.finish();
+  }));
+  auto root = *netlink::OpenNetlinkIn(world.root);
+  const int link = root->FindLink(pu::InterfaceName(world.spec.owner, 'u'))->index;
+  CHECK(root->Routes(netlink::kTableMain, link)->empty());
+  CHECK(root->Neighbors(link)->empty());
+
+  CHECK_OK(world.InRoot([&] { return RouteUplink(world.spec); }));
+
+  CHECK(root->Routes(netlink::kTableMain, link)->size() == 2);
+  CHECK_OK(world.Check(world.spec));
 }
 
 TEST_CASE("a pair that was only placed is placed again, or removed", "[netns]") {

@@ -142,16 +142,20 @@ absl::Status ConfigurePod(Netlink& netlink, const UplinkPair& pair, const Uplink
   return netlink.Apply(batch);
 }
 
-absl::Status ConfigureRoot(Netlink& netlink, const UplinkPair& pair, const UplinkSpec& spec, const UplinkPlan& plan) {
-  int link = pair.root.index;
-  // The root namespace forwards, so only 2 accepts a Pod's router advertisements.
-  HK_RETURN_IF_ERROR(SetInet6Sysctls(pair.root, plan.wants(Family::kV6), 2));
+// What is not to outlive an earlier life of the root end, and what is to be there before it is up.
+absl::Status ReadyRoot(Netlink& netlink, const UplinkPair& pair, const UplinkSpec& spec, const UplinkPlan& plan) {
+  const int link = pair.root.index;
   if (!pair.fresh) HK_RETURN_IF_ERROR(RemoveStaleRoutes(netlink, plan.RootRoutes(link), link));
-  if (!pair.fresh || spec.bandwidth) {
-    HK_RETURN_IF_ERROR(EnsureBandwidth(netlink, pair.root, spec.owner, spec.bandwidth));
-  }
+  if (pair.fresh && !spec.bandwidth) return absl::OkStatus();
+  return EnsureBandwidth(netlink, pair.root, spec.owner, spec.bandwidth);
+}
+
+absl::Status ConfigureRoot(Netlink& netlink, const Link& root_end, const UplinkSpec& spec, const UplinkPlan& plan) {
+  const int link = root_end.index;
+  // The root namespace forwards, so only 2 accepts a Pod's router advertisements.
+  HK_RETURN_IF_ERROR(SetInet6Sysctls(root_end, plan.wants(Family::kV6), 2));
   Batch batch;
-  SetLink settings = Settings(pair.root, plan, plan.root_mac, spec.mtu);
+  SetLink settings = Settings(root_end, plan, plan.root_mac, spec.mtu);
   // A Pod sends from its own IPv4 addresses only: everything else fails the reverse path check. The root table's guard
   // (hostport_table.cc) says the same for both families, and counts.
   settings.inet4 = netlink::Inet4Conf{.rp_filter = 1, .forwarding = 1};
@@ -171,23 +175,23 @@ struct Placed {
   UplinkPair pair;
 };
 
-absl::StatusOr<Uplink> Finish(Placed& placed) {
-  const UplinkSpec& spec = placed.spec;
-  const UplinkPlan& plan = placed.plan;
-  Netlink& pod_netlink = *placed.pod_netlink;
-  HK_RETURN_IF_ERROR(sys::InNetns(placed.pod, [&] { return ConfigurePod(pod_netlink, placed.pair, spec, plan); }));
-  HK_RETURN_IF_ERROR(ConfigureRoot(*placed.root, placed.pair, spec, plan));
+absl::Status Finish(Placed& placed) {
+  HK_RETURN_IF_ERROR(sys::InNetns(
+      placed.pod, [&] { return ConfigurePod(*placed.pod_netlink, placed.pair, placed.spec, placed.plan); }));
+  return ReadyRoot(*placed.root, placed.pair, placed.spec, placed.plan);
+}
+
+absl::Status Open(Netlink& root, Netlink& pod_netlink, const Link& root_end, int pod_end, const UplinkSpec& spec,
+                  const UplinkPlan& plan) {
+  HK_RETURN_IF_ERROR(ConfigureRoot(root, root_end, spec, plan));
   HK_RETURN_IF_ERROR(pod_netlink.SyncCarrier(spec.ifname));  // it came up first
   // What the kernel does behind our back is done when we answer: a Pod's first packet is not lost.
-  if (plan.wants(Family::kV6)) {
-    HK_RETURN_IF_ERROR(netlink::WaitForLocalRoutes(pod_netlink, placed.pair.pod.index, plan.addresses));
-  }
-  return Uplink{.mac = plan.pod_mac, .root_ifname = plan.root_name, .root_mac = plan.root_mac};
+  return plan.wants(Family::kV6) ? netlink::WaitForLocalRoutes(pod_netlink, pod_end, plan.addresses) : absl::OkStatus();
 }
 
 enum class Spare { kTake, kNone };
 
-absl::StatusOr<PlacedUplink> Place(const UplinkSpec& spec, Spare spare) {
+absl::StatusOr<std::shared_ptr<Placed>> Place(const UplinkSpec& spec, Spare spare) {
   HK_ASSIGN_OR_RETURN(UplinkPlan plan, UplinkPlan::Of(spec));
   HK_ASSIGN_OR_RETURN(sys::NetnsRef pod, sys::NetnsRef::Open(spec.netns_path));
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> root, netlink::OpenNetlink());
@@ -199,19 +203,36 @@ absl::StatusOr<PlacedUplink> Place(const UplinkSpec& spec, Spare spare) {
   if (!pair.has_value()) {
     HK_ASSIGN_OR_RETURN(pair, EnsurePair(*root, *pod_netlink, pod, spec, plan));
   }
-  const std::string mac = plan.pod_mac;
-  auto placed = std::make_shared<Placed>(
+  return std::make_shared<Placed>(
       Placed{spec, std::move(plan), std::move(pod), std::move(root), std::move(pod_netlink), *std::move(pair)});
-  return PlacedUplink{.mac = mac, .finish = [placed] { return Finish(*placed); }};
 }
 
 }  // namespace
 
-absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) { return Place(spec, Spare::kTake); }
+absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec) {
+  HK_ASSIGN_OR_RETURN(std::shared_ptr<Placed> placed, Place(spec, Spare::kTake));
+  return PlacedUplink{.mac = placed->plan.pod_mac, .finish = [placed] { return Finish(*placed); }};
+}
+
+absl::Status RouteUplink(const UplinkSpec& spec) {
+  HK_ASSIGN_OR_RETURN(UplinkPlan plan, UplinkPlan::Of(spec));
+  HK_ASSIGN_OR_RETURN(sys::NetnsRef pod, sys::NetnsRef::Open(spec.netns_path));
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> root, netlink::OpenNetlink());
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> pod_netlink, netlink::OpenNetlinkIn(pod));
+  HK_ASSIGN_OR_RETURN(Link root_end, root->FindLink(plan.root_name));
+  HK_ASSIGN_OR_RETURN(Link pod_end, pod_netlink->FindLink(spec.ifname));
+  if (!Joined(root_end, pod_end)) {
+    return absl::NotFoundError(fmt::format("'{}' and '{}' are not two ends of one link", plan.root_name, spec.ifname));
+  }
+  return Open(*root, *pod_netlink, root_end, pod_end.index, spec, plan);
+}
 
 absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec) {
-  HK_ASSIGN_OR_RETURN(PlacedUplink placed, Place(spec, Spare::kNone));
-  return placed.finish();
+  HK_ASSIGN_OR_RETURN(std::shared_ptr<Placed> placed, Place(spec, Spare::kNone));
+  HK_RETURN_IF_ERROR(Finish(*placed));
+  const UplinkPair& pair = placed->pair;
+  HK_RETURN_IF_ERROR(Open(*placed->root, *placed->pod_netlink, pair.root, pair.pod.index, spec, placed->plan));
+  return Uplink{.mac = placed->plan.pod_mac, .root_ifname = placed->plan.root_name, .root_mac = placed->plan.root_mac};
 }
 
 absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) {

@@ -33,6 +33,7 @@ absl::Status EnableForwarding();
 absl::StatusOr<Uplink> EnsureUplink(const UplinkSpec& spec);
 // Takes the pair that waits in the Pod's namespace, if there is one. `finish` too is called in the root namespace.
 absl::StatusOr<PlacedUplink> PlaceUplink(const UplinkSpec& spec);
+absl::Status RouteUplink(const UplinkSpec& spec);
 absl::Status CheckUplink(const UplinkSpec& spec);
 absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path);
 absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks(const std::string& instance);

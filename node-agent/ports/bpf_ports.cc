@@ -42,9 +42,13 @@ absl::Status DisableMultipathTcp() {
   return absl::IsNotFound(status) ? absl::OkStatus() : status;  // a kernel without it
 }
 
-absl::Status EraseLinks(const Kernel& kernel, const hk_pod& pod) {
+// Another Pod may have them by now: a host that lost power gives out again what it does not remember.
+absl::Status EraseLinks(const Kernel& kernel, uint64_t cookie, const hk_pod& pod) {
   for (const hk_pair& pair : pod.pair) {
-    for (const hk_addr& self : pair.self) HK_RETURN_IF_ERROR(kernel.links.Erase(self));
+    for (const hk_addr& self : pair.self) {
+      const std::optional<hk_link> link = kernel.links.Get(self);
+      if (link.has_value() && link->netns == cookie) HK_RETURN_IF_ERROR(kernel.links.Erase(self));
+    }
   }
   return absl::OkStatus();
 }
@@ -190,7 +194,7 @@ absl::Status BpfPorts::AddLocked(const PodPorts& ports, const sys::NetnsRef& ns,
     HK_RETURN_IF_ERROR(kernel_->pod_names.Put(cookie, name));
     if (std::optional<hk_pod> former = kernel_->pods.Get(cookie)) {
       if (std::memcmp(former->pair, wire.pair, sizeof wire.pair) != 0)
-        HK_RETURN_IF_ERROR(EraseLinks(*kernel_, *former));
+        HK_RETURN_IF_ERROR(EraseLinks(*kernel_, cookie, *former));
       wire.has_bound_callers = former->has_bound_callers;
     }
     if (!kernel_->shares.Get(cookie).has_value()) HK_RETURN_IF_ERROR(kernel_->shares.Put(cookie, {}, BPF_NOEXIST));
@@ -216,7 +220,7 @@ absl::Status BpfPorts::RemoveLocked(const std::string& pod_key) {
   // First what rules traffic and makes new entries, the name last: the next Create() still lists a Pod that was cut off
   // before its entry in `pods` went, and forgets what is left of any other.
   HK_RETURN_IF_ERROR(kernel_->DetachPod(cookie));
-  if (std::optional<hk_pod> wire = kernel_->pods.Get(cookie)) HK_RETURN_IF_ERROR(EraseLinks(*kernel_, *wire));
+  if (std::optional<hk_pod> wire = kernel_->pods.Get(cookie)) HK_RETURN_IF_ERROR(EraseLinks(*kernel_, cookie, *wire));
   HK_RETURN_IF_ERROR(kernel_->pods.Erase(cookie));
   for (const auto& [number, claims] : pod.remote) {
     hk_port_key key{.netns = cookie, .port = number.second, .protocol = static_cast<uint8_t>(number.first)};

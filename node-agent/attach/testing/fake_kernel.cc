@@ -19,6 +19,7 @@ void FakeKernel::AddNetns(const std::string& path) {
 void FakeKernel::DestroyNetns(const std::string& path) {
   std::lock_guard lock(mutex_);
   namespaces_.erase(path);
+  std::erase_if(routed_, [&](const auto& owner) { return uplinks_.at(owner).netns_path == path; });
   std::erase_if(uplinks_, [&](const auto& entry) { return entry.second.netns_path == path; });
   std::erase_if(links_, [&](const auto& entry) { return entry.second.netns_path == path; });
   std::erase_if(foreign_, [&](const auto& entry) { return entry.first == path; });
@@ -33,6 +34,11 @@ bool FakeKernel::HasNetns(const std::string& path) const {
 void FakeKernel::AddForeignInterface(const std::string& netns_path, const std::string& ifname) {
   std::lock_guard lock(mutex_);
   foreign_.insert({netns_path, ifname});
+}
+
+bool FakeKernel::HasRoutesTo(const pu::OwnerTag& owner) const {
+  std::lock_guard lock(mutex_);
+  return routed_.contains(owner);
 }
 
 std::vector<std::string> FakeKernel::Objects(const std::string& own_folder) const {
@@ -67,6 +73,14 @@ absl::Status Failures::Enter(const Process& process, const std::string& call) {
 absl::Status FakePodNet::PrepareRoot() { return Enter(process_, "PrepareRoot"); }
 
 absl::StatusOr<podnet::Uplink> FakePodNet::EnsureUplink(const podnet::UplinkSpec& spec) {
+  HK_RETURN_IF_ERROR(PutUplink(spec));
+  std::lock_guard lock(kernel_.mutex_);
+  kernel_.routed_.insert(spec.owner);
+  return podnet::Uplink{
+      .mac = "02:00:00:00:00:01", .root_ifname = pu::InterfaceName(spec.owner, 'u'), .root_mac = "02:00:00:00:00:02"};
+}
+
+absl::Status FakePodNet::PutUplink(const podnet::UplinkSpec& spec) {
   HK_RETURN_IF_ERROR(Enter(process_, "EnsureUplink"));
   std::lock_guard lock(kernel_.mutex_);
   if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
@@ -75,14 +89,21 @@ absl::StatusOr<podnet::Uplink> FakePodNet::EnsureUplink(const podnet::UplinkSpec
         fmt::format("{} has an interface {} that is not ours", spec.netns_path, spec.ifname));
   }
   kernel_.uplinks_[spec.owner] = spec;
-  return podnet::Uplink{
-      .mac = "02:00:00:00:00:01", .root_ifname = pu::InterfaceName(spec.owner, 'u'), .root_mac = "02:00:00:00:00:02"};
+  return absl::OkStatus();
 }
 
-// All of it in the second part, so that a test meets what fails late.
+// All of it but the routes in the second part, so that a test meets what fails late.
 absl::StatusOr<podnet::PlacedUplink> FakePodNet::PlaceUplink(const podnet::UplinkSpec& spec) {
   HK_RETURN_IF_ERROR(Enter(process_, "PlaceUplink"));
-  return podnet::PlacedUplink{.mac = "02:00:00:00:00:01", .finish = [this, spec] { return EnsureUplink(spec); }};
+  return podnet::PlacedUplink{.mac = "02:00:00:00:00:01", .finish = [this, spec] { return PutUplink(spec); }};
+}
+
+absl::Status FakePodNet::RouteUplink(const podnet::UplinkSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "RouteUplink"));
+  std::lock_guard lock(kernel_.mutex_);
+  if (!kernel_.uplinks_.contains(spec.owner)) return absl::NotFoundError("there is no uplink");
+  kernel_.routed_.insert(spec.owner);
+  return absl::OkStatus();
 }
 
 absl::Status FakePodNet::CheckUplink(const podnet::UplinkSpec& spec) {
@@ -91,6 +112,7 @@ absl::Status FakePodNet::CheckUplink(const podnet::UplinkSpec& spec) {
   if (!kernel_.namespaces_.contains(spec.netns_path)) return Gone(spec.netns_path);
   auto uplink = kernel_.uplinks_.find(spec.owner);
   if (uplink == kernel_.uplinks_.end()) return absl::FailedPreconditionError("there is no uplink");
+  if (!kernel_.routed_.contains(spec.owner)) return absl::FailedPreconditionError("nothing is sent to the uplink");
   if (uplink->second.addresses != spec.addresses)
     return absl::FailedPreconditionError("the uplink has other addresses");
   return absl::OkStatus();
@@ -100,6 +122,7 @@ absl::Status FakePodNet::RemoveUplink(const pu::OwnerTag& owner, const std::stri
   HK_RETURN_IF_ERROR(Enter(process_, "RemoveUplink"));
   std::lock_guard lock(kernel_.mutex_);
   kernel_.uplinks_.erase(owner);
+  kernel_.routed_.erase(owner);
   return absl::OkStatus();
 }
 

@@ -27,6 +27,7 @@ namespace heterok8s::attach {
 
 struct Process {
   std::atomic<bool> dead{false};
+  std::atomic<bool> disk_fails{false};  // to sync the ledger
   absl::Status Alive() const { return dead ? absl::AbortedError("this process is dead") : absl::OkStatus(); }
 };
 
@@ -37,6 +38,8 @@ class FakeKernel {
   void DestroyNetns(const std::string& path);
   bool HasNetns(const std::string& path) const;
   void AddForeignInterface(const std::string& netns_path, const std::string& ifname);
+  // The PU sends to the Pod what is for it.
+  bool HasRoutesTo(const pu::OwnerTag& owner) const;
   // What is there now, in words: "uplink heterok8s:demo:uid-1:eth0". Namespaces below `own_folder` count too.
   std::vector<std::string> Objects(const std::string& own_folder) const;
 
@@ -49,6 +52,7 @@ class FakeKernel {
   std::set<std::string> namespaces_;
   std::set<std::pair<std::string, std::string>> foreign_;  // path, ifname
   std::map<pu::OwnerTag, podnet::UplinkSpec> uplinks_;
+  std::set<pu::OwnerTag> routed_;  // of uplinks_
   std::map<pu::OwnerTag, podnet::LinkSpec> links_;
   std::map<std::string, pu::OwnerTag> guards_;  // by namespace
   std::map<std::string, podnet::HostPortSpec> host_ports_;
@@ -74,6 +78,7 @@ class FakePodNet final : public podnet::PodNet, public Failures {
   absl::Status PrepareRoot() override;
   absl::StatusOr<podnet::Uplink> EnsureUplink(const podnet::UplinkSpec& spec) override;
   absl::StatusOr<podnet::PlacedUplink> PlaceUplink(const podnet::UplinkSpec& spec) override;
+  absl::Status RouteUplink(const podnet::UplinkSpec& spec) override;
   absl::Status CheckUplink(const podnet::UplinkSpec& spec) override;
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
   absl::Status EnsureGuards(const podnet::LinkSpec& spec) override;
@@ -90,6 +95,8 @@ class FakePodNet final : public podnet::PodNet, public Failures {
   absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() override;
 
  private:
+  absl::Status PutUplink(const podnet::UplinkSpec& spec);
+
   Process& process_;
   FakeKernel& kernel_;
 };

@@ -20,6 +20,7 @@ absl::Status ProcessLedger::Transact(const std::function<absl::Status(ledger::Tx
 }
 absl::Status ProcessLedger::Sync() {
   HK_RETURN_IF_ERROR(process_.Alive());
+  if (process_.disk_fails) return absl::DataLossError("sync: Input/output error");
   return below_.Sync();
 }
 absl::StatusOr<std::vector<Attachment>> ProcessLedger::ListAttachments() {
