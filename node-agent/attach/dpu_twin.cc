@@ -73,6 +73,9 @@ absl::StatusOr<cni::Result> DpuEngine::Add(const cni::Request& request) {
   HK_RETURN_IF_ERROR(journal_.Put(row, Durability::kSynced));
   HK_FAULT_POINT("dpu.add.before-result");
   std::move(undo).Cancel();
+  // While the runtime starts the sandbox. Prepare does it where this has failed, or the sandbox is gone again.
+  workers_.Post(
+      std::packaged_task<void()>([this, path = row.netns_path] { podnet_.FurnishNetns(path).IgnoreError(); }));
   return ResultOf(details,
                   {{.name = uplink->root_ifname, .mac = uplink->root_mac, .mtu = details.mtu},
                    {.name = row.key.ifname, .mac = uplink->mac, .sandbox = row.netns_path, .mtu = details.mtu}},

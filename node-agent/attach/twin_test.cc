@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <catch2/catch.hpp>
 
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/attach/testing/two_engines.h"
 
@@ -10,6 +11,16 @@ namespace {
 
 using heterok8s::testing::Says;
 using Nothing = std::vector<std::string>;
+
+TEST_CASE("a twin's namespace is furnished before the host asks for its half") {
+  TwoEngines node;
+  cni::Request twin = node.TwinAdd("t1", "uid-1");
+
+  REQUIRE_OK(node.dpu().Add(twin));
+
+  CHECK(heterok8s::testing::Eventually([&] { return node.dpu_kernel.IsFurnished(twin.netns); }));
+  CHECK_OK(node.dpu().Del(node.Del(twin)));
+}
 
 TEST_CASE("the twin has the Pod's address before the host sandbox exists, and becomes its DPU half") {
   TwoEngines node;

@@ -184,6 +184,7 @@ class FakePodNet final : public podnet::PodNet, public Watched {
     return podnet::PlacedUplink{.mac = "", .finish = [] { return absl::OkStatus(); }};
   }
   absl::Status RouteUplink(const podnet::UplinkSpec&) override { return absl::OkStatus(); }
+  absl::Status FurnishNetns(const std::string&) override { return absl::OkStatus(); }
   absl::Status CheckUplink(const podnet::UplinkSpec&) override { return absl::OkStatus(); }
   absl::Status RemoveUplink(const pu::OwnerTag&, const std::string&) override { return absl::OkStatus(); }
   absl::Status EnsureGuards(const podnet::LinkSpec&) override { return absl::OkStatus(); }

@@ -54,6 +54,11 @@ absl::Status KernelPodNet::RemoveUplink(const pu::OwnerTag& owner, const std::st
   return InRoot([&] { return podnet::RemoveUplink(owner, netns_path); });
 }
 
+absl::Status KernelPodNet::FurnishNetns(const std::string& netns_path) {
+  HK_ASSIGN_OR_RETURN(sys::NetnsRef ns, sys::NetnsRef::Open(netns_path));
+  return SetDpuNetnsSysctls(ns);
+}
+
 absl::Status KernelPodNet::EnsureGuards(const LinkSpec& spec) {
   HK_RETURN_IF_ERROR(podnet::EnsureGuards(spec));
   refused_.Watch(spec.netns_path);

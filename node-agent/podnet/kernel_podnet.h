@@ -25,6 +25,7 @@ class KernelPodNet : public PodNet {
   absl::Status CheckUplink(const UplinkSpec& spec) override;
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
 
+  absl::Status FurnishNetns(const std::string& netns_path) override;
   absl::Status EnsureGuards(const LinkSpec& spec) override;
   absl::Status EnsureLink(const LinkSpec& spec, Guards guards) override;
   absl::Status AwaitLink(const LinkSpec& spec, std::chrono::milliseconds timeout) override;

@@ -131,6 +131,9 @@ class PodNet {
   // `netns_path` may be empty or gone. Also removes the root namespace's routes to `addresses` over this uplink.
   virtual absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) = 0;
 
+  // What a DPU half's namespace needs whatever Pod it is of: the part of EnsureGuards that waits longest on a busy
+  // machine (sys::EnsureSysctl).
+  virtual absl::Status FurnishNetns(const std::string& netns_path) = 0;
   // The sysctls of the namespace and its table `inet heterok8s`: the part of EnsureLink that needs no device, so it
   // can be made while the link and the uplink are.
   virtual absl::Status EnsureGuards(const LinkSpec& spec) = 0;

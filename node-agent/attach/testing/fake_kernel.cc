@@ -41,6 +41,11 @@ bool FakeKernel::HasRoutesTo(const pu::OwnerTag& owner) const {
   return routed_.contains(owner);
 }
 
+bool FakeKernel::IsFurnished(const std::string& netns_path) const {
+  std::lock_guard lock(mutex_);
+  return furnished_.contains(netns_path);
+}
+
 std::vector<std::string> FakeKernel::Objects(const std::string& own_folder) const {
   std::lock_guard lock(mutex_);
   std::vector<std::string> objects;
@@ -123,6 +128,14 @@ absl::Status FakePodNet::RemoveUplink(const pu::OwnerTag& owner, const std::stri
   std::lock_guard lock(kernel_.mutex_);
   kernel_.uplinks_.erase(owner);
   kernel_.routed_.erase(owner);
+  return absl::OkStatus();
+}
+
+absl::Status FakePodNet::FurnishNetns(const std::string& netns_path) {
+  HK_RETURN_IF_ERROR(Enter(process_, "FurnishNetns"));
+  std::lock_guard lock(kernel_.mutex_);
+  if (!kernel_.namespaces_.contains(netns_path)) return Gone(netns_path);
+  kernel_.furnished_.insert(netns_path);
   return absl::OkStatus();
 }
 

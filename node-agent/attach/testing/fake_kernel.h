@@ -40,6 +40,7 @@ class FakeKernel {
   void AddForeignInterface(const std::string& netns_path, const std::string& ifname);
   // The PU sends to the Pod what is for it.
   bool HasRoutesTo(const pu::OwnerTag& owner) const;
+  bool IsFurnished(const std::string& netns_path) const;
   // What is there now, in words: "uplink heterok8s:demo:uid-1:eth0". Namespaces below `own_folder` count too.
   std::vector<std::string> Objects(const std::string& own_folder) const;
 
@@ -49,7 +50,7 @@ class FakeKernel {
   friend class FakeNamespaces;
 
   mutable std::mutex mutex_;
-  std::set<std::string> namespaces_;
+  std::set<std::string> namespaces_, furnished_;
   std::set<std::pair<std::string, std::string>> foreign_;  // path, ifname
   std::map<pu::OwnerTag, podnet::UplinkSpec> uplinks_;
   std::set<pu::OwnerTag> routed_;  // of uplinks_
@@ -81,6 +82,7 @@ class FakePodNet final : public podnet::PodNet, public Failures {
   absl::Status RouteUplink(const podnet::UplinkSpec& spec) override;
   absl::Status CheckUplink(const podnet::UplinkSpec& spec) override;
   absl::Status RemoveUplink(const pu::OwnerTag& owner, const std::string& netns_path) override;
+  absl::Status FurnishNetns(const std::string& netns_path) override;
   absl::Status EnsureGuards(const podnet::LinkSpec& spec) override;
   absl::Status EnsureLink(const podnet::LinkSpec& spec, podnet::Guards guards) override;
   absl::Status AwaitLink(const podnet::LinkSpec& spec, std::chrono::milliseconds timeout) override;
