@@ -77,7 +77,8 @@ absl::StatusOr<std::optional<UplinkPair>> TakeSpareUplink(Netlink& root, Netlink
   }
   // It would be in the way of the one that is made instead.
   HK_RETURN_IF_ERROR(root.Do(netlink::DeleteLink{root_end->index}, absl::StatusCode::kNotFound));
-  if (absl::IsAlreadyExists(named)) return kNone;
+  // Alternative names came with Linux 5.5.
+  if (absl::IsAlreadyExists(named) || absl::IsUnimplemented(named)) return kNone;
   return named;
 }
 
