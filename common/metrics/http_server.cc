@@ -3,11 +3,14 @@
 #include <CivetServer.h>
 #include <fmt/format.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <prometheus/text_serializer.h>
 #include <sys/socket.h>
 
 #include <atomic>
+#include <charconv>
 #include <chrono>
+#include <filesystem>
 #include <system_error>
 #include <thread>
 
@@ -98,6 +101,31 @@ void Knock(const std::string& host, int port) {
   freeaddrinfo(found);
 }
 
+int LocalPort(int fd) {
+  sockaddr_storage address = {};
+  socklen_t length = sizeof address;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) return 0;
+  if (address.ss_family == AF_INET) return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+  if (address.ss_family == AF_INET6) return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
+  return 0;
+}
+
+// What clients have not said yet is not waited for: a civetweb worker that reads looks for its end every two seconds
+// only. Answers under way are still written.
+void StopReadingClients(int port) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", ignored)) {
+    int fd = -1;
+    const std::string name = entry.path().filename();
+    std::from_chars(name.data(), name.data() + name.size(), fd);
+    int listens = 0;
+    socklen_t length = sizeof listens;
+    if (fd >= 0 && LocalPort(fd) == port && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0 &&
+        listens == 0)
+      shutdown(fd, SHUT_RD);
+  }
+}
+
 // Of "127.0.0.1:9464" and "[::1]:9464".
 std::string HostOf(const std::string& listen) {
   const size_t colon = listen.rfind(':');
@@ -122,6 +150,7 @@ HttpServer::~HttpServer() {
     });
     while (!closed) {
       Knock(host_, port_);
+      StopReadingClients(port_);
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
     closing.join();
