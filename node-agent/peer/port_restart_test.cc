@@ -192,13 +192,41 @@ TEST_CASE("a port that the other PU closed and opened anew meanwhile is lost to 
 TEST_CASE("a port that the other PU owns by another address now is never free in between") {
   LeftBehind kernel(pu::Side::kDpu);
   Life second(pu::Side::kDpu, kernel.ports, kernel.podnet);
-  REQUIRE_OK(second.synced.AddPod({.pod_key = "p"}));
-  second.Settle();
+  const v1::PortMessage moved = Snapshot("p", {{Key("::", 80), 100}, {Key("::", 81), 100}});
 
-  second.Hears(Snapshot("p", {{Key("::", 80), 100}, {Key("::", 81), 100}}));
+  SECTION("it tells when this PU has its Pod") {
+    REQUIRE_OK(second.synced.AddPod({.pod_key = "p"}));
+    second.Settle();
+    second.Hears(moved);
+  }
+  SECTION("it told before") {
+    second.Connect();
+    second.Hears(moved);
+    REQUIRE_OK(second.synced.AddPod({.pod_key = "p"}));
+    second.Settle();
+  }
 
   CHECK(kernel.ports.fewest == 2);
   CHECK(kernel.ports.Remote("p") == std::vector<ports::PortKey>{Key("::", 80), Key("::", 81)});
+}
+
+TEST_CASE("a port for which there was no room is remembered when its Pod is added again") {
+  FakePorts ports;
+  FakePodNet podnet;
+  ports.room = 1;
+  Life life(pu::Side::kDpu, ports, podnet);
+  REQUIRE_OK(life.synced.AddPod({.pod_key = "p"}));
+  life.Connect();
+  life.Hears(Snapshot("p", {{Key("0.0.0.0", 80), 1}, {Key("0.0.0.0", 81), 1}}));
+  REQUIRE(ports.Remote("p") == std::vector<ports::PortKey>{Key("0.0.0.0", 80)});
+
+  REQUIRE_OK(life.synced.AddPod({.pod_key = "p"}));
+  v1::PortMessage closed;
+  closed.mutable_delta()->set_pod_key("p");
+  *closed.mutable_delta()->mutable_port() = ToProto(Key("0.0.0.0", 80));
+  life.Hears(std::move(closed));
+
+  CHECK(ports.WaitUntil([&] { return ports.HasRemote("p", Key("0.0.0.0", 81)); }));
 }
 
 TEST_CASE("a Pod that is being added is told when all that it has open is known, not before") {

@@ -9,15 +9,16 @@ namespace heterok8s::peer {
 
 // What ports holds of the other PU's stays in force until its snapshot of the Pod says otherwise: an earlier heterod
 // was told of it, and programs of this PU must not get the port meanwhile. Without its epoch it counts as older than
-// any claim of this PU. After a snapshot only what that names is the other PU's.
+// any claim of this PU. After a snapshot only what that names is the other PU's; a stream may be up before this PU has
+// its Pods, so the snapshot may have come first.
 void PortSync::EnforceRemote(const std::string& pod_key, Pod& pod) {
+  PodClaims::Claims named = pod.claims.remote();
   for (const ports::PortKey& held : ports_->Remote(pod_key)) {
-    if (pod.claims.remote().contains(held)) continue;
-    if (pod.told) {
-      DropRemote(pod_key, pod, held);
-    } else {
-      pod.claims.OpenRemote(held, /*epoch_ns=*/0);
-    }
+    if (!named.contains(held)) pod.claims.OpenRemote(held, /*epoch_ns=*/0);
+  }
+  if (pod.told) {
+    named.insert(pod.refused.begin(), pod.refused.end());
+    return ReplaceRemote(pod_key, pod, named);
   }
   const PodClaims::Claims remote = pod.claims.remote();
   for (const auto& [key, epoch_ns] : remote) ClaimRemote(pod_key, pod, key, epoch_ns);
