@@ -15,6 +15,9 @@
 namespace heterok8s::heterosock {
 namespace {
 
+// tcpi_state from which on the peer's FIN has come, or nothing comes any more: TCP_TIME_WAIT, and those behind it
+// (include/net/tcp_states.h; linux/tcp.h does not have it). Listeners, among them, are not connections.
+constexpr uint8_t kTimeWait = 6;
 constexpr uint64_t kCopiesNs = 2'000'000'000;  // what a living sender brings back is there in far less
 
 // Throws away up to `most` bytes of TCP (tcp(7): MSG_TRUNC). Returns how many are left to be thrown away. An error that
@@ -47,11 +50,14 @@ bool DropRead(Slot& slot, int fd, uint64_t from, uint64_t to, uint64_t head) {
   return slot.rx.dropped == due;
 }
 
+// Without the end of the stream, which the kernel counts as a byte (tcp_fin(): the FIN is in the sequence), and SIOCINQ
+// does not.
 uint64_t TcpReceived(int fd) {
   tcp_info info = {};
   socklen_t length = sizeof info;
   Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, reinterpret_cast<long>(&info), reinterpret_cast<long>(&length));
-  return info.tcpi_bytes_received;
+  const bool ended = info.tcpi_state >= kTimeWait;
+  return info.tcpi_bytes_received - (ended && info.tcpi_bytes_received != 0 ? 1 : 0);
 }
 
 uint64_t Queued(int fd) {
@@ -100,18 +106,24 @@ Passage PassToTcp(uint32_t index, int fd) {
 uint64_t ArrivedOverTcp(uint32_t index, int fd) {
   const Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
-  const uint64_t switch_at = channel.page != nullptr ? channel.peer().control.switch_at.load() : 0;
-  const uint64_t before = switch_at == 0 ? ~uint64_t{0} : switch_at - 1;
-  switch (slot.rx.mode.load(std::memory_order_relaxed)) {
-    case Mode::kRing:
-      return before;
-    case Mode::kPlain:
-      return slot.rx.tcp_base == 0 ? TcpReceived(fd) : before + TcpReceived(fd) - slot.rx.tcp_base;
-    default: {
-      const uint64_t received = TcpReceived(fd);
-      return received < before ? received : before;
-    }
-  }
+  if (channel.page == nullptr) return TcpReceived(fd);
+  const layout::ControlLine& control = channel.peer().control;
+  const Mode mode = slot.rx.mode.load(std::memory_order_relaxed);
+  if (mode == Mode::kPlain && slot.rx.tcp_base == 0) return TcpReceived(fd);
+  const bool back = control.continue_at.load(std::memory_order_acquire) != 0;
+  if (mode == Mode::kRing && !back) return control.switch_at.load() - 1;
+  // Asked first: what TCP has now was sent before a switch, and before a way back, that are not seen afterwards.
+  const uint64_t received = TcpReceived(fd);
+  const uint64_t switch_at = control.switch_at.load(std::memory_order_acquire);
+  if (switch_at == 0) return received;
+  const uint64_t before = switch_at - 1;
+  if (mode == Mode::kPlain) return before + received - slot.rx.tcp_base;
+  // The sender came back, and the receiver has not noticed yet: behind what was sent before the switch TCP has copies
+  // of the ring's bytes, then what is new.
+  const uint64_t from = control.continue_at.load(std::memory_order_acquire);
+  const uint64_t copies = from != 0 ? control.returned_to.load(std::memory_order_relaxed) - from : 0;
+  if (from != 0 && received > before + copies) return received - copies;
+  return mode == Mode::kTcp && received < before ? received : before;
 }
 
 void RecallReceive(uint32_t index, int fd, Reason reason) {

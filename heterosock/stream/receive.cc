@@ -140,14 +140,33 @@ Receiver::Look Receiver::LookAtTcp() {
   const long got = peek ? KernelReceive(cursor_, most) : ReceiveCounted(most);
   if (got == -EAGAIN || got == -EINTR) return kEmpty;
   if (got <= 0) return End(got);
+  if (peek && switch_at != 0 && static_cast<uint64_t>(got) == most && cursor_.Total() > most)
+    return PeekBehindSwitch(most);
   Took(static_cast<size_t>(got));
-  if (peek) {
-    // The last of TCP, and room for more: the ring's first bytes are next.
-    if (switch_at != 0 && static_cast<uint64_t>(got) == most && !cursor_.done()) return LookAtRing();
-    return kMore;
-  }
+  if (peek) return kMore;
   boundary_ = switch_at != 0;
   return kMore;
+}
+
+// A peek has seen the `before` bytes of TCP that come before the switch, and has room: the ring's bytes are next. When
+// the sender has come back and all of them are on TCP too, everything is there in order. Nothing moves here: the bytes
+// before the switch are unread, and who passes to TCP would take them for what the ring had.
+Receiver::Look Receiver::PeekBehindSwitch(uint64_t before) {
+  const layout::ControlLine& control = channel_.peer().control;
+  const uint64_t from = control.continue_at.load(std::memory_order_acquire);
+  const uint64_t head = rx_.head.load(std::memory_order_relaxed), tail = RingEnd();
+  const bool all_on_tcp = from == head + 1 && control.returned_to.load(std::memory_order_relaxed) == tail + 1;
+  int queued = 0;
+  if (all_on_tcp && rx_.shut_at == 0) Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
+  // Copies that have not arrived yet are read from the ring; then nothing is behind them. Nor is looked behind those of
+  // which TCP took only a part: they lie before what is new.
+  if (static_cast<uint64_t>(queued) >= before + (tail - head)) {
+    const long got = KernelReceive(cursor_, cursor_.Total());
+    Took(got > 0 ? static_cast<size_t>(got) : before);
+    return kMore;
+  }
+  Took(before);
+  return tail != head ? TakeFromRing(head, tail) : kMore;
 }
 
 // A signal comes when the call has ended: a handler that jumps away then must not take bytes along uncounted.

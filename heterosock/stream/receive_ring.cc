@@ -16,11 +16,15 @@ constexpr uint64_t kAskKernelUs = 2;  // how stale "no FIN yet" may be for a pro
 
 }  // namespace
 
+// The offset up to which the program may read.
+uint64_t Receiver::RingEnd() const {
+  const uint64_t tail = channel_.peer().sender.tail.load(std::memory_order_acquire);
+  return rx_.shut_at != 0 && tail > rx_.shut_at - 1 ? rx_.shut_at - 1 : tail;
+}
+
 Receiver::Look Receiver::LookAtRing() {
   layout::SideLines& peer = channel_.peer();
-  uint64_t head = rx_.head.load(std::memory_order_relaxed);
-  uint64_t tail = peer.sender.tail.load(std::memory_order_acquire);
-  if (rx_.shut_at != 0 && tail > rx_.shut_at - 1) tail = rx_.shut_at - 1;
+  const uint64_t head = rx_.head.load(std::memory_order_relaxed), tail = RingEnd();
   if (tail != head && peer.control.continue_at.load(std::memory_order_relaxed) != 0) {
     const Passage passage = PassToTcp(index_, fd_);
     if (passage == Passage::kImpossible) return Corrupt("continues elsewhere");
@@ -34,6 +38,12 @@ Receiver::Look Receiver::LookAtRing() {
       peer.control.continue_at.load(std::memory_order_relaxed) == 0)
     return kEmpty;
   if (tail == head) return rx_.shut_at != 0 ? End(0) : LookBehindRing(head);
+  return TakeFromRing(head, tail);
+}
+
+// The bytes [head, tail), or as many as there is room for. On TCP still, a peek has seen what comes before them.
+Receiver::Look Receiver::TakeFromRing(uint64_t head, uint64_t tail) {
+  layout::SideLines& peer = channel_.peer();
   const uint64_t size = peer.sender.ring_size.load(std::memory_order_relaxed);
   const uint64_t base = peer.sender.ring_base.load(std::memory_order_relaxed);
   if (!ring::ValidSize(size, channel_.ring_bytes, layout::kMinRingBytes)) return Corrupt("ring size");
@@ -52,6 +62,10 @@ Receiver::Look Receiver::LookAtRing() {
     wanted -= n;
   }
   if (flags_ & MSG_PEEK) {
+    if (rx_.mode.load(std::memory_order_relaxed) == Mode::kTcp) {
+      done_ += static_cast<ssize_t>(copied);
+      return kMore;
+    }
     // Peeking for all of it: all must be there, or as much as a ring can hold.
     const bool last = peer.control.continue_at.load(std::memory_order_acquire) != 0;
     if ((flags_ & MSG_WAITALL) && copied < cursor_.Total() && used < size && !at_end_ && !last &&

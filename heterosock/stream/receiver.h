@@ -39,7 +39,10 @@ class Receiver {
   Look LookAtTcp();
   long KernelReceive(const IovCursor& cursor, size_t most) const;
   long ReceiveCounted(size_t most);
+  Look PeekBehindSwitch(uint64_t before);
+  uint64_t RingEnd() const;
   Look LookAtRing();
+  Look TakeFromRing(uint64_t head, uint64_t tail);
   Look LookBehindRing(uint64_t end);
   Look Reset(long error);
   Look Corrupt(const char* what);

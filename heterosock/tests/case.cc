@@ -295,6 +295,16 @@ void Again(End& end, const char* step, int fd, bool env_clear) {
   end.Say("exec failed: %s", std::strerror(errno));
 }
 
+void AwaitFinAcknowledged(int fd) {
+  for (int i = 0; i < 2000; ++i) {
+    tcp_info info{};
+    socklen_t length = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return;
+    if (info.tcpi_state != TCP_FIN_WAIT1 && info.tcpi_state != TCP_CLOSING && info.tcpi_state != TCP_LAST_ACK) return;
+    usleep(500);
+  }
+}
+
 std::string Pattern(size_t size, uint32_t seed) {
   std::string bytes(size, '\0');
   uint32_t state = seed * 2654435761u + 1;

@@ -133,6 +133,9 @@ void SendToSleeper(End& end, int milliseconds, std::string_view bytes);
 // `before` the other end says that it has changed hands, and 100,000 bytes afterwards.
 void SendOnBothSides(End& end, std::string_view before);
 
+// The peer's kernel has seen the end that shutdown() sent: what that changes here is over.
+void AwaitFinAcknowledged(int fd);
+
 bool MillisecondsPassed(const std::function<void()>& call, int at_least);
 void Sleep(int milliseconds);
 

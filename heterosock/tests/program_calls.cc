@@ -1,7 +1,5 @@
 #include "heterosock/tests/program_calls.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -137,16 +135,6 @@ void WaitOn(End& e, int ep, int timeout) {
   });
   for (const epoll_event& each : events)
     e.Say("  %llu %s", static_cast<unsigned long long>(each.data.u64), EventNames(each.events).c_str());
-}
-
-void AwaitFinAcknowledged(int fd) {
-  for (int i = 0; i < 2000; ++i) {
-    tcp_info info{};
-    socklen_t length = sizeof info;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return;
-    if (info.tcpi_state != TCP_FIN_WAIT1 && info.tcpi_state != TCP_CLOSING && info.tcpi_state != TCP_LAST_ACK) return;
-    usleep(500);
-  }
 }
 
 void WaitInVain(End& e, int fd, const ProgramStep& step) {

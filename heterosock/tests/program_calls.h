@@ -21,7 +21,4 @@ void WaitOn(End& e, int ep, int timeout);
 // A read that a time limit or a signal ends.
 void WaitInVain(End& e, int fd, const ProgramStep& step);
 
-// The acknowledgement of a FIN, which may be delayed, is an edge for epoll.
-void AwaitFinAcknowledged(int fd);
-
 }  // namespace heterok8s::heterosock::behaviour

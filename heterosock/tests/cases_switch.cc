@@ -1,0 +1,198 @@
+// A receiver between two queues: its sender has gone on to shared memory, perhaps back again, and bytes that were sent
+// over TCP before are unread.
+#include <dlfcn.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "heterosock/tests/cases_epoll.h"
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+constexpr int kKept = 5000;  // bytes that the reader leaves unread from the beginning
+constexpr int kRounds = 3;   // at least
+constexpr auto kLongest = std::chrono::seconds(1);
+
+using Moved = int (*)(int fd);
+Moved FindMoved() { return reinterpret_cast<Moved>(dlsym(RTLD_DEFAULT, "heterosock_moved")); }
+
+// A byte goes back and forth until the writer sends to shared memory, when both ends have the library: then what is
+// unread came over TCP, but for the last byte. All bytes are the same, because it cannot be said how many rounds it
+// takes.
+void SwitchWriter(End& e) {
+  const Moved moved = FindMoved();
+  const auto end = std::chrono::steady_clock::now() + kLongest;
+  e.SendAll(e.sock, std::string(kKept, 'k'));
+  for (int round = 1;; ++round) {
+    e.SendAll(e.sock, "k");
+    e.RecvAll(e.sock, 1);
+    const bool may_move = moved && (moved(e.sock) & 1) == 0 && std::chrono::steady_clock::now() < end;
+    e.Tell(may_move || round < kRounds);
+    e.Meet();
+    const bool over = e.Told() == 0 || !(may_move || round < kRounds);
+    e.Meet();
+    if (over) return;
+  }
+}
+
+void SwitchReader(End& e) {
+  for (int round = 1;; ++round) {
+    e.RecvAll(e.sock, 1);
+    e.SendAll(e.sock, "k");
+    const bool goes_on = FindMoved() != nullptr || round < kRounds;
+    e.Tell(goes_on);
+    e.Meet();
+    const bool over = e.Told() == 0 || !goes_on;
+    e.Meet();
+    if (over) return;
+  }
+}
+
+// Says how much a look at `size` bytes sees, and what.
+void Peek(End& e, size_t size) {
+  std::string bytes(size, '\0');
+  const long got = recv(e.sock, bytes.data(), size, MSG_PEEK | MSG_DONTWAIT);
+  e.Say("%zu: %ld sum %llx", size, got,
+        static_cast<unsigned long long>(Sum({bytes.data(), static_cast<size_t>(std::max(got, 0L))})));
+  iovec parts[2] = {{bytes.data(), size / 3}, {bytes.data() + size / 3, size - size / 3}};
+  msghdr message{};
+  message.msg_iov = parts;
+  message.msg_iovlen = 2;
+  const long parted = recvmsg(e.sock, &message, MSG_PEEK | MSG_DONTWAIT);
+  e.Say("in parts: %ld sum %llx", parted,
+        static_cast<unsigned long long>(Sum({bytes.data(), static_cast<size_t>(std::max(parted, 0L))})));
+}
+
+void PeekAround(End& e) {
+  for (size_t size : {10, kKept - 2, kKept - 1, kKept, kKept + 1, kKept + 1000, kKept + 3000, kKept + 9000})
+    Peek(e, size);
+}
+
+CASE{"switch: a peek sees what is on both sides of it",
+     {.client =
+          [](End& e) {
+            SwitchWriter(e);
+            e.SendAll(e.sock, Pattern(3000));
+            e.Meet();
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            SwitchReader(e);
+            e.Meet();
+            e.AwaitBytes(e.sock, kKept + 3000);
+            PeekAround(e);
+            e.Recv(e.sock, 4000);
+            Peek(e, 1000);
+            Peek(e, 4001);
+            e.Recv(e.sock, 9000, MSG_DONTWAIT);
+            e.Meet();
+          }}};
+
+CASE{"switch: a peek sees what is on both sides of it, from a sender that has ended",
+     {.client =
+          [](End& e) {
+            SwitchWriter(e);
+            e.SendAll(e.sock, Pattern(3000));
+            DO(shutdown(e.sock, SHUT_WR));
+            e.Meet();
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            SwitchReader(e);
+            e.Meet();
+            e.Await(e.sock, POLLRDHUP);
+            e.AwaitBytes(e.sock, kKept + 3000);
+            PeekAround(e);
+            e.Recv(e.sock, 4000);
+            Peek(e, 1000);
+            Peek(e, 4001);
+            e.Drain(e.sock, 700);
+            e.Meet();
+          }}};
+
+// The reader's half-close brings the writer back to TCP with its next send: bytes, then more of them, then the end.
+void WriteOverTcpAgain(End& e, int before) {
+  SwitchWriter(e);
+  e.SendAll(e.sock, Pattern(static_cast<size_t>(before)));
+  e.Meet();
+  e.Await(e.sock, POLLRDHUP);
+  e.Meet();
+  for (size_t size : {100, 1, 20'000}) {
+    e.Meet();
+    e.SendAll(e.sock, Pattern(size));
+    e.Meet();
+  }
+  e.Meet();
+  DO(shutdown(e.sock, SHUT_WR));
+  e.Meet();
+  e.Meet();
+}
+
+void ReadUntilHalfClose(End& e, int before) {
+  SwitchReader(e);
+  e.Meet();
+  e.AwaitBytes(e.sock, kKept + before);
+  DO(shutdown(e.sock, SHUT_WR));
+  AwaitFinAcknowledged(e.sock);
+  e.Meet();
+}
+
+// Each of them is one edge, wherever it lies; that the reader reads is none.
+Body EdgesAfterWayBack(int before) {
+  return {.client = [before](End& e) { WriteOverTcpAgain(e, before); },
+          .server =
+              [before](End& e) {
+                ReadUntilHalfClose(e, before);
+                int ep = epoll_create1(0);
+                epoll::Add(e, ep, e.sock, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+                epoll::Wait(e, ep, 0);
+                epoll::Wait(e, ep, 0);
+                int there = kKept + before;
+                for (int size : {100, 1, 20'000}) {
+                  e.Meet();
+                  e.Meet();
+                  e.AwaitBytes(e.sock, there += size);
+                  epoll::Wait(e, ep, 1000);
+                  epoll::Wait(e, ep, 0);
+                }
+                e.Meet();
+                e.Meet();
+                e.Await(e.sock, POLLRDHUP);
+                epoll::Wait(e, ep, 1000);
+                epoll::Wait(e, ep, 0);
+                while (e.Recv(e.sock, 3001, MSG_DONTWAIT) > 0) epoll::Wait(e, ep, 0);
+                close(ep);
+                e.Meet();
+              }};
+}
+
+CASE{"switch: edges of a sender that took it back at once", EdgesAfterWayBack(0)};
+CASE{"switch: edges of a sender that took it back, with bytes in the ring", EdgesAfterWayBack(3000)};
+
+CASE{"switch: a peek after the sender took it back",
+     {.client = [](End& e) { WriteOverTcpAgain(e, 3000); },
+      .server =
+          [](End& e) {
+            ReadUntilHalfClose(e, 3000);
+            int there = kKept + 3000;
+            for (int size : {100, 1, 20'000}) {
+              e.Meet();
+              e.Meet();
+              e.AwaitBytes(e.sock, there += size);
+              PeekAround(e);
+            }
+            e.Meet();
+            e.Meet();
+            e.Drain(e.sock, 3001);
+            e.Meet();
+          }}};
+
+}  // namespace
+}  // namespace heterok8s::heterosock::behaviour
