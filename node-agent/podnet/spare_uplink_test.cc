@@ -80,6 +80,10 @@ TEST_CASE("the pair that waits becomes the Pod's uplink, under the owner's name"
     wanted.mtu = 1400;
     wanted.mac = "02:00:00:00:00:09";
   }
+  SECTION("with a larger MTU, and with limits whose bursts are a packet") {
+    wanted.mtu = 9000;
+    wanted.bandwidth = Bandwidth{.ingress_rate_bits = 80000000, .egress_rate_bits = 80000000};
+  }
 
   REQUIRE_OK(world.PlaceAndFinish(wanted));
 

@@ -147,7 +147,9 @@ absl::Status ReadyRoot(Netlink& netlink, const UplinkPair& pair, const UplinkSpe
   const int link = pair.root.index;
   if (!pair.fresh) HK_RETURN_IF_ERROR(RemoveStaleRoutes(netlink, plan.RootRoutes(link), link));
   if (pair.fresh && !spec.bandwidth) return absl::OkStatus();
-  return EnsureBandwidth(netlink, pair.root, spec.owner, spec.bandwidth);
+  Link root_end = pair.root;
+  root_end.mtu = spec.mtu;  // what ConfigureRoot makes of it: a bucket is no smaller than its largest packet
+  return EnsureBandwidth(netlink, root_end, spec.owner, spec.bandwidth);
 }
 
 absl::Status ConfigureRoot(Netlink& netlink, const Link& root_end, const UplinkSpec& spec, const UplinkPlan& plan) {
