@@ -113,7 +113,7 @@ void PlaceholderPorts::ReadEventsLocked() {
       (void)!read(wake_.get(), &drained, sizeof drained);
       continue;
     }
-    Pod& pod = *static_cast<Pod*>(events[i].data.ptr);  // its descriptor is in epoll as long as the Pod is here
+    Pod& pod = *static_cast<Pod*>(events[i].data.ptr);  // RemoveLocked() takes its descriptor out of epoll
     pod.listens = false;
     const uint64_t last_ns = std::exchange(pod.gone_at_ns, MonotonicNs());
     CountLocked(pod);

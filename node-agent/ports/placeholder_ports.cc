@@ -211,7 +211,10 @@ absl::Status PlaceholderPorts::RemoveLocked(const std::string& pod_key) {
     return nft->Run(RemoveNatTableScript());
   }));
   std::erase_if(changes_, [&](const PortChange& change) { return change.pod_key == pod_key; });
-  pods_.erase(found);  // closing gone_fd takes it out of epoll
+  // Closing takes it out of epoll only when nobody else has the file: a child that was spawned and has not yet come to
+  // its exec has it. epoll(7), questions and answers, 6.
+  if (pod.diag.gone_fd() >= 0) (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, pod.diag.gone_fd(), nullptr);
+  pods_.erase(found);
   return absl::OkStatus();
 }
 
