@@ -161,15 +161,38 @@ TEST_CASE("what the other PU says before this one has its Pod counts when it has
 TEST_CASE("a Pod that the other PU has no longer takes its ports along") {
   LeftBehind kernel(pu::Side::kHost);
   Life second(pu::Side::kHost, kernel.ports, kernel.podnet);
-  REQUIRE_OK(second.synced.AddPod({.pod_key = "p"}));
-  second.Settle();
-
   v1::PortMessage removed = Snapshot("p", {});
   removed.mutable_snapshot()->set_removed(true);
-  second.Hears(std::move(removed));
+
+  SECTION("it tells when this PU has its Pod") {
+    REQUIRE_OK(second.synced.AddPod({.pod_key = "p"}));
+    second.Settle();
+    second.Hears(removed);
+  }
+  SECTION("it told before") {
+    second.Connect();
+    second.Hears(removed);
+    REQUIRE_OK(second.synced.AddPod({.pod_key = "p"}));
+    second.Settle();
+  }
 
   CHECK(kernel.ports.Remote("p").empty());
   CHECK_FALSE(kernel.podnet.Steers("p", 80));
+}
+
+TEST_CASE("a Pod that the other PU removed and made anew owns what it told last") {
+  LeftBehind kernel(pu::Side::kHost);
+  Life second(pu::Side::kHost, kernel.ports, kernel.podnet);
+  v1::PortMessage removed = Snapshot("p", {});
+  removed.mutable_snapshot()->set_removed(true);
+  second.Connect();
+  second.Hears(removed);
+  second.Hears(Snapshot("p", {{kernel.k80, 300}}));
+
+  REQUIRE_OK(second.synced.AddPod({.pod_key = "p"}));
+  second.Settle();
+
+  CHECK(kernel.ports.Remote("p") == std::vector<ports::PortKey>{kernel.k80});
 }
 
 TEST_CASE("a port that the other PU closed and opened anew meanwhile is lost to an older claim of this PU") {

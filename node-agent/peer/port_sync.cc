@@ -16,6 +16,10 @@ constexpr size_t kReplaceFrom = 32;
 // A Pod's link is there a moment after its ports are; steering that failed is tried again after this, doubling.
 constexpr std::chrono::milliseconds kFirstRetry{10};
 
+// A Pod that goes here first is told of by the other PU as well, and does not come again: those of a start are far
+// fewer.
+constexpr size_t kMostRemovedEarly = 4096;
+
 const char* Name(pu::Side side) { return side == pu::Side::kHost ? "host" : "dpu"; }
 
 // ports::PortChange's clock is CLOCK_MONOTONIC, which is what steady_clock reads.
@@ -136,6 +140,7 @@ void PortSync::OnPodAdded(const std::string& pod_key) {
   pod.in_kernel = true;
   pod.steered_known = false;
   untold_removals_.erase(pod_key);
+  if (removed_early_.erase(pod_key) > 0) pod.told = true;
   EnforceRemote(pod_key, pod);
   SendSnapshot(pod_key, pod.claims);
   unsteered_.insert(pod_key);
@@ -169,7 +174,12 @@ void PortSync::OnMessage(const v1::PortMessage& message) {
 
 void PortSync::OnSnapshot(const v1::PortSnapshot& snapshot) {
   const std::string& pod_key = snapshot.pod_key();
-  if (snapshot.removed() && !pods_.contains(pod_key)) return;
+  if (snapshot.removed() && !pods_.contains(pod_key)) {
+    if (removed_early_.size() >= kMostRemovedEarly) removed_early_.erase(removed_early_.begin());
+    removed_early_.insert(pod_key);
+    return;
+  }
+  removed_early_.erase(pod_key);
   Pod& pod = PodOf(pod_key);  // the other half may be made first; this one follows
   PodClaims::Claims claimed;
   for (int i = 0; i < snapshot.ports_size(); ++i) {

@@ -141,6 +141,7 @@ class PortSync {
   std::set<std::string> unsteered_;        // Pods whose steering is not as their claims say
   std::set<std::string> crowded_;          // Pods that may have refused claims
   std::set<std::string> untold_removals_;  // Pods that went while nobody could be told
+  std::set<std::string> removed_early_;    // Pods of the other PU that went before this one had them: it owns nothing
   std::chrono::steady_clock::time_point claim_refused_at_;
   std::shared_ptr<PortSession> session_;
   uint64_t to_acknowledge_ = 0;  // of session_
