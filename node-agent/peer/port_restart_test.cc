@@ -277,6 +277,7 @@ TEST_CASE("a Pod that went while nobody could be told is told of on the next con
     REQUIRE_OK(life.synced.RemovePod(pod));
   }
   REQUIRE_OK(life.synced.AddPod({.pod_key = "back"}));
+  REQUIRE_OK(life.synced.RemovePod("an ordinary one"));
 
   life.Settle();
 

@@ -62,8 +62,8 @@ void PortSync::PodAdding(const std::string& pod_key) {
 void PortSync::PodAdded(const std::string& pod_key) {
   Post([this, pod_key] { OnPodAdded(pod_key); });
 }
-void PortSync::PodRemoved(const std::string& pod_key) {
-  Post([this, pod_key] { OnPodRemoved(pod_key); });
+void PortSync::PodRemoved(const std::string& pod_key, bool was_here) {
+  Post([this, pod_key, was_here] { OnPodRemoved(pod_key, was_here); });
 }
 
 void PortSync::Connected(std::shared_ptr<PortSession> session) {
@@ -146,10 +146,12 @@ void PortSync::OnPodAdded(const std::string& pod_key) {
   unsteered_.insert(pod_key);
 }
 
-void PortSync::OnPodRemoved(const std::string& pod_key) {
-  pods_.erase(pod_key);
+void PortSync::OnPodRemoved(const std::string& pod_key, bool was_here) {
+  const auto pod = pods_.find(pod_key);
+  const bool may_be_known = was_here || (pod != pods_.end() && (pod->second.expected || pod->second.in_kernel));
+  if (pod != pods_.end()) pods_.erase(pod);
   unsteered_.erase(pod_key);
-  SendRemoved(pod_key);
+  if (may_be_known) SendRemoved(pod_key);
   std::lock_guard lock(mutex_);
   last_conflict_.erase(pod_key);
 }

@@ -64,7 +64,8 @@ class PortSync {
   void LocalChange(const ports::PortChange& change);
   void PodAdding(const std::string& pod_key);  // before ports::AddPod, so that what it reports finds its Pod
   void PodAdded(const std::string& pod_key);   // after it
-  void PodRemoved(const std::string& pod_key);
+  // `was_here`: ports had the Pod before. Of one that neither had nor was being added the other PU knows nothing.
+  void PodRemoved(const std::string& pod_key, bool was_here);
 
   // From the stream. A new connection replaces the one before.
   void Connected(std::shared_ptr<PortSession> session);
@@ -102,7 +103,7 @@ class PortSync {
   // On the worker only.
   void OnLocalChange(const ports::PortChange& change);
   void OnPodAdded(const std::string& pod_key);
-  void OnPodRemoved(const std::string& pod_key);
+  void OnPodRemoved(const std::string& pod_key, bool was_here);
   void OnMessage(const v1::PortMessage& message);
   void OnSnapshot(const v1::PortSnapshot& snapshot);
   void OnDelta(const v1::PortDelta& delta);

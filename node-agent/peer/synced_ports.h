@@ -5,6 +5,8 @@
 //   SyncedPorts synced(*bpf_ports, sync);
 #pragma once
 
+#include <algorithm>
+
 #include "node-agent/peer/port_sync.h"
 
 namespace heterok8s::peer {
@@ -21,13 +23,15 @@ class SyncedPorts final : public ports::Ports {
     if (status.ok()) {
       sync_.PodAdded(pod.pod_key);
     } else {
-      sync_.PodRemoved(pod.pod_key);
+      sync_.PodRemoved(pod.pod_key, /*was_here=*/true);
     }
     return status;
   }
   absl::Status RemovePod(const std::string& pod_key) override {
+    const std::vector<std::string> pods = below_.ListPods();
+    const bool was_here = std::find(pods.begin(), pods.end(), pod_key) != pods.end();
     absl::Status status = below_.RemovePod(pod_key);
-    if (status.ok()) sync_.PodRemoved(pod_key);
+    if (status.ok()) sync_.PodRemoved(pod_key, was_here);
     return status;
   }
   std::vector<std::string> ListPods() const override { return below_.ListPods(); }
