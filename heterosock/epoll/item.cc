@@ -1,5 +1,9 @@
 #include "heterosock/epoll/item.h"
 
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 
 #include "heterosock/epoll/active.h"
@@ -101,12 +105,59 @@ void RemoveBell(uint32_t index) {
   }
 }
 
+// A number after blanks, behind which `at` points then.
+long Number(const char*& at, int base) {
+  while (*at == ' ') ++at;
+  char* end = nullptr;
+  const long number = strtol(at, &end, base);
+  at = end;
+  return number;
+}
+
+// One line of fdinfo: "tfd: FD events: MASK data: ...". True when it is of this descriptor and has no condition left.
+bool SaysFired(const char* line, int fd) {
+  constexpr char kDescriptor[] = "tfd:", kEvents[] = " events:";
+  if (strncmp(line, kDescriptor, sizeof kDescriptor - 1) != 0) return false;
+  line += sizeof kDescriptor - 1;
+  if (Number(line, 10) != fd || strncmp(line, kEvents, sizeof kEvents - 1) != 0) return false;
+  line += sizeof kEvents - 1;
+  return (Number(line, 16) & (EPOLLERR | EPOLLHUP)) == 0;
+}
+
+// Whether the kernel has reported a registration with EPOLLONESHOT and so disabled it: nobody noted that while it was
+// the kernel's alone. It then has none of its conditions, not even EPOLLERR and EPOLLHUP, which every other one has
+// (ep_send_events() and ep_insert() in fs/eventpoll.c), and fdinfo shows them (proc_pid_fdinfo(5)). Without /proc it
+// counts as not reported.
+bool HasFired(int epfd, int fd) {
+  char path[40], text[1024], line[48];
+  snprintf(path, sizeof path, "/proc/self/fdinfo/%d", epfd);
+  const long file = Syscall(SYS_openat, AT_FDCWD, reinterpret_cast<long>(path), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return false;
+  bool fired = false;
+  size_t length = 0;
+  for (long n = 1; n > 0 && !fired;) {
+    n = Syscall(SYS_read, file, reinterpret_cast<long>(text), sizeof text);
+    for (long i = 0; i < n && !fired; ++i) {
+      if (text[i] == '\n') {
+        line[length] = '\0';
+        fired = SaysFired(line, fd);
+        length = 0;
+      } else if (length < sizeof line - 1) {
+        line[length++] = text[i];
+      }
+    }
+  }
+  Syscall(SYS_close, file);
+  return fired;
+}
+
 // An edge-triggered item was the kernel's until now: what is here was told, unless it was about to be. The kernel says
 // only of the set as a whole whether something is; then this item may be reported once more. What comes after these
 // looks differs from them.
 void NoteWhatWasTold(Item& item, const Instance& instance) {
   item.seen_tcp = ArrivedOverTcp(item.slot, item.fd);
   item.seen_ends = static_cast<uint16_t>(PollNow(item.fd, POLLRDHUP)) & kEnds;
+  if ((item.events & EPOLLONESHOT) != 0 && HasFired(instance.epfd, item.registered)) item.disabled = true;
   item.edge = (item.events & EPOLLET) == 0 || PollNow(instance.epfd, POLLIN) != 0;
 }
 

@@ -194,5 +194,39 @@ CASE{"switch: a peek after the sender took it back",
             e.Meet();
           }}};
 
+CASE{"switch: one shot that was fired before stays so",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "k");
+            e.Meet();
+            e.Meet();
+            SwitchWriter(e);
+            e.SendAll(e.sock, std::string(100, 'k'));
+            e.Meet();
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            int by_level = epoll_create1(0), by_edge = epoll_create1(0);
+            epoll::Add(e, by_level, e.sock, EPOLLIN | EPOLLONESHOT, 1);
+            epoll::Add(e, by_edge, e.sock, EPOLLIN | EPOLLET | EPOLLONESHOT, 2);
+            e.Meet();
+            epoll::Wait(e, by_level, 1000);
+            epoll::Wait(e, by_edge, 1000);
+            e.Meet();
+            SwitchReader(e);
+            e.Meet();
+            e.AwaitBytes(e.sock, 1 + kKept + 100);
+            epoll::Wait(e, by_level, 0);
+            epoll::Wait(e, by_edge, 0);
+            epoll::Mod(e, by_level, e.sock, EPOLLIN | EPOLLONESHOT, 1);
+            epoll::Mod(e, by_edge, e.sock, EPOLLIN | EPOLLET | EPOLLONESHOT, 2);
+            epoll::Wait(e, by_level, 0);
+            epoll::Wait(e, by_edge, 0);
+            close(by_level);
+            close(by_edge);
+            e.Meet();
+          }}};
+
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
