@@ -5,10 +5,10 @@
 // call. A twin's addresses are the host's to give: ADD reserves them there, DEL releases them.
 //
 //   twin:   CNI ADD → row "preparing" → host: Reserve → uplink → row "committed"
-//   half:   Prepare → row with the generation → namespace → the uplink's device; answered, and the host makes the link
-//           meanwhile → uplink, guards, ports; nobody is led to it yet
+//   half:   Prepare → row "prepared" with the generation → namespace → the uplink's device; answered, and the host
+//           makes the link meanwhile → uplink, guards, ports; nobody is led to it yet
 //           Commit, when the host has made the link and its row is on disk → link → wiring → routes and host ports of
-//           the root namespace → row "committed", synced
+//           the root namespace → row "prepared" synced → row "committed", answered
 //
 // What fails after Prepare was answered undoes the half; Commit says why. The Pod is locked all the while, so Commit
 // and Remove find a half that is whole or gone; what could not be undone either is kNotFound to Commit, and the host

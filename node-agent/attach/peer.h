@@ -92,9 +92,9 @@ struct LeaseState {
   std::string last_error;  // why the lease is not valid, or not ready
 };
 
-// What the caller has to do while the other side works: runs once on the calling thread when the request is on its way,
-// before the answer is waited for, and not at all when it could not be sent. Its time counts against the call's
-// deadline.
+// What the caller has to do while the other side works: runs at most once, on the calling thread, when the request was
+// given to the connection, before the answer is waited for. That it ran does not say that the request left. Its time
+// counts against the call's deadline.
 using Meanwhile = std::function<void()>;
 
 // The other PU's heterod. One object per heterod; each role uses its half of the calls.

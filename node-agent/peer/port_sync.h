@@ -6,10 +6,11 @@
 // only then is the message acknowledged. Two claims of one port: the lower epoch wins, of equal ones the host's; the
 // loser is told (PortConflict), counted, shown by LastConflict(), and reported again when the winner lets go. When the
 // connection is lost, or this heterod starts anew, the last known state of the other side stays enforced: what ports
-// and podnet still hold of a Pod is kept until the other side's snapshot of it. Threading: thread-safe. One worker does
-// everything in order; LocalChange() only enqueues, so it may be ports' listener. Ownership: borrows what Start() gets;
-// sessions are shared with the stream that made them. Errors: what the kernel refuses is logged, counted and tried
-// again; a missing link is waited for.
+// and podnet still hold of a Pod is kept until the other side's snapshot of it. A Pod's removal is told once, on the
+// next connection when there is none; what is lost with its connection is not told again: attach removes the other
+// half, or makes it anew. Threading: thread-safe. One worker does everything in order; LocalChange() only enqueues, so
+// it may be ports' listener. Ownership: borrows what Start() gets; sessions are shared with the stream that made them.
+// Errors: what the kernel refuses is logged, counted and tried again; a missing link is waited for.
 //
 //   PortSync sync(pu::Side::kHost, [&](std::chrono::nanoseconds ack) { histogram.Observe(ack); });
 //   auto ports = ports::NewBpfPorts(options, [&](const ports::PortChange& c) { sync.LocalChange(c); });
