@@ -37,6 +37,18 @@ bool PeerIsArmed(const LocalChannel& channel) {
          control.armed_nonce.load(std::memory_order_relaxed) == channel.nonce;
 }
 
+// What TCP keeps because of MSG_MORE would wait for bytes that come by the ring. To draw a cork pushes it, where there
+// is none too (__tcp_sock_set_cork() in net/ipv4/tcp.c).
+void PushKernel(uint32_t index, int fd) {
+  int corked = 0;
+  socklen_t length = sizeof corked;
+  if (Slots::Get(index).tx.corked.load(std::memory_order_relaxed) != 0) return;
+  const long asked = Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_CORK, reinterpret_cast<long>(&corked),
+                             reinterpret_cast<long>(&length));
+  if (asked == 0 && corked == 0)
+    Syscall(SYS_setsockopt, fd, IPPROTO_TCP, TCP_CORK, reinterpret_cast<long>(&corked), sizeof corked);
+}
+
 // True when the direction is in the ring now. A call of another thread inside the kernel makes it wait for the next
 // send: its bytes are not counted yet.
 bool TrySwitch(uint32_t index, int fd) {
@@ -61,6 +73,7 @@ bool TrySwitch(uint32_t index, int fd) {
   own.counters.tcp_sent.store(sent, std::memory_order_relaxed);
   own.control.switch_at.store(sent + 1, std::memory_order_release);
   slot.tx.checked = Cycles();
+  PushKernel(index, fd);
   Trace("fd %d: sends to shared memory after %llu bytes of TCP", fd, static_cast<unsigned long long>(sent));
   return true;
 }
@@ -233,7 +246,8 @@ class Sender {
     layout::SideLines& own = channel_.own();
     own.wait.corks.store(1, std::memory_order_relaxed);
     if (tx_.segment == 0) tx_.segment = SegmentBytes(fd_);
-    const uint64_t unread = tx_.tail - tx_.head_seen;
+    uint64_t unread = tx_.tail - tx_.head_seen;
+    if (unread >= tx_.segment) unread = RefreshHead(index_, fd_);
     // Half of the ring at most, so that nobody waits for room while the one who would make it was left asleep.
     if (unread >= tx_.segment || unread > channel_.ring_bytes / 2) return false;
     if (!bell::LeaveAsleep(channel_.peer().wait, tx_.rang)) return false;

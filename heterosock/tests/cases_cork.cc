@@ -325,5 +325,48 @@ CASE{"cork: whoever waits for long takes no CPU",
             WaitIdle(e);
           }}};
 
+// TCP sends both parts of an answer as one segment, and a sleeper wakes for both. Small segments: as many answers as
+// fit into one must not be all. Where the machine was too slow for a sleeper to be asleep, one is seen in parts.
+constexpr int kAnswers = 24;
+CASE{"cork: answer after answer in one piece each",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            e.sock = e.Connect();
+            e.Warm(e.sock);
+            e.NoteMoved(e.sock);
+            const std::string part = Pattern(200);
+            for (int i = 0; i < kAnswers; ++i) {
+              e.Meet();
+              Sleep(15);
+              Cork(e, 1);
+              e.SendAll(e.sock, part);
+              Sleep(3);
+              e.SendAll(e.sock, part);
+              Cork(e, 0);
+            }
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            int listener = e.Listen(), segment = 1448;
+            DO(setsockopt(listener, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment));
+            e.Meet();
+            e.sock = e.Accept(listener);
+            e.Warm(e.sock);
+            e.NoteMoved(e.sock);
+            int whole = 0;
+            for (int i = 0; i < kAnswers; ++i) {
+              e.Meet();
+              char bytes[1000];
+              const ssize_t n = recv(e.sock, bytes, sizeof bytes, 0);
+              whole += n == 400;
+              if (n > 0 && n < 400) e.RecvAll(e.sock, static_cast<size_t>(400 - n));
+            }
+            e.Say("%s", whole * 4 >= kAnswers * 3 ? "most of them" : "few of them");
+            e.Meet();
+          },
+      .bare = true}};
+
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
