@@ -12,8 +12,9 @@ namespace {
 
 constexpr int kMostDeep = 5;  // sets within sets (kernel: EP_MAX_NESTS)
 
-// The bell of a slot has been rung: whoever has it in a set looks at the connection next time. Who sleeps in another
-// set would find the bell empty, and is kicked; set `number` is being asked. With the pool's lock held.
+// The bell of a slot has been rung: whoever has it in a set looks at the connection next time. Who sleeps would find
+// the bell empty, and is kicked; but not those who only ask for set `number`, which the caller does. With the pool's
+// lock held.
 void TakeRing(uint32_t slot, uint32_t number) {
   const uint32_t first = Slots::Local(slot).first_item.load();
   EnterBell(slot);
@@ -21,7 +22,9 @@ void TakeRing(uint32_t slot, uint32_t number) {
   ServePeer(slot, Pool::At(first).fd);
   for (uint32_t index = first; index != kNone; index = Pool::At(index).next_of_slot) {
     const Guard instance_guard(Pool::At(index).instance);
-    if (instance_guard) Manage(index, Pool::At(index).instance != number);
+    const Instance& instance = Pool::InstanceAt(Pool::At(index).instance);
+    const bool sleeps = Pool::At(index).instance != number || instance.blocked > 0 || instance.plain.load() > 0;
+    if (instance_guard) Manage(index, sleeps);
   }
 }
 
@@ -47,7 +50,7 @@ bool Ready(uint32_t number, int deep) {
   for (uint32_t i = 0; deep > 0 && i < instance.nested_count.load(std::memory_order_relaxed); ++i) {
     const Instance::Nested& nested = instance.nested[i];
     if ((nested.events & EPOLLIN) != 0 && !nested.disabled && Attached(nested.instance, deep - 1) &&
-        Ready(nested.instance, deep - 1))
+        Ready(nested.instance, deep - 1) && !((nested.events & EPOLLET) != 0 && nested.told))
       ready = true;
   }
   return ready;
@@ -83,7 +86,7 @@ bool TakeRings(uint32_t number, int deep) {
     const Guard instance_guard(number);
     uint64_t kicks = 0;
     // A thread that waits in the set is told of it once, and would not be when it were gone.
-    if (instance_guard && instance.blocked == 0)
+    if (instance_guard && instance.blocked == 0 && instance.plain.load() == 0)
       any = Syscall(SYS_read, instance.kick, reinterpret_cast<long>(&kicks), sizeof kicks) > 0 || any;
   }
   for (uint32_t index = 1; index < Pool::HighWater();) {

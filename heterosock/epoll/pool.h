@@ -70,6 +70,7 @@ struct Instance {
     uint32_t events;
     uint64_t data;
     bool disabled;  // EPOLLONESHOT has fired
+    bool told;      // reported, and ready ever since: EPOLLET reports only what is new, which rings a bell
   } nested[kMostNested] = {};
 };
 

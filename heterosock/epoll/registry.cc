@@ -108,6 +108,24 @@ int ControlManaged(uint32_t number, uint32_t slot, int fd, int operation, const 
   return 0;
 }
 
+void RemoveNested(Instance& outer, uint32_t at) {
+  const uint32_t last = outer.nested_count.load() - 1;
+  outer.nested[at] = outer.nested[last];
+  outer.nested_count.store(last);
+}
+
+// A set that is closed is in no other one any more; its number will be another set's. With the pool's lock held.
+void LeaveOuterSets(uint32_t inner) {
+  for (uint32_t number = 1; number < Pool::kInstances; ++number) {
+    Instance& outer = Pool::InstanceAt(number);
+    if (outer.used.load(std::memory_order_relaxed) == 0 || outer.nested_count.load() == 0) continue;
+    const Guard guard(number);
+    for (uint32_t i = outer.nested_count.load(); guard && i-- > 0;) {
+      if (outer.nested[i].instance == inner) RemoveNested(outer, i);
+    }
+  }
+}
+
 void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_event* event) {
   EpollWatch(inner);
   const Guard guard(number);
@@ -116,12 +134,12 @@ void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_ev
   for (uint32_t i = 0; i < count; ++i) {
     if (instance.nested[i].fd != fd) continue;
     if (operation == EPOLL_CTL_DEL) {
-      instance.nested[i] = instance.nested[count - 1];
-      instance.nested_count.store(count - 1);
+      RemoveNested(instance, i);
     } else {
+      instance.nested[i].instance = inner;
       instance.nested[i].events = event->events;
       instance.nested[i].data = event->data.u64;
-      instance.nested[i].disabled = false;
+      instance.nested[i].disabled = instance.nested[i].told = false;
     }
     return;
   }
@@ -130,7 +148,7 @@ void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_ev
     DisableProcess(Reason::kEpoll);
     return;
   }
-  instance.nested[count] = {inner, fd, event->events, event->data.u64, false};
+  instance.nested[count] = {inner, fd, event->events, event->data.u64, false, false};
   instance.nested_count.store(count + 1);
 }
 
@@ -194,6 +212,7 @@ void EpollClosed(uint32_t number, int epfd) {
   }
   const PoolGuard guard;
   instance.inherited = true;  // the set goes as a whole: nothing to remove from it
+  LeaveOuterSets(number);
   RemoveKick(instance);
   for (uint32_t index = 1; index < Pool::HighWater(); ++index) {
     if (Pool::At(index).instance == number) Remove(index);
@@ -203,7 +222,7 @@ void EpollClosed(uint32_t number, int epfd) {
 
 int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* event) {
   const FdWord word = FdTable::Get(fd);
-  if (word.kind() == FdWord::kEpoll && event != nullptr) {
+  if (word.kind() == FdWord::kEpoll && (operation == EPOLL_CTL_DEL || event != nullptr)) {
     const int result = real.epoll_ctl(epfd, operation, fd, event);
     if (result == 0) Nest(number, word.index(), operation, fd, event);
     if (result == 0 && operation != EPOLL_CTL_DEL) TellOfNested(word.index());

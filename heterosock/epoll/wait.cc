@@ -109,6 +109,7 @@ class Waiter {
         if (events[i].data.u64 != nested.data || events[i].events != EPOLLIN) continue;
         false_alarm = EpollTakeRings(nested.instance) && !EpollReady(nested.instance) &&
                       (PollNow(nested.fd, POLLIN) & POLLIN) == 0;
+        nested.told = !false_alarm;
         if ((nested.events & EPOLLONESHOT) == 0) continue;
         // The kernel has disabled it with this report, of which the program may not hear.
         if (false_alarm)
@@ -213,7 +214,8 @@ class Waiter {
     int n = 0;
     for (uint32_t i = 0; i < instance_.nested_count.load() && from + n < max_; ++i) {
       Instance::Nested& nested = instance_.nested[i];
-      if (!ReadyWithin(nested)) continue;
+      if (!HasNews(nested)) continue;
+      nested.told = true;
       bool there = false;
       for (int k = 0; k < from + n; ++k)
         there = there || (events_[k].data.u64 == nested.data && (events_[k].events & EPOLLIN));
@@ -277,14 +279,17 @@ class Waiter {
     return all;
   }
 
-  static bool ReadyWithin(const Instance::Nested& nested) {
-    return (nested.events & EPOLLIN) != 0 && !nested.disabled && EpollAttached(nested.instance) &&
-           EpollReady(nested.instance);
+  // Looked at in any case, which arms what is in it: something new then rings, and the kernel reports that.
+  static bool HasNews(Instance::Nested& nested) {
+    const bool ready = (nested.events & EPOLLIN) != 0 && !nested.disabled && EpollAttached(nested.instance) &&
+                       EpollReady(nested.instance);
+    if (!ready) nested.told = false;
+    return ready && !((nested.events & EPOLLET) != 0 && nested.told);
   }
 
   bool LookNestedBeforeSleep() {
     for (uint32_t i = 0; i < instance_.nested_count.load(); ++i) {
-      if (ReadyWithin(instance_.nested[i])) return true;
+      if (HasNews(instance_.nested[i])) return true;
     }
     return false;
   }

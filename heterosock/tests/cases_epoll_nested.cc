@@ -2,6 +2,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <thread>
 
 #include "heterosock/tests/cases_epoll.h"
@@ -116,6 +117,89 @@ CASE{"epoll: a connection is put into a second set while a thread sleeps in the 
          close(second);
        }
      })};
+
+CASE{"epoll: a set is taken out of another one", Fenced(Parts({"abc", "def"}, [](End& e, auto next) {
+       int inner = epoll_create1(0), outer = epoll_create1(0);
+       Add(e, inner, e.sock, EPOLLIN, 1);
+       Add(e, outer, inner, EPOLLIN, 2);
+       next();
+       Wait(e, outer, 5000);
+       DO(epoll_ctl(outer, EPOLL_CTL_DEL, inner, nullptr));
+       Wait(e, outer, 0);
+       pollfd one{outer, POLLIN, 0};
+       DO(poll(&one, 1, 0));
+       next();
+       Wait(e, inner, 5000);
+       Wait(e, outer, 30);
+       DO(epoll_ctl(outer, EPOLL_CTL_DEL, inner, nullptr));
+       for (int i = 0; i < 20; ++i) {  // more than the library keeps of one set
+         Add(e, outer, inner, EPOLLIN, 3);
+         DO(epoll_ctl(outer, EPOLL_CTL_DEL, inner, nullptr));
+       }
+       Add(e, outer, inner, EPOLLIN, 4);
+       Wait(e, outer, 5000);
+     }))};
+
+CASE{"epoll: an inner set is closed, and another one is made", Fenced(Parts({"abc", "def"}, [](End& e, auto next) {
+       int inner = epoll_create1(0), outer = epoll_create1(0);
+       Add(e, outer, inner, EPOLLIN, 1);
+       next();
+       DO(close(inner));
+       int another = epoll_create1(0);
+       Add(e, another, e.sock, EPOLLIN, 2);
+       Wait(e, another, 5000);
+       Wait(e, outer, 0);
+       pollfd one{outer, POLLIN, 0};
+       DO(poll(&one, 1, 0));
+       Add(e, outer, another, EPOLLIN, 3);
+       Wait(e, outer, 5000);
+       next();
+       Wait(e, outer, 5000);
+     }))};
+
+CASE{"epoll: one thread sleeps in a set that another one polls", Fenced(Parts({"abc"}, [](End& e, auto next) {
+       int ep = epoll_create1(0);
+       Add(e, ep, e.sock, EPOLLIN, 1);
+       std::atomic<int> woken{-1};
+       std::thread sleeper([&] {
+         epoll_event event;
+         woken = epoll_wait(ep, &event, 1, 5000);
+       });
+       Sleep(20);
+       std::thread asker([&] {
+         pollfd one{ep, POLLIN, 0};
+         while (woken == -1) poll(&one, 1, 0);
+       });
+       next();
+       sleeper.join();
+       asker.join();
+       e.Say("woken for %d", woken.load());
+     }))};
+
+// One report more than Linux has is none the less an edge; one for each wait would keep a program busy.
+CASE{"epoll: an edge-triggered set in a set, and nobody receives", Fenced(Parts({"abc", "def"}, [](End& e, auto next) {
+       int inner = epoll_create1(0), outer = epoll_create1(0);
+       auto wait_on = [&] {
+         int reports = 0;
+         epoll_event event;
+         for (int i = 0; i < 20; ++i) reports += epoll_wait(outer, &event, 1, 2);
+         e.Say("%s", reports <= 3 ? "told" : "told again and again");
+       };
+       Add(e, inner, e.sock, EPOLLIN, 1);
+       Add(e, outer, inner, EPOLLIN | EPOLLET, 2);
+       next();
+       Wait(e, outer, 5000);
+       wait_on();
+       next();
+       Wait(e, inner, 5000);
+       wait_on();
+       Mod(e, outer, inner, EPOLLIN | EPOLLET, 3);
+       Wait(e, outer, 5000);
+       wait_on();
+       e.Recv(e.sock, 6, MSG_WAITALL);
+       Wait(e, inner, 0);
+       wait_on();
+     }))};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
