@@ -33,6 +33,7 @@ void Splice(int socket, const StreamEnd& stream) {
   auto pump = [&] {
     std::string piece(kPieceBytes, '\0');
     bool cancelled = false;
+    bool at_end = false;  // of what the socket says; after it only `alive` and the stream's end are waited for
     steady_clock::time_point linger_until = steady_clock::time_point::max();
     // The socket is left open: `read` may still have a last word for it.
     auto cancel = [&] {
@@ -40,22 +41,32 @@ void Splice(int socket, const StreamEnd& stream) {
       cancelled = true;
     };
     while (true) {
-      pollfd waiting = {.fd = socket, .events = POLLIN, .revents = 0};
+      pollfd waiting = {.fd = socket, .events = static_cast<short>(at_end ? 0 : POLLIN), .revents = 0};
+      if (at_end && cancelled) waiting.fd = -1;
       int ready = poll(&waiting, 1, static_cast<int>(kLook.count()));
+      if (at_end && stream_ended) return;
       if (!stream.alive()) cancel();
       if (stream_ended || cancelled) linger_until = std::min(linger_until, steady_clock::now() + kLinger);
       if (steady_clock::now() > linger_until || (ready < 0 && errno != EINTR)) {
         cancel();
-        shutdown(socket, SHUT_RDWR);  // a send that waits ends as well
+        // A send that waits ends, and the other end hears of it although it did not take what came before.
+        const linger reset = {.l_onoff = 1, .l_linger = 0};
+        setsockopt(socket, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        shutdown(socket, SHUT_RDWR);
         return;
       }
       if (ready <= 0) continue;
+      if (at_end) {  // nobody is there to take what the stream has left
+        cancel();
+        continue;
+      }
       ssize_t got = recv(socket, piece.data(), piece.size(), 0);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return cancel();
       if (got == 0) {
         if (!cancelled) stream.finish();
-        return;
+        at_end = true;
+        continue;
       }
       // After the stream's end the last bytes are read and dropped: a socket that is closed with unread bytes resets
       // its connection, and the peer would lose what it was sent.

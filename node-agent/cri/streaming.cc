@@ -62,6 +62,25 @@ absl::StatusOr<std::string> ReadHead(int socket, const std::atomic<bool>& stop) 
   return head;
 }
 
+// A call is among those that can be cancelled from elsewhere for as long as it is there.
+class OpenCall {
+ public:
+  OpenCall(std::mutex& mutex, std::set<grpc::ClientContext*>& calls, grpc::ClientContext& call)
+      : mutex_(mutex), calls_(calls), call_(&call) {
+    std::lock_guard lock(mutex_);
+    calls_.insert(call_);
+  }
+  ~OpenCall() {
+    std::lock_guard lock(mutex_);
+    calls_.erase(call_);
+  }
+
+ private:
+  std::mutex& mutex_;
+  std::set<grpc::ClientContext*>& calls_;
+  grpc::ClientContext* const call_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StreamingServer>> StreamingServer::Start(v1::DpuRuntime::StubInterface& stub,
@@ -86,8 +105,17 @@ void StreamingServer::Stop() {
   stop_ = true;
   if (thread_.joinable()) thread_.join();
   listener_.reset();
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return sessions_ == 0; });
+  for (bool ended = false; !ended;) {
+    CancelSessions();
+    std::unique_lock lock(mutex_);
+    ended = changed_.wait_for(lock, kLook, [this] { return sessions_ == 0; });
+  }
+}
+
+// A session that waits for the DPU to take or to send something looks at nothing else.
+void StreamingServer::CancelSessions() {
+  std::lock_guard lock(mutex_);
+  for (grpc::ClientContext* call : calls_) call->TryCancel();
 }
 
 size_t StreamingServer::sessions() const {
@@ -120,6 +148,7 @@ absl::StatusOr<StreamingServer::Target> StreamingServer::Take(const std::string&
 
 void StreamingServer::Accept() {
   while (!stop_) {
+    if (!alive_()) CancelSessions();
     pollfd waiting = {.fd = listener_.get(), .events = POLLIN, .revents = 0};
     if (poll(&waiting, 1, static_cast<int>(kLook.count())) <= 0) continue;
     sys::UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -171,6 +200,7 @@ void StreamingServer::Serve(sys::UniqueFd socket) {
 
 void StreamingServer::Session(int socket, const Target& target, const std::string& head) {
   grpc::ClientContext context;
+  const OpenCall open(mutex_, calls_, context);
   auto stream = stub_.Stream(&context);
   v1::StreamBytes first;
   first.set_url(target.url);

@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -53,6 +54,7 @@ class StreamingServer {
   void Serve(sys::UniqueFd socket);
   absl::StatusOr<Target> Take(const std::string& path);
   void Session(int socket, const Target& target, const std::string& head);
+  void CancelSessions();
 
   v1::DpuRuntime::StubInterface& stub_;
   std::function<bool()> alive_;
@@ -63,6 +65,7 @@ class StreamingServer {
   std::condition_variable changed_;
   std::map<std::string, Target> offers_;  // by our path
   size_t sessions_ = 0;
+  std::set<grpc::ClientContext*> calls_;  // of the sessions: one may be waiting in it for the DPU
   std::thread thread_;
 };
 

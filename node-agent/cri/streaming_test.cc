@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -245,6 +246,40 @@ TEST_CASE("a DPU that is lost ends its sessions, and so does our own end") {
     }
     CHECK(ReadAll(fd.get()).empty());
   }
+}
+
+TEST_CASE("a session ends with the DPU, or with us, also when nobody moves") {
+  FakeRuntime runtime([](int fd) {
+    ReadHeadOf(fd);
+    SendText(fd, "HTTP/1.1 101 Switching Protocols\r\n\r\n");
+    pollfd until_closed = {.fd = fd, .events = POLLRDHUP, .revents = 0};  // reads nothing, says nothing
+    poll(&until_closed, 1, -1);
+  });
+  Path path;
+  sys::UniqueFd client = path.Open(runtime.Url("/exec/abc"));
+  ReadHeadOf(client.get());
+  std::thread sender;
+  SECTION("the runtime takes no more of what the client sends") {
+    sender = std::thread([&] { SendText(client.get(), std::string(64 << 20, 'x')); });
+    int queued = -1, before = -2;  // until the client's own socket takes no more either
+    REQUIRE(testing::Eventually([&] {
+      before = queued;
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      return ioctl(client.get(), TIOCOUTQ, &queued) == 0 && queued > 0 && queued == before;
+    }));
+  }
+  SECTION("the client has said all") { shutdown(client.get(), SHUT_WR); }
+
+  const bool lost = GENERATE(true, false);
+  if (lost) {
+    path.alive = false;
+    CHECK(testing::Eventually([&] { return path.streaming->sessions() == 0; }));
+  } else {
+    path.streaming->Stop();
+    CHECK(path.streaming->sessions() == 0);
+  }
+  shutdown(client.get(), SHUT_RDWR);
+  if (sender.joinable()) sender.join();
 }
 
 TEST_CASE("a session that is cut tells its client of a failure, one that had its result does not") {
