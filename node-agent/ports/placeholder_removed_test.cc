@@ -42,5 +42,17 @@ TEST_CASE("placeholders: a Pod that was removed wakes nobody up, whoever else ha
   CHECK(Watched() == watched - 1);
 }
 
+TEST_CASE("placeholders: a Pod with more than a thousand ports of the other PU is added again and removed", "[netns]") {
+  TwoPus pus(/*start=*/true, Mechanism::kPlaceholder);
+  Pu& host = pus.host();
+  std::vector<PortKey> keys;
+  for (uint16_t port = 2000; port < 3100; ++port)
+    keys.push_back({.address = *IpAddress::Parse("0.0.0.0"), .port = port});
+  REQUIRE_OK(host.ports->ReplaceRemote(host.pod_key, keys));
+
+  CHECK_OK(host.ports->AddPod(host.Pod()));
+  CHECK_OK(host.ports->RemovePod(host.pod_key));
+}
+
 }  // namespace
 }  // namespace heterok8s::ports

@@ -1,8 +1,10 @@
 #include "node-agent/ports/placeholder_socket.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -60,6 +62,9 @@ absl::StatusOr<Placeholder> HoldPort(const PortKey& key) {
   held.fd.reset(socket(v4 ? AF_INET : AF_INET6, (tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC,
                        tcp ? IPPROTO_TCP : IPPROTO_UDP));
   if (!held.fd.valid()) return ErrnoToStatus(errno, what);
+  // libnftables waits by select(), which ends the process for a descriptor from FD_SETSIZE on. Placeholders are what
+  // heterod has by the thousand: they leave the lower ones to others. A limit below is no reason to hold nothing.
+  if (const int high = fcntl(held.fd.get(), F_DUPFD_CLOEXEC, FD_SETSIZE); high >= 0) held.fd.reset(high);
   int fd = held.fd.get();
   // The address may come later than the claim on it.
   bool ready =
