@@ -156,6 +156,44 @@ TEST_CASE(
   kubelet.End(sandbox);
 }
 
+TEST_CASE("the host's processors, by which kubelet places containers, place none of the DPU") {
+  constexpr const char* kNowhere = "8191";  // more than a kernel may have
+  Lab lab;
+  Kubelet kubelet(lab);
+  rt::PodSandboxConfig pod = lab.Pod("places");
+  (*pod.mutable_annotations())[kOffload] = "dpu";
+  const std::string sandbox = kubelet.Run(pod);
+  auto placed = [&](const std::string& name) {
+    rt::CreateContainerRequest request = kubelet.Request(sandbox, pod, name, kCount);
+    rt::LinuxContainerResources& resources = *request.mutable_config()->mutable_linux()->mutable_resources();
+    resources.set_memory_limit_in_bytes(64 << 20);
+    resources.set_cpuset_cpus(kNowhere);
+    return kubelet.Create(request);
+  };
+  auto update = [&](const std::string& id, int64_t memory) {
+    rt::UpdateContainerResourcesRequest request;
+    request.set_container_id(id);
+    request.mutable_linux()->set_cpuset_cpus(kNowhere);
+    request.mutable_linux()->set_memory_limit_in_bytes(memory);
+    rt::UpdateContainerResourcesResponse response;
+    return Text(Ask(lab.cri(), &CriStub::UpdateContainerResources, request, &response));
+  };
+  auto limit = [&](const std::string& id) {
+    return kubelet.Exec(id, "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null");
+  };
+
+  const std::string app = kubelet.Create(kubelet.Request(sandbox, pod, "app", kCount)), side = placed("side");
+  kubelet.Start(app);
+  kubelet.Start(side);
+
+  CHECK(limit(side) == std::to_string(64 << 20) + "\n");
+  CHECK(update(app, 0) != "OK");
+  CHECK(update(side, 0) == "OK");
+  CHECK(update(side, 96 << 20) == "OK");
+  CHECK(limit(side) == std::to_string(96 << 20) + "\n");
+  kubelet.End(sandbox);
+}
+
 TEST_CASE("what cannot be split runs on the host, and says why") {
   Lab lab;
   Kubelet kubelet(lab);

@@ -234,12 +234,21 @@ TEST_CASE("the twin is the same Pod with the DPU's paths, and keeps what we do n
   request.mutable_config()->set_log_path("a/0.log");
   *request.mutable_config()->add_mounts() = Mount("/x", "/y", true);
   *request.mutable_config()->mutable_linux()->mutable_security_context()->mutable_seccomp() = seccomp;
+  rt::LinuxContainerResources& resources = *request.mutable_config()->mutable_linux()->mutable_resources();
+  resources.set_memory_limit_in_bytes(1 << 20);
+  resources.set_cpuset_cpus("40-47");
+  resources.set_cpuset_mems("1");
+  resources.GetReflection()->MutableUnknownFields(&resources)->AddVarint(10, 7);
   rt::CreateContainerRequest dpu = ContainerOnDpu(
       request, {.pod_log_root = "/logs"},
       {.twin_id = "twin-id", .image = "img", .epoch = 3, .mount_paths = {"/dpu/x"}, .seccomp_profile = "/dpu/a.json"});
   CHECK(dpu.pod_sandbox_id() == "twin-id");
   CHECK(dpu.config().mounts(0).host_path() == "/dpu/x");
   CHECK(dpu.config().linux().security_context().seccomp().localhost_ref() == "/dpu/a.json");
+  const rt::LinuxContainerResources& on_dpu = dpu.config().linux().resources();
+  CHECK(on_dpu.memory_limit_in_bytes() == 1 << 20);
+  CHECK((on_dpu.cpuset_cpus().empty() && on_dpu.cpuset_mems().empty()));
+  CHECK(on_dpu.GetReflection()->GetUnknownFields(on_dpu).field_count() == 1);
   CHECK(HostLogPath(config.log_directory(), DpuLogPath(request)) == "/var/log/pods/x/a/0.log");
   CHECK(dpu.config().annotations().at(kEpoch) == "3");
   CHECK(dpu.sandbox_config().linux().cgroup_parent() == "/kubepods/pod1");

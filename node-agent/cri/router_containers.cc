@@ -83,7 +83,14 @@ void Router::UpdateContainerResources(const CallPtr& call) {
     FailEnded(call, grpc::StatusCode::UNAVAILABLE, *container);
     return;
   }
-  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(call->method(), call->request(), LimitOf(*call));
+  rt::UpdateContainerResourcesRequest request;
+  if (!ParseRequest(*call, &request)) return;
+  const bool asks = request.linux().ByteSizeLong() > 0;
+  if (asks) *request.mutable_linux() = ResourcesOnDpu(request.linux());
+  // kubelet's CPU manager says where the container may run and no more, every few seconds.
+  if (asks && request.linux().ByteSizeLong() == 0) return Answer(*call, absl::OkStatus());
+  absl::StatusOr<grpc::ByteBuffer> response =
+      parts_.dpu.CallBytes(call->method(), ToBuffer(request.SerializeAsString()), LimitOf(*call));
   if (absl::Status failed = fault::Pass<"cri.container-update.after-dpu">(); !failed.ok()) response = failed;
   // Before the answer: the status that kubelet asks for next has the new limits.
   if (response.ok() && !parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();

@@ -33,6 +33,12 @@ rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPat
   return twin;
 }
 
+rt::LinuxContainerResources ResourcesOnDpu(rt::LinuxContainerResources resources) {
+  resources.clear_cpuset_cpus();
+  resources.clear_cpuset_mems();
+  return resources;
+}
+
 rt::CreateContainerRequest ContainerOnDpu(const rt::CreateContainerRequest& request, const DpuPaths& paths,
                                           const DpuContainerOptions& options) {
   rt::CreateContainerRequest dpu = request;
@@ -42,6 +48,8 @@ rt::CreateContainerRequest ContainerOnDpu(const rt::CreateContainerRequest& requ
   config.mutable_image()->set_image(options.image);
   config.mutable_image()->clear_runtime_handler();
   for (int i = 0; i < config.mounts_size(); ++i) config.mutable_mounts(i)->set_host_path(options.mount_paths[i]);
+  if (config.linux().has_resources())
+    *config.mutable_linux()->mutable_resources() = ResourcesOnDpu(config.linux().resources());
   if (!options.seccomp_profile.empty()) {
     config.mutable_linux()->mutable_security_context()->mutable_seccomp()->set_localhost_ref(options.seccomp_profile);
   }

@@ -25,6 +25,9 @@ std::string LogFolderName(const runtime::v1::PodSandboxMetadata& metadata);
 // For RunPodSandbox, and for CreateContainer, which repeats it.
 runtime::v1::PodSandboxConfig TwinConfig(const runtime::v1::PodSandboxConfig& config, const DpuPaths& paths);
 
+// Without what kubelet's CPU and memory managers say: it names processors and memory nodes of the host.
+runtime::v1::LinuxContainerResources ResourcesOnDpu(runtime::v1::LinuxContainerResources resources);
+
 struct DpuContainerOptions {
   std::string twin_id;
   std::string reason;
