@@ -22,6 +22,20 @@ auto FindByPrefix(Map& map, const std::string& id) {
   return next != map.end() && next->first.compare(0, id.size(), id) == 0 ? map.end() : at;
 }
 
+// As one more element of a ListContainersResponse: field 1 again and again. A message of copies costs the double.
+void AppendListed(const rt::Container& listed, std::string* bytes) {
+  *bytes += '\x0a';
+  size_t size = listed.ByteSizeLong();
+  for (; size >= 0x80; size >>= 7) *bytes += static_cast<char>(size | 0x80);
+  *bytes += static_cast<char>(size);
+  listed.AppendToString(bytes);
+}
+
+bool AsksForAll(const rt::ContainerFilter& filter) {
+  return filter.id().empty() && !filter.has_state() && filter.pod_sandbox_id().empty() &&
+         filter.label_selector().empty();
+}
+
 }  // namespace
 
 bool Matches(const rt::Container& container, const rt::ContainerFilter& filter) {
@@ -61,7 +75,7 @@ absl::Status PodTable::FromBytes(const std::string& bytes) {
     container.dpu_log = saved.dpu_log();
     container.epoch = saved.epoch();
     container.lost = saved.lost();
-    containers_[container.id()] = std::move(container);
+    Changing()[container.id()] = std::move(container);
   }
   return absl::OkStatus();
 }
@@ -152,7 +166,7 @@ void PodTable::ErasePod(const std::string& sandbox_id) {
   std::lock_guard lock(mutex_);
   ++version_;
   pods_.erase(sandbox_id);
-  std::erase_if(containers_, [&](const auto& item) {
+  std::erase_if(Changing(), [&](const auto& item) {
     if (item.second.listed.pod_sandbox_id() != sandbox_id) return false;
     Tell(&item.second.listed, nullptr);
     return true;
@@ -164,7 +178,7 @@ void PodTable::PutContainer(DpuContainer container) {
   ++version_;
   auto before = containers_.find(container.id());
   Tell(before == containers_.end() ? nullptr : &before->second.listed, &container.listed);
-  containers_[container.id()] = std::move(container);
+  Changing()[container.id()] = std::move(container);
 }
 
 const DpuContainer* PodTable::Find(const std::string& id) const {
@@ -196,13 +210,18 @@ void PodTable::EraseContainer(const std::string& id) {
   ++version_;
   if (auto gone = containers_.find(id); gone != containers_.end()) {
     Tell(&gone->second.listed, nullptr);
-    containers_.erase(gone);
+    Changing().erase(gone);
   }
 }
 
 std::string PodTable::ListBytes(const rt::ContainerFilter& filter) const {
-  std::vector<std::string> all = ListChunks(filter, SIZE_MAX);
-  return all.empty() ? "" : std::move(all.front());
+  std::lock_guard lock(mutex_);
+  if (AsksForAll(filter)) return Everything();
+  std::string bytes;
+  for (const auto& [id, container] : containers_) {
+    if (Matches(container.listed, filter)) AppendListed(container.listed, &bytes);
+  }
+  return bytes;
 }
 
 std::vector<std::string> PodTable::ListChunks(const rt::ContainerFilter& filter, size_t most) const {
@@ -211,15 +230,17 @@ std::vector<std::string> PodTable::ListChunks(const rt::ContainerFilter& filter,
   for (const auto& [id, container] : containers_) {
     if (!Matches(container.listed, filter)) continue;
     if (chunks.empty() || chunks.back().size() >= most) chunks.emplace_back();
-    std::string& bytes = chunks.back();
-    // Written at once as what ListContainersResponse is, field 1 again and again; a message of copies costs the double.
-    bytes += '\x0a';
-    size_t size = container.listed.ByteSizeLong();
-    for (; size >= 0x80; size >>= 7) bytes += static_cast<char>(size | 0x80);
-    bytes += static_cast<char>(size);
-    container.listed.AppendToString(&bytes);
+    AppendListed(container.listed, &chunks.back());
   }
   return chunks;
+}
+
+const std::string& PodTable::Everything() const {
+  if (!everything_) {
+    everything_.emplace();
+    for (const auto& [id, container] : containers_) AppendListed(container.listed, &*everything_);
+  }
+  return *everything_;
 }
 
 std::vector<rt::ContainerStatus> PodTable::Statuses(const std::string& sandbox_id) const {
@@ -271,7 +292,8 @@ bool PodTable::Replace(uint64_t version, std::vector<DpuContainer> seen) {
     auto before = containers_.find(id);
     Tell(before == containers_.end() ? nullptr : &before->second.listed, &container.listed);
   }
-  containers_ = std::move(now);
+  Changing() = std::move(now);
+  Everything();  // here, where nobody waits for it
   return true;
 }
 
@@ -289,7 +311,7 @@ void PodTable::LoseAll(int64_t now_ns) {
   std::lock_guard lock(mutex_);
   ++version_;
   ++epoch_;
-  for (auto& [id, container] : containers_) {
+  for (auto& [id, container] : Changing()) {
     if (container.listed.state() == rt::CONTAINER_EXITED) continue;
     container.lost = true;
     container.listed.set_state(rt::CONTAINER_EXITED);
@@ -308,7 +330,7 @@ void PodTable::AddRemoved(const std::string& id) {
   removed_.insert(id);
   if (auto gone = containers_.find(id); gone != containers_.end()) {
     Tell(&gone->second.listed, nullptr);
-    containers_.erase(gone);
+    Changing().erase(gone);
   }
 }
 

@@ -108,6 +108,13 @@ class PodTable {
 
  private:
   const DpuContainer* Find(const std::string& id) const;
+  // The only way to change containers_: drops what they were encoded to.
+  std::map<std::string, DpuContainer>& Changing() {
+    everything_.reset();
+    return containers_;
+  }
+  // What ListBytes gives without a filter; with the table locked.
+  const std::string& Everything() const;
   // Tells the observer how one container became another; null: there was none, or is none any more.
   void Tell(const runtime::v1::Container* before, const runtime::v1::Container* after) const;
 
@@ -120,6 +127,9 @@ class PodTable {
   Observer observer_;
   std::map<std::string, SplitPod> pods_;
   std::map<std::string, DpuContainer> containers_;
+  // All containers as ListBytes gives them: kubelet asks for this every second, and encoding is most of our share in
+  // it.
+  mutable std::optional<std::string> everything_;
   std::set<std::string> removed_;
   std::map<std::string, std::string> saved_twins_;  // of the file, for pods that Load comes before
 };

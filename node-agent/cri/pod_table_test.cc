@@ -41,6 +41,41 @@ TEST_CASE("the DPU's part of a List, appended to the host's bytes, is one List")
   CHECK(both.containers(1).id() == "dpu-1");
 }
 
+TEST_CASE("a List without a filter shows every change at once") {
+  PodTable table(TempFile());
+  auto listed = [&table] {
+    rt::ListContainersResponse response;
+    REQUIRE(response.ParseFromString(table.ListBytes({})));
+    std::string text;
+    for (const rt::Container& container : response.containers()) {
+      text += container.id() + (container.state() == rt::CONTAINER_RUNNING ? "+" : "-");
+    }
+    return text;
+  };
+  CHECK(listed().empty());
+  SplitPod pod;
+  pod.sandbox_id = "sandbox-1";
+  table.PutPod(pod);
+  table.PutContainer(Running("a"));
+  CHECK(listed() == "a+");
+  table.PutContainer(Running("b"));
+  CHECK(listed() == "a+b+");
+  table.EraseContainer("a");
+  CHECK(listed() == "b+");
+  CHECK(table.Replace(table.version(), {Running("b"), Running("c"), Running("d")}));
+  CHECK(listed() == "b+c+d+");
+  table.AddRemoved("c");
+  CHECK(listed() == "b+d+");
+  PodTable again(TempFile());
+  CHECK(again.ListBytes({}).empty());
+  REQUIRE_OK(again.FromBytes(table.ToBytes()));
+  CHECK(again.ListBytes({}) == table.ListBytes({}));
+  table.LoseAll(1);
+  CHECK(listed() == "b-d-");
+  table.ErasePod("sandbox-1");
+  CHECK(listed().empty());
+}
+
 TEST_CASE("List honours every filter that CRI has") {
   PodTable table(TempFile());
   table.PutContainer(Running("aaa", "x"));
