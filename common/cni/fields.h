@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "common/cni/types.h"
+#include "common/json/whole.h"
 
 namespace heterok8s::cni {
 
@@ -50,11 +51,9 @@ inline absl::Status ReadUint(const Json& object, const char* key, const std::str
                              uint64_t& out) {
   const Json* value = Find(object, key);
   if (value == nullptr) return absl::OkStatus();
-  const bool whole = value->is_number_integer() && (value->is_number_unsigned() || value->get<int64_t>() >= 0);
-  if (!whole || value->get<uint64_t>() > max) {
-    return WrongField(Path(prefix, key), fmt::format("must be a whole number from 0 to {}", max));
-  }
-  out = value->get<uint64_t>();
+  absl::StatusOr<uint64_t> number = Whole<uint64_t>(*value, Path(prefix, key), 0, max);
+  if (!number.ok()) return MakeError(kInvalidConfig, Message(number.status()));
+  out = *number;
   return absl::OkStatus();
 }
 

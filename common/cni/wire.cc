@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "common/json/whole.h"
+
 namespace heterok8s::cni {
 namespace {
 
@@ -113,10 +115,11 @@ std::string EncodeReply(const WireReply& reply) {
 absl::StatusOr<WireReply> DecodeReply(const std::string& text) {
   HK_ASSIGN_OR_RETURN(Json json, ParseObject(text));
   auto exit_code = json.find("exit"), output = json.find("stdout");
-  if (exit_code == json.end() || !exit_code->is_number_integer() || output == json.end() || !output->is_string()) {
+  if (exit_code == json.end() || output == json.end() || !output->is_string()) {
     return absl::InvalidArgumentError("reply lacks 'exit' (a number) or 'stdout' (a string)");
   }
-  return WireReply{exit_code->get<int>(), output->get<std::string>()};
+  HK_ASSIGN_OR_RETURN(int exit, Whole<int>(*exit_code, "exit"));
+  return WireReply{exit, output->get<std::string>()};
 }
 
 absl::Status WriteFrame(int fd, std::string_view text, Deadline deadline) {

@@ -1,5 +1,6 @@
 #include "common/cni/wire.h"
 
+#include <fmt/format.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@ namespace heterok8s::cni {
 namespace {
 
 using testing::HasCode;
+using testing::Says;
 using namespace std::chrono_literals;
 
 struct Pair {
@@ -79,6 +81,10 @@ TEST_CASE("frames that are not the protocol are refused") {
     INFO(text);
     CHECK_THAT(DecodeRequest(text).status(), HasCode(absl::StatusCode::kInvalidArgument));
     CHECK_THAT(DecodeReply(text).status(), HasCode(absl::StatusCode::kInvalidArgument));
+  }
+  for (const char* exit : {"2147483648", "-2147483649", "1.5", "1e300", "\"1\"", "null"}) {
+    INFO(exit);
+    CHECK_THAT(DecodeReply(fmt::format(R"({{"exit":{},"stdout":""}})", exit)).status(), Says("'exit' must be"));
   }
   CHECK(CodeOf(EncodeRequest({.environment = {{"CNI_ARGS", "\xff"}}}).status()) == kInvalidEnvironment);
 }

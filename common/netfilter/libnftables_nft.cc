@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "common/json/whole.h"
 #include "common/netfilter/reaper.h"
 #include "common/sys/chandle.h"
 #include "common/sys/unique_fd.h"
@@ -111,7 +112,7 @@ class LibnftablesNft : public Nft {
     HK_RETURN_IF_ERROR(EachObject(fmt::format("list counters table {}", table), [&](const Json& object) {
       if (!object.contains("counter")) return;
       const Json& counter = object["counter"];
-      counters[counter.at("name")] = {counter.at("packets"), counter.at("bytes")};
+      counters[counter.at("name")] = {WholeAt<uint64_t>(counter, "packets"), WholeAt<uint64_t>(counter, "bytes")};
     }));
     return counters;
   }
@@ -150,7 +151,7 @@ class LibnftablesNft : public Nft {
     try {
       Json json = Json::parse(text);
       for (const Json& object : json.at("nftables")) fn(object);
-    } catch (const Json::exception& e) {
+    } catch (const std::exception& e) {
       return absl::InternalError(fmt::format("nft: '{}' printed what we cannot read: {}", command, e.what()));
     }
     return absl::OkStatus();

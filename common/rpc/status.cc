@@ -1,6 +1,9 @@
 #include "common/rpc/status.h"
 
 #include <nlohmann/json.hpp>
+#include <optional>
+
+#include "common/json/whole.h"
 
 namespace heterok8s::rpc {
 namespace {
@@ -15,16 +18,23 @@ std::string EncodePayloads(const absl::Status& status) {
   return payloads.dump();  // "{}" at least: see IsAnswer
 }
 
+// Nothing for what EncodePayloads does not write: half a payload would be another one.
+std::optional<std::string> BytesOf(const nlohmann::json& list) {
+  if (!list.is_array()) return std::nullopt;
+  std::string bytes;
+  for (const nlohmann::json& item : list) {
+    absl::StatusOr<uint8_t> byte = Whole<uint8_t>(item, "byte");
+    if (!byte.ok()) return std::nullopt;
+    bytes += static_cast<char>(*byte);
+  }
+  return bytes;
+}
+
 void DecodePayloads(const std::string& details, absl::Status& status) {
   const nlohmann::json payloads = nlohmann::json::parse(details, nullptr, /*allow_exceptions=*/false);
   if (!payloads.is_object()) return;
   for (const auto& [type, value] : payloads.items()) {
-    std::string text;
-    if (!value.is_array()) continue;
-    for (const auto& byte : value) {
-      if (byte.is_number_unsigned()) text += static_cast<char>(byte.get<unsigned>());
-    }
-    status.SetPayload(type, absl::Cord(text));
+    if (std::optional<std::string> bytes = BytesOf(value)) status.SetPayload(type, absl::Cord(*bytes));
   }
 }
 

@@ -1,5 +1,7 @@
 #include "common/rpc/status.h"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 
 #include "common/testing/matchers.h"
@@ -24,6 +26,18 @@ TEST_CASE("a handler's answer is told from the transport's failure") {
 TEST_CASE("OK stays OK and foreign details are ignored") {
   CHECK_OK(FromGrpc(ToGrpc(absl::OkStatus())));
   CHECK(FromGrpc(grpc::Status(grpc::StatusCode::NOT_FOUND, "x", "\x01garbage")) == absl::NotFoundError("x"));
+}
+
+TEST_CASE("a payload that is not all bytes is left out, not cut") {
+  for (const char* list : {"[256]", "[1,300]", "[-1]", "[0.5]", "[1e300]", "[\"a\"]", "[[1]]", "{}", "7"}) {
+    INFO(list);
+    const std::string details = fmt::format(R"({{"x":{},"y":[104,105]}})", list);
+
+    const absl::Status status = FromGrpc(grpc::Status(grpc::StatusCode::NOT_FOUND, "m", details));
+
+    CHECK_FALSE(status.GetPayload("x").has_value());
+    CHECK(status.GetPayload("y") == absl::Cord("hi"));
+  }
 }
 
 }  // namespace heterok8s::rpc

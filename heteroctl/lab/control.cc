@@ -10,13 +10,45 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "common/json/whole.h"
+
 namespace heterok8s::lab {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ControlRequest, act, daemon, signal, hold, env)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonState, name, pid, held, starts, last_end)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ControlReply, error, daemons)
-
 namespace {
+
+using nlohmann::json;
+
+json ToJson(const ControlRequest& r) {
+  return {{"act", r.act}, {"daemon", r.daemon}, {"signal", r.signal}, {"hold", r.hold}, {"env", r.env}};
+}
+json ToJson(const ControlReply& reply) {
+  json daemons = json::array();
+  for (const DaemonState& d : reply.daemons) {
+    daemons.push_back(
+        {{"name", d.name}, {"pid", d.pid}, {"held", d.held}, {"starts", d.starts}, {"last_end", d.last_end}});
+  }
+  return {{"error", reply.error}, {"daemons", daemons}};
+}
+
+// These throw std::exception.
+void Read(const json& j, ControlRequest& r) {
+  j.at("act").get_to(r.act);
+  j.at("daemon").get_to(r.daemon);
+  r.signal = WholeAt<int>(j, "signal");
+  j.at("hold").get_to(r.hold);
+  j.at("env").get_to(r.env);
+}
+void Read(const json& j, DaemonState& d) {
+  j.at("name").get_to(d.name);
+  d.pid = WholeAt<int>(j, "pid");
+  j.at("held").get_to(d.held);
+  d.starts = WholeAt<int>(j, "starts");
+  j.at("last_end").get_to(d.last_end);
+}
+void Read(const json& j, ControlReply& reply) {
+  j.at("error").get_to(reply.error);
+  for (const json& daemon : j.at("daemons")) Read(daemon, reply.daemons.emplace_back());
+}
 
 constexpr size_t kMaxPacket = 65536;  // bytes
 
@@ -43,8 +75,10 @@ absl::StatusOr<std::string> Receive(int fd) {
 template <typename T>
 absl::StatusOr<T> Parse(const std::string& packet) {
   try {
-    return nlohmann::json::parse(packet).get<T>();
-  } catch (const nlohmann::json::exception& error) {
+    T message;
+    Read(json::parse(packet), message);
+    return message;
+  } catch (const std::exception& error) {
     return absl::InvalidArgumentError(error.what());
   }
 }
@@ -63,7 +97,7 @@ absl::StatusOr<std::vector<DaemonState>> Ask(const std::string& socket_path, con
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return absl::UnavailableError(fmt::format("{}: {}", what, std::strerror(errno)));
   }
-  const std::string packet = nlohmann::json(request).dump();
+  const std::string packet = ToJson(request).dump();
   if (send(fd.get(), packet.data(), packet.size(), MSG_NOSIGNAL) < 0) return ErrnoToStatus(errno, what);
   absl::StatusOr<std::string> answer = Receive(fd.get());
   if (!answer.ok()) return Annotate(answer.status(), what);
@@ -92,7 +126,7 @@ absl::StatusOr<ControlRequest> ReadRequest(int connection) {
 }
 
 void SendReply(int connection, const ControlReply& reply) {
-  const std::string packet = nlohmann::json(reply).dump();
+  const std::string packet = ToJson(reply).dump();
   // The asker may have left; nobody else wants the answer.
   (void)!send(connection, packet.data(), packet.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
 
@@ -171,6 +172,25 @@ TEST_CASE("a client that connects and says nothing does not hold the supervisor"
   REQUIRE(connect(silent.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
 
   CHECK_OK(supervisor.Do({}));
+}
+
+TEST_CASE("a signal that is no whole number is refused and reaches no process") {
+  RunningSupervisor supervisor({Sleeper()});
+  const int pid = supervisor.Until([](const auto& s) { return s.pid > 0; }).pid;
+  sys::UniqueFd asker(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  supervisor.socket().copy(address.sun_path, sizeof address.sun_path - 1);
+  REQUIRE(connect(asker.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+  const std::string request = R"({"act":"kill","daemon":"d","signal":9.5,"hold":true,"env":[]})";
+  REQUIRE(send(asker.get(), request.data(), request.size(), 0) == static_cast<ssize_t>(request.size()));
+
+  std::string answer(4096, '\0');
+  answer.resize(static_cast<size_t>(std::max<ssize_t>(recv(asker.get(), answer.data(), answer.size(), 0), 0)));
+  CHECK(answer.find("'signal' must be a whole number") != std::string::npos);
+  auto state = supervisor.Do({});
+  REQUIRE_OK(state);
+  CHECK(state->pid == pid);
 }
 
 TEST_CASE("nobody at the socket is an error of its own") {

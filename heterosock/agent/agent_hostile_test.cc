@@ -1,5 +1,9 @@
 // The agent against libraries that break the protocol or want too much, over real TCP connections on loopback.
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cstring>
@@ -9,6 +13,7 @@
 #include "common/testing/matchers.h"
 #include "heterosock/agent/agent.h"
 #include "heterosock/agent/channel_memory.h"
+#include "heterosock/agent/packet.h"
 #include "heterosock/agent/testing/client.h"
 #include "heterosock/agent/testing/joined.h"
 #include "heterosock/layout/channel.h"
@@ -55,6 +60,35 @@ TEST_CASE("a broken message drops its sender and nobody else") {
   auto again = Client::Connect((*agent)->socket());
   REQUIRE_OK(again);
   CHECK_OK(Join(*good, *again, 2));
+}
+
+TEST_CASE("a number that its field does not hold ends the link with the other PU") {
+  Agent::Options options = Patient();
+  const std::string folder = MakeFolder();
+  options.pu_listen = folder + "/pu.sock";
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  const auto send = [&](const std::string& session) {
+    auto link = ConnectUnix(options.pu_listen, SOCK_SEQPACKET);
+    REQUIRE_OK(link);
+    const std::string text = fmt::format(R"({{"v":1,"t":"withdraw","name":{{"s":{},"o":1}}}})", session);
+    REQUIRE(SendPacket(link->get(), text, {}) == Sent::kSent);
+    return *std::move(link);
+  };
+  const auto joined = [](const json& status) { return status["totals"]["pu_link"].get<bool>(); };
+
+  for (const char* wrong : {"65536.46", "1e300", "-1", "18446744073709551616", "\"1\""}) {
+    INFO(wrong);
+    const sys::UniqueFd link = send(wrong);
+    pollfd p{link.get(), POLLIN, 0};
+    REQUIRE(poll(&p, 1, 60000) == 1);
+    char byte;
+    CHECK(recv(link.get(), &byte, 1, 0) == 0);
+  }
+  const sys::UniqueFd link = send("18446744073709551615");
+  CHECK(Becomes(**agent, joined));
+  agent->reset();
+  rmdir(folder.c_str());
 }
 
 TEST_CASE("an offer before HELLO is no offer") {

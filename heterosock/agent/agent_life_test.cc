@@ -1,4 +1,5 @@
 // The agent while processes, operators and agents come and go.
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -121,6 +122,12 @@ TEST_CASE("an operator sees who talks over what, and has it go back to TCP") {
   }
   CHECK(json::parse(Ask(options.admin, "{\"command\":\"fence\",\"pid\":1}\n"))["fenced"] == 0);
   CHECK(json::parse(Ask(options.admin, "{\"command\":\"fence\",\"pid\":\"x\"}\n")).contains("error"));
+  for (const char* number : {"-1", "1e300", "-0.5", "18446744073709551616"}) {  // 0 would be all of them
+    INFO(number);
+    const json answer =
+        json::parse(Ask(options.admin, fmt::format("{{\"command\":\"fence\",\"channel\":{}}}\n", number)));
+    CHECK(answer["error"].dump().find("'channel' must be a whole number") != std::string::npos);
+  }
   CHECK(json::parse(Ask(options.admin, "nonsense\n")).contains("error"));
   CHECK(json::parse(Ask(options.admin, "{\"command\":\"?\"}\n")).contains("error"));
   agent->reset();

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 
+#include "common/json/whole.h"
 #include "heterosock/agent/agent_impl.h"
 
 namespace heterok8s::heterosock::agent {
@@ -134,8 +135,8 @@ json Agent::Impl::Execute(const json& request, AdminClient& client) {
     return {{"event", "tracing"}, {"socket", options_.socket}};
   }
   if (command == "fence") {
-    const uint64_t channel_id = request.value("channel", uint64_t{0});
-    const pid_t pid = request.value("pid", pid_t{0});
+    const uint64_t channel_id = request.contains("channel") ? WholeAt<uint64_t>(request, "channel") : 0;
+    const pid_t pid = request.contains("pid") ? WholeAt<pid_t>(request, "pid") : 0;
     const int count = FenceChannels(Reason::kOperator, [&](const Channel& channel) {
       if (channel_id != 0) return channel.name.id == channel_id;
       if (pid != 0) return channel.ends[0].label.pid == pid || channel.ends[1].label.pid == pid;
@@ -174,7 +175,7 @@ void Agent::Impl::OnAdmin(uint64_t id, uint32_t events) {
       json answer = {{"error", "the request is no JSON object"}};
       try {
         if (request.is_object()) answer = Execute(request, client);
-      } catch (const json::exception& error) {  // a field of the wrong type
+      } catch (const std::exception& error) {  // a field of the wrong type
         answer = {{"error", error.what()}};
       }
       client.out = answer.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";

@@ -7,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/json/whole.h"
 #include "heterosock/agent/packet.h"
 #include "heterosock/agent/pu_link.h"
 
@@ -20,16 +21,16 @@ constexpr int kVersion = 1;  // of these messages
 json ToJson(const Endpoint& end) { return {{"a", end.address.ToString()}, {"p", end.port}}; }
 Endpoint EndpointOf(const json& j) {
   absl::StatusOr<IpAddress> address = IpAddress::Parse(j.at("a").get<std::string>());
-  return {address.value_or(IpAddress{}), j.at("p").get<uint16_t>()};
+  return {address.value_or(IpAddress{}), WholeAt<uint16_t>(j, "p")};
 }
 json ToJson(const EndLabel& label) {
   return {{"pid", label.pid}, {"cmd", label.command}, {"l", ToJson(label.local)}, {"r", ToJson(label.remote)}};
 }
 EndLabel LabelOf(const json& j) {
-  return {j.at("pid").get<pid_t>(), j.at("cmd").get<std::string>(), EndpointOf(j.at("l")), EndpointOf(j.at("r"))};
+  return {WholeAt<pid_t>(j, "pid"), j.at("cmd").get<std::string>(), EndpointOf(j.at("l")), EndpointOf(j.at("r"))};
 }
 json ToJson(const OfferName& name) { return {{"s", name.session}, {"o", name.offer}}; }
-OfferName NameOf(const json& j) { return {j.at("s").get<uint64_t>(), j.at("o").get<uint64_t>()}; }
+OfferName NameOf(const json& j) { return {WholeAt<uint64_t>(j, "s"), WholeAt<uint64_t>(j, "o")}; }
 
 json ToJson(const Offer& offer) {
   const SocketIdentity& s = offer.socket;
@@ -51,17 +52,17 @@ Offer OfferOf(const json& j) {
   Offer offer;
   offer.name = NameOf(j.at("name"));
   SocketIdentity& s = offer.socket;
-  s.cookie = j.at("cookie").get<uint64_t>();
-  s.netns_cookie = j.at("netns").get<uint64_t>();
+  s.cookie = WholeAt<uint64_t>(j, "cookie");
+  s.netns_cookie = WholeAt<uint64_t>(j, "netns");
   s.local = EndpointOf(j.at("l"));
   s.remote = EndpointOf(j.at("r"));
-  s.token = j.at("token").get<uint64_t>();
+  s.token = WholeAt<uint64_t>(j, "token");
   s.connected = j.at("connected").get<bool>();
-  s.traffic = {j.at("acked").get<uint64_t>(), j.at("sent").get<uint64_t>(), j.at("received").get<uint64_t>(),
-               j.at("scales").at(0).get<uint8_t>(), j.at("scales").at(1).get<uint8_t>()};
-  offer.domain = {j.at("domain").at(0).get<uint64_t>(), j.at("domain").at(1).get<std::string>(),
+  s.traffic = {WholeAt<uint64_t>(j, "acked"), WholeAt<uint64_t>(j, "sent"), WholeAt<uint64_t>(j, "received"),
+               WholeAt<uint8_t>(j, "scales", 0), WholeAt<uint8_t>(j, "scales", 1)};
+  offer.domain = {WholeAt<uint64_t>(j, "domain", 0), j.at("domain").at(1).get<std::string>(),
                   j.at("domain").at(2).get<std::string>()};
-  offer.layout_version = j.at("layout").get<uint32_t>();
+  offer.layout_version = WholeAt<uint32_t>(j, "layout");
   return offer;
 }
 
@@ -81,18 +82,21 @@ json Encode(const PuFence& m) {
   return {{"t", "fence"}, {"channel", {m.channel_id, m.epoch}}, {"reason", static_cast<uint32_t>(m.reason)}};
 }
 
-// Throws json::exception.
+// A newer agent may have reasons that we do not know: any number is one.
+Reason ReasonOf(const json& j) { return static_cast<Reason>(WholeAt<uint32_t>(j, "reason")); }
+
+// Throws std::exception.
 PuMessage Decode(const json& j, std::vector<sys::UniqueFd>& descriptors) {
   const std::string type = j.at("t").get<std::string>();
   if (type == "offer") return PuOffer{OfferOf(j.at("offer")), LabelOf(j.at("label"))};
   if (type == "withdraw") return PuWithdraw{NameOf(j.at("name"))};
-  if (type == "declined") return PuDeclined{NameOf(j.at("name")), static_cast<Reason>(j.at("reason").get<uint32_t>())};
+  if (type == "declined") return PuDeclined{NameOf(j.at("name")), ReasonOf(j)};
   if (type == "paired") {
-    const json& channel = j.at("channel");
     PuPaired m{.name = NameOf(j.at("name")),
-               .channel = {channel.at(0).get<uint64_t>(), channel.at(1).get<uint64_t>(), channel.at(2).get<uint64_t>()},
-               .bytes = j.at("bytes").get<uint64_t>(),
-               .side = j.at("side").get<uint8_t>(),
+               .channel = {WholeAt<uint64_t>(j, "channel", 0), WholeAt<uint64_t>(j, "channel", 1),
+                           WholeAt<uint64_t>(j, "channel", 2)},
+               .bytes = WholeAt<uint64_t>(j, "bytes"),
+               .side = WholeAt<uint8_t>(j, "side"),
                .label = LabelOf(j.at("label"))};
     if (descriptors.size() == 3) {
       m.memory = std::move(descriptors[0]);
@@ -101,8 +105,8 @@ PuMessage Decode(const json& j, std::vector<sys::UniqueFd>& descriptors) {
     }
     return m;
   }
-  const uint64_t id = j.at("channel").at(0).get<uint64_t>(), epoch = j.at("channel").at(1).get<uint64_t>();
-  const auto reason = static_cast<Reason>(j.at("reason").get<uint32_t>());
+  const auto id = WholeAt<uint64_t>(j, "channel", 0), epoch = WholeAt<uint64_t>(j, "channel", 1);
+  const Reason reason = ReasonOf(j);
   if (type == "released") return PuReleased{epoch, id, reason};
   if (type == "fence") return PuFence{epoch, id, reason};
   throw std::invalid_argument("type " + type);

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <functional>
 
+#include "common/json/whole.h"
 #include "common/terminal/output.h"
 #include "common/version/version.h"
 #include "heterosock/ctl/admin_client.h"
@@ -64,7 +65,7 @@ absl::Status Fence(const Output& output, const std::string& admin, uint64_t chan
   if (channel != 0) request["channel"] = channel;
   if (pid != 0) request["pid"] = pid;
   HK_ASSIGN_OR_RETURN(json answer, Ask(admin, request));
-  const auto count = answer.value("fenced", 0);
+  HK_ASSIGN_OR_RETURN(const int count, Whole<int>(answer.value("fenced", json()), "fenced"));
   if (output.json()) {
     output.Print(answer);
   } else {

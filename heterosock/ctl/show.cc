@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cstdint>
+
+#include "common/json/whole.h"
 
 namespace heterok8s::heterosock::ctl {
 namespace {
@@ -15,22 +18,21 @@ using terminal::HumanBytes;
 using terminal::Style;
 using terminal::Table;
 
-template <typename T>
-T Field(const json& object, const char* key, T otherwise) {
-  auto found = object.is_object() ? object.find(key) : object.end();
-  if (!object.is_object() || found == object.end()) return otherwise;
-  try {
-    return found->get<T>();
-  } catch (const json::exception&) {
-    return otherwise;
-  }
-}
-std::string Text(const json& object, const char* key) { return Field<std::string>(object, key, "-"); }
-uint64_t Number(const json& object, const char* key) { return Field<uint64_t>(object, key, 0); }
 const json& Member(const json& object, const char* key) {
   static const json kNone;
   auto found = object.is_object() ? object.find(key) : object.end();
   return object.is_object() && found != object.end() ? *found : kNone;
+}
+
+// What an agent of another version leaves out, or says in another way, is shown as absent.
+std::string Text(const json& object, const char* key, const char* otherwise = "-") {
+  const json& member = Member(object, key);
+  return member.is_string() ? member.get<std::string>() : otherwise;
+}
+uint64_t Number(const json& object, const char* key) { return Whole<uint64_t>(Member(object, key), key).value_or(0); }
+// Milliseconds since 1970, of a time that system_clock can say in nanoseconds.
+int64_t Time(const json& object, const char* key, int64_t otherwise) {
+  return Whole<int64_t>(Member(object, key), key, 0, INT64_MAX / 1'000'000).value_or(otherwise);
 }
 
 std::string Plural(uint64_t count, const char* one, const char* many) {
@@ -41,7 +43,7 @@ std::string Who(const json& end) {
   std::string name = Text(end, "command");
   if (name.empty()) name = "?";
   const std::string elsewhere = Text(end, "pu") == "other" ? " on the other PU" : "";
-  return fmt::format("{}({}){}", name, Field<int64_t>(end, "pid", 0), elsewhere);
+  return fmt::format("{}({}){}", name, Number(end, "pid"), elsewhere);
 }
 
 // What one end sends over.
@@ -49,7 +51,7 @@ Cell Medium(const json& end) {
   const std::string on = Text(end, "sending_on");
   if (on == "shared") return {"shared", Style::kGood};
   if (on == "TCP") return {"TCP (not yet)", Style::kWarning};
-  if (on == "back on TCP") return {"TCP (" + Field<std::string>(end, "fenced", "peer asked") + ")", Style::kWarning};
+  if (on == "back on TCP") return {"TCP (" + Text(end, "fenced", "peer asked") + ")", Style::kWarning};
   return {on, Style::kDim};
 }
 
@@ -57,7 +59,7 @@ Cell Medium(const json& end) {
 
 std::string Headline(const json& status, int64_t now_ms) {
   const json& totals = Member(status, "totals");
-  const int64_t started = Field<int64_t>(status, "started_unix_ms", now_ms);
+  const int64_t started = Time(status, "started_unix_ms", now_ms);
   return fmt::format(
       "up for {}, {}, {} on shared memory ({}), {} waiting, {} moved so far",
       HumanAge(std::chrono::milliseconds(now_ms - started)),
@@ -71,7 +73,7 @@ Table ConnectionTable(const json& status, int64_t now_ms) {
   for (const json& channel : Member(status, "channels")) {
     const json& ends = Member(channel, "ends");
     if (!ends.is_array() || ends.size() != 2) continue;
-    const int64_t since = Field<int64_t>(channel, "since_unix_ms", now_ms);
+    const int64_t since = Time(channel, "since_unix_ms", now_ms);
     table.Row({std::to_string(Number(channel, "channel")),
                HumanAge(std::chrono::milliseconds(now_ms - since)),
                Who(ends[0]),
@@ -139,9 +141,9 @@ Table MechanismTable(const json& status) {
 }
 
 std::string EventLine(const json& event) {
-  const std::chrono::system_clock::time_point when{std::chrono::milliseconds(Field<int64_t>(event, "unix_ms", 0))};
+  const std::chrono::system_clock::time_point when{std::chrono::milliseconds(Time(event, "unix_ms", 0))};
   std::string line = fmt::format("{:%H:%M:%S}.{:03} {:<9}", fmt::gmtime(std::chrono::system_clock::to_time_t(when)),
-                                 Field<int64_t>(event, "unix_ms", 0) % 1000, Text(event, "event"));
+                                 Time(event, "unix_ms", 0) % 1000, Text(event, "event"));
   if (event.contains("channel")) line += fmt::format(" channel {}", Number(event, "channel"));
   const json& commands = Member(event, "command");
   if (commands.is_array() && commands.size() == 2) {

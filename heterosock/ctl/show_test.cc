@@ -38,7 +38,10 @@ TEST_CASE("counters, declines, domains and mechanisms are tables") {
 }
 
 TEST_CASE("an answer with nothing in it is shown without a crash") {
-  for (const char* text : {"{}", "[]", "null", R"({"channels": [{}], "totals": 3, "recent_declines": [1]})"}) {
+  for (const char* text :
+       {"{}", "[]", "null", R"({"channels": [{}], "totals": 3, "recent_declines": [1]})",
+        R"({"started_unix_ms": -9223372036854775808, "totals": {"channels": 1e300, "processes": -1}})",
+        R"({"channels": [{"channel": 1e300, "since_unix_ms": -1e300, "ends": [{"pid": 0.5}, {}]}]})"}) {
     const json status = json::parse(text);
     ConnectionTable(status, 0).Render(true);
     CounterTable(status).Render(true);
@@ -47,6 +50,12 @@ TEST_CASE("an answer with nothing in it is shown without a crash") {
     MechanismTable(status).Render(true);
     CHECK_FALSE(Headline(status, 0).empty());
   }
+}
+
+TEST_CASE("a number that cannot be is shown as absent") {
+  const json status = json::parse(R"({"started_unix_ms": 1e300, "totals": {"channels": -1, "processes": 1e300}})");
+  CHECK(Headline(status, 61000).find("0 processes, 0 connections") != std::string::npos);
+  CHECK(EventLine(json::parse(R"({"unix_ms": 9223372036854775807, "event": "x"})")).find("00:00:00.000") == 0);
 }
 
 TEST_CASE("an event is a line") {

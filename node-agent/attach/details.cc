@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/json/whole.h"
+
 namespace heterok8s::attach {
 namespace {
 
@@ -21,7 +23,9 @@ T Must(absl::StatusOr<T> parsed) {
 }
 
 json ToJson(const podnet::PortRange& range) { return json::array({range.first, range.last}); }
-podnet::PortRange RangeOf(const json& j) { return {j.at(0).get<uint16_t>(), j.at(1).get<uint16_t>()}; }
+podnet::PortRange RangeOf(const json& j, const char* key) {
+  return {WholeAt<uint16_t>(j, key, 0), WholeAt<uint16_t>(j, key, 1)};
+}
 
 json ToJson(const Join& join) {
   return {{"generation", join.generation},
@@ -33,12 +37,12 @@ json ToJson(const Join& join) {
 }
 Join JoinOf(const json& j) {
   Join join;
-  join.generation = j.at("generation").get<uint64_t>();
+  join.generation = WholeAt<uint64_t>(j, "generation");
   join.committed = j.at("committed").get<bool>();
   auto link = [&](size_t i) { return Must(IpAddress::Parse(j.at("link").at(i).get<std::string>())); };
   join.addresses = {.host_localhost = link(0), .dpu_localhost = link(1), .host_pod = link(2), .dpu_pod = link(3)};
-  join.host_ephemeral = RangeOf(j.at("hostEphemeral"));
-  join.dpu_ephemeral = RangeOf(j.at("dpuEphemeral"));
+  join.host_ephemeral = RangeOf(j, "hostEphemeral");
+  join.dpu_ephemeral = RangeOf(j, "dpuEphemeral");
   return join;
 }
 
@@ -52,8 +56,8 @@ json ToJson(const podnet::HostPort& port) {
 podnet::HostPort HostPortOf(const json& j) {
   podnet::HostPort port;
   port.protocol = Must(ParseProtocol(j.at("protocol").get<std::string>()));
-  port.host_port = j.at("hostPort").get<uint16_t>();
-  port.container_port = j.at("containerPort").get<uint16_t>();
+  port.host_port = WholeAt<uint16_t>(j, "hostPort");
+  port.container_port = WholeAt<uint16_t>(j, "containerPort");
   if (j.contains("hostIP")) port.host_ip = Must(IpAddress::Parse(j.at("hostIP").get<std::string>()));
   return port;
 }
@@ -101,7 +105,7 @@ absl::StatusOr<Details> Details::Parse(const std::string& text) {
     Details d;
     d.owner = j.at("owner").get<std::string>();
     d.placement_reason = j.at("reason").get<std::string>();
-    d.mtu = j.at("mtu").get<int>();
+    d.mtu = WholeAt<int>(j, "mtu");
     for (const json& address : j.value("addresses", json::array())) {
       d.addresses.push_back(Must(IpAddress::Parse(address.get<std::string>())));
     }
@@ -113,9 +117,8 @@ absl::StatusOr<Details> Details::Parse(const std::string& text) {
     }
     d.mac = j.value("mac", "");
     if (j.contains("bandwidth")) {
-      const json& b = j.at("bandwidth");
-      d.bandwidth = {b.at(0).get<uint64_t>(), b.at(1).get<uint64_t>(), b.at(2).get<uint64_t>(),
-                     b.at(3).get<uint64_t>()};
+      auto number = [&](size_t i) { return WholeAt<uint64_t>(j, "bandwidth", i); };
+      d.bandwidth = {number(0), number(1), number(2), number(3)};
     }
     for (const json& port : j.value("hostPorts", json::array())) d.host_ports.push_back(HostPortOf(port));
     for (const json& range : j.value("masqueradeOutside", json::array())) {

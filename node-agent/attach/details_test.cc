@@ -1,5 +1,7 @@
 #include "node-agent/attach/details.h"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 
 #include "common/testing/matchers.h"
@@ -54,6 +56,26 @@ TEST_CASE("a row's text that is not ours is refused, not thrown") {
     INFO(text);
     CHECK_THAT(Details::Parse(text).status(), HasCode(absl::StatusCode::kDataLoss));
   }
+}
+
+TEST_CASE("a number that its field does not hold makes a row not ours") {
+  const auto row = [](const char* mtu, const char* generation, const char* port, const char* rate) {
+    return fmt::format(R"({{"owner":"u","reason":"r","mtu":{},"bandwidth":[{},1,1,1],
+      "hostPorts":[{{"protocol":"tcp","hostPort":80,"containerPort":{}}}],
+      "join":{{"generation":{},"committed":true,"link":["169.254.0.0","169.254.0.1","169.254.0.2","169.254.0.3"],
+      "hostEphemeral":[32768,{}],"dpuEphemeral":[46001,60999]}}}})",
+                       mtu, rate, port, generation, port);
+  };
+  REQUIRE_OK(Details::Parse(row("1500", "18446744073709551615", "65535", "0")));
+
+  for (const char* wrong : {"65536.46000", "1e300", "-1e300", "-1", "0.5", "18446744073709551616", "\"1\"", "null"}) {
+    INFO(wrong);
+    CHECK_THAT(Details::Parse(row("1500", wrong, "1", "1")).status(), Says("'generation' must be a whole number"));
+    CHECK_THAT(Details::Parse(row("1500", "1", wrong, "1")).status(), Says("'containerPort' must be a whole number"));
+    CHECK_THAT(Details::Parse(row("1500", "1", "1", wrong)).status(), Says("'bandwidth[0]' must be a whole number"));
+  }
+  CHECK_THAT(Details::Parse(row("2147483648", "1", "1", "1")).status(), Says("'mtu' must be a whole number"));
+  CHECK_THAT(Details::Parse(row("1500", "1", "65536", "1")).status(), HasCode(absl::StatusCode::kDataLoss));
 }
 
 TEST_CASE("the two sides of a link see each other's hardware address") {

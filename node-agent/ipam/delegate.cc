@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "common/json/whole.h"
 #include "common/sys/process.h"
 #include "node-agent/ipam/ipam.h"
 
@@ -45,10 +46,10 @@ std::vector<std::string> Environment(const cni::Request& request, const std::str
 // What a failed plugin printed on stdout, as our error.
 absl::Status OwnError(const std::string& plugin, const sys::RunResult& run) {
   Json json = Json::parse(run.stdout_text, nullptr, /*allow_exceptions=*/false);
-  if (json.is_object() && json.contains("code") && json["code"].is_number_integer() && json.contains("msg") &&
-      json["msg"].is_string()) {
+  absl::StatusOr<int> code = Whole<int>(json.is_object() ? json.value("code", Json()) : Json(), "code");
+  if (code.ok() && json.contains("msg") && json["msg"].is_string()) {
     auto details = json.find("details");
-    return cni::MakeError(static_cast<cni::ErrorCode>(json["code"].get<int>()), json["msg"].get<std::string>(),
+    return cni::MakeError(static_cast<cni::ErrorCode>(*code), json["msg"].get<std::string>(),
                           details != json.end() && details->is_string() ? details->get<std::string>() : "");
   }
   return cni::MakeError(cni::kInternal,

@@ -70,6 +70,18 @@ TEST_CASE("a foreign IPAM plugin's own error passes unchanged, after its DEL") {
   CHECK(plugin.Read("calls") == "ADD c1 00-7\nDEL c1 00-7\n");
 }
 
+TEST_CASE("a foreign IPAM plugin's error whose code is none becomes ours") {
+  for (const char* code : {"2147483648", "1.5", "1e300", "\"7\"", "null"}) {
+    INFO(code);
+    Plugin plugin(fmt::format("echo '{{\"code\":{},\"msg\":\"no more\"}}'; exit 3", code));
+
+    absl::Status status = NewIpam()->DelegateAdd(plugin.Request()).status();
+
+    CHECK(cni::CodeOf(status) == cni::kInternal);
+    CHECK_THAT(status, Says("ended with 3 and no CNI error"));
+  }
+}
+
 TEST_CASE("an answer without a usable address is undone by DEL") {
   for (const char* answer : {"nonsense", "{}", R"({"ips":[{"address":"10.7.0.3"}]})"}) {
     INFO(answer);
