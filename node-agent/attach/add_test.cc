@@ -128,9 +128,12 @@ TEST_CASE("a new sandbox of the same Pod takes the old one's place, and the old 
 TEST_CASE("ipMasq is where the Pod's packets leave, and goes with the Pod") {
   TwoEngines node;
   node.extra_config = {{"ipMasq", true}};
-  auto masquerades = [](const FakeKernel& kernel) {
-    std::vector<std::string> objects = kernel.Objects("");
-    return std::count(objects.begin(), objects.end(), "host ports of uid-1") == 1;
+  // Kept in what the network's Pods have, which is not the Pod's own /32 alone.
+  const std::vector<std::string> subnet = {"10.88.0.0/24"};
+  auto masquerades = [&](const FakeKernel& kernel) {
+    std::vector<std::string> outside = kernel.MasqueradeOutside("uid-1");
+    if (!outside.empty()) CHECK(outside == subnet);
+    return !outside.empty();
   };
   SECTION("an ordinary Pod's on the host") {
     cni::Request add = node.HostAdd("c1", "uid-1", kOrdinary);

@@ -68,6 +68,20 @@ TEST_CASE("a delegated address is the Pod's on both PUs, and goes back to its pl
   CHECK(node.Leftovers() == Nothing());
 }
 
+TEST_CASE("ipMasq keeps a delegated address in the subnet that its plugin answered") {
+  Plugin plugin;
+  TwoEngines node;
+  plugin.Use(node);
+  node.extra_config["ipMasq"] = true;
+  const bool split = GENERATE(false, true);
+  cni::Request add = node.HostAdd("c1", "uid-1", split ? kSplit : kOrdinary);
+
+  REQUIRE_OK(node.host().Add(add));
+
+  CHECK((split ? node.dpu_kernel : node.host_kernel).MasqueradeOutside("uid-1") ==
+        std::vector<std::string>{"10.99.0.0/24"});
+}
+
 TEST_CASE("GC gives a delegated address back without the call that took it") {
   Plugin plugin;
   TwoEngines node;

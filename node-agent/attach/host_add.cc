@@ -146,7 +146,7 @@ absl::Status HostEngine::WriteRow(ledger::Tx& tx, Job& job) {
   if (!ipam_.is_delegated(job.request)) {
     HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.Allocate(tx, job.request, job.details.owner));
     SetLease(job.details, lease.ips, lease.routes, lease.dns, job.request.config.dns);
-    SetMasquerade(job.details, job.request.config);
+    SetMasquerade(job.details, lease.subnets, job.request.config);
   }
   if (job.row.mode == ledger::Mode::kSplit) {
     const IpPrefix range = options_.link_range.Masked();
@@ -166,7 +166,7 @@ absl::Status HostEngine::AllocateByPlugin(Job& job) {
   if (!ipam_.is_delegated(job.request)) return absl::OkStatus();
   HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.DelegateAdd(job.request));
   SetLease(job.details, lease.ips, lease.routes, lease.dns, job.request.config.dns);
-  SetMasquerade(job.details, job.request.config);
+  SetMasquerade(job.details, lease.subnets, job.request.config);
   job.row.details = job.details.ToText();
   HK_FAULT_POINT("host.add.after-delegate");
   return journal_.Put(job.row, Durability::kOrdered);

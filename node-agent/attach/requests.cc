@@ -103,10 +103,8 @@ void SetLease(Details& details, const std::vector<cni::ResultIp>& ips, const std
   }
 }
 
-void SetMasquerade(Details& details, const cni::NetworkConfig& config) {
-  details.masquerade_outside.clear();
-  if (!config.ip_masq) return;
-  for (const cni::ResultIp& ip : details.ips) details.masquerade_outside.push_back(ip.address.Masked());
+void SetMasquerade(Details& details, const std::vector<IpPrefix>& subnets, const cni::NetworkConfig& config) {
+  details.masquerade_outside = config.ip_masq ? subnets : std::vector<IpPrefix>();
 }
 
 cni::Result ResultOf(const Details& details, std::vector<cni::Interface> interfaces, size_t pod_interface) {

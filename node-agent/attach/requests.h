@@ -31,8 +31,8 @@ absl::StatusOr<Details> DetailsOf(const cni::Request& request, int default_mtu);
 void SetLease(Details& details, const std::vector<cni::ResultIp>& ips, const std::vector<cni::Route>& routes,
               const cni::Dns& lease_dns, const cni::Dns& config_dns);
 
-// ipMasq: outside of the subnets that its addresses are of.
-void SetMasquerade(Details& details, const cni::NetworkConfig& config);
+// ipMasq: outside of the lease's subnets.
+void SetMasquerade(Details& details, const std::vector<IpPrefix>& subnets, const cni::NetworkConfig& config);
 
 // `interfaces` with the Pod's own at `pod_interface`; addresses, routes and DNS from the details.
 cni::Result ResultOf(const Details& details, std::vector<cni::Interface> interfaces, size_t pod_interface);

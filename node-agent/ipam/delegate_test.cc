@@ -55,6 +55,8 @@ TEST_CASE("a foreign IPAM plugin gets the call as we got it, and its answer beco
   REQUIRE_OK(lease);
   REQUIRE(lease->ips.size() == 1);
   CHECK(lease->ips[0].address.ToString() == "10.7.0.3/32");
+  REQUIRE(lease->subnets.size() == 1);
+  CHECK(lease->subnets[0].ToString() == "10.7.0.0/24");
   CHECK(lease->routes.at(0).dst.ToString() == "0.0.0.0/0");
   CHECK(plugin.Read("calls") == "ADD c1 00-7\n");
   CHECK(plugin.Read("stdin") == request.stdin_text);

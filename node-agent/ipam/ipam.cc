@@ -85,9 +85,22 @@ absl::StatusOr<IpAddress> ClaimAny(ledger::Tx& tx, const std::string& network, c
                         fmt::format("no free address in network '{}' ({})", network, Describe(set)));
 }
 
+// Each once, without those inside another.
+std::vector<IpPrefix> Outermost(std::vector<IpPrefix> subnets) {
+  std::stable_sort(subnets.begin(), subnets.end(),
+                   [](const IpPrefix& a, const IpPrefix& b) { return a.length < b.length; });
+  std::vector<IpPrefix> outermost;
+  for (const IpPrefix& subnet : subnets) {
+    auto holds = [&](const IpPrefix& other) { return other.Contains(subnet.address); };
+    if (std::none_of(outermost.begin(), outermost.end(), holds)) outermost.push_back(subnet.Masked());
+  }
+  return outermost;
+}
+
 // How every lease leaves this file, whoever chose the addresses.
-Lease RoutedLease(const std::vector<IpAddress>& addresses, std::vector<cni::Route> routes, cni::Dns dns) {
-  Lease lease{.routes = std::move(routes), .dns = std::move(dns)};
+Lease RoutedLease(const std::vector<IpAddress>& addresses, std::vector<IpPrefix> subnets,
+                  std::vector<cni::Route> routes, cni::Dns dns) {
+  Lease lease{.subnets = Outermost(std::move(subnets)), .routes = std::move(routes), .dns = std::move(dns)};
   const bool default_routes = lease.routes.empty();
   for (Family family : {Family::kV4, Family::kV6}) {
     auto of_family = [&](const IpAddress& address) { return address.family == family; };
@@ -118,7 +131,11 @@ class LedgerIpam : public Ipam {
       if (!address.ok()) return address.status();
       addresses.push_back(*address);
     }
-    return RoutedLease(addresses, std::move(config.routes), std::move(config.dns));
+    std::vector<IpPrefix> subnets;
+    for (const RangeSet& set : config.sets) {
+      for (const Range& range : set) subnets.push_back(range.subnet);
+    }
+    return RoutedLease(addresses, std::move(subnets), std::move(config.routes), std::move(config.dns));
   }
 
   // Without a look at the configuration: a Pod's addresses are freed also when somebody has edited the ranges since.
@@ -160,9 +177,14 @@ class LedgerIpam : public Ipam {
       return Annotate(answer.status(), fmt::format("(and the plugin's DEL failed: {})", Message(undone)));
     }
     std::vector<IpAddress> addresses;
-    for (const cni::ResultIp& ip : answer->ips) addresses.push_back(ip.address.address);
+    std::vector<IpPrefix> subnets;
+    for (const cni::ResultIp& ip : answer->ips) {
+      addresses.push_back(ip.address.address);
+      subnets.push_back(ip.address);
+    }
     const bool has_dns = !answer->dns.nameservers.empty();
-    return RoutedLease(addresses, std::move(answer->routes), has_dns ? std::move(answer->dns) : request.config.dns);
+    return RoutedLease(addresses, std::move(subnets), std::move(answer->routes),
+                       has_dns ? std::move(answer->dns) : request.config.dns);
   }
 
   absl::Status Delegate(const cni::Request& request, const std::string& command) override {

@@ -23,6 +23,9 @@ namespace heterok8s::ipam {
 
 struct Lease {
   std::vector<cni::ResultIp> ips;  // one of each range set, in the configuration's order
+  // Where the network's Pods are: all subnets of the configuration, or those in which a delegated plugin answered. None
+  // is inside another.
+  std::vector<IpPrefix> subnets;
   std::vector<cni::Route> routes;
   cni::Dns dns;
 };

@@ -68,6 +68,21 @@ TEST_CASE("a Pod gets one address of each range set, with full length and defaul
   CHECK(lease->routes[1].dst.ToString() == "::/0");
 }
 
+TEST_CASE("a lease says where the network's Pods are: all subnets of the configuration, each once") {
+  Bench bench;
+  cni::Request request = RequestWith(R"({"type":"heterok8s","ranges":[
+      [{"subnet":"10.1.2.0/24","rangeStart":"10.1.2.100"},{"subnet":"10.1.4.0/24","rangeEnd":"10.1.4.9"},
+       {"subnet":"10.1.4.0/24","rangeStart":"10.1.4.20"},{"subnet":"10.1.2.0/25","rangeEnd":"10.1.2.9"}],
+      [{"subnet":"fd00:1::/64"}]]})");
+
+  absl::StatusOr<Lease> lease = bench.Allocate(request, "pod1");
+
+  REQUIRE_OK(lease);
+  std::vector<std::string> subnets;
+  for (const IpPrefix& subnet : lease->subnets) subnets.push_back(subnet.ToString());
+  CHECK(subnets == std::vector<std::string>{"10.1.2.0/24", "10.1.4.0/24", "fd00:1::/64"});
+}
+
 TEST_CASE("asking again for the same Pod answers the same lease") {
   Bench bench;
   cni::Request request = RequestWith(R"({"type":"host-local","subnet":"10.1.0.0/24"})");

@@ -41,6 +41,15 @@ bool FakeKernel::HasRoutesTo(const pu::OwnerTag& owner) const {
   return routed_.contains(owner);
 }
 
+std::vector<std::string> FakeKernel::MasqueradeOutside(const std::string& owner) const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::string> ranges;
+  auto found = host_ports_.find(owner);
+  if (found == host_ports_.end()) return ranges;
+  for (const IpPrefix& range : found->second.masquerade_outside) ranges.push_back(range.ToString());
+  return ranges;
+}
+
 bool FakeKernel::IsFurnished(const std::string& netns_path) const {
   std::lock_guard lock(mutex_);
   return furnished_.contains(netns_path);

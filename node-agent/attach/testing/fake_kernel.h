@@ -40,6 +40,8 @@ class FakeKernel {
   void AddForeignInterface(const std::string& netns_path, const std::string& ifname);
   // The PU sends to the Pod what is for it.
   bool HasRoutesTo(const pu::OwnerTag& owner) const;
+  // What EnsureHostPorts was last told of this owner; empty when it has nothing here.
+  std::vector<std::string> MasqueradeOutside(const std::string& owner) const;
   bool IsFurnished(const std::string& netns_path) const;
   // What is there now, in words: "uplink heterok8s:demo:uid-1:eth0". Namespaces below `own_folder` count too.
   std::vector<std::string> Objects(const std::string& own_folder) const;
