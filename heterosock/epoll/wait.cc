@@ -335,7 +335,7 @@ class Waiter {
       LocalChannel& channel = Slots::Local(Pool::At(instance_.first).slot);
       if (channel.page != nullptr) {
         cpu = channel.peer().wait.cpu.load(std::memory_order_relaxed);
-        channel.own().wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
+        NoteCpu(channel.own().wait);
       }
     }
     instance_.lock.Release();

@@ -147,7 +147,7 @@ class Poller {
       any = true;
       LocalChannel& channel = Slots::Local(FdTable::Get(fds_[i].fd).index());
       cpu = channel.peer().wait.cpu.load(std::memory_order_relaxed);
-      channel.own().wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
+      NoteCpu(channel.own().wait);
     }
     if (!any) return false;
     Spinner spinner(cpu);

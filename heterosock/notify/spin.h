@@ -14,6 +14,7 @@
 
 #include <atomic>
 
+#include "heterosock/layout/channel.h"
 #include "heterosock/lib/machine.h"
 
 namespace heterok8s::heterosock {
@@ -52,6 +53,11 @@ class Spinner {
 
 // This thread's CPU + 1, 0 when unknown.
 uint32_t CurrentCpu();
+// Tells the peer where this thread runs. Stored only when it changes: the peer reads the line each time it publishes.
+inline void NoteCpu(layout::WaitLine& own) {
+  const uint32_t cpu = CurrentCpu();
+  if (own.cpu.load(std::memory_order_relaxed) != cpu) own.cpu.store(cpu, std::memory_order_relaxed);
+}
 // A sleeper woke that was rung for at `rang_at` (Cycles()).
 void LearnWakeCost(uint64_t rang_at);
 

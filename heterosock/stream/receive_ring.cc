@@ -167,9 +167,7 @@ bool Receiver::Changed() const {
 ssize_t Receiver::Wait() {
   layout::SideLines& own = channel_.own();
   if (rx_.mode.load(std::memory_order_relaxed) == Mode::kRing) {
-    // Stored only when it changes: the peer reads this line each time that it publishes.
-    if (const uint32_t cpu = CurrentCpu(); own.wait.cpu.load(std::memory_order_relaxed) != cpu)
-      own.wait.cpu.store(cpu, std::memory_order_relaxed);
+    NoteCpu(own.wait);
     // Looking goes on under the lock, so that nobody unmaps what we look at; it lasts tens of microseconds at most.
     // Nothing is under way: a handler of this thread may receive, or close.
     Spinner spinner(channel_.peer().wait.cpu.load(std::memory_order_relaxed));

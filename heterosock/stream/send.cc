@@ -296,7 +296,7 @@ class Sender {
       convert_ = true;  // a set has to hear of room from us
       return -EAGAIN;
     }
-    own.wait.cpu.store(CurrentCpu(), std::memory_order_relaxed);
+    NoteCpu(own.wait);
     {
       // Nothing is under way: a handler of this thread may send, or close.
       Spinner spinner(channel_.peer().wait.cpu.load(std::memory_order_relaxed));
