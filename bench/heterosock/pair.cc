@@ -5,8 +5,9 @@
 //                                                     before each, the other side has gone to sleep.
 //   pair stream WIRE BLOCK SECONDS CPU CPU            bytes a second, one line for each tenth of the time
 //   pair connections SECONDS CPU CPU                  connections a second over TCP: connect, 16 bytes and back, close
-//   pair calls COUNT                                  ns of one write to /dev/null, of one poll of it, and of one recv
-//                                                     on a silent socket: the cost of hooks; a line for each 1,000
+//   pair calls COUNT                                  ns of one write to /dev/null, of one poll of it, of one recv on a
+//                                                     silent socket, of one poll of that, and of one epoll_wait on a
+//                                                     set with it: the cost of hooks; a line for each 1,000
 //
 // The last line is "moved 1" when the connection was on shared memory at the end.
 #include <arpa/inet.h>
@@ -14,6 +15,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -166,12 +168,17 @@ int Calls(int count) {
     pause();
   });
   wire->Open(0);
-  pollfd one{null, POLLOUT, 0};
+  pollfd one{null, POLLOUT, 0}, silent{wire->Descriptor(), POLLIN, 0};
+  const int set = epoll_create1(EPOLL_CLOEXEC);
+  epoll_event event{EPOLLIN, {}};
+  if (set < 0 || epoll_ctl(set, EPOLL_CTL_ADD, wire->Descriptor(), &event) != 0) Die("epoll");
   char byte = 0;
   const std::function<void()> calls[] = {
       [&] { (void)!write(null, &byte, 1); },
       [&] { poll(&one, 1, 0); },
       [&] { recv(wire->Descriptor(), &byte, 1, MSG_DONTWAIT); },
+      [&] { poll(&silent, 1, 0); },
+      [&] { epoll_wait(set, &event, 1, 0); },
   };
   for (int i = 0; i < count / kBatch; ++i) {
     for (const auto& call : calls) {

@@ -28,17 +28,24 @@ bool PlainVector(const iovec* iov, int count) {
   return total > 0;
 }
 
+// Receive() for recvfrom and recvmsg, which have more to answer than bytes: says whether the kernel did.
+template <typename Kernel>
+[[gnu::always_inline]] inline ssize_t ReceiveNoting(uint32_t slot, int fd, const iovec* iov, size_t count, int flags,
+                                                    bool* by_kernel, Kernel kernel) {
+  return Receive(slot, fd, iov, count, flags, [=] {
+    *by_kernel = true;
+    return kernel();
+  });
+}
+
 ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
-  const auto kernel = [&] { return real.recvmsg(fd, message, flags); };
+  const auto kernel = [=] { return real.recvmsg(fd, message, flags); };
   if (NoAddress(message) || !PlainVector(message->msg_iov, static_cast<int>(message->msg_iovlen)) ||
       (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) {
     return kernel();
   }
   bool by_kernel = false;
-  const ssize_t result = Receive(slot, fd, message->msg_iov, message->msg_iovlen, flags, [&] {
-    by_kernel = true;
-    return kernel();
-  });
+  const ssize_t result = ReceiveNoting(slot, fd, message->msg_iov, message->msg_iovlen, flags, &by_kernel, kernel);
   if (result >= 0 && !by_kernel) {
     message->msg_namelen = 0;  // as tcp_recvmsg() leaves it
     message->msg_controllen = 0;
@@ -48,7 +55,7 @@ ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
 }
 
 ssize_t SendMessage(uint32_t slot, int fd, const msghdr* message, int flags) {
-  const auto kernel = [&] { return real.sendmsg(fd, message, flags); };
+  const auto kernel = [=] { return real.sendmsg(fd, message, flags); };
   if (NoAddress(message) || !PlainVector(message->msg_iov, static_cast<int>(message->msg_iovlen)) ||
       OutOfBand(slot, fd, flags))
     return kernel();
@@ -59,59 +66,74 @@ ssize_t SendMessage(uint32_t slot, int fd, const msghdr* message, int flags) {
   return Send(slot, fd, message->msg_iov, message->msg_iovlen, flags, kernel);
 }
 
-ssize_t ReceiveBytes(uint32_t slot, int fd, void* buffer, size_t bytes, int flags, sockaddr* from,
-                     socklen_t* from_length) {
-  const auto kernel = [&] { return real.recvfrom(fd, buffer, bytes, flags, from, from_length); };
-  if (bytes == 0 || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
+HETEROSOCK_OWN_FRAME ssize_t Recv(int fd, void* buffer, size_t bytes, int flags) {
+  uint32_t slot;
+  const auto kernel = [=] { return real.recv(fd, buffer, bytes, flags); };
+  if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
+  const iovec part = {buffer, bytes};
+  return Receive(slot, fd, &part, 1, flags, kernel);
+}
+
+HETEROSOCK_OWN_FRAME ssize_t RecvFrom(int fd, void* buffer, size_t bytes, int flags, sockaddr* from,
+                                      socklen_t* from_length) {
+  uint32_t slot;
+  const auto kernel = [=] { return real.recvfrom(fd, buffer, bytes, flags, from, from_length); };
+  if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
   const iovec part = {buffer, bytes};
   bool by_kernel = false;
-  const ssize_t result = Receive(slot, fd, &part, 1, flags, [&] {
-    by_kernel = true;
-    return kernel();
-  });
+  const ssize_t result = ReceiveNoting(slot, fd, &part, 1, flags, &by_kernel, kernel);
   if (result >= 0 && !by_kernel && from != nullptr && from_length != nullptr) *from_length = 0;
   return result;
 }
 
-ssize_t SendBytes(uint32_t slot, int fd, const void* buffer, size_t bytes, int flags, const sockaddr* to,
-                  socklen_t to_length) {
-  const auto kernel = [&] { return real.sendto(fd, buffer, bytes, flags, to, to_length); };
-  if (bytes == 0 || (flags & MSG_FASTOPEN) || OutOfBand(slot, fd, flags)) return kernel();
+HETEROSOCK_OWN_FRAME ssize_t SendTo(int fd, const void* buffer, size_t bytes, int flags, const sockaddr* to,
+                                    socklen_t to_length) {
+  uint32_t slot;
+  const auto kernel = [=] { return real.sendto(fd, buffer, bytes, flags, to, to_length); };
+  if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_FASTOPEN) || OutOfBand(slot, fd, flags)) return kernel();
   const iovec part = {const_cast<void*>(buffer), bytes};
   return Send(slot, fd, &part, 1, flags, kernel);
 }
 
-ssize_t Read(uint32_t slot, int fd, void* buffer, size_t bytes) {
-  if (bytes == 0) return real.read(fd, buffer, bytes);
+HETEROSOCK_OWN_FRAME ssize_t Read(int fd, void* buffer, size_t bytes) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || bytes == 0) return real.read(fd, buffer, bytes);
   const iovec part = {buffer, bytes};
-  return Receive(slot, fd, &part, 1, 0, [&] { return real.read(fd, buffer, bytes); });
+  return Receive(slot, fd, &part, 1, 0, [=] { return real.read(fd, buffer, bytes); });
 }
 
-ssize_t Write(uint32_t slot, int fd, const void* buffer, size_t bytes) {
-  if (bytes == 0) return real.write(fd, buffer, bytes);
+HETEROSOCK_OWN_FRAME ssize_t ReadV(int fd, const iovec* iov, int count) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || !PlainVector(iov, count)) return real.readv(fd, iov, count);
+  return Receive(slot, fd, iov, static_cast<size_t>(count), 0, [=] { return real.readv(fd, iov, count); });
+}
+
+HETEROSOCK_OWN_FRAME ssize_t Write(int fd, const void* buffer, size_t bytes) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || bytes == 0) return real.write(fd, buffer, bytes);
   const iovec part = {const_cast<void*>(buffer), bytes};
-  return Send(slot, fd, &part, 1, 0, [&] { return real.write(fd, buffer, bytes); });
+  return Send(slot, fd, &part, 1, 0, [=] { return real.write(fd, buffer, bytes); });
+}
+
+HETEROSOCK_OWN_FRAME ssize_t WriteV(int fd, const iovec* iov, int count) {
+  uint32_t slot;
+  if (!StreamOf(fd, &slot) || !PlainVector(iov, count)) return real.writev(fd, iov, count);
+  return Send(slot, fd, iov, static_cast<size_t>(count), 0, [=] { return real.writev(fd, iov, count); });
 }
 
 }  // namespace
 
 HETEROSOCK_EXPORT ssize_t read(int fd, void* buffer, size_t bytes) {
-  uint32_t slot;
-  if (!StreamOf(fd, &slot)) [[likely]]
-    return real.read(fd, buffer, bytes);
-  return Read(slot, fd, buffer, bytes);
+  return LooksTracked(fd) ? Read(fd, buffer, bytes) : real.read(fd, buffer, bytes);
 }
 
 HETEROSOCK_EXPORT ssize_t __read_chk(int fd, void* buffer, size_t bytes, size_t room) {
-  uint32_t slot;
-  if (bytes > room || !StreamOf(fd, &slot)) return real.__read_chk(fd, buffer, bytes, room);
-  return Read(slot, fd, buffer, bytes);
+  if (bytes > room || !LooksTracked(fd)) return real.__read_chk(fd, buffer, bytes, room);
+  return Read(fd, buffer, bytes);
 }
 
 HETEROSOCK_EXPORT ssize_t readv(int fd, const iovec* iov, int count) {
-  uint32_t slot;
-  if (!StreamOf(fd, &slot) || !PlainVector(iov, count)) return real.readv(fd, iov, count);
-  return Receive(slot, fd, iov, static_cast<size_t>(count), 0, [&] { return real.readv(fd, iov, count); });
+  return LooksTracked(fd) ? ReadV(fd, iov, count) : real.readv(fd, iov, count);
 }
 
 // With an offset they fail on sockets; with -1 they are readv and writev. Their flags do not fit ours: RWF_NOWAIT only.
@@ -120,23 +142,18 @@ HETEROSOCK_EXPORT ssize_t preadv2(int fd, const iovec* iov, int count, off_t off
   if (!StreamOf(fd, &slot) || offset != -1 || !PlainVector(iov, count))
     return real.preadv2(fd, iov, count, offset, flags);
   return Receive(slot, fd, iov, static_cast<size_t>(count), (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0,
-                 [&] { return real.preadv2(fd, iov, count, offset, flags); });
+                 [=] { return real.preadv2(fd, iov, count, offset, flags); });
 }
 HETEROSOCK_EXPORT ssize_t preadv64v2(int fd, const iovec* iov, int count, off_t offset, int flags) {
   return preadv2(fd, iov, count, offset, flags);
 }
 
 HETEROSOCK_EXPORT ssize_t write(int fd, const void* buffer, size_t bytes) {
-  uint32_t slot;
-  if (!StreamOf(fd, &slot)) [[likely]]
-    return real.write(fd, buffer, bytes);
-  return Write(slot, fd, buffer, bytes);
+  return LooksTracked(fd) ? Write(fd, buffer, bytes) : real.write(fd, buffer, bytes);
 }
 
 HETEROSOCK_EXPORT ssize_t writev(int fd, const iovec* iov, int count) {
-  uint32_t slot;
-  if (!StreamOf(fd, &slot) || !PlainVector(iov, count)) return real.writev(fd, iov, count);
-  return Send(slot, fd, iov, static_cast<size_t>(count), 0, [&] { return real.writev(fd, iov, count); });
+  return LooksTracked(fd) ? WriteV(fd, iov, count) : real.writev(fd, iov, count);
 }
 
 HETEROSOCK_EXPORT ssize_t pwritev2(int fd, const iovec* iov, int count, off_t offset, int flags) {
@@ -144,37 +161,30 @@ HETEROSOCK_EXPORT ssize_t pwritev2(int fd, const iovec* iov, int count, off_t of
   if (!StreamOf(fd, &slot) || offset != -1 || !PlainVector(iov, count))
     return real.pwritev2(fd, iov, count, offset, flags);
   return Send(slot, fd, iov, static_cast<size_t>(count), (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0,
-              [&] { return real.pwritev2(fd, iov, count, offset, flags); });
+              [=] { return real.pwritev2(fd, iov, count, offset, flags); });
 }
 HETEROSOCK_EXPORT ssize_t pwritev64v2(int fd, const iovec* iov, int count, off_t offset, int flags) {
   return pwritev2(fd, iov, count, offset, flags);
 }
 
 HETEROSOCK_EXPORT ssize_t recv(int fd, void* buffer, size_t bytes, int flags) {
-  uint32_t slot;
-  if (!StreamOf(fd, &slot)) [[likely]]
-    return real.recv(fd, buffer, bytes, flags);
-  return ReceiveBytes(slot, fd, buffer, bytes, flags, nullptr, nullptr);
+  return LooksTracked(fd) ? Recv(fd, buffer, bytes, flags) : real.recv(fd, buffer, bytes, flags);
 }
 
 HETEROSOCK_EXPORT ssize_t __recv_chk(int fd, void* buffer, size_t bytes, size_t room, int flags) {
-  uint32_t slot;
-  if (bytes > room || !StreamOf(fd, &slot)) return real.__recv_chk(fd, buffer, bytes, room, flags);
-  return ReceiveBytes(slot, fd, buffer, bytes, flags, nullptr, nullptr);
+  if (bytes > room || !LooksTracked(fd)) return real.__recv_chk(fd, buffer, bytes, room, flags);
+  return Recv(fd, buffer, bytes, flags);
 }
 
 HETEROSOCK_EXPORT ssize_t recvfrom(int fd, void* buffer, size_t bytes, int flags, sockaddr* from, socklen_t* length) {
-  uint32_t slot;
-  if (!StreamOf(fd, &slot)) [[likely]]
-    return real.recvfrom(fd, buffer, bytes, flags, from, length);
-  return ReceiveBytes(slot, fd, buffer, bytes, flags, from, length);
+  return LooksTracked(fd) ? RecvFrom(fd, buffer, bytes, flags, from, length)
+                          : real.recvfrom(fd, buffer, bytes, flags, from, length);
 }
 
 HETEROSOCK_EXPORT ssize_t __recvfrom_chk(int fd, void* buffer, size_t bytes, size_t room, int flags, sockaddr* from,
                                          socklen_t* length) {
-  uint32_t slot;
-  if (bytes > room || !StreamOf(fd, &slot)) return real.__recvfrom_chk(fd, buffer, bytes, room, flags, from, length);
-  return ReceiveBytes(slot, fd, buffer, bytes, flags, from, length);
+  if (bytes > room || !LooksTracked(fd)) return real.__recvfrom_chk(fd, buffer, bytes, room, flags, from, length);
+  return RecvFrom(fd, buffer, bytes, flags, from, length);
 }
 
 HETEROSOCK_EXPORT ssize_t recvmsg(int fd, msghdr* message, int flags) {
@@ -221,18 +231,13 @@ HETEROSOCK_EXPORT int recvmmsg(int fd, mmsghdr* messages, unsigned count, MmsgFl
 }
 
 HETEROSOCK_EXPORT ssize_t send(int fd, const void* buffer, size_t bytes, int flags) {
-  uint32_t slot;
-  if (!StreamOf(fd, &slot)) [[likely]]
-    return real.send(fd, buffer, bytes, flags);
-  return SendBytes(slot, fd, buffer, bytes, flags, nullptr, 0);
+  return LooksTracked(fd) ? SendTo(fd, buffer, bytes, flags, nullptr, 0) : real.send(fd, buffer, bytes, flags);
 }
 
 HETEROSOCK_EXPORT ssize_t sendto(int fd, const void* buffer, size_t bytes, int flags, const sockaddr* to,
                                  socklen_t length) {
-  uint32_t slot;
-  if (!StreamOf(fd, &slot)) [[likely]]
-    return real.sendto(fd, buffer, bytes, flags, to, length);
-  return SendBytes(slot, fd, buffer, bytes, flags, to, length);
+  return LooksTracked(fd) ? SendTo(fd, buffer, bytes, flags, to, length)
+                          : real.sendto(fd, buffer, bytes, flags, to, length);
 }
 
 namespace {

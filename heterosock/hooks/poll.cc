@@ -22,7 +22,7 @@ constexpr uint64_t kKernelEveryUs = 5;
 
 enum class Kind : uint8_t { kKernel, kCounted, kRing, kEpoll };
 
-Kind KindOf(int fd) {
+inline Kind KindOf(int fd) {
   const FdWord word = FdTable::Get(fd);
   if (word.kind() == FdWord::kStream) {
     const Slot& slot = Slots::Get(word.index());
@@ -54,7 +54,7 @@ class Poller {
 
   // Connections on TCP only: the program's own call, counted.
   template <typename Native>
-  int Counted(Native&& native) {
+  [[gnu::always_inline]] int Counted(Native native) {
     if (expanded_ == nullptr) return native();
     nfds_t entered = 0;
     bool armed = false;
@@ -239,8 +239,9 @@ class Poller {
   uint32_t* notes_ = notes_on_stack_;
 };
 
-// Most calls of most programs. Bad addresses are the kernel's too.
-bool OnlyKernels(const pollfd* fds, nfds_t count) {
+// Most calls of most programs. Bad addresses are the kernel's too. (Not const: of a const one gcc believes that poll()
+// only writes it.)
+bool OnlyKernels(pollfd* fds, nfds_t count) {
   if (NoAddress(fds) || count > FdTable::kSize) return true;
   for (nfds_t i = 0; i < count; ++i) {
     const FdWord::Kind kind = FdTable::Get(fds[i].fd).kind();
@@ -250,22 +251,17 @@ bool OnlyKernels(const pollfd* fds, nfds_t count) {
 }
 
 template <typename Native>
-int Poll(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask, Native&& native) {
+[[gnu::always_inline]] inline int Poll(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask,
+                                       Native native) {
   // What the kernel would refuse goes to it.
   if ((NoAddress(fds) && count != 0) || count > FdTable::kSize) return native();
   if (timeout != nullptr && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000))
     return native();
   bool ring = false, counted = false;
   for (nfds_t i = 0; i < count; ++i) {
-    switch (KindOf(fds[i].fd)) {
-      case Kind::kKernel:
-        break;
-      case Kind::kCounted:
-        counted = true;
-        break;
-      default:
-        ring = true;
-    }
+    const Kind kind = KindOf(fds[i].fd);
+    counted = counted || kind == Kind::kCounted;
+    ring = ring || kind == Kind::kRing || kind == Kind::kEpoll;
   }
   if ((!ring && !counted) || thread_state.in_vfork != 0) [[likely]]
     return native();
@@ -277,12 +273,21 @@ int Poll(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mas
   return Poller(fds, count).Run(timeout, mask);
 }
 
-int PollMilliseconds(pollfd* fds, nfds_t count, int timeout_ms) {
-  if (OnlyKernels(fds, count)) [[likely]]
-    return real.poll(fds, count, timeout_ms);
+HETEROSOCK_OWN_FRAME int PollTracked(pollfd* fds, nfds_t count, int timeout_ms) {
   const timespec timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
   return Poll(fds, count, timeout_ms < 0 ? nullptr : &timeout, nullptr,
-              [&] { return real.poll(fds, count, timeout_ms); });
+              [=] { return real.poll(fds, count, timeout_ms); });
+}
+
+HETEROSOCK_OWN_FRAME int PollTracked(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask) {
+  return Poll(fds, count, timeout, mask, [=] { return real.ppoll(fds, count, timeout, mask); });
+}
+
+inline int PollAny(pollfd* fds, nfds_t count, int timeout_ms) {
+  return OnlyKernels(fds, count) ? real.poll(fds, count, timeout_ms) : PollTracked(fds, count, timeout_ms);
+}
+inline int PollAny(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask) {
+  return OnlyKernels(fds, count) ? real.ppoll(fds, count, timeout, mask) : PollTracked(fds, count, timeout, mask);
 }
 
 bool AnyStream(const fd_set* set, int nfds) {
@@ -317,7 +322,7 @@ int Select(int nfds, fd_set* in, fd_set* out, fd_set* except, const timespec* ti
     if (events != 0) fds[count++] = {fd, events, 0};
   }
   const uint64_t start = Nanoseconds();
-  const int n = Poll(fds, count, timeout, mask, [&] { return real.ppoll(fds, count, timeout, mask); });
+  const int n = PollTracked(fds, count, timeout, mask);
   if (timeout != nullptr) {
     const uint64_t wait =
         static_cast<uint64_t>(timeout->tv_sec) * 1000000000u + static_cast<uint64_t>(timeout->tv_nsec);
@@ -350,24 +355,22 @@ int Select(int nfds, fd_set* in, fd_set* out, fd_set* except, const timespec* ti
 
 }  // namespace
 
-HETEROSOCK_EXPORT int poll(pollfd* fds, nfds_t count, int timeout_ms) {
-  return PollMilliseconds(fds, count, timeout_ms);
-}
+HETEROSOCK_EXPORT int poll(pollfd* fds, nfds_t count, int timeout_ms) { return PollAny(fds, count, timeout_ms); }
 HETEROSOCK_EXPORT int __poll(pollfd* fds, nfds_t count, int timeout_ms) __attribute__((alias("poll")));
 
 HETEROSOCK_EXPORT int __poll_chk(pollfd* fds, nfds_t count, int timeout_ms, size_t bytes) {
   if (bytes / sizeof *fds < count) return real.__poll_chk(fds, count, timeout_ms, bytes);
-  return PollMilliseconds(fds, count, timeout_ms);
+  return PollAny(fds, count, timeout_ms);
 }
 
 HETEROSOCK_EXPORT int ppoll(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask) {
-  return Poll(fds, count, timeout, mask, [&] { return real.ppoll(fds, count, timeout, mask); });
+  return PollAny(fds, count, timeout, mask);
 }
 
 HETEROSOCK_EXPORT int __ppoll_chk(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask,
                                   size_t bytes) {
   if (bytes / sizeof *fds < count) return real.__ppoll_chk(fds, count, timeout, mask, bytes);
-  return Poll(fds, count, timeout, mask, [&] { return real.ppoll(fds, count, timeout, mask); });
+  return PollAny(fds, count, timeout, mask);
 }
 
 HETEROSOCK_EXPORT int select(int nfds, fd_set* in, fd_set* out, fd_set* except, timeval* timeout) {

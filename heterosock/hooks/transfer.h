@@ -1,5 +1,6 @@
 // The two ways through a tracked socket that all calls of the send and receive families share. `kernel` is the call as
-// the program made it; it runs unless the direction is in shared memory.
+// the program made it; it runs unless the direction is in shared memory. Both become part of the function that calls
+// them (hook.h says why).
 //
 // Threading: any.
 #pragma once
@@ -40,7 +41,8 @@ inline ssize_t NoteFull(Slot& slot, const iovec* iov, size_t count, ssize_t resu
 
 // As send() does unless MSG_NOSIGNAL is given. The kernel raises it itself for what goes through it.
 template <typename Kernel>
-ssize_t Send(uint32_t index, int fd, const iovec* iov, size_t count, int flags, Kernel&& kernel) {
+[[gnu::always_inline]] inline ssize_t Send(uint32_t index, int fd, const iovec* iov, size_t count, int flags,
+                                           Kernel kernel) {
   Slot& slot = Slots::Get(index);
   for (;;) {
     const Mode mode = slot.tx.mode.load(std::memory_order_acquire);
@@ -65,7 +67,8 @@ ssize_t Send(uint32_t index, int fd, const iovec* iov, size_t count, int flags, 
 }
 
 template <typename Kernel>
-ssize_t Receive(uint32_t index, int fd, const iovec* iov, size_t count, int flags, Kernel&& kernel) {
+[[gnu::always_inline]] inline ssize_t Receive(uint32_t index, int fd, const iovec* iov, size_t count, int flags,
+                                              Kernel kernel) {
   Slot& slot = Slots::Get(index);
   for (;;) {
     if (slot.rx.mode.load(std::memory_order_acquire) == Mode::kPlain) return kernel();
