@@ -197,7 +197,7 @@ void Agent::Impl::Join(const Pair& pair) {
     for (ChannelEnd& end : channel.ends) {
       if (end.charged) credits_.GiveBack(CreditKey(end.domain), channel.bytes);
     }
-    for (const Offer* offer : offers) Refuse(*offer, Reason::kExhausted);
+    for (const Offer* offer : offers) Refuse(*offer, paid ? Reason::kAgentError : Reason::kExhausted);
     return;
   }
   channel.memory = std::move(parts->memory);

@@ -82,7 +82,7 @@ absl::StatusOr<ChannelParts> MakeChannel(const ChannelName& name, uint32_t ring_
   if (pwrite(memory, &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) {
     return ErrnoToStatus(errno, "write channel header");
   }
-  if (fcntl(memory, F_ADD_SEALS, kSeals) != 0 && errno != EINVAL) return ErrnoToStatus(errno, "seal channel memory");
+  if (fcntl(memory, F_ADD_SEALS, kSeals) != 0) return ErrnoToStatus(errno, "seal channel memory");
   for (Bell& bell : parts.bells) {
     HK_ASSIGN_OR_RETURN(bell, MakeBell());
   }
@@ -92,7 +92,7 @@ absl::StatusOr<ChannelParts> MakeChannel(const ChannelName& name, uint32_t ring_
 absl::StatusOr<uint64_t> CheckChannel(int memory, const ChannelName& name) {
   // F_GET_SEALS fails on what is no memfd.
   const int seals = fcntl(memory, F_GET_SEALS);
-  if (seals < 0 || (CanSeal() && (seals & kSeals) != kSeals)) {
+  if (seals < 0 || (seals & kSeals) != kSeals) {
     return absl::InvalidArgumentError("RESUME with memory that is not sealed");
   }
   struct stat st {};

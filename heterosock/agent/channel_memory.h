@@ -33,7 +33,8 @@ struct ChannelParts {
 absl::StatusOr<ChannelParts> MakeChannel(const ChannelName& name, uint32_t ring_bytes);
 absl::StatusOr<Bell> MakeBell();
 
-// True when the kernel can seal memory; without, a hostile peer can truncate it and kill who reads it.
+// True when the kernel can seal memory. Without, no channel is made: an end could truncate what the other has mapped,
+// which libraries refuse (upgrade/mapping.cc).
 bool CanSeal();
 
 // What a library that says RESUME must show: sealed memory with this channel's header. Returns its size in bytes.

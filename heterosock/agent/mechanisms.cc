@@ -44,8 +44,7 @@ std::vector<Mechanism> ProbeMechanisms() {
   if (CanSeal()) {
     lines.push_back({"memory", "sealed memfd", "no end can truncate what the other reads"});
   } else {
-    lines.push_back(
-        {"memory", "memfd, not sealed", "kernel without F_ADD_SEALS: an end that truncates kills the other"});
+    lines.push_back({"memory", "none", "kernel without sealed memfds: connections stay on TCP"});
   }
   if (HasRseq()) {
     lines.push_back({"rseq", "available", "not used: the rings of a connection need none"});
