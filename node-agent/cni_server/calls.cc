@@ -39,22 +39,26 @@ std::string Calls::QueuePath(const cni::Request& request) const {
   return queue_dir_ + "/" + cni::QueueFileName(request.config.name, request.container_id, request.ifname);
 }
 
-// A DEL that still waits in the queue is older than the call at hand, so it goes first: replayed later, it would take
-// away what this ADD makes. The runtime never has two calls for one attachment under way, so no newer file can appear.
-absl::Status Calls::SettleQueued(const cni::Request& request) {
-  const std::string path = QueuePath(request);
-  if (access(path.c_str(), F_OK) != 0) return absl::OkStatus();
-  HK_ASSIGN_OR_RETURN(std::string text, sys::ReadFile(path, cni::kMaxFrameBytes));
-  HK_ASSIGN_OR_RETURN(cni::WireRequest wire, cni::DecodeRequest(text));
+// With the attachment's lock. Whoever removes the file has carried its DEL out, so one that is gone is done: a replay
+// may have read it and then waited for an ADD that settled it, and what is attached now is that ADD's.
+absl::Status Calls::SettleQueued(const std::string& queue_file) {
+  absl::StatusOr<std::string> text = sys::ReadFile(queue_file, cni::kMaxFrameBytes);
+  if (absl::IsNotFound(text.status())) return absl::OkStatus();
+  HK_RETURN_IF_ERROR(text.status());
+  HK_ASSIGN_OR_RETURN(cni::WireRequest wire, cni::DecodeRequest(*text));
   HK_ASSIGN_OR_RETURN(cni::Request queued, cni::ParseRequest(wire.environment, wire.stdin_text));
-  HK_RETURN_IF_ERROR(Annotate(engine_.Del(queued), "DEL queued for the same attachment"));
-  if (unlink(path.c_str()) != 0 && errno != ENOENT) return ErrnoToStatus(errno, fmt::format("remove '{}'", path));
+  HK_RETURN_IF_ERROR(engine_.Del(queued));
+  if (unlink(queue_file.c_str()) != 0 && errno != ENOENT) {
+    return ErrnoToStatus(errno, fmt::format("remove '{}'", queue_file));
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> Calls::Add(const cni::Request& request, const Caller& caller) {
   if (caller.is_gone()) return cni::MakeError(cni::kTryAgainLater, "the caller left before its turn");
-  HK_RETURN_IF_ERROR(SettleQueued(request));
+  // A DEL that still waits in the queue is older than this call, so it goes first: replayed later, it would take away
+  // what this ADD makes. The runtime never has two calls for one attachment under way, so no newer file can appear.
+  HK_RETURN_IF_ERROR(Annotate(SettleQueued(QueuePath(request)), "DEL queued for the same attachment"));
   HK_ASSIGN_OR_RETURN(cni::Result result, engine_.Add(request));
   if (request.config.prev_result) result = cni::Amend(*request.config.prev_result, result);
   return cni::ToJson(result, request.config.cni_version).dump() + "\n";
@@ -65,6 +69,10 @@ absl::StatusOr<std::string> Calls::CarryOut(const cni::Request& request, const C
     case cni::Command::kAdd:
       return Add(request, caller);
     case cni::Command::kDel: {
+      if (!caller.queue_file.empty()) {
+        HK_RETURN_IF_ERROR(SettleQueued(caller.queue_file));
+        return std::string();
+      }
       HK_RETURN_IF_ERROR(engine_.Del(request));
       // This DEL did all that a queued one would.
       if (unlink(QueuePath(request).c_str()) != 0 && errno != ENOENT) {
@@ -105,17 +113,18 @@ absl::Status Calls::Serve(const cni::WireRequest& wire, const Caller& caller) {
                 : cni::WireReply{.exit_code = 1,
                                  .stdout_text = cni::ErrorJson(text.status(), request->config.cni_version) + "\n"});
 
+  const bool replayed = !caller.queue_file.empty();
   const auto duration = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - caller.arrived);
   const std::string line =
-      fmt::format("{}{} {} in {:.1f} ms: {}", caller.replayed ? "queued " : "", cni::Name(request->command),
-                  Subject(*request), duration.count() / 1000.0, text.ok() ? "ok" : Message(text.status()));
+      fmt::format("{}{} {} in {:.1f} ms: {}", replayed ? "queued " : "", cni::Name(request->command), Subject(*request),
+                  duration.count() / 1000.0, text.ok() ? "ok" : Message(text.status()));
   spdlog::log(text.ok() ? spdlog::level::info : spdlog::level::warn, line);
   if (request->command == cni::Command::kAdd && text.ok() && !delivered) {
     absl::Status undone = engine_.Del(*request);
     spdlog::warn("ADD {}: its caller left without the answer; {}", Subject(*request),
                  undone.ok() ? "undone" : "undoing it failed, the runtime's DEL or GC will: " + Message(undone));
   }
-  if (on_call_) on_call_({request->command, cni::CodeOf(text.status()), duration, caller.replayed});
+  if (on_call_) on_call_({request->command, cni::CodeOf(text.status()), duration, replayed});
   return text.status();
 }
 

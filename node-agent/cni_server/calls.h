@@ -2,10 +2,10 @@
 //
 // Threading: thread-safe. Ownership: borrows the engine. Errors: become the reply.
 //
-//   Calls calls(engine, on_call);
-//   cni::WireReply reply = calls.Serve(wire_request, {.arrived = now, .is_caller_gone = [fd] { return IsGone(fd); },
-//                                                     .deliver = [fd](const cni::WireReply& r) { return Send(fd, r);
-//                                                     }});
+//   Calls calls(engine, queue_dir, on_call);
+//   absl::Status served = calls.Serve(wire_request, {.arrived = now, .is_gone = [fd] { return IsGone(fd); },
+//                                                    .deliver = [fd](const cni::WireReply& r) { return Send(fd, r);
+//                                                    }});
 #pragma once
 
 #include <functional>
@@ -24,7 +24,8 @@ struct Caller {
   std::function<bool()> is_gone;
   // False when the caller did not get it.
   std::function<bool(const cni::WireReply&)> deliver;
-  bool replayed = false;
+  // Of a queued DEL: the file that it was read from. Empty for a call over the socket.
+  std::string queue_file;
 };
 
 class Calls {
@@ -38,7 +39,7 @@ class Calls {
  private:
   absl::StatusOr<std::string> CarryOut(const cni::Request& request, const Caller& caller);
   absl::StatusOr<std::string> Add(const cni::Request& request, const Caller& caller);
-  absl::Status SettleQueued(const cni::Request& request);
+  absl::Status SettleQueued(const std::string& queue_file);
   std::string QueuePath(const cni::Request& request) const;
 
   attach::Engine& engine_;

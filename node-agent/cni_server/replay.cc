@@ -63,7 +63,7 @@ bool QueueReplay::ReplayFile(const std::string& name) {
   if (request.ok() && request->environment["CNI_COMMAND"] != "DEL") {
     request = absl::InvalidArgumentError(fmt::format("it holds {}, not DEL", request->environment["CNI_COMMAND"]));
   }
-  absl::Status served = request.ok() ? serve_(*request) : request.status();
+  absl::Status served = request.ok() ? serve_(*request, path) : request.status();
   if (served.ok()) return true;  // serving a DEL removes its file
   if (absl::IsInvalidArgument(served)) {
     // Trying again will not help, and the address it would have freed is for GC now.

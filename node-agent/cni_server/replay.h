@@ -6,7 +6,8 @@
 // Threading: one thread of its own between Start and Stop. Ownership: borrows `serve`'s targets. Errors: Start's are
 // about the folder; those of DELs are logged.
 //
-//   QueueReplay replay("/var/lib/heterok8s/cni-queue", [&](const cni::WireRequest& r) { return ...; });
+//   QueueReplay replay("/var/lib/heterok8s/cni-queue",
+//                      [&](const cni::WireRequest& request, const std::string& file) { return ...; });
 //   HK_RETURN_IF_ERROR(replay.Start());   // returns after the first pass over the folder
 #pragma once
 
@@ -22,10 +23,11 @@ namespace heterok8s::cni_server {
 
 class QueueReplay {
  public:
+  // Carries out the request that `file` held when it was read, unless the file is gone by then, and removes the file.
+  using Serve = std::function<absl::Status(const cni::WireRequest& request, const std::string& file)>;
   static constexpr std::chrono::milliseconds kRetry{5000};
 
-  QueueReplay(std::string folder, std::function<absl::Status(const cni::WireRequest&)> serve)
-      : folder_(std::move(folder)), serve_(std::move(serve)) {}
+  QueueReplay(std::string folder, Serve serve) : folder_(std::move(folder)), serve_(std::move(serve)) {}
   ~QueueReplay() { Stop(); }
 
   absl::Status Start();
@@ -38,7 +40,7 @@ class QueueReplay {
   void Watch(bool settled);
 
   const std::string folder_;
-  const std::function<absl::Status(const cni::WireRequest&)> serve_;
+  const Serve serve_;
   sys::UniqueFd inotify_, stop_;
   std::thread thread_;
 };

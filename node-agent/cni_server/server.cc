@@ -72,7 +72,8 @@ class Server::Impl {
   Impl(Options options, attach::Engine& engine)
       : options_(std::move(options)),
         calls_(engine, options_.queue_dir, options_.on_call),
-        replay_(options_.queue_dir, [this](const cni::WireRequest& request) { return Replay(request); }) {}
+        replay_(options_.queue_dir,
+                [this](const cni::WireRequest& request, const std::string& file) { return Replay(request, file); }) {}
 
   absl::Status Start() {
     HK_RETURN_IF_ERROR(replay_.Start());
@@ -169,11 +170,11 @@ class Server::Impl {
     status.IgnoreError();  // the caller has it, and the log
   }
 
-  absl::Status Replay(const cni::WireRequest& request) {
+  absl::Status Replay(const cni::WireRequest& request, const std::string& file) {
     return calls_.Serve(request, {.arrived = Clock::now(),
                                   .is_gone = [] { return false; },
                                   .deliver = [](const cni::WireReply&) { return true; },
-                                  .replayed = true});
+                                  .queue_file = file});
   }
 
   const Options options_;
