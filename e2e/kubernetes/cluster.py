@@ -114,15 +114,15 @@ class Cluster(Lab):
     def exec(self, pod, container, *argv, **kwargs):
         return self.kubectl("exec", pod, "-c", container, "--", *argv, **kwargs)
 
-    def places_on(self, pod):
-        """The same of a Pod as `get` has it, on whichever Node."""
+    def places(self, pod):
+        """container -> the PU that it runs on, as heteroctl on the Pod's Node says."""
+        return self.places_of(self.get("pod", pod))
+
+    def places_of(self, pod):
+        """The same of a Pod as `get` has it."""
         name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         said = json.loads(run([HETEROCTL, "--lab", pod["spec"]["nodeName"], "-o", "json", "why", name]).stdout)
         return {row["container"]: row["pu"] for row in said["containers"]}
-
-    def places(self, pod):
-        """container -> the PU that it runs on, as heteroctl says."""
-        return {row["container"]: row["pu"] for row in self.why(f"default/{pod}")["containers"]}
 
 
 def container(name, script="exec sleep 1000000", **fields):
