@@ -95,7 +95,7 @@ def make(cluster):
            "spec": {"clusterIP": "None", "selector": {"app": f"member-{kind}"}, "ports": ports}} for kind in KINDS])
     cluster.wait_ready(*names)
     for kind in KINDS:
-        cluster.kubectl("rollout", "status", f"statefulset/member-{kind}", "--timeout=60s", timeout=70)
+        cluster.rolled_out(f"statefulset/member-{kind}")
     ip = {each: cluster.get("pod", each)["status"]["podIP"] for each in (*names, *[f"member-{kind}-0" for kind in KINDS])}
     wanted = {f"one.{ZONE}": {cluster.get("service", "one")["spec"]["clusterIP"]},
               f"all.{ZONE}": {ip[name] for name in names},
@@ -157,10 +157,10 @@ def on_dpu(cluster, cases):
     cluster.apply(server, service, pod(asker, [container("app"), container("sidecar")], True))
     cluster.wait_ready(asker)
     with cases.case(f"{name}: CoreDNS starts in a container of the DPU"):
-        cluster.kubectl("-n", "kube-system", "wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Running", "--timeout=60s", timeout=70)
+        cluster.kubectl("-n", "kube-system", "wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Running", "--timeout=120s", timeout=130)
         cluster.kubectl("-n", "kube-system", "cp", "-c", "sidecar", os.path.join(PROGRAMS, "coredns"), f"{name}:/tmp/coredns", timeout=120)
         cluster.kubectl("-n", "kube-system", "exec", name, "-c", "sidecar", "--", "touch", "/tmp/all")
-        cluster.kubectl("-n", "kube-system", "wait", f"pod/{name}", "--for=condition=Ready", "--timeout=60s", timeout=70)
+        cluster.kubectl("-n", "kube-system", "wait", f"pod/{name}", "--for=condition=Ready", "--timeout=120s", timeout=130)
     address = cluster.get("-n", "kube-system", "service", name)["spec"]["clusterIP"]
     for which, (protocol, ask) in itertools.product(("app", "sidecar"), (("UDP", by_udp), ("TCP", by_tcp))):
         with cases.case(f"{asker}/{which}: it answers under its Service, by {protocol}"):

@@ -50,7 +50,7 @@ def run(cluster, cases, split):
                     and of[busy]["cpu"]["usageNanoCores"] > 0 and ("memory" in seen))
         with cases.case(f"{name}: the summary has both containers; {busy} holds {HELD >> 20} MiB and works, {idle} does not"):
             try:
-                wait_for("figures", settled, 90, every=1)
+                wait_for("figures", settled, 180, every=1)
             except Failed as late:
                 raise Failed(f"{late}: {seen}") from late
             of = {each["name"]: each for each in seen["containers"]}

@@ -43,10 +43,12 @@ def probes(cluster, cases, split):
     """A failing liveness probe ends its container; readiness takes the Pod out and brings it back."""
     for which in ("app", "sidecar"):
         name = name_of(f"probed-{which}", split)
-        alive = {"exec": {"command": ["test", "-f", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1}
-        ready = {"httpGet": {"path": "/", "port": 8090}, "periodSeconds": 1, "failureThreshold": 1}
+        # What is late has not failed: a probe has time. And none looks for a file that nobody has had the time to make.
+        alive = {"exec": {"command": ["test", "-f", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 30}
+        begun = {**alive, "failureThreshold": 120}
+        ready = {"httpGet": {"path": "/", "port": 8090}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 30}
         script = "mkdir -p /tmp/www; echo yes > /tmp/www/index.html; touch /tmp/alive; exec httpd -f -p 8090 -h /tmp/www"
-        containers = [container(each, **({"command": ["sh", "-c", script], "livenessProbe": alive, "readinessProbe": ready}
+        containers = [container(each, **({"command": ["sh", "-c", script], "startupProbe": begun, "livenessProbe": alive, "readinessProbe": ready}
                                          if each == which else {})) for each in ("app", "sidecar")]
         cluster.apply(pod(name, containers, split))
         with cases.case(f"{name}: an HTTP readiness probe of {which} finds it, and misses it when its page is gone"):
@@ -56,6 +58,7 @@ def probes(cluster, cases, split):
             cluster.exec(name, which, "sh", "-c", "echo yes > /tmp/www/index.html")
             cluster.wait_ready(name)
         with cases.case(f"{name}: a failing exec liveness probe of {which} ends it and kubelet starts it again"):
+            assert cluster.status(name, which)["restartCount"] == 0, cluster.status(name, which)
             cluster.exec(name, which, "rm", "/tmp/alive")
             wait_for("a second start", lambda: cluster.status(name, which)["restartCount"] == 1)
             cluster.wait_ready(name)
@@ -80,7 +83,7 @@ def jobs(cluster, cases, split):
     name = name_of("job", split)
     cluster.apply(job(name, [container("app", "echo done; exit 0"), container("sidecar", "echo done too; exit 0")], split))
     with cases.case(f"{name}: a Job of two containers completes"):
-        cluster.wait(f"job/{name}", "condition=Complete", 60)
+        cluster.wait(f"job/{name}", "condition=Complete", 120)
         assert cluster.kubectl("logs", f"job/{name}", "-c", "sidecar").stdout == "done too\n"
     cluster.delete("job", name)
 
@@ -93,10 +96,10 @@ def rollout(cluster, cases, split):
                         split, replicas=2)
     with cases.case(f"{name}: a Deployment of two comes up"):
         cluster.apply(version(1))
-        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=90s", timeout=100)
+        cluster.rolled_out(f"deployment/{name}")
     with cases.case(f"{name}: it rolls to another version, and only that runs"):
         cluster.apply(version(2))
-        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=90s", timeout=100)
+        cluster.rolled_out(f"deployment/{name}")
         wait_for("the former ones are gone", lambda: len(cluster.get("pods", "-l", f"app={name}")["items"]) == 2)
         for each in cluster.get("pods", "-l", f"app={name}")["items"]:
             text = cluster.kubectl("logs", each["metadata"]["name"], "-c", "sidecar").stdout
@@ -108,7 +111,7 @@ def sets(cluster, cases, split):
     name = name_of("set", split)
     with cases.case(f"{name}: a StatefulSet's Pod has its name again after its end"):
         cluster.apply(workload("StatefulSet", name, [container("app"), container("sidecar")], split, replicas=1, serviceName=name))
-        cluster.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=60s", timeout=70)
+        cluster.rolled_out(f"statefulset/{name}")
         uid = cluster.get("pod", f"{name}-0")["metadata"]["uid"]
         cluster.delete("pod", f"{name}-0")
         wait_for("another Pod of this name", lambda: cluster.kubectl("get", "pod", f"{name}-0", "-o", "jsonpath={.metadata.uid}", check=False).stdout not in ("", uid))
@@ -119,7 +122,7 @@ def sets(cluster, cases, split):
     name = name_of("daemon", split)
     with cases.case(f"{name}: a DaemonSet has a Pod on every Node"):
         cluster.apply(workload("DaemonSet", name, [container("app"), container("sidecar")], split))
-        cluster.kubectl("rollout", "status", f"daemonset/{name}", "--timeout=60s", timeout=70)
+        cluster.rolled_out(f"daemonset/{name}")
         where = {each["spec"]["nodeName"] for each in cluster.get("pods", "-l", f"app={name}")["items"]}
         assert len(where) == cluster.nodes, where
     cluster.delete("daemonset", name)
@@ -135,15 +138,15 @@ def drain(cluster, cases, split):
     with cases.case(f"{name}: drain moves a Deployment's Pod to the other Node, uncordon lets Pods in again"):
         cluster.apply(workload("Deployment", name, [container("app"), container("sidecar")], split, replicas=1,
                                pod_spec={"affinity": preferred}))
-        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s", timeout=70)
+        cluster.rolled_out(f"deployment/{name}")
 
         def where():
             return [each["spec"]["nodeName"] for each in cluster.get("pods", "-l", f"app={name}")["items"]]
         assert where() == [node], where()
         try:
             cluster.kubectl("drain", node, "--force", "--ignore-daemonsets", "--delete-emptydir-data",
-                            "--pod-selector=app!=token", "--timeout=60s", timeout=70)
-            cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s", timeout=70)
+                            "--pod-selector=app!=token", "--timeout=120s", timeout=130)
+            cluster.rolled_out(f"deployment/{name}")
             assert where() == [cluster.name], where()
         finally:
             cluster.kubectl("uncordon", node)

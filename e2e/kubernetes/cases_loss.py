@@ -91,7 +91,7 @@ def while_away(cluster, cases, names, here):
         assert cluster.status("lost-fail", "sidecar")["lastState"]["terminated"]["exitCode"] == 128
     with cases.case("a Pod that is never restarted has failed when its other container ends"):
         cluster.exec("lost-never", "app", "touch", "/tmp/end")
-        cluster.wait("pod/lost-never", "jsonpath={.status.phase}=Failed", 60)
+        cluster.wait("pod/lost-never", "jsonpath={.status.phase}=Failed", PATIENCE)
         ended = cluster.status("lost-never", "sidecar")["state"]["terminated"]
         assert ended["reason"] == "DPULost", ended
 

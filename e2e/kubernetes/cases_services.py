@@ -53,4 +53,4 @@ def run(cluster, cases):
             address = cluster.get("node", node)["status"]["addresses"][0]["address"]
             url = f"http://{address}:{HOST_PORTS[kind][which]}/"
             reach(what, lambda u=url: cluster.place("client", "curl", "-s", "-m", "5", u, check=False).stdout)
-    cluster.delete("pod,service", "-l", "app=serves", timeout=30)
+    cluster.delete("pod,service", "-l", "app=serves", timeout=180)

@@ -46,7 +46,7 @@ def begins(cluster, cases, split):
     bad = container("bad", "echo the reason; exit 9")
     with cases.case(f"{name}: an init container that fails ends a Pod that is never restarted, and its log tells why"):
         cluster.apply(offloading(pod(name, [container("app")], split, initContainers=[bad], restartPolicy="Never"), "bad"))
-        cluster.wait(f"pod/{name}", "jsonpath={.status.phase}=Failed", 60)
+        cluster.wait(f"pod/{name}", "jsonpath={.status.phase}=Failed", 120)
         ended = cluster.get("pod", name)["status"]["initContainerStatuses"][0]["state"]["terminated"]
         assert (ended["exitCode"], ended["reason"]) == (9, "Error"), ended
         assert cluster.kubectl("logs", name, "-c", "bad").stdout == "the reason\n"
@@ -60,7 +60,7 @@ def kinds_of_probes(cluster, cases, split):
     serve = "touch /tmp/alive; grpc-health {0} /tmp/alive & while :; do [ -e /tmp/open ] && netprobe serve tcp 0.0.0.0 {1}; sleep 0.1; done"
     containers = [container(which, serve.format(*ports[which]),
                             startupProbe={"exec": {"command": ["test", "-e", "/tmp/started"]}, "periodSeconds": 1, "failureThreshold": 300},
-                            livenessProbe={"grpc": {"port": ports[which][0]}, "periodSeconds": 1, "failureThreshold": 2, "timeoutSeconds": 5},
+                            livenessProbe={"grpc": {"port": ports[which][0]}, "periodSeconds": 1, "failureThreshold": 2, "timeoutSeconds": 30},
                             readinessProbe={"tcpSocket": {"port": ports[which][1]}, "periodSeconds": 1, "failureThreshold": 1})
                   for which in ports]
     cluster.apply(pod(name, containers, split))
@@ -69,7 +69,7 @@ def kinds_of_probes(cluster, cases, split):
         return cluster.status(name, which)
     for which in ports:
         with cases.case(f"{name}: {which} runs, and has not started for kubelet until its startup probe finds a file"):
-            wait_for("its start", lambda w=which: "running" in status(w).get("state", {}), 60, every=0.2)
+            wait_for("its start", lambda w=which: "running" in status(w).get("state", {}), 120, every=0.2)
             cluster.exec(name, which, "touch", "/tmp/open")
             assert not status(which).get("started") and not status(which)["ready"], status(which)
             cluster.exec(name, which, "touch", "/tmp/started")
@@ -99,10 +99,10 @@ def hooks(cluster, cases, split):
             first = {follow.stdout.readline(), follow.stdout.readline()}
             with cases.case(f"{name}/{which}: postStart has run"):
                 assert first == {"begins\n", "after the start\n"}, first
-        cluster.delete("pod", name, timeout=60)
+        cluster.delete("pod", name, timeout=90)
         for which, follow in follows.items():
             with cases.case(f"{name}/{which}: preStop comes before TERM, and a container that takes its time to end has it"):
-                rest = follow.communicate(timeout=30)[0]
+                rest = follow.communicate(timeout=60)[0]
                 assert rest == "before the end\ntold\ndone\n", rest
     finally:
         for follow in follows.values():
@@ -119,7 +119,7 @@ def policies(cluster, cases, split):
     body = pod(name, containers, split, restartPolicy="OnFailure", volumes=[{"name": f"of-{which}", "emptyDir": {}} for which in ("app", "sidecar")])
     with cases.case(f"{name}: both containers fail once, find what they left, and have succeeded"):
         cluster.apply(offloading(body, "sidecar", **{"heteropod.io/volumes": "of-app=app;of-sidecar=sidecar"} if split else {}))
-        cluster.wait(f"pod/{name}", "jsonpath={.status.phase}=Succeeded", 90)
+        cluster.wait(f"pod/{name}", "jsonpath={.status.phase}=Succeeded", 180)
         seen = {which: cluster.status(name, which) for which in ("app", "sidecar")}
         assert all(each["restartCount"] == 1 and each["state"]["terminated"]["exitCode"] == 0 for each in seen.values()), seen
     cluster.delete("pod", name, "--grace-period=0", "--force")
@@ -135,7 +135,7 @@ def static(cluster, cases, split):
         cluster.place("host", "sh", "-c", f"mkdir -p {folder} && cat > {folder}/.{name} && mv {folder}/.{name} {folder}/{name}.yaml", stdin=text)
     with cases.case(f"{name}: a file of the Node is a Pod, split as others are, and is changed and ended by its file"):
         put(body)
-        wait_for("its mirror", lambda: cluster.kubectl("get", "pod", mirror, check=False).returncode == 0, 60, every=0.5)
+        wait_for("its mirror", lambda: cluster.kubectl("get", "pod", mirror, check=False).returncode == 0, 120, every=0.5)
         cluster.wait_ready(mirror)
         assert cluster.places(mirror)["sidecar"] == ("dpu" if split else "host")
         assert cluster.exec(mirror, "sidecar", "echo", "here").stdout == "here\n"
@@ -143,7 +143,7 @@ def static(cluster, cases, split):
         put(body.replace("sleep 1000000", "sleep 1000001"))
         try:
             wait_for("other containers", lambda: cluster.status(mirror, "sidecar").get("containerID", before) != before
-                     and cluster.status(mirror, "sidecar")["ready"], 90, every=0.5)
+                     and cluster.status(mirror, "sidecar")["ready"], 180, every=0.5)
         except Failed as late:
             raise Failed(f"{late}: {cluster.situation()}") from late
     cluster.place("host", "rm", "-f", f"{folder}/{name}.yaml")

