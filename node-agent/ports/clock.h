@@ -17,6 +17,8 @@ inline uint64_t ReadClock(clockid_t clock) {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 inline uint64_t MonotonicNs() { return ReadClock(CLOCK_MONOTONIC); }
+// What this thread has used, so that a CPU it has to wait for does not count as its own.
+inline uint64_t CpuNs() { return ReadClock(CLOCK_THREAD_CPUTIME_ID); }
 inline uint64_t RealNs() { return ReadClock(CLOCK_REALTIME); }
 
 }  // namespace heterok8s::ports

@@ -9,7 +9,7 @@
 namespace heterok8s::ports {
 namespace {
 
-// Of one Pod at a time, while others wait.
+// Of one Pod at a time, while others wait: of the clock, not of a CPU.
 constexpr uint64_t kRetriesNs = 1'000'000;
 
 }  // namespace
@@ -50,7 +50,7 @@ void PlaceholderPorts::HoldLocked(Pod& pod, const std::set<PortNumber>& numbers)
 
 // Within the time that the Pod's dumps have too: it may keep any number of ports that the other PU owns.
 void PlaceholderPorts::RetryLocked(Pod& pod) {
-  const uint64_t started = MonotonicNs();
+  const uint64_t started = MonotonicNs(), used = CpuNs();
   if (started < pod.retry_at_ns || pod.budget_ns == 0) return;
   pod.retry_at_ns = UINT64_MAX;
   absl::Status entered = sys::InNetns(pod.ns, [&] {
@@ -64,12 +64,11 @@ void PlaceholderPorts::RetryLocked(Pod& pod) {
     }
     return absl::OkStatus();
   });
-  const uint64_t ended = MonotonicNs();
   if (!entered.ok()) {
     if (pod.warn_unheld.Now()) spdlog::warn("ports of Pod '{}': {}", pod.ports.pod_key, Message(entered));
-    pod.retry_at_ns = ended + Retry::kLongestNs;
+    pod.retry_at_ns = MonotonicNs() + Retry::kLongestNs;
   }
-  pod.budget_ns -= std::min(pod.budget_ns, ended - started);
+  pod.budget_ns -= std::min(pod.budget_ns, CpuNs() - used);
 }
 
 }  // namespace heterok8s::ports

@@ -27,9 +27,6 @@ constexpr uint64_t kDumpShare = 4, kDumpBudgetNs = 250'000'000;
 // What the counts do not show.
 constexpr uint64_t kDumpAnywayNs = 100'000'000;
 
-// What this thread has used, so that a CPU it has to wait for does not count as its own.
-uint64_t CpuNs() { return ReadClock(CLOCK_THREAD_CPUTIME_ID); }
-
 // epoll_wait() knows milliseconds only, and epoll_pwait2() is of 5.11.
 void WaitUntil(int epoll_fd, uint64_t at_ns) {
   pollfd readable{.fd = epoll_fd, .events = POLLIN, .revents = 0};
