@@ -86,14 +86,16 @@ absl::StatusOr<std::vector<std::string>> LostNamespaces::Round(Clock::time_point
   std::set<std::string> known;
   for (const std::string& path : attached) known.insert(fs::path(path).filename().string());
   std::map<std::string, Seen> seen;
+  std::map<std::string, absl::Status> failures;
   for (const std::string& name : names) {
     if (!NamedByRuntime(name) || known.contains(name)) continue;
     const std::string path = fmt::format("{}/{}", options_.folder, name);
-    HK_ASSIGN_OR_RETURN(std::optional<ino_t> inode, LooksLost(path));
-    if (!inode) continue;
+    absl::StatusOr<std::optional<ino_t>> inode = LooksLost(path);
+    if (!inode.ok()) failures[path] = Annotate(inode.status(), "look at " + path);
+    if (!inode.ok() || !*inode) continue;
     auto before = seen_.find(path);
-    const bool same = before != seen_.end() && before->second.inode == *inode;
-    seen[path] = same ? before->second : Seen{.inode = *inode, .since = now};
+    const bool same = before != seen_.end() && before->second.inode == **inode;
+    seen[path] = same ? before->second : Seen{.inode = **inode, .since = now};
   }
   seen_ = std::move(seen);
   std::vector<std::string> removed;
@@ -101,10 +103,18 @@ absl::StatusOr<std::vector<std::string>> LostNamespaces::Round(Clock::time_point
     if (now - what.since < options_.after) continue;
     HK_ASSIGN_OR_RETURN(std::set<ino_t> used, OfThreads());
     if (used.contains(what.inode)) continue;
-    HK_RETURN_IF_ERROR(sys::DeleteNetns(path));
+    if (absl::Status gone = sys::DeleteNetns(path); !gone.ok()) {
+      failures[path] = std::move(gone);
+      continue;
+    }
     spdlog::warn("namespace {} was made by the runtime and forgotten: removed", path);
     removed.push_back(path);
   }
+  for (const auto& [path, why] : failures) {
+    if (failures_[path] != why)
+      spdlog::warn("lost namespaces: {}; it stays, and is looked at again later", ToString(why));
+  }
+  failures_ = std::move(failures);
   return removed;
 }
 

@@ -8,7 +8,8 @@
 // for `after`, which is far longer than the moment. Should a sandbox know of it all the same, containerd takes a
 // namespace that is gone for one that it has removed itself. An empty file of that name (killed before the mount) too.
 // Threading: a thread of its own after Start; Round may be called instead by a test. Ownership: none kept.
-// Errors: logged, once per reason; what cannot be looked at stays.
+// Errors: what cannot be looked at, or removed, stays and keeps no other from it; logged, once per path and reason.
+// Round fails, and removes nothing, when it cannot have the lists that it goes by.
 //
 //   LostNamespaces lost({.attached = [&] { return PathsOf(ledger); }});
 //   lost.Start();
@@ -55,7 +56,8 @@ class LostNamespaces {
     Clock::time_point since;
   };
   const LostNamespacesOptions options_;
-  std::map<std::string, Seen> seen_;  // by path: what looked lost in the latest round
+  std::map<std::string, Seen> seen_;              // by path: what looked lost in the latest round
+  std::map<std::string, absl::Status> failures_;  // by path: what the latest round could not do
   std::mutex mutex_;
   std::condition_variable changed_;
   bool stop_ = false;

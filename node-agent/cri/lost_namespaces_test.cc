@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +48,11 @@ class Folder {
         mounted = mount("/proc/thread-self/ns/net", path.c_str(), "none", MS_BIND, nullptr);
     }).join();
     REQUIRE(mounted == 0);
+    return path;
+  }
+  std::string LinkToItself(const std::string& name) {
+    std::string path = Path(name);
+    REQUIRE(symlink(name.c_str(), path.c_str()) == 0);
     return path;
   }
   std::string File(const std::string& text) {
@@ -186,6 +192,18 @@ TEST_CASE("an empty file that no namespace was mounted on goes, one with content
 
   folder.File("text");
   CHECK(InTheEnd(lost).empty());
+}
+
+TEST_CASE("one that cannot be looked at stays, and keeps no other from going", "[netns]") {
+  Folder folder;
+  const std::string loop = folder.LinkToItself("cni-00000000-0000-0000-0000-000000000000");
+  const std::string lost_first = folder.Forgotten("cni-00000000-0000-0000-0000-000000000001");
+  const std::string lost_last = folder.Forgotten("cni-ffffffff-ffff-ffff-ffff-ffffffffffff");
+  LostNamespaces lost = Watching(folder);
+
+  CHECK(InTheEnd(lost) == Removed{lost_first, lost_last});
+  struct stat link;
+  CHECK(lstat(loop.c_str(), &link) == 0);
 }
 
 TEST_CASE("without the list of attachments nothing is removed") {
