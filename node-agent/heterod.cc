@@ -229,8 +229,10 @@ absl::Status Heterod::Parts::ServePeer() {
                                                                    .high_percent = config.image_gc_high_percent,
                                                                    .low_percent = config.image_gc_low_percent});
     image_keeper->Start();
-    lost_namespaces = std::make_unique<cri::LostNamespaces>(cri::LostNamespacesOptions{
-        .attached = [this] { return AttachedNamespaces(); }, .after = config.lost_netns_after});
+    lost_namespaces = std::make_unique<cri::LostNamespaces>(
+        cri::LostNamespacesOptions{.attached = [this] { return AttachedNamespaces(); },
+                                   .runtime = [this] { return cri::ListenerOf(config.cri_socket); },
+                                   .after = config.lost_netns_after});
     lost_namespaces->Start();
     parts.extra_services.push_back([this](grpc::ServerBuilder& builder) { cri_relay->Register(builder); });
     parts.extra_services.push_back(

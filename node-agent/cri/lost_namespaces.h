@@ -6,12 +6,15 @@
 // What goes is what such a moment leaves and nothing else makes: the name of that form, every link down and without
 // address (CNI was never called: its first plugin sets lo up), no thread in it, no attachment of ours, and all of that
 // for `after`, which is far longer than the moment. Should a sandbox know of it all the same, containerd takes a
-// namespace that is gone for one that it has removed itself. An empty file of that name (killed before the mount) too.
+// namespace that is gone for one that it has removed itself. An empty file of that name (killed before the mount) too:
+// but what is mounted in the runtime's mount namespace alone is an empty file to us, and to remove the file would take
+// the mount away there (fs/namei.c, vfs_unlink: detach_mounts). So one goes only when the runtime's process is in our
+// /proc, and no process there has anything mounted on a file of that name. Where the runtime is not seen, it stays.
 // Threading: a thread of its own after Start; Round may be called instead by a test. Ownership: none kept.
 // Errors: what cannot be looked at, or removed, stays and keeps no other from it; logged, once per path and reason.
 // Round fails, and removes nothing, when it cannot have the lists that it goes by.
 //
-//   LostNamespaces lost({.attached = [&] { return PathsOf(ledger); }});
+//   LostNamespaces lost({.attached = [&] { return PathsOf(ledger); }, .runtime = [] { return ListenerOf(kSocket); }});
 //   lost.Start();
 #pragma once
 
@@ -34,9 +37,14 @@ struct LostNamespacesOptions {
   std::string folder = "/run/netns";
   // Paths of namespaces that attachments have; only their last part counts (/var/run is /run).
   std::function<absl::StatusOr<std::vector<std::string>>()> attached;
+  // The runtime's process, as /proc knows it here; see ListenerOf.
+  std::function<absl::StatusOr<pid_t>()> runtime;
   std::chrono::seconds after{300};  // 0: nothing is ever removed
   std::chrono::seconds interval{60};
 };
+
+// The process that listens at a Unix socket. kNotFound when it is none of our /proc, kUnavailable when nobody listens.
+absl::StatusOr<pid_t> ListenerOf(const std::string& socket_path);
 
 class LostNamespaces {
  public:
@@ -53,6 +61,7 @@ class LostNamespaces {
  private:
   struct Seen {
     ino_t inode;
+    bool is_file;  // nothing is mounted there that we see
     Clock::time_point since;
   };
   const LostNamespacesOptions options_;

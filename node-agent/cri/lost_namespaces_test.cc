@@ -5,22 +5,27 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <optional>
 #include <thread>
 
 #include "common/netlink/libnl_netlink.h"
 #include "common/sys/netns.h"
+#include "common/sys/unique_fd.h"
 #include "common/testing/matchers.h"
 
 namespace heterok8s::cri {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::HasCode;
 using Removed = std::vector<std::string>;
 
 constexpr char kName[] = "cni-0123abcd-4567-89ef-0123-456789abcdef";
@@ -71,7 +76,10 @@ class Folder {
 };
 
 LostNamespaces Watching(const Folder& folder, std::vector<std::string> attached = {}) {
-  return LostNamespaces({.folder = folder.path(), .attached = [attached] { return attached; }, .after = 300s});
+  return LostNamespaces({.folder = folder.path(),
+                         .attached = [attached] { return attached; },
+                         .runtime = [] { return getpid(); },
+                         .after = 300s});
 }
 
 // What a look, and one long after it, remove.
@@ -204,6 +212,88 @@ TEST_CASE("one that cannot be looked at stays, and keeps no other from going", "
   CHECK(InTheEnd(lost) == Removed{lost_first, lost_last});
   struct stat link;
   CHECK(lstat(loop.c_str(), &link) == 0);
+}
+
+// A process in a mount namespace of its own, where the network namespace that it made is mounted at a path of ours.
+class OtherMounts {
+ public:
+  explicit OtherMounts(const std::string& path) {
+    REQUIRE(pipe(said_) == 0);
+    child_ = fork();
+    if (child_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      const bool mounted = unshare(CLONE_NEWNS | CLONE_NEWNET) == 0 &&
+                           mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+                           mount("/proc/self/ns/net", path.c_str(), "none", MS_BIND, nullptr) == 0;
+      if (!mounted || write(said_[1], "x", 1) != 1) _exit(1);
+      pause();
+      _exit(0);
+    }
+    close(said_[1]);
+    char there;
+    REQUIRE(read(said_[0], &there, 1) == 1);
+  }
+  ~OtherMounts() {
+    kill(child_, SIGKILL);
+    waitpid(child_, nullptr, 0);
+    close(said_[0]);
+  }
+  pid_t pid() const { return child_; }
+
+ private:
+  int said_[2];
+  pid_t child_;
+};
+
+TEST_CASE("an empty file on which another mount namespace has its network namespace stays until that has ended",
+          "[netns]") {
+  Folder folder;
+  const std::string path = folder.File("");
+  std::optional<OtherMounts> other(path);
+  // Whether it is the runtime's namespace, or that of a process which the runtime started.
+  const pid_t runtime = GENERATE(0, 1) == 0 ? other->pid() : getpid();
+  LostNamespaces lost({.folder = folder.path(),
+                       .attached = [] { return Removed{}; },
+                       .runtime = [runtime] { return runtime; },
+                       .after = 300s});
+
+  CHECK(InTheEnd(lost).empty());
+  CHECK(access(path.c_str(), F_OK) == 0);
+
+  other.reset();
+  LostNamespaces again = Watching(folder);
+  CHECK(InTheEnd(again) == Removed{path});
+}
+
+TEST_CASE("an empty file stays where the runtime is not seen") {
+  Folder folder;
+  folder.File("");
+  absl::StatusOr<pid_t> runtime = absl::NotFoundError("not in our /proc");
+  SECTION("it is in another PID namespace, or down") {}
+  SECTION("it has ended meanwhile") { runtime = 1 << 30; }  // above any kernel's pid_max
+  LostNamespaces lost({.folder = folder.path(),
+                       .attached = [] { return Removed{}; },
+                       .runtime = [runtime] { return runtime; },
+                       .after = 300s});
+
+  CHECK(InTheEnd(lost).empty());
+}
+
+TEST_CASE("the process that listens at a socket is known, and that nobody does") {
+  Folder folder;
+  const std::string path = folder.path() + "/listener.sock";
+  sockaddr_un address = {.sun_family = AF_UNIX};
+  path.copy(address.sun_path, path.size());
+  const sys::UniqueFd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  REQUIRE(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+  CHECK_THAT(ListenerOf(path).status(), HasCode(absl::StatusCode::kUnavailable));
+  REQUIRE(listen(listener.get(), 1) == 0);
+
+  auto process = ListenerOf(path);
+
+  REQUIRE_OK(process);
+  CHECK(*process == getpid());
+  unlink(path.c_str());
 }
 
 TEST_CASE("without the list of attachments nothing is removed") {
