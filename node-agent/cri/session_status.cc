@@ -60,44 +60,44 @@ SessionStatus::Protocol SessionStatus::ProtocolOf(std::string_view head) {
   return Protocol::kOpaque;
 }
 
-bool SessionStatus::TakeSpdyFrame(size_t* size) {
-  if (held_.size() < kSpdyHead) return false;
-  const SpdyFrame frame = ReadSpdyHead(held_);
-  *size = kSpdyHead + frame.length;
-  if (held_.size() < *size) return false;
+size_t SessionStatus::TakeSpdyFrame(std::string_view bytes) {
+  if (bytes.size() < kSpdyHead) return 0;
+  const SpdyFrame frame = ReadSpdyHead(bytes);
+  const size_t size = kSpdyHead + frame.length;
+  if (bytes.size() < size) return 0;
   const uint32_t error_stream = error_stream_;
-  if (error_stream == 0) return true;
+  if (error_stream == 0) return size;
   uint32_t stream = frame.stream;
   bool ends = (frame.flags & kSpdyFin) != 0;
   if (frame.control) {
     const bool of_stream = frame.type == kSpdySynReply || frame.type == kSpdyRstStream || frame.type == kSpdyHeaders;
-    if (!of_stream || frame.length < 4) return true;
-    stream = SpdyNumber(std::string_view(held_).substr(kSpdyHead)) & 0x7fffffff;
+    if (!of_stream || frame.length < 4) return size;
+    stream = SpdyNumber(bytes.substr(kSpdyHead)) & 0x7fffffff;
     ends = ends || frame.type == kSpdyRstStream;
   }
   if (stream == error_stream && (ends || (!frame.control && frame.length > 0))) had_result_ = true;
-  return true;
+  return size;
 }
 
 // RFC 6455, 5.2. A server does not mask.
-bool SessionStatus::TakeWebSocketFrame(size_t* size) {
-  auto byte = [this](size_t at) { return static_cast<unsigned char>(held_[at]); };
-  if (held_.size() < 2) return false;
+size_t SessionStatus::TakeWebSocketFrame(std::string_view bytes) {
+  auto byte = [bytes](size_t at) { return static_cast<unsigned char>(bytes[at]); };
+  if (bytes.size() < 2) return 0;
   const bool last = (byte(0) & 0x80) != 0, masked = (byte(1) & 0x80) != 0;
   const int opcode = byte(0) & 0x0f;
   uint64_t length = byte(1) & 0x7f;
   const size_t more = length == 126 ? 2 : length == 127 ? 8 : 0;
   const size_t head = 2 + more + (masked ? 4 : 0);
-  if (held_.size() < head) return false;
+  if (bytes.size() < head) return 0;
   if (more > 0) length = 0;
   for (size_t i = 0; i < more; ++i) length = length << 8 | byte(2 + i);
-  if (length > kMostHeld || held_.size() < head + length) return false;
-  *size = head + length;
+  if (length > kMostHeld || bytes.size() < head + length) return 0;
+  const size_t size = head + length;
   if (opcode == 8) had_result_ = true;  // it closes by itself
-  if (opcode >= 8) return true;         // between the frames of a message there may be such
-  if (opcode != 0 && !masked && length > 1 && held_[head] == kErrorChannel) had_result_ = true;
+  if (opcode >= 8) return size;         // between the frames of a message there may be such
+  if (opcode != 0 && !masked && length > 1 && bytes[head] == kErrorChannel) had_result_ = true;
   in_message_ = !last;
-  return true;
+  return size;
 }
 
 std::string SessionStatus::FromRuntime(std::string_view bytes) {
@@ -113,11 +113,14 @@ std::string SessionStatus::FromRuntime(std::string_view bytes) {
     protocol_ = ProtocolOf(passed);
   }
   if (protocol_ == Protocol::kOpaque) return passed + std::exchange(held_, {});
-  size_t size = 0;
-  while (protocol_ == Protocol::kSpdy ? TakeSpdyFrame(&size) : TakeWebSocketFrame(&size)) {
-    passed.append(held_, 0, size);
-    held_.erase(0, size);
+  // Frames may be of some bytes each, so what they take is taken out once for all of them.
+  size_t taken = 0;
+  for (size_t size = 1; size > 0; taken += size) {
+    const std::string_view rest = std::string_view(held_).substr(taken);
+    size = protocol_ == Protocol::kSpdy ? TakeSpdyFrame(rest) : TakeWebSocketFrame(rest);
   }
+  passed.append(held_, 0, taken);
+  held_.erase(0, taken);
   return held_.size() > kMostHeld ? passed + Unwatched() : passed;
 }
 
@@ -151,31 +154,31 @@ void SessionStatus::FromClient(std::string_view bytes) {
 
 // Looks for the frame that opens the error stream; leaves the beginning of a frame in client_held_.
 void SessionStatus::ReadClient() {
-  while (client_held_.size() >= kSpdyHead) {
-    const SpdyFrame frame = ReadSpdyHead(client_held_);
-    const size_t size = kSpdyHead + frame.length;
-    if (!frame.control || frame.type != kSpdySynStream) {
-      if (frame.control && frame.type == kSpdyHeaders) client_ = Client::kDone;  // of the same compression
-      const size_t here = std::min(size, client_held_.size());
-      client_skip_ = size - here;
-      client_held_.erase(0, here);
-      if (client_ == Client::kDone) return;
-      continue;
-    }
-    constexpr size_t kBlock = kSpdyHead + 10;  // after the stream, the one it belongs to and its priority
-    if (size > kMaxStreamHead || size < kBlock) client_ = Client::kDone;
-    if (client_ == Client::kDone || client_held_.size() < size) return;
-    const std::string_view whole = std::string_view(client_held_).substr(0, size);
-    const uint32_t stream = SpdyNumber(whole.substr(kSpdyHead)) & 0x7fffffff;
-    auto fields = headers_->Read(whole.substr(kBlock));
-    const bool found = fields.ok() && fields->contains("streamtype") && fields->at("streamtype") == "error";
-    if (found) error_stream_ = stream;
-    if (found || !fields.ok()) {
-      client_ = Client::kDone;
-      return;
-    }
-    client_held_.erase(0, size);
+  size_t taken = 0;
+  for (size_t size = 1; size > 0 && client_ == Client::kWatched; taken += size)
+    size = TakeClientFrame(std::string_view(client_held_).substr(taken));
+  client_held_.erase(0, taken);
+}
+
+size_t SessionStatus::TakeClientFrame(std::string_view bytes) {
+  if (bytes.size() < kSpdyHead) return 0;
+  const SpdyFrame frame = ReadSpdyHead(bytes);
+  const size_t size = kSpdyHead + frame.length;
+  if (!frame.control || frame.type != kSpdySynStream) {
+    if (frame.control && frame.type == kSpdyHeaders) client_ = Client::kDone;  // of the same compression
+    const size_t here = std::min(size, bytes.size());
+    client_skip_ = size - here;
+    return here;
   }
+  constexpr size_t kBlock = kSpdyHead + 10;  // after the stream, the one it belongs to and its priority
+  if (size > kMaxStreamHead || size < kBlock) client_ = Client::kDone;
+  if (client_ == Client::kDone || bytes.size() < size) return 0;
+  const uint32_t stream = SpdyNumber(bytes.substr(kSpdyHead)) & 0x7fffffff;
+  auto fields = headers_->Read(bytes.substr(kBlock, size - kBlock));
+  const bool found = fields.ok() && fields->contains("streamtype") && fields->at("streamtype") == "error";
+  if (found) error_stream_ = stream;
+  if (found || !fields.ok()) client_ = Client::kDone;
+  return size;
 }
 
 }  // namespace heterok8s::cri

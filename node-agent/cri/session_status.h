@@ -38,10 +38,12 @@ class SessionStatus {
 
   std::string Unwatched();
   static Protocol ProtocolOf(std::string_view head);
-  // Whether held_ begins with a whole frame, and its size. Notes the result when that is what it is.
-  bool TakeSpdyFrame(size_t* size);
-  bool TakeWebSocketFrame(size_t* size);
+  // The size of the frame that `bytes` begin with; 0 when it is not whole. Notes the result when that is what it is.
+  size_t TakeSpdyFrame(std::string_view bytes);
+  size_t TakeWebSocketFrame(std::string_view bytes);
   void ReadClient();
+  // How many of `bytes`, which begin with a frame's head, belong to it; 0 when more are needed.
+  size_t TakeClientFrame(std::string_view bytes);
 
   Protocol protocol_ = Protocol::kUnknown;
   std::string held_;                       // of the runtime's bytes: less than a frame

@@ -58,6 +58,18 @@ TEST_CASE("a session over SPDY that is cut ends with a failure on its error stre
   }
 }
 
+TEST_CASE("frames that came in one piece are each seen, however small") {
+  std::string many;
+  for (int i = 0; i < 20000; ++i) many += SpdyData(5, 0, "x");
+  SessionStatus status;
+  status.FromClient(many + Opened() + many);
+
+  CHECK(status.FromRuntime(SpdyHead() + many) == SpdyHead() + many);
+  CHECK(status.FromRuntime(SpdyData(3, 0, "result") + many) == SpdyData(3, 0, "result") + many);
+
+  CHECK(status.Ending("cut").empty());
+}
+
 TEST_CASE("a session that had its result gets nothing more") {
   struct Case {
     const char* what;
