@@ -13,6 +13,7 @@ namespace {
 // Longer ones are not held back. Runtimes copy their output in pieces of 32 KiB.
 constexpr size_t kMostHeld = 256 << 10;
 constexpr std::string_view kSwitching = "HTTP/1.1 101";
+constexpr std::string_view kSpdy = "spdy/3.1";
 constexpr char kErrorChannel = 3;  // WebSocket: the first byte of a message
 
 // The value of a field in the head of an HTTP message; empty without it.
@@ -31,6 +32,13 @@ std::string FieldOf(std::string_view head, std::string_view name) {
   return "";
 }
 
+// What a head asks for, or agrees to, in lower case.
+std::string UpgradeOf(std::string_view head) {
+  std::string upgrade = FieldOf(head, "upgrade");
+  std::transform(upgrade.begin(), upgrade.end(), upgrade.begin(), [](unsigned char c) { return std::tolower(c); });
+  return upgrade;
+}
+
 bool HasResult(const std::string& protocol) {
   return protocol == "v4.channel.k8s.io" || protocol == "v5.channel.k8s.io";
 }
@@ -47,15 +55,23 @@ std::string Failure(const std::string& why) {
 
 }  // namespace
 
+SessionStatus::SessionStatus(std::string_view request) {
+  constexpr std::string_view kEnd = "\r\n\r\n";
+  const size_t end = request.find(kEnd);
+  if (end == std::string_view::npos || UpgradeOf(request.substr(0, end)) != kSpdy) return;
+  client_ = Client::kWatched;
+  headers_ = std::make_unique<SpdyHeaders>();
+  FromClient(request.substr(end + kEnd.size()));
+}
+
 std::string SessionStatus::Unwatched() {
   protocol_ = Protocol::kOpaque;
   return std::exchange(held_, {});
 }
 
 SessionStatus::Protocol SessionStatus::ProtocolOf(std::string_view head) {
-  std::string upgrade = FieldOf(head, "upgrade");
-  std::transform(upgrade.begin(), upgrade.end(), upgrade.begin(), [](unsigned char c) { return std::tolower(c); });
-  if (upgrade == "spdy/3.1" && HasResult(FieldOf(head, "x-stream-protocol-version"))) return Protocol::kSpdy;
+  const std::string upgrade = UpgradeOf(head);
+  if (upgrade == kSpdy && HasResult(FieldOf(head, "x-stream-protocol-version"))) return Protocol::kSpdy;
   if (upgrade == "websocket" && HasResult(FieldOf(head, "sec-websocket-protocol"))) return Protocol::kWebSocket;
   return Protocol::kOpaque;
 }

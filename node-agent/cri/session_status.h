@@ -9,7 +9,7 @@
 // Threading: FromClient on one thread, the others on another; the client's bytes are shown before they are sent on.
 // Ownership: none. Errors: none; in doubt nothing is added.
 //
-//   SessionStatus status;
+//   SessionStatus status(request);
 //   status.FromClient(piece);  …  send(status.FromRuntime(piece));  …  send(status.Ending("the DPU was lost"));
 #pragma once
 
@@ -25,7 +25,10 @@ namespace heterok8s::cri {
 
 class SessionStatus {
  public:
-  // After the head of the client's request.
+  // `request`: the head of the client's request, and what came with it. Only of a client that asks for SPDY are the
+  // bytes looked at: of another no stream has to be known.
+  explicit SessionStatus(std::string_view request);
+  // What the client sends next.
   void FromClient(std::string_view bytes);
   // The runtime's bytes from its response's head on. Returns what is to be sent to the client now.
   std::string FromRuntime(std::string_view bytes);
@@ -51,10 +54,10 @@ class SessionStatus {
   bool in_message_ = false;                // WebSocket: the message's other frames are to come
   std::atomic<uint32_t> error_stream_{0};  // SPDY: the client's; 0 before it is known
 
-  Client client_ = Client::kWatched;
+  Client client_ = Client::kDone;
   std::string client_held_;
   uint64_t client_skip_ = 0;  // bytes that follow the held ones and are not looked at
-  std::unique_ptr<SpdyHeaders> headers_ = std::make_unique<SpdyHeaders>();
+  std::unique_ptr<SpdyHeaders> headers_;
 };
 
 }  // namespace heterok8s::cri

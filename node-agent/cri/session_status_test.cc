@@ -16,6 +16,12 @@ std::string SpdyHead(const std::string& version = "v4.channel.k8s.io") {
   return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: " +
          version + "\r\n\r\n";
 }
+const std::string kSpdyRequest =
+    "POST /exec/a HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: "
+    "v4.channel.k8s.io\r\n\r\n";
+const std::string kWebSocketRequest =
+    "GET /exec/a HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: "
+    "v5.channel.k8s.io\r\n\r\n";
 const std::string kWebSocketHead =
     "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n";
 
@@ -40,7 +46,7 @@ TEST_CASE("a session over SPDY that is cut ends with a failure on its error stre
       SpdyHead() + SpdyClient::Reply(1) + SpdyClient::Reply(3) + SpdyData(5, 0, "some output");
   for (size_t piece : {size_t{1}, size_t{7}, from_client.size() + from_runtime.size()}) {
     INFO(piece);
-    SessionStatus status;
+    SessionStatus status(kSpdyRequest);
     for (size_t at = 0; at < from_client.size(); at += piece) status.FromClient(from_client.substr(at, piece));
     std::string passed;
     for (size_t at = 0; at < from_runtime.size(); at += piece)
@@ -61,7 +67,7 @@ TEST_CASE("a session over SPDY that is cut ends with a failure on its error stre
 TEST_CASE("frames that came in one piece are each seen, however small") {
   std::string many;
   for (int i = 0; i < 20000; ++i) many += SpdyData(5, 0, "x");
-  SessionStatus status;
+  SessionStatus status(kSpdyRequest);
   status.FromClient(many + Opened() + many);
 
   CHECK(status.FromRuntime(SpdyHead() + many) == SpdyHead() + many);
@@ -79,7 +85,7 @@ TEST_CASE("a session that had its result gets nothing more") {
        {Case{"a status", SpdyData(3, 0, R"({"status":"Success"})")}, Case{"its end", SpdyData(3, kSpdyFin, "")},
         Case{"a reset", "\x80\3\0\3\0\0\0\10\0\0\0\3\0\0\0\5"s}}) {
     INFO(c.what);
-    SessionStatus status;
+    SessionStatus status(kSpdyRequest);
     status.FromClient(Opened());
     CHECK(status.FromRuntime(SpdyHead() + c.frame) == SpdyHead() + c.frame);
 
@@ -88,7 +94,7 @@ TEST_CASE("a session that had its result gets nothing more") {
 }
 
 TEST_CASE("a frame that was cut is not passed on, so that the failure is understood") {
-  SessionStatus status;
+  SessionStatus status(kSpdyRequest);
   status.FromClient(Opened());
   const std::string half = SpdyData(5, 0, std::string(1000, 'x')).substr(0, 500);
 
@@ -99,7 +105,7 @@ TEST_CASE("a frame that was cut is not passed on, so that the failure is underst
 TEST_CASE("a session over WebSocket that is cut ends with a failure on its error channel and a close frame") {
   const std::string output = "\x82\x03\x01hi"s;
   for (const std::string& why : {"cut"s, std::string(300, 'w')}) {
-    SessionStatus status;
+    SessionStatus status(kWebSocketRequest);
     CHECK(status.FromRuntime(kWebSocketHead + output) == kWebSocketHead + output);
 
     const std::string last = status.Ending(why);
@@ -118,11 +124,11 @@ TEST_CASE("a session over WebSocket that is cut ends with a failure on its error
 
 TEST_CASE("a session over WebSocket that had its result, or closes, or is within a message, gets nothing more") {
   for (const std::string& frame : {"\x82\x03\x03{}"s, "\x88\x02\x03\xe8"s, "\x02\x03\x01hi"s}) {
-    SessionStatus status;
+    SessionStatus status(kWebSocketRequest);
     CHECK(status.FromRuntime(kWebSocketHead + frame) == kWebSocketHead + frame);
     CHECK(status.Ending("cut").empty());
   }
-  SessionStatus empty_result;  // what says that the connection is up
+  SessionStatus empty_result(kWebSocketRequest);  // what says that the connection is up
   empty_result.FromRuntime(kWebSocketHead + "\x82\x01\x03"s);
   CHECK_FALSE(empty_result.Ending("cut").empty());
 }
@@ -132,14 +138,14 @@ TEST_CASE("what is not understood is passed on as it comes") {
   for (const std::string& bytes :
        {"HTTP/1.1 404 Not Found\r\n\r\nno such session"s, SpdyHead("v3.channel.k8s.io") + SpdyData(1, 0, "x"),
         SpdyHead() + longer_than_any, "HTTP/1.1 101 " + std::string(100000, 'h'), "up"s, ""s}) {
-    SessionStatus status;
+    SessionStatus status(kSpdyRequest);
     status.FromClient(Opened());
     std::string passed = status.FromRuntime(bytes.substr(0, bytes.size() / 2));
     passed += status.FromRuntime(bytes.substr(bytes.size() / 2));
     CHECK(passed == bytes);
     CHECK(status.Ending("cut").empty());
   }
-  SessionStatus beginning;
+  SessionStatus beginning(kSpdyRequest);
   CHECK(beginning.FromRuntime("HTTP/1.1 1").empty());
   CHECK(beginning.Ending("cut") == "HTTP/1.1 1");
 }
@@ -148,11 +154,28 @@ TEST_CASE("a client whose error stream is not seen gets nothing of ours") {
   SpdyClient client;
   for (const std::string& bytes : {""s, client.Open(1, "stdout"), "\x80\3\0\1\0\0\0\x14"s + std::string(20, 'z'),
                                    "\x80\3\0\1\0\0\0\3abc"s, "\x80\3\0\10\0\0\0\0"s + Opened()}) {
-    SessionStatus status;
+    SessionStatus status(kSpdyRequest);
     status.FromClient(bytes);
     status.FromRuntime(SpdyHead());
 
     CHECK(status.Ending("cut").empty());
+  }
+}
+
+TEST_CASE("what came with the client's request counts, and is looked at when it asks for SPDY") {
+  struct Case {
+    std::string request;
+    bool watched;
+  };
+  for (const Case& c : {Case{kSpdyRequest, true}, Case{"POST / HTTP/1.1\r\nupgrade:spdy/3.1\r\n\r\n", true},
+                        Case{kWebSocketRequest, false}, Case{"GET / HTTP/1.1\r\n\r\n", false}}) {
+    INFO(c.request);
+    const std::string opened = Opened();
+    SessionStatus status(c.request + opened.substr(0, 20));
+    status.FromClient(opened.substr(20));
+    status.FromRuntime(SpdyHead());
+
+    CHECK(status.Ending("cut").empty() != c.watched);
   }
 }
 

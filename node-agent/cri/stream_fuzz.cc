@@ -18,11 +18,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (url->port == 0 || url->path.empty() || url->path[0] != '/') abort();
   }
   if (text.empty()) return 0;
+  SessionStatus(text).FromClient(text);
   const size_t split = static_cast<unsigned char>(text[0]);
   for (const char* head :
        {"HTTP/1.1 101 x\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n",
         "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n", ""}) {
-    SessionStatus status;
+    SessionStatus status("POST / HTTP/1.1\r\nUpgrade: SPDY/3.1\r\n\r\n");
     status.FromClient(text.substr(1, split));
     const std::string from_runtime = head + (split + 1 < size ? text.substr(split + 1) : "");
     // Nothing is changed or added before the end.

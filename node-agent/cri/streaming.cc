@@ -206,8 +206,7 @@ void StreamingServer::Session(int socket, const Target& target, const std::strin
   first.set_url(target.url);
   first.set_data(head);
   stream->Write(first);  // when it fails, so does the first read
-  SessionStatus status;
-  if (size_t end = head.find("\r\n\r\n"); end != std::string::npos) status.FromClient(head.substr(end + 4));
+  SessionStatus status(head);
   bool answered = false, refused = false;
   // While nothing was sent there is room for an answer of our own.
   auto refuse = [&](const char* status, const char* text) {
