@@ -9,8 +9,10 @@ from cluster import KINDS, Failed, container, pod, wait_for
 
 PORTS = {"app": 7001, "sidecar": 7002}
 TAKE = "printf '#!/bin/sh\\nread name; exec cat >> /tmp/from.$name\\n' > /tmp/take; chmod 755 /tmp/take; exec nc -ll -p {port} -e /tmp/take"
-# A Service may not be there yet; a session that broke and is made anew begins with 1 again, which shows.
-SAY = "while :; do (echo {name}; i=0; while echo $((i+=1)); do sleep 1; done) | {nc} {address} {port}; sleep 1; done"
+# A Service may not be there yet, and whoever dials it too early may have an ICMP error for its SYN: the kernel queues that
+# (tcp_v4_err), the next SYN gets through, and from then on poll() says POLLERR, after which nc reads what never comes. So a
+# session begins when one of no name has passed. One that broke and is made anew begins with 1 again, which shows.
+SAY = "until echo | timeout 5 {nc} {address} {port}; do sleep 0.5; done; while :; do (echo {name}; i=0; while echo $((i+=1)); do sleep 1; done) | {nc} {address} {port}; sleep 1; done"
 
 
 class Sessions:
