@@ -63,6 +63,21 @@ TEMPLATE_TEST_CASE("links are found by name and alternative name, or not found",
   CHECK_THAT(env.here().Do(AddAltName{env.a, "lo"}), HasCode(kAlreadyExists));
 }
 
+TEMPLATE_TEST_CASE("a link that may be missing is there or is not", "[netns][contract]", FakeEnv, KernelEnv) {
+  Joined<TestType> env;
+  REQUIRE_OK(env.here().Do(AddAltName{env.a, "other"}));
+
+  auto by_name = FindIfThere(env.here(), "a"), by_other = FindIfThere(env.here(), "other");
+  auto missing = FindIfThere(env.here(), "c");
+
+  REQUIRE_OK(by_name);
+  REQUIRE_OK(by_other);
+  REQUIRE_OK(missing);
+  CHECK(by_name->value().index == env.a);
+  CHECK(by_other->value().index == env.a);
+  CHECK_FALSE(missing->has_value());
+}
+
 TEMPLATE_TEST_CASE("a link's settings change in one request", "[netns][contract]", FakeEnv, KernelEnv) {
   Joined<TestType> env;
 
@@ -177,6 +192,17 @@ TEST_CASE("the fake fails once when told to, and changes nothing") {
   CHECK_THAT(netlink.Do(AddIfb{"ifb"}), HasCode(absl::StatusCode::kResourceExhausted) && Says("create ifb 'ifb'"));
   CHECK(netlink.Links()->size() == 1);
   CHECK_OK(netlink.Do(AddIfb{"ifb"}));
+}
+
+TEST_CASE("a link that cannot be looked for is not taken for a missing one") {
+  struct Deaf : FakeNetlink {
+    using FakeNetlink::FakeNetlink;
+    absl::StatusOr<Link> FindLink(const std::string&) override { return ErrnoToStatus(ENOBUFS, "find link"); }
+  };
+  FakeKernel kernel;
+  Deaf netlink(kernel, kernel.root());
+
+  CHECK_THAT(FindIfThere(netlink, "lo").status(), HasCode(absl::StatusCode::kResourceExhausted));
 }
 
 TEST_CASE("a fake namespace that goes takes the other ends along") {

@@ -85,6 +85,13 @@ std::string_view KindOf(const Change& change) {
   return kNames[change.index()];
 }
 
+absl::StatusOr<std::optional<Link>> FindIfThere(Netlink& netlink, const std::string& name) {
+  absl::StatusOr<Link> link = netlink.FindLink(name);
+  if (link.ok()) return std::optional<Link>(*std::move(link));
+  if (absl::IsNotFound(link.status())) return std::optional<Link>();
+  return link.status();
+}
+
 absl::Status WaitForLocalRoutes(Netlink& netlink, int link, const std::vector<IpAddress>& addresses,
                                 std::chrono::milliseconds timeout) {
   // The kernel announces addresses and routes, but a subscription costs more than asking once, which is the usual case.

@@ -161,6 +161,9 @@ class Netlink {
   }
 };
 
+// FindLink, for which no such link is an answer and not a failure.
+absl::StatusOr<std::optional<Link>> FindIfThere(Netlink& netlink, const std::string& name);
+
 // Waits until the kernel takes packets for `addresses` of `link`. Linux gives an IPv6 address its local route from a
 // work queue that needs RTNL, even without DAD: usually some milliseconds after it was added, seconds when hundreds of
 // interfaces come and go at once. (IPv4 ones have theirs at once.) kDeadlineExceeded names the address that is missing

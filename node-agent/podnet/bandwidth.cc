@@ -102,9 +102,8 @@ absl::Status CheckBandwidth(Netlink& root, const Link& root_end, const pu::Owner
                  TokenBucket(bandwidth->ingress_rate_bits, bandwidth->ingress_burst_bits, root_end.mtu)));
   }
   if (bandwidth->egress_rate_bits == 0) return absl::OkStatus();
-  absl::StatusOr<Link> ifb = root.FindLink(IfbName(owner));
-  if (absl::IsNotFound(ifb.status())) return Differs(fmt::format("ifb '{}' is missing", IfbName(owner)));
-  if (!ifb.ok()) return ifb.status();
+  HK_ASSIGN_OR_RETURN(std::optional<Link> ifb, FindIfThere(root, IfbName(owner)));
+  if (!ifb) return Differs(fmt::format("ifb '{}' is missing", IfbName(owner)));
   if (!ifb->up) return Differs(fmt::format("ifb '{}' is down", ifb->name));
   if (now.redirect != ifb->index) return Differs(fmt::format("traffic from the Pod does not go to '{}'", ifb->name));
   HK_ASSIGN_OR_RETURN(Shaping ifb_now, root.ShapingOf(ifb->index));
@@ -113,10 +112,8 @@ absl::Status CheckBandwidth(Netlink& root, const Link& root_end, const pu::Owner
 }
 
 absl::Status RemoveBandwidth(Netlink& root, const pu::OwnerTag& owner) {
-  absl::StatusOr<Link> ifb = root.FindLink(IfbName(owner));
-  if (absl::IsNotFound(ifb.status())) return absl::OkStatus();
-  if (!ifb.ok()) return ifb.status();
-  return root.Do(netlink::DeleteLink{ifb->index}, absl::StatusCode::kNotFound);
+  HK_ASSIGN_OR_RETURN(std::optional<Link> ifb, FindIfThere(root, IfbName(owner)));
+  return !ifb ? absl::OkStatus() : root.Do(netlink::DeleteLink{ifb->index}, absl::StatusCode::kNotFound);
 }
 
 }  // namespace heterok8s::podnet

@@ -23,13 +23,6 @@ constexpr char kSpareAlias[] = "heterok8s:spare";  // no owner's tag: those have
 // 's' is no hexadecimal digit.
 std::string RootName(const sys::NetnsRef& spare) { return fmt::format("hkus{:x}", spare.inode()); }
 
-absl::StatusOr<std::optional<Link>> FindIfThere(Netlink& netlink, const std::string& name) {
-  absl::StatusOr<Link> link = netlink.FindLink(name);
-  if (link.ok()) return std::optional<Link>(*std::move(link));
-  if (absl::IsNotFound(link.status())) return std::optional<Link>();
-  return link.status();
-}
-
 // What an end needs whoever will have it.
 absl::Status Furnish(Netlink& netlink, const std::string& name, std::optional<std::string> alias) {
   HK_ASSIGN_OR_RETURN(Link link, netlink.FindLink(name));

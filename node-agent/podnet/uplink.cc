@@ -24,13 +24,6 @@ using netlink::SetLink;
 
 constexpr auto kAbsent = absl::StatusCode::kNotFound;
 
-absl::StatusOr<std::optional<Link>> FindIfThere(Netlink& netlink, const std::string& name) {
-  absl::StatusOr<Link> link = netlink.FindLink(name);
-  if (link.ok()) return std::optional<Link>(*std::move(link));
-  if (absl::IsNotFound(link.status())) return std::optional<Link>();
-  return link.status();
-}
-
 bool HasName(const Link& link, const std::string& name) {
   return link.name == name || std::find(link.altnames.begin(), link.altnames.end(), name) != link.altnames.end();
 }
