@@ -59,7 +59,9 @@ struct World {
   // The veths' real names.
   static std::vector<std::string> Veths(const sys::NetnsRef& ns) {
     std::vector<std::string> names;
-    for (const netlink::Link& link : *(*netlink::OpenNetlinkIn(ns))->Links()) {
+    const auto links = (*netlink::OpenNetlinkIn(ns))->Links();
+    REQUIRE_OK(links);
+    for (const netlink::Link& link : *links) {
       if (link.kind == "veth") names.push_back(link.name);
     }
     return names;
