@@ -178,7 +178,7 @@ def by_socket(cluster, cases):
             ends_for_memory("meanwhile")
         with cases.case("node, by socket: when heterocri does not come, the Node is put back, and the Pod goes on"):
             unit.host(f"cp {ROOT}/bin/systemctl {ROOT}/bin/systemctl.real && printf '#!/bin/sh\\n[ \"$1 $2\" = \"start heterocri.service\" ] && "
-                      f"[ -e {ROOT}/etc/systemd/system/containerd.service.d/90-heterok8s.conf ] && exit 0\\n"
+                      f"grep -qs address {ROOT}/etc/systemd/system/containerd.service.d/90-heterok8s.conf && exit 0\\n"
                       f"exec {ROOT}/bin/systemctl.real \"$@\"\\n' > {ROOT}/bin/systemctl")
             done = unit.node("enable", "--via", "socket", "--ready-within", "60", check=False)
             assert done.returncode != 0 and "was put back as it was, and is Ready" in done.stderr, done

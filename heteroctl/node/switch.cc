@@ -16,6 +16,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLook{500};
 constexpr const char* kNetUnit = "heterok8s-node-rollback";
+constexpr const char* kGoing = "# `heteroctl node disable` is taking this away.\n";
 
 std::string DropInPath(const std::string& unit) {
   return fmt::format("/etc/systemd/system/{}.d/90-heterok8s.conf", unit);
@@ -96,8 +97,14 @@ absl::Status NodeSwitch::Apply(const std::vector<File>& wanted) {
 }
 
 absl::Status NodeSwitch::TakeAway() {
-  for (const std::string& path : Paths()) HK_RETURN_IF_ERROR(machine_.Remove(path));
+  // Files that say nothing stay until the units run without them: whoever comes after one that was killed on the way
+  // finds them and does it again.
+  for (const std::string& path : Paths()) {
+    if (machine_.Read(path).ok()) HK_RETURN_IF_ERROR(machine_.Write(path, kGoing));
+  }
   HK_RETURN_IF_ERROR(Restart());
+  for (const std::string& path : Paths()) HK_RETURN_IF_ERROR(machine_.Remove(path));
+  HK_RETURN_IF_ERROR(machine_.Systemctl({"daemon-reload"}).status());
   if (options_.via == Via::kKubelet) return absl::OkStatus();
   return machine_.Run({"ln", "-sfn", Events(options_.runtime_socket), Events(options_.moved_socket)}).status();
 }
@@ -107,6 +114,7 @@ void NodeSwitch::ArmNet() {
   if (options_.own_program.empty()) return;
   auto seconds = options_.ready_within.count() * 2 + 30;
   auto armed = machine_.Run({"systemd-run",
+                             "--collect",  // one that failed is not in the way of the next
                              fmt::format("--unit={}", kNetUnit),
                              fmt::format("--on-active={}", seconds),
                              options_.own_program,
@@ -130,13 +138,21 @@ void NodeSwitch::ArmNet() {
   if (!armed.ok()) say_(fmt::format("no timer that would put the Node back without us: {}", Message(armed.status())));
 }
 
+// An enable that was killed has left it; until it runs, or the Node is switched to an end, nobody knows how far that
+// got.
+bool NodeSwitch::NetIsArmed() {
+  return !options_.own_program.empty() &&
+         machine_.Systemctl({"is-active", "--quiet", fmt::format("{}.timer", kNetUnit)}).ok();
+}
+
 void NodeSwitch::DisarmNet() {
   if (!options_.own_program.empty()) machine_.Systemctl({"stop", fmt::format("{}.timer", kNetUnit)}).IgnoreError();
 }
 
 absl::Status NodeSwitch::Enable() {
   HK_ASSIGN_OR_RETURN(std::vector<File> wanted, Wanted());
-  if (InPlace(wanted)) {
+  const bool cut = NetIsArmed();
+  if (InPlace(wanted) && !cut) {
     say_("enabled already");
     return WaitReady(milliseconds(0));
   }
@@ -145,6 +161,10 @@ absl::Status NodeSwitch::Enable() {
   }
   HK_RETURN_IF_ERROR(Annotate(Ready(milliseconds(0)), "the Node is not well before anything is changed"));
 
+  if (cut) {
+    say_("an earlier enable was cut off: it is done again");
+    DisarmNet();
+  }
   ArmNet();
   auto disarm = absl::MakeCleanup([this] { DisarmNet(); });
   const milliseconds since = machine_.Now();
@@ -180,6 +200,7 @@ absl::Status NodeSwitch::Disable() {
   }
   const milliseconds since = machine_.Now();
   HK_RETURN_IF_ERROR(TakeAway());
+  DisarmNet();  // of an enable that was cut off: what it would do is done
   return WaitReady(since);
 }
 

@@ -66,6 +66,7 @@ class NodeSwitch {
   absl::Status Ready(std::chrono::milliseconds since);
   absl::Status NodeCondition(std::chrono::milliseconds since);
   void ArmNet();
+  bool NetIsArmed();
   void DisarmNet();
 
   NodeOptions options_;

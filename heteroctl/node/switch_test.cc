@@ -50,13 +50,18 @@ class ScriptedMachine final : public Machine {
   absl::Status Remove(const std::string& path) override { return files_.Remove(path); }
   absl::StatusOr<std::string> Systemctl(const std::vector<std::string>& arguments) override {
     log.push_back(fmt::format("{}", fmt::join(arguments, " ")));
+    if (arguments[0] == fails_at) return absl::InternalError("as the script says");
     if (arguments[0] == "cat") return Cat(arguments[1]);
+    if (arguments[0] == "is-active" && !armed) return absl::InternalError("inactive");
+    if (arguments[0] == "stop" && arguments[1] == "heterok8s-node-rollback.timer") armed = false;
     if (arguments[0] == "restart" && arguments[1] != "containerd.service") started_ = now_;
     return "";
   }
   absl::StatusOr<std::string> Run(const std::vector<std::string>& argv) override {
     if (argv[0] == "systemd-run") {
       log.push_back("net");
+      if (armed) return absl::InternalError("the unit is there already");
+      armed = true;
       net = fmt::format("{}", fmt::join(argv, " "));
       return "";
     }
@@ -94,7 +99,9 @@ class ScriptedMachine final : public Machine {
   milliseconds ready_after{5000};
   int split_pods = 0;
   std::vector<std::string> log;
-  std::string net;  // what systemd would run
+  std::string net;       // what systemd would run
+  bool armed = false;    // and will
+  std::string fails_at;  // a verb of systemctl's
   Folder folder;
 
  private:
@@ -234,6 +241,45 @@ TEST_CASE("a Node that is not Ready in time is put back as it was, and the error
   if (!node.machine.likes_heterocri) {
     CHECK(ToString(status).find("put back as it was, and is Ready") != std::string::npos);
   }
+}
+
+TEST_CASE("an enable that was killed with its files in place is done again, and nothing puts the Node back later") {
+  for (Via via : {Via::kKubelet, Via::kSocket}) {
+    Node node(via);
+    REQUIRE_OK(node.Enable());
+    node.machine.armed = true;  // as it is until the end
+    node.machine.log.clear();
+
+    REQUIRE_OK(node.Enable());
+    CHECK(node.machine.Did(via == Via::kKubelet ? "restart kubelet.service" : "restart containerd.service"));
+    CHECK(node.machine.Did("net"));
+    CHECK_FALSE(node.machine.armed);
+  }
+}
+
+TEST_CASE("a disable that was killed before the units ran without its files is finished by the next one") {
+  Node node;
+  REQUIRE_OK(node.Enable());
+  node.machine.fails_at = "restart";
+  REQUIRE(!node.Disable().ok());
+  REQUIRE_OK(node.machine.Read(kKubeletDropIn));
+  CHECK(node.machine.Read(kKubeletDropIn)->find("ExecStart") == std::string::npos);
+  CHECK(!node.AllGood());
+
+  node.machine.fails_at.clear();
+  node.machine.log.clear();
+  REQUIRE_OK(node.Disable());
+  CHECK(node.machine.Did("restart kubelet.service"));
+  CHECK(!node.machine.Read(kKubeletDropIn).ok());
+}
+
+TEST_CASE("a disable after an enable that was killed disarms the net") {
+  Node node;
+  REQUIRE_OK(node.Enable());
+  node.machine.armed = true;
+
+  REQUIRE_OK(node.Disable());
+  CHECK_FALSE(node.machine.armed);
 }
 
 TEST_CASE("nothing is touched when heterocri is not there, or the Node is not well before") {
