@@ -224,6 +224,11 @@ class PodLife:
                 return file.read() == "bye\n"
         wait_for("the message on the host", message, PATIENCE)
 
+    def lose_twin(self):
+        """As by a reboot of the DPU: its runtime knows the sandbox, which runs no more."""
+        for twin in self.sandboxes(self.kubelet.runtime["dpu"]):
+            self.kubelet.runtime["dpu"].StopPodSandbox(pod_sandbox_id=twin.id)
+
     def lost(self, name):
         def look(cri):
             status = cri.ContainerStatus(container_id=self.ids[name]).status

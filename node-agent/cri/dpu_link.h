@@ -92,6 +92,11 @@ class DpuLink {
   // A twin of this Pod and attempt that belongs to no sandbox and to no other call; kNotFound when there is none.
   absl::Status RemoveLeftover(const runtime::v1::PodSandboxMetadata& metadata, Deadline deadline);
 
+  // The Pod's twin if it runs; one that has died (the DPU was rebooted, say) is removed, so that its name is free, and
+  // what ended in it stays shown. Empty: there is none, make one. The Pod's files on the DPU stay. The caller is AtWork
+  // and alone at this.
+  absl::StatusOr<std::string> LiveTwin(const SplitPod& pod, Deadline deadline);
+
   // Stops and removes a twin, and with the last one of a Pod its files.
   absl::Status RemoveTwin(const std::string& twin_id, const runtime::v1::PodSandboxMetadata& metadata,
                           Deadline deadline);
@@ -101,7 +106,8 @@ class DpuLink {
                                              Deadline deadline);
   // Of a container that has ended: its last lines and its message are on the host.
   void FinishFiles(const SplitPod& pod, DpuContainer* container, std::chrono::steady_clock::time_point until);
-  void FindTwins(const runtime::v1::ListPodSandboxResponse& sandboxes);
+  // `pods` as they were before the DPU was asked.
+  void FindTwins(const std::vector<SplitPod>& pods, const runtime::v1::ListPodSandboxResponse& sandboxes);
   bool IsLost(std::chrono::steady_clock::time_point now) const;  // under mutex_
   void Loop();
   absl::Status Round();

@@ -85,6 +85,7 @@ void DpuLink::FinishFiles(const SplitPod& pod, DpuContainer* container, steady_c
 
 absl::Status DpuLink::Poll() {
   uint64_t version = table_.version();
+  const std::vector<SplitPod> pods = table_.Pods();
   HK_ASSIGN_OR_RETURN(auto sandboxes, dpu_.Call<rt::ListPodSandboxResponse>(
                                           kListPodSandbox, rt::ListPodSandboxRequest(), In(options_.duration / 2)));
   HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
@@ -92,7 +93,7 @@ absl::Status DpuLink::Poll() {
   // Before anything of them is read: kubelet has forgotten these.
   const std::set<std::string> removed = table_.Removed();
   HK_RETURN_IF_ERROR(FinishRemovals(list, removed));
-  FindTwins(sandboxes);
+  FindTwins(pods, sandboxes);
   std::map<std::string, DpuContainer> known;
   for (DpuContainer& container : table_.Containers()) known[container.id()] = std::move(container);
   std::vector<DpuContainer> seen;

@@ -14,18 +14,21 @@ namespace {
 namespace rt = runtime::v1;
 
 constexpr std::chrono::milliseconds kCleanTime{30000};
+constexpr std::chrono::milliseconds kReadTime{5000};
+
+// A runtime has no two sandboxes of one name, attempt and UID.
+bool IsTwinOf(const SplitPod& pod, const rt::PodSandbox& sandbox) {
+  return pod.verdict.split && AnnotationOf(sandbox.annotations(), kTwin) == "true" &&
+         pod.metadata.uid() == sandbox.metadata().uid() && pod.metadata.attempt() == sandbox.metadata().attempt();
+}
 
 }  // namespace
 
-void DpuLink::FindTwins(const rt::ListPodSandboxResponse& sandboxes) {
-  std::vector<SplitPod> pods = table_.Pods();
+void DpuLink::FindTwins(const std::vector<SplitPod>& pods, const rt::ListPodSandboxResponse& sandboxes) {
   for (const rt::PodSandbox& twin : sandboxes.items()) {
-    if (AnnotationOf(twin.annotations(), kTwin) != "true") continue;
     for (const SplitPod& pod : pods) {
-      if (pod.twin_id.empty() && pod.verdict.split && pod.metadata.uid() == twin.metadata().uid() &&
-          pod.metadata.attempt() == twin.metadata().attempt()) {
-        table_.SetTwin(pod.sandbox_id, twin.id());
-      }
+      // Another than the one we know: made by a heterocri that died before it could write that down.
+      if (pod.twin_id != twin.id() && IsTwinOf(pod, twin)) table_.SetTwin(pod.sandbox_id, pod.twin_id, twin.id());
     }
   }
 }
@@ -123,6 +126,39 @@ absl::Status DpuLink::RemoveLeftover(const rt::PodSandboxMetadata& metadata, Dea
     return RemoveTwin(twin.id(), metadata, deadline);
   }
   return absl::NotFoundError("no twin is left over");
+}
+
+absl::StatusOr<std::string> DpuLink::LiveTwin(const SplitPod& pod, Deadline deadline) {
+  HK_ASSIGN_OR_RETURN(auto sandboxes,
+                      dpu_.Call<rt::ListPodSandboxResponse>(kListPodSandbox, rt::ListPodSandboxRequest(), deadline));
+  for (const rt::PodSandbox& twin : sandboxes.items()) {
+    if (!IsTwinOf(pod, twin)) continue;
+    if (twin.state() == rt::SANDBOX_READY) {
+      table_.SetTwin(pod.sandbox_id, pod.twin_id, twin.id());
+      return twin.id();
+    }
+    spdlog::warn("Pod {}/{}: its twin on the DPU has died; it is made anew", pod.metadata.namespace_(),
+                 pod.metadata.name());
+    rt::StopPodSandboxRequest stop;  // its network, and what outlived it
+    stop.set_pod_sandbox_id(twin.id());
+    HK_RETURN_IF_ERROR(dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, deadline).status());
+    HK_FAULT_POINT("cri.remake.after-stop");
+    // They go with the twin: first all that kubelet may ask of them.
+    for (const DpuContainer& container : table_.Containers()) {
+      if (container.twin_id != twin.id() || container.lost || container.kept) continue;
+      absl::Status read = Refresh(container.id(), std::min(deadline, In(kReadTime)));
+      if (!read.ok() && read.code() != absl::StatusCode::kNotFound)
+        return Annotate(read, "what ended in the twin that has died");
+    }
+    table_.KeepEnded(twin.id());
+    HK_RETURN_IF_ERROR(table_.Save());
+    HK_FAULT_POINT("cri.remake.after-keep");
+    rt::RemovePodSandboxRequest remove;
+    remove.set_pod_sandbox_id(twin.id());
+    HK_RETURN_IF_ERROR(dpu_.Call<rt::RemovePodSandboxResponse>(kRemovePodSandbox, remove, deadline).status());
+    HK_FAULT_POINT("cri.remake.after-removal");
+  }
+  return "";
 }
 
 DpuLink::AtWork::AtWork(DpuLink& link, const rt::PodSandboxMetadata& metadata)

@@ -75,6 +75,7 @@ absl::Status PodTable::FromBytes(const std::string& bytes) {
     container.dpu_log = saved.dpu_log();
     container.epoch = saved.epoch();
     container.lost = saved.lost();
+    container.kept = saved.kept();
     Changing()[container.id()] = std::move(container);
   }
   return absl::OkStatus();
@@ -92,6 +93,7 @@ std::string PodTable::ToBytes() const {
     saved.set_dpu_log(container.dpu_log);
     saved.set_epoch(container.epoch);
     saved.set_lost(container.lost);
+    saved.set_kept(container.kept);
   }
   for (const std::string& id : removed_) file.add_removed(id);
   for (const auto& [id, pod] : pods_) {
@@ -151,9 +153,10 @@ std::vector<SplitPod> PodTable::Pods() const {
   return pods;
 }
 
-void PodTable::SetTwin(const std::string& sandbox_id, const std::string& twin_id) {
+void PodTable::SetTwin(const std::string& sandbox_id, const std::string& from, const std::string& to) {
   std::lock_guard lock(mutex_);
-  if (auto found = pods_.find(sandbox_id); found != pods_.end()) found->second.twin_id = twin_id;
+  auto found = pods_.find(sandbox_id);
+  if (found != pods_.end() && found->second.twin_id == from) found->second.twin_id = to;
 }
 
 void PodTable::MarkStopped(const std::string& sandbox_id) {
@@ -198,6 +201,13 @@ std::vector<DpuContainer> PodTable::Containers() const {
   std::vector<DpuContainer> containers;
   for (const auto& [id, container] : containers_) containers.push_back(container);
   return containers;
+}
+
+void PodTable::KeepEnded(const std::string& twin_id) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  for (auto& [id, container] : containers_)
+    container.kept |= container.twin_id == twin_id && container.listed.state() == rt::CONTAINER_EXITED;
 }
 
 bool PodTable::AnyContainer() const {
@@ -283,7 +293,7 @@ bool PodTable::Replace(uint64_t version, std::vector<DpuContainer> seen) {
     if (!removed_.contains(container.id())) now[container.id()] = std::move(container);
   }
   for (auto& [id, container] : containers_) {
-    if (container.lost && pods_.contains(container.listed.pod_sandbox_id())) now[id] = container;
+    if ((container.lost || container.kept) && pods_.contains(container.listed.pod_sandbox_id())) now[id] = container;
   }
   for (const auto& [id, container] : containers_) {
     if (!now.contains(id)) Tell(&container.listed, nullptr);

@@ -41,6 +41,7 @@ struct DpuContainer {
   uint64_t epoch = 0;
   bool unfinished = false;  // ended, and its log or message is not all on the host yet
   bool lost = false;        // shown as ended because the DPU was away for longer than the lease
+  bool kept = false;        // ended, and gone from the DPU with its twin: shown until kubelet removes it
 
   const std::string& id() const { return listed.id(); }
   bool running() const { return listed.state() == runtime::v1::CONTAINER_RUNNING; }
@@ -70,7 +71,8 @@ class PodTable {
   std::optional<SplitPod> FindPod(const std::string& sandbox_id) const;  // also by a prefix of 12 or more characters
   std::optional<SplitPod> FindPodOfTwin(const std::string& twin_id) const;
   std::vector<SplitPod> Pods() const;
-  void SetTwin(const std::string& sandbox_id, const std::string& twin_id);
+  // Unless its twin is another one than `from` by now.
+  void SetTwin(const std::string& sandbox_id, const std::string& from, const std::string& to);
   void MarkStopped(const std::string& sandbox_id);
   void ErasePod(const std::string& sandbox_id);  // with its containers
 
@@ -78,6 +80,8 @@ class PodTable {
   std::optional<DpuContainer> FindContainer(const std::string& id) const;
   std::vector<DpuContainer> Containers() const;
   bool AnyContainer() const;
+  // What has ended in this twin stays as it is shown when the DPU no longer has it.
+  void KeepEnded(const std::string& twin_id);
   void EraseContainer(const std::string& id);
   // Containers that match `filter`, as the bytes of a ListContainersResponse.
   std::string ListBytes(const runtime::v1::ContainerFilter& filter) const;
@@ -93,8 +97,8 @@ class PodTable {
 
   // Rises with every change but Replace's. A poll notes it first, and Replace refuses what was read before a change.
   uint64_t version() const;
-  // `seen` are the DPU's containers now, without the lost ones: those stay as they are shown until kubelet removes them
-  // or their Pod.
+  // `seen` are the DPU's containers now, without the lost ones: those, and kept ones, stay as they are shown until
+  // kubelet removes them or their Pod.
   bool Replace(uint64_t version, std::vector<DpuContainer> seen);
 
   uint64_t epoch() const;

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "common/sys/keyed_mutex.h"
 #include "node-agent/cri/byte_service.h"
 #include "node-agent/cri/container_events.h"
 #include "node-agent/cri/cri_client.h"
@@ -89,6 +90,10 @@ class Router {
   void RemovePodSandbox(const CallPtr& call);
   bool OtherAttempt(const SplitPod& pod) const;
   absl::StatusOr<std::string> MakeTwin(const runtime::v1::RunPodSandboxRequest& request, Deadline deadline);
+  // The Pod's twin; made anew when it has died, from what the host's sandbox is and `config`, which CreateContainer
+  // has.
+  absl::StatusOr<std::string> EnsureTwin(const SplitPod& pod, const runtime::v1::PodSandboxConfig& config,
+                                         Deadline deadline);
 
   // router_create.cc
   void CreateContainer(const CallPtr& call);
@@ -171,6 +176,7 @@ class Router {
   RouterOptions options_;
   RouterParts parts_;
   RouterFigures figures_;
+  sys::KeyedMutex remaking_;  // twins, by the host's sandbox
   std::mutex figures_mutex_;
   std::map<std::string, std::string> last_figures_;  // of the DPU, by method: its last answer
   v1::UsedByVolumesReply used_;                      // its last answer

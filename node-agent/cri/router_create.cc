@@ -110,9 +110,8 @@ void Router::CreateContainer(const CallPtr& call) {
 absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const ContainerVerdict& verdict,
                                                 const rt::CreateContainerRequest& request, Deadline deadline) {
   if (!parts_.link.Valid()) return parts_.link.AwayError();
-  if (pod.twin_id.empty()) return absl::NotFoundError("the Pod's twin on the DPU is gone");
   DpuContainerOptions options;
-  options.twin_id = pod.twin_id;
+  HK_ASSIGN_OR_RETURN(options.twin_id, EnsureTwin(pod, request.sandbox_config(), deadline));
   options.reason = verdict.reason;
   options.epoch = parts_.table.epoch();
   HK_ASSIGN_OR_RETURN(options.image, DpuImage(request, deadline));
@@ -142,7 +141,7 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
     *container.listed.mutable_image() = on_dpu.config().image();
     *container.listed.mutable_labels() = on_dpu.config().labels();
     *container.listed.mutable_annotations() = on_dpu.config().annotations();
-    container.twin_id = pod.twin_id;
+    container.twin_id = options.twin_id;
     container.epoch = options.epoch;
     parts_.table.PutContainer(std::move(container));
     parts_.link.PollSoon();

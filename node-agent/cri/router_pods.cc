@@ -21,6 +21,14 @@ std::string NameOf(const rt::PodSandboxMetadata& metadata) {
   return fmt::format("Pod {}/{}", metadata.namespace_(), metadata.name());
 }
 
+// These say what heterocri decided; from a Pod's author they would be a claim.
+size_t EraseClaims(google::protobuf::Map<std::string, std::string>* annotations) {
+  size_t claims = 0;
+  for (const char* key : {kPlacement, kPlacementReason, kTwin, kLogDirectory, kRefused})
+    claims += annotations->erase(key);
+  return claims;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> Router::MakeTwin(const rt::RunPodSandboxRequest& request, Deadline deadline) {
@@ -37,15 +45,49 @@ absl::StatusOr<std::string> Router::MakeTwin(const rt::RunPodSandboxRequest& req
   return made->pod_sandbox_id();
 }
 
+absl::StatusOr<std::string> Router::EnsureTwin(const SplitPod& seen, const rt::PodSandboxConfig& config,
+                                               Deadline deadline) {
+  rt::PodSandboxStatusRequest ask;
+  ask.set_pod_sandbox_id(seen.twin_id);
+  absl::StatusOr<rt::PodSandboxStatusResponse> twin = absl::NotFoundError("not known");
+  if (!seen.twin_id.empty()) twin = parts_.dpu.Call<rt::PodSandboxStatusResponse>(kPodSandboxStatus, ask, deadline);
+  if (twin.ok() && twin->status().state() == rt::SANDBOX_READY) return seen.twin_id;
+  if (!twin.ok() && twin.status().code() != absl::StatusCode::kNotFound) return twin.status();
+
+  const std::string what = "twin sandbox on the DPU, which has died";
+  deadline = std::min(deadline, In(kTwinTime));
+  absl::StatusOr<sys::KeyedMutex::Guard> alone = remaking_.Lock(seen.sandbox_id, kTwinTime);
+  HK_RETURN_IF_ERROR(Annotate(alone.status(), what));
+  DpuLink::AtWork at_work(parts_.link, seen.metadata);
+  const std::optional<SplitPod> pod = parts_.table.FindPod(seen.sandbox_id);
+  if (!pod || pod->stopped) return absl::FailedPreconditionError("the Pod's sandbox has been stopped");
+  absl::StatusOr<std::string> live = parts_.link.LiveTwin(*pod, deadline);
+  HK_RETURN_IF_ERROR(Annotate(live.status(), what));
+  if (!live->empty()) return live;
+  ask.set_pod_sandbox_id(pod->sandbox_id);
+  auto host = parts_.host.Call<rt::PodSandboxStatusResponse>(kPodSandboxStatus, ask, deadline);
+  HK_RETURN_IF_ERROR(Annotate(host.status(), what));
+  // As the first one: what the Pod's annotations say today was not looked at.
+  rt::RunPodSandboxRequest request;
+  *request.mutable_config() = config;
+  *request.mutable_config()->mutable_metadata() = pod->metadata;
+  *request.mutable_config()->mutable_labels() = host->status().labels();
+  *request.mutable_config()->mutable_annotations() = host->status().annotations();
+  EraseClaims(request.mutable_config()->mutable_annotations());
+  request.set_runtime_handler(host->status().runtime_handler());
+  absl::StatusOr<std::string> made = MakeTwin(request, deadline);
+  HK_RETURN_IF_ERROR(Annotate(made.status(), what));
+  parts_.table.SetTwin(pod->sandbox_id, pod->twin_id, *made);
+  spdlog::info("{}: its twin on the DPU is made anew", NameOf(pod->metadata));
+  return *made;
+}
+
 void Router::RunPodSandbox(const CallPtr& call) {
   rt::RunPodSandboxRequest request;
   if (!ParseRequest(*call, &request)) return;
   rt::PodSandboxConfig& config = *request.mutable_config();
   auto& annotations = *config.mutable_annotations();
-  // These say what heterocri decided; from a Pod's author they would be a claim.
-  size_t claims = 0;
-  for (const char* key : {kPlacement, kPlacementReason, kTwin, kLogDirectory, kRefused})
-    claims += annotations.erase(key);
+  const size_t claims = EraseClaims(&annotations);
   if (absl::Status bandwidth = CheckBandwidth(annotations); !bandwidth.ok()) {
     Answer(*call, bandwidth);
     return;
@@ -106,7 +148,7 @@ void Router::StopPodSandbox(const CallPtr& call) {
   rt::StopPodSandboxRequest request;
   if (!ParseRequest(*call, &request)) return;
   std::optional<SplitPod> pod = parts_.table.FindPod(request.pod_sandbox_id());
-  if (!pod || pod->twin_id.empty()) {
+  if (!pod || !pod->verdict.split) {
     ForwardToHost(call);
     return;
   }
@@ -115,6 +157,7 @@ void Router::StopPodSandbox(const CallPtr& call) {
   Deadline deadline = LimitOf(*call);
   std::future<absl::Status> twin = std::async(std::launch::async, [&]() -> absl::Status {
     if (!parts_.link.Valid()) return parts_.link.AwayError();
+    if (pod->twin_id.empty()) return absl::OkStatus();  // one that turns up is stopped then
     rt::StopPodSandboxRequest stop;
     stop.set_pod_sandbox_id(pod->twin_id);
     HK_RETURN_IF_ERROR(

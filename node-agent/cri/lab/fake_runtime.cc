@@ -122,23 +122,38 @@ void FakeRuntime::ServeSandboxes() {
         response->mutable_status()->set_id(found->first);
         *response->mutable_status()->mutable_metadata() = found->second.metadata();
         response->mutable_status()->set_state(found->second.state());
+        *response->mutable_status()->mutable_labels() = found->second.labels();
+        *response->mutable_status()->mutable_annotations() = found->second.annotations();
         return grpc::Status::OK;
       });
   Serve<rt::StopPodSandboxRequest, rt::StopPodSandboxResponse>("StopPodSandbox", [this](const auto& request, auto*) {
     auto found = sandboxes_.find(request.pod_sandbox_id());
-    if (found != sandboxes_.end()) found->second.set_state(rt::SANDBOX_NOTREADY);
+    if (found == sandboxes_.end()) return grpc::Status::OK;
+    found->second.set_state(rt::SANDBOX_NOTREADY);
+    for (const auto& [id, container] : containers_) {
+      if (container.pod_sandbox_id() == found->first && container.state() == rt::CONTAINER_RUNNING) Exit(id, 137);
+    }
     return grpc::Status::OK;
   });
-  Serve<rt::RemovePodSandboxRequest, rt::RemovePodSandboxResponse>("RemovePodSandbox",
-                                                                   [this](const auto& request, auto*) {
-                                                                     sandboxes_.erase(request.pod_sandbox_id());
-                                                                     return grpc::Status::OK;
-                                                                   });
+  Serve<rt::RemovePodSandboxRequest, rt::RemovePodSandboxResponse>(
+      "RemovePodSandbox", [this](const auto& request, auto*) {
+        sandboxes_.erase(request.pod_sandbox_id());
+        std::erase_if(containers_, [&](const auto& item) {
+          if (item.second.pod_sandbox_id() != request.pod_sandbox_id()) return false;
+          statuses_.erase(item.first);
+          return true;
+        });
+        return grpc::Status::OK;
+      });
 }
 
 void FakeRuntime::ServeContainers() {
   Serve<rt::CreateContainerRequest, rt::CreateContainerResponse>(
       "CreateContainer", [this](const auto& request, auto* response) {
+        auto sandbox = sandboxes_.find(request.pod_sandbox_id());
+        if (sandbox == sandboxes_.end()) return Missing("sandbox", request.pod_sandbox_id());
+        if (sandbox->second.state() != rt::SANDBOX_READY)  // in containerd 1.6's words
+          return grpc::Status(grpc::StatusCode::UNKNOWN, "failed to get sandbox container task: no running task found");
         rt::Container container;
         container.set_id(NewId());
         container.set_pod_sandbox_id(request.pod_sandbox_id());
@@ -238,6 +253,14 @@ void FakeRuntime::Exit(const std::string& container_id, int code) {
   containers_[container_id].set_state(rt::CONTAINER_EXITED);
   statuses_[container_id].set_state(rt::CONTAINER_EXITED);
   statuses_[container_id].set_exit_code(code);
+}
+
+void FakeRuntime::Reboot() {
+  std::lock_guard lock(mutex_);
+  for (auto& [id, sandbox] : sandboxes_) sandbox.set_state(rt::SANDBOX_NOTREADY);
+  for (const auto& [id, container] : containers_) {
+    if (container.state() == rt::CONTAINER_RUNNING) Exit(id, 255);
+  }
 }
 
 std::set<std::string> FakeRuntime::images() {

@@ -45,6 +45,8 @@ class FakeRuntime {
 
   // Ends a container by itself.
   void Exit(const std::string& container_id, int code);
+  // As after a reboot of its computer: everything is listed, nothing runs.
+  void Reboot();
   std::set<std::string> images();
   void AddImage(const std::string& name);
 

@@ -41,6 +41,10 @@ TwoFakes::TwoFakes() : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++se
   config_.heterod_socket = heterod_->socket();
   config_.rules.offload_containers = {"side"};
   config_.metrics_listen = "127.0.0.1:0";
+  StartDaemon();
+}
+
+void TwoFakes::StartDaemon() {
   auto daemon = Daemon::Start(config_, UnixChannel(dpu_->socket()), [] { return false; });
   REQUIRE_OK(daemon);
   daemon_ = *std::move(daemon);

@@ -34,6 +34,7 @@ class TwoFakes {
   CriClient& cri() { return *client_; }
   std::shared_ptr<grpc::Channel> channel() { return channel_; }
   void StopDaemon() { daemon_.reset(); }
+  void StartDaemon();  // until it says that the DPU is there
   const std::string& folder() const { return folder_; }
 
   runtime::v1::RuntimeCondition DpuCondition();  // what kubelet is told of the DPU
