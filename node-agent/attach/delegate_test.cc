@@ -23,13 +23,17 @@ class Plugin {
     std::filesystem::create_directory(folder_ + "/leases");
     Write("/hk-test-ipam", R"(#!/bin/sh
 here=$(dirname "$0")
-cat > /dev/null
+cat > "$here/stdin"
 case $CNI_COMMAND in
 ADD)
   if [ -e "$here/broken" ]; then echo '{"cniVersion":"1.1.0","code":142,"msg":"out of order"}'; exit 1; fi
   touch "$here/leases/$CNI_CONTAINERID"
   echo '{"cniVersion":"1.1.0","ips":[{"address":"10.99.0.5/24"}]}' ;;
 DEL) rm -f "$here/leases/$CNI_CONTAINERID" ;;
+GC)
+  for lease in "$here"/leases/*; do
+    grep -q "\"containerID\":\"$(basename "$lease")\"" "$here/stdin" || rm -f "$lease"
+  done ;;
 esac
 )");
     std::filesystem::permissions(folder_ + "/hk-test-ipam", std::filesystem::perms::owner_all);
@@ -37,6 +41,7 @@ esac
   ~Plugin() { std::filesystem::remove_all(folder_); }
 
   void Break() { Write("/broken", ""); }
+  void Lease(const std::string& container) { Write("/leases/" + container, ""); }
   bool HasLease(const std::string& container) const {
     return std::filesystem::exists(folder_ + "/leases/" + container);
   }
@@ -115,11 +120,42 @@ TEST_CASE("with the DPU away a delegated address goes back only when the DPU has
 
   CHECK_OK(node.host().Del(node.Del(add)));
   CHECK(plugin.HasLease("c1"));
+  SECTION("once") {}
+  SECTION("the runtime repeats its DEL") { CHECK_OK(node.host().Del(node.Del(add))); }
+  SECTION("and leaves out which Pod it is") {
+    cni::Request again = node.Del(add);
+    again.args.clear();
+    CHECK_OK(node.host().Del(again));
+  }
+  SECTION("the runtime collects what it does not know any more") { CHECK_OK(node.host().Gc(node.Gc({}))); }
+  CHECK(plugin.HasLease("c1"));
   node.CrashHost();
   node.SetConnected(true);
   node.ResyncBoth();
   CHECK_FALSE(plugin.HasLease("c1"));
   CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("while an address waits for the DPU, GC frees the others, and a DEL for another interface its own") {
+  Plugin plugin;
+  TwoEngines node;
+  plugin.Use(node);
+  cni::Request split = node.HostAdd("c1", "uid-1", kSplit);
+  REQUIRE_OK(node.host().Add(split));
+  REQUIRE_OK(node.host().Add(node.HostAdd("c2", "uid-2", kOrdinary)));
+  REQUIRE_OK(node.host().Add(node.HostAdd("c3", "uid-3", kOrdinary)));
+  node.SetConnected(false);
+  REQUIRE_OK(node.host().Del(node.Del(split)));
+
+  CHECK_OK(node.host().Gc(node.Gc({{.container_id = "c3", .ifname = "eth0"}})));
+  CHECK(plugin.HasLease("c1"));
+  CHECK_FALSE(plugin.HasLease("c2"));
+  CHECK(plugin.HasLease("c3"));
+
+  plugin.Lease("c4");  // of an ADD that nobody remembers
+  cni::Request lost = node.Del(node.HostAdd("c4", "uid-1", kSplit));
+  CHECK_OK(node.host().Del(lost));
+  CHECK_FALSE(plugin.HasLease("c4"));
 }
 
 TEST_CASE("a crash right after the plugin answered gives its address back at the next start") {

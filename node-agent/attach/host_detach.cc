@@ -1,8 +1,6 @@
 // HostEngine: DEL and GC, and the undoing that ADD, a restart and Resync share with them.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include "common/fault/fault.h"
 #include "node-agent/attach/host_engine.h"
 #include "node-agent/attach/requests.h"
@@ -12,8 +10,6 @@ namespace heterok8s::attach {
 namespace {
 
 std::string Quarantine(const std::string& pod_key) { return "quarantine:" + pod_key; }
-// Where the call of a delegated IPAM plugin waits until the DPU has let go of the address.
-std::string DeferredIpam(const std::string& pod_key) { return "deferred-ipam:" + pod_key; }
 
 }  // namespace
 
@@ -93,10 +89,7 @@ absl::Status HostEngine::Forget(const Attachment& row, const Details& details, c
     }
     if (!reserved) HK_RETURN_IF_ERROR(tx.RenameOwner(row.key.network, details.owner, Quarantine(row.pod_key)));
     HK_RETURN_IF_ERROR(tx.RenameOwner(kLinkNetwork, row.pod_key, Quarantine(row.pod_key)));
-    if (delegated) {
-      nlohmann::json call = {{"stdin", details.delegated_stdin}, {"environment", details.delegated_environment}};
-      HK_RETURN_IF_ERROR(tx.PutValue(DeferredIpam(row.pod_key), call.dump()));
-    }
+    if (delegated) HK_RETURN_IF_ERROR(Defer(tx, row.pod_key, details));
     return tx.PutTombstone(
         {.pod_key = row.pod_key, .generation = row.generation, .reason = Message(dpu), .created_unix_ms = UnixMs()});
   });
@@ -105,7 +98,11 @@ absl::Status HostEngine::Forget(const Attachment& row, const Details& details, c
 // A DEL for something that the ledger does not know: removes what the kernel may still have of it, unless that is now
 // another sandbox's.
 absl::Status HostEngine::Scrub(const cni::Request& request, const std::string& pod_key) {
-  if (ipam_.is_delegated(request)) HK_RETURN_IF_ERROR(ipam_.Delegate(request, "DEL"));
+  if (ipam_.is_delegated(request)) {
+    // The runtime repeats its DELs; an address in quarantine stays there.
+    HK_ASSIGN_OR_RETURN(const bool deferred, IsDeferred(request));
+    if (!deferred) HK_RETURN_IF_ERROR(ipam_.Delegate(request, "DEL"));
+  }
   HK_ASSIGN_OR_RETURN(std::vector<Attachment> others, journal_.OfPod(pod_key));
   bool pod_is_known = false;
   for (const Attachment& other : others) {
@@ -133,7 +130,7 @@ absl::Status HostEngine::Gc(const cni::Request& request) {
       failed.Add(Annotate(DetachIfStale(row), fmt::format("GC of container {}", row.key.container_id)));
     }
   }
-  if (ipam_.is_delegated(request)) failed.Add(ipam_.Delegate(request, "GC"));
+  if (ipam_.is_delegated(request)) failed.Add(GcByPlugin(request));
   return failed.status();
 }
 
@@ -155,22 +152,14 @@ absl::Status HostEngine::Settle(const ledger::Tombstone& tombstone) {
 }
 
 absl::Status HostEngine::SettleLocked(const ledger::Tombstone& tombstone) {
-  HK_ASSIGN_OR_RETURN(std::optional<std::string> deferred, journal_.Value(DeferredIpam(tombstone.pod_key)));
-  if (deferred.has_value()) {
-    nlohmann::json call = nlohmann::json::parse(*deferred, nullptr, /*allow_exceptions=*/false);
-    if (!call.is_object())
-      return absl::DataLossError(fmt::format("value {} is not JSON", DeferredIpam(tombstone.pod_key)));
-    HK_ASSIGN_OR_RETURN(
-        cni::Request request,
-        cni::ParseRequest(call.value("environment", std::map<std::string, std::string>()), call.value("stdin", "")));
-    HK_RETURN_IF_ERROR(ipam_.Delegate(request, "DEL"));
-  }
+  HK_ASSIGN_OR_RETURN(std::optional<cni::Request> deferred, Deferred(tombstone.pod_key));
+  if (deferred.has_value()) HK_RETURN_IF_ERROR(ipam_.Delegate(*deferred, "DEL"));
   HK_FAULT_POINT("host.settle.before-ledger");
   const std::string quarantine = Quarantine(tombstone.pod_key);
   HK_ASSIGN_OR_RETURN(std::vector<std::string> networks, journal_.NetworksOf(quarantine));
   return journal_.Write([&](ledger::Tx& tx) -> absl::Status {
     for (const std::string& network : networks) HK_RETURN_IF_ERROR(tx.ReleaseAddresses(network, quarantine));
-    HK_RETURN_IF_ERROR(tx.PutValue(DeferredIpam(tombstone.pod_key), ""));
+    HK_RETURN_IF_ERROR(tx.PutValue(DeferredIpamName(tombstone.pod_key), ""));
     return tx.DeleteTombstone(tombstone.pod_key);
   });
 }

@@ -139,6 +139,14 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status Settle(const ledger::Tombstone& tombstone);        // takes the Pod's lock
   absl::Status SettleLocked(const ledger::Tombstone& tombstone);  // has it
 
+  // host_delegated.cc
+  static std::string DeferredIpamName(const std::string& pod_key);
+  absl::Status Defer(ledger::Tx& tx, const std::string& pod_key, const Details& details);
+  absl::StatusOr<std::optional<cni::Request>> Deferred(const std::string& pod_key);
+  absl::StatusOr<std::vector<cni::Request>> AllDeferred();
+  absl::StatusOr<bool> IsDeferred(const cni::Request& request);
+  absl::Status GcByPlugin(cni::Request request);
+
   // host_reconcile.cc
   absl::Status Restore(const Attachment& row);
   absl::Status Rejoin(const Attachment& seen, bool dpu_has_it);

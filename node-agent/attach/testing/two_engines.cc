@@ -199,11 +199,12 @@ cni::Request TwoEngines::Check(cni::Request add, const cni::Result& result) {
 
 cni::Request TwoEngines::Gc(const std::vector<cni::AttachmentRef>& valid) {
   nlohmann::json config = Config({});
+  config.update(extra_config);
   config["cni.dev/valid-attachments"] = nlohmann::json::array();
   for (const cni::AttachmentRef& ref : valid) {
     config["cni.dev/valid-attachments"].push_back({{"containerID", ref.container_id}, {"ifname", ref.ifname}});
   }
-  return Request(cni::Command::kGc, "", "", config);
+  return Request(cni::Command::kGc, "", "", std::move(config));
 }
 
 cni::Request TwoEngines::StatusRequest() { return Request(cni::Command::kStatus, "", "", Config({})); }

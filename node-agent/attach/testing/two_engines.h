@@ -108,8 +108,8 @@ class TwoEngines {
   FakePeer to_dpu{host_process, dpu_process}, to_host{dpu_process, host_process};
   int host_uplink_mtu = 0;
   std::string subnet = "10.88.0.0/24";
-  std::string cni_path;                                    // of HostAdd, for delegated IPAM
-  nlohmann::json extra_config = nlohmann::json::object();  // merged into the network configuration of HostAdd
+  std::string cni_path;                                    // for delegated IPAM
+  nlohmann::json extra_config = nlohmann::json::object();  // merged into the network configuration of HostAdd and Gc
 
  private:
   void StartHost();
