@@ -180,6 +180,8 @@ def files(node):
     expect(text == ["alphabeta-r--------", "192.0.2.7 friend"], text)
     with open(termination) as file:
         expect(file.read() == "farewell\n", "the message is not there")
+    shown = {mount.container_path: mount.host_path for mount in node.cri.ContainerStatus(container_id=container).status.mounts}
+    expect(shown.get("/dev/termination-log") == termination, f"kubelet would look for the message elsewhere: {shown}")
     node.remove(container)
 
 

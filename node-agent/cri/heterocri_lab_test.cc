@@ -1,4 +1,5 @@
 // heterocri between two real containerds; see lab/two_runtimes.h for the picture. Needs root, containerd and runc.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -102,6 +103,11 @@ TEST_CASE("a split Pod lives its life through one socket") {
   CHECK(ended.state() == rt::CONTAINER_EXITED);
   CHECK(ended.exit_code() == 7);
   CHECK(*sys::ReadFile(folder + "/containers/side/abcd") == "the end\n");
+  // kubelet looks for the message where the status says that the file is.
+  auto message = std::find_if(ended.mounts().begin(), ended.mounts().end(),
+                              [](const rt::Mount& mount) { return mount.container_path() == "/dev/termination-log"; });
+  REQUIRE(message != ended.mounts().end());
+  CHECK(message->host_path() == folder + "/containers/side/abcd");
   std::vector<int> numbers = Numbers(log + ".1"), rest = Numbers(log);
   numbers.insert(numbers.end(), rest.begin(), rest.end());
   CHECK(Consecutive(numbers));

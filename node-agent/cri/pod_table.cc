@@ -5,6 +5,7 @@
 #include "common/fault/fault.h"
 #include "common/sys/file.h"
 #include "node-agent/cri/state.pb.h"
+#include "node-agent/cri/termination_path.h"
 
 namespace heterok8s::cri {
 namespace {
@@ -253,12 +254,25 @@ const std::string& PodTable::Everything() const {
   return *everything_;
 }
 
+rt::ContainerStatus PodTable::Shown(const DpuContainer& container) const {
+  std::lock_guard lock(mutex_);
+  return ShownLocked(container);
+}
+
+rt::ContainerStatus PodTable::ShownLocked(const DpuContainer& container) const {
+  rt::ContainerStatus status = container.status;
+  auto pod = pods_.find(container.listed.pod_sandbox_id());
+  if (pod == pods_.end()) return status;
+  if (auto path = TerminationPathOf(container.listed, pod->second.metadata.uid())) ShowOnHost(*path, &status);
+  return status;
+}
+
 std::vector<rt::ContainerStatus> PodTable::Statuses(const std::string& sandbox_id) const {
   std::lock_guard lock(mutex_);
   std::vector<rt::ContainerStatus> statuses;
   for (const auto& [id, container] : containers_) {
     if (container.listed.pod_sandbox_id() == sandbox_id && !container.status.id().empty())
-      statuses.push_back(container.status);
+      statuses.push_back(ShownLocked(container));
   }
   return statuses;
 }

@@ -35,7 +35,7 @@ struct SplitPod {
 
 struct DpuContainer {
   runtime::v1::Container listed;        // pod_sandbox_id is the host sandbox's
-  runtime::v1::ContainerStatus status;  // log_path is the host's
+  runtime::v1::ContainerStatus status;  // log_path is the host's; mounts are the DPU's
   std::string twin_id;
   std::string dpu_log;  // below the DPU's Pod log root
   uint64_t epoch = 0;
@@ -87,7 +87,9 @@ class PodTable {
   std::string ListBytes(const runtime::v1::ContainerFilter& filter) const;
   // The same in several, none longer than `most` bytes by more than one container.
   std::vector<std::string> ListChunks(const runtime::v1::ContainerFilter& filter, size_t most) const;
-  // Of one Pod, by its sandbox on the host.
+  // As kubelet is shown it: where it looks for the termination message is a file of the host.
+  runtime::v1::ContainerStatus Shown(const DpuContainer& container) const;
+  // Of one Pod, by its sandbox on the host; as Shown.
   std::vector<runtime::v1::ContainerStatus> Statuses(const std::string& sandbox_id) const;
 
   // Called with every change that a runtime would tell of, in order, with the table locked: it must not call back.
@@ -112,6 +114,7 @@ class PodTable {
 
  private:
   const DpuContainer* Find(const std::string& id) const;
+  runtime::v1::ContainerStatus ShownLocked(const DpuContainer& container) const;
   // The only way to change containers_: drops what they were encoded to.
   std::map<std::string, DpuContainer>& Changing() {
     everything_.reset();

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "common/testing/matchers.h"
+#include "node-agent/cri/annotations.h"
 
 namespace heterok8s::cri {
 namespace {
@@ -157,6 +158,36 @@ TEST_CASE("a lost container has ended for good, over the DPU's return and over a
   again.EraseContainer("ran");
   CHECK(!again.FindContainer("ran"));
   unlink(TempFile().c_str());
+}
+
+TEST_CASE("kubelet is shown the host's file of a termination message, and no file of anybody else") {
+  struct Row {
+    std::string said, shown;
+  };
+  const Row row =
+      GENERATE(Row{"/dev/end=/kubelet/pods/uid-1/containers/side/ab", "/kubelet/pods/uid-1/containers/side/ab"},
+               Row{"/dev/end=/kubelet/pods/uid-2/containers/side/ab", "/dpu/ab"},
+               Row{"/dev/end=/kubelet/pods/uid-1/containers/../../../../../etc/shadow", "/dpu/ab"},
+               Row{"/dev/end=/etc/shadow", "/dpu/ab"}, Row{"/dev/end", "/dpu/ab"}, Row{"", "/dpu/ab"});
+  PodTable table(TempFile());
+  SplitPod pod;
+  pod.sandbox_id = "sandbox-1";
+  pod.metadata.set_uid("uid-1");
+  table.PutPod(pod);
+  DpuContainer container = Running("ran");
+  (*container.listed.mutable_annotations())[kTerminationLog] = row.said;
+  for (const char* each : {"/dev/end", "/conf"}) {
+    rt::Mount& mount = *container.status.add_mounts();
+    mount.set_container_path(each);
+    mount.set_host_path("/dpu/ab");
+  }
+  table.PutContainer(container);
+
+  CHECK(table.Shown(container).mounts(0).host_path() == row.shown);
+  CHECK(table.Shown(container).mounts(1).host_path() == "/dpu/ab");
+  REQUIRE(table.Statuses("sandbox-1").size() == 1);
+  CHECK(table.Statuses("sandbox-1")[0].mounts(0).host_path() == row.shown);
+  CHECK(table.FindContainer("ran")->status.mounts(0).host_path() == "/dpu/ab");
 }
 
 TEST_CASE("the epoch that a loss begins is in the file before any container is shown as lost") {

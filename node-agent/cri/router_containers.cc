@@ -133,7 +133,7 @@ void Router::ContainerStatus(const CallPtr& call) {
   std::optional<DpuContainer> container = parts_.table.FindContainer(request.container_id());
   if (!container) return ForwardToHost(call);
   rt::ContainerStatusResponse known;
-  *known.mutable_status() = container->status;
+  *known.mutable_status() = parts_.table.Shown(*container);
   if (!container->lost && known.status().id().empty()) {  // made a moment ago, not read yet
     known.mutable_status()->set_id(container->id());
     *known.mutable_status()->mutable_metadata() = container->listed.metadata();

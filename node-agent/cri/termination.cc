@@ -5,7 +5,8 @@
 #include <unistd.h>
 
 #include "common/sys/unique_fd.h"
-#include "node-agent/cri/annotations.h"
+#include "node-agent/cri/annotation_of.h"
+#include "node-agent/cri/termination_path.h"
 
 namespace heterok8s::cri {
 namespace {
@@ -28,18 +29,15 @@ absl::Status Overwrite(const std::string& path, const std::string& data) {
 
 bool BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContainer& container,
                          const std::string& pod_uid, std::chrono::system_clock::time_point deadline) {
-  auto found = container.listed.annotations().find(kTerminationLog);
-  if (found == container.listed.annotations().end()) return true;
-  size_t equals = found->second.find('=');
-  if (equals == std::string::npos) return true;
-  std::string inside = found->second.substr(0, equals), host_path = found->second.substr(equals + 1);
-  if (host_path.find("/" + pod_uid + "/containers/") == std::string::npos ||
-      host_path.find("/..") != std::string::npos) {
-    spdlog::warn("termination message of container {}: '{}' is no file of its Pod", container.id(), host_path);
+  if (AnnotationOf(container.listed.annotations(), kTerminationLog).empty()) return true;
+  const std::optional<TerminationPath> path = TerminationPathOf(container.listed, pod_uid);
+  if (!path) {
+    spdlog::warn("termination message of container {}: '{}' is no file of its Pod", container.id(),
+                 AnnotationOf(container.listed.annotations(), kTerminationLog));
     return true;
   }
   for (const auto& mount : container.status.mounts()) {
-    if (mount.container_path() != inside) continue;
+    if (mount.container_path() != path->inside) continue;
     grpc::ClientContext context;
     context.set_deadline(deadline);
     v1::GetFileRequest request;
@@ -48,7 +46,8 @@ bool BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContai
     request.set_max_bytes(kMaxMessageBytes);
     v1::GetFileReply reply;
     grpc::Status got = runtime.GetFile(&context, request, &reply);
-    absl::Status written = got.ok() && !reply.data().empty() ? Overwrite(host_path, reply.data()) : absl::OkStatus();
+    absl::Status written =
+        got.ok() && !reply.data().empty() ? Overwrite(path->on_host, reply.data()) : absl::OkStatus();
     if (!got.ok() || !written.ok()) {
       spdlog::warn("termination message of container {}: {}{}", container.id(), got.error_message(), Message(written));
     }
