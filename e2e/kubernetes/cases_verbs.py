@@ -1,13 +1,13 @@
 """kubectl's verbs on both containers of a Pod: what a person does."""
 import os
-import pty
-import select
-import subprocess
 import tempfile
 import time
 import urllib.request
 
-from cluster import IMAGE, Failed, pod, talker, wait_for
+from cluster import IMAGE, container, pod, talker, wait_for
+from terminal import Terminal
+
+OVER_SPDY = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false"}  # kubectl's way before 1.31
 
 
 def make(cluster, split):
@@ -46,44 +46,30 @@ def execs(cluster, cases, name):
             text = "x" * 1023 + "\n"
             done = cluster.kubectl("exec", "-i", name, "-c", which, "--", "wc", "-c", stdin=text * 1024)
             assert done.stdout.strip() == str(1 << 20), done
-        with cases.case(f"{name}/{which}: exec -it is a terminal with its size, and Ctrl-C arrives"):
+        with cases.case(f"{name}/{which}: exec over SPDY does the same"):
+            done = cluster.exec(name, which, "sh", "-c", "echo out; echo err >&2; exit 7", check=False, env={**os.environ, **OVER_SPDY})
+            assert (done.stdout, done.returncode) == ("out\n", 7) and "err\n" in done.stderr, done
+        with cases.case(f"{name}/{which}: exec -it is a terminal with its size, another size too, and Ctrl-C arrives"):
             terminal(cluster, name, which)
 
 
 def terminal(cluster, name, which):
-    leader, follower = pty.openpty()
-    subprocess.run(["stty", "rows", "33", "cols", "111"], stdin=follower, check=True)
-    shell = subprocess.Popen(cluster.kubectl_argv("exec", "-it", name, "-c", which, "--", "sh"), stdin=follower,
-                             stdout=follower, stderr=follower, start_new_session=True)
-    os.close(follower)
-    seen = ""
-
-    def until(text, seconds=60):
-        nonlocal seen
-        end = time.monotonic() + seconds
-        while text not in seen:
-            ready, _, _ = select.select([leader], [], [], max(0, end - time.monotonic()))
-            if not ready:
-                raise Failed(f"no '{text}' on the terminal: {seen!r}")
-            seen += os.read(leader, 4096).decode(errors="replace")
-        seen = seen[seen.index(text) + len(text):]
-    try:
-        until("# ")
-        os.write(leader, b"tty; stty size; echo mark$((40+2))\n")
-        until("/dev/pts/")
-        until("33 111")
-        until("mark42")
-        os.write(leader, b"sleep 1000; echo code $?\n")
+    with Terminal(cluster.kubectl_argv("exec", "-it", name, "-c", which, "--", "sh"), rows=33, columns=111) as shell:
+        shell.until("# ")
+        shell.type("tty; stty size; echo mark$((40+2))\n")
+        shell.until("/dev/pts/")
+        shell.until("33 111")
+        shell.until("mark42")
+        shell.resize(44, 122)
+        shell.type("while [ \"$(stty size)\" != '44 122' ]; do sleep 0.1; done; echo now $(stty size)\n")
+        shell.until("now 44 122")
+        shell.until("# ")
+        shell.type("sleep 1000; echo code $?\n")
         time.sleep(0.3)  # the shell must have begun to wait; a terminal does not say so
-        os.write(leader, b"\x03")
-        until("# ")
-        os.write(leader, b"exit 5\n")
-        shell.wait(60)
-        assert shell.returncode == 5, shell.returncode
-    finally:
-        shell.kill()
-        shell.wait()
-        os.close(leader)
+        shell.type("\x03")
+        shell.until("# ")
+        shell.type("exit 5\n")
+        assert shell.wait() == 5, shell.program.returncode
 
 
 def attach(cluster, cases, name):
@@ -93,6 +79,42 @@ def attach(cluster, cases, name):
                 line = attached.stdout.readline()
                 attached.kill()
             assert line.split()[0] == which and line.split()[1].isdigit(), line
+
+
+def listen(cluster, cases, split):
+    """attach -i, to a container that reads."""
+    name = "listens-split" if split else "listens-whole"
+    hears = 'while read line; do echo "heard $line"; done; echo over; exec sleep 1000000'
+    cluster.apply(pod(name, [container(which, hears, stdin=True, stdinOnce=True) for which in ("app", "sidecar")], split))
+    cluster.wait_ready(name)
+    for which in ("app", "sidecar"):
+        with cases.case(f"{name}/{which}: attach -i says what is typed to the container, and that it is over"):
+            with cluster.start("attach", "-i", name, "-c", which) as attached:
+                attached.stdin.write("one\ntwo\n")
+                attached.stdin.close()
+                lines = [attached.stdout.readline() for _ in range(3)]
+                attached.kill()
+            assert lines == ["heard one\n", "heard two\n", "over\n"], lines
+    cluster.delete("pod", name, "--grace-period=0", "--force")
+
+
+def by_hand(cluster, cases, split):
+    """`kubectl run -it --rm`: a Pod of one container, a terminal in it, its exit code, and no trace."""
+    name = "by-hand-split" if split else "by-hand-whole"
+    asks = ("heteropod.io/offload=dpu", f"heteropod.io/offload-containers={name}") if split else ()
+    argv = cluster.kubectl_argv("run", "-it", "--rm", "--restart=Never", f"--image={IMAGE}", "--image-pull-policy=IfNotPresent",
+                                *[f"--annotations={each}" for each in asks], name, "--", "sh")
+    with cases.case(f"{name}: run -it --rm is a shell in a new Pod, ends with its exit code, and takes the Pod away"):
+        with Terminal(argv, rows=33, columns=111) as shell:
+            # What was shown before kubectl was attached is not shown again.
+            shell.until("# ", 120, again="\n")
+            assert cluster.places(name) == {name: "dpu" if split else "host"}, cluster.places(name)
+            shell.type("stty size; echo mark$((40+2))\n")
+            shell.until("33 111")
+            shell.until("mark42")
+            shell.type("exit 5\n")
+            assert shell.wait() == 5, (shell.program.returncode, shell.seen)
+        wait_for("its end", lambda: cluster.kubectl("get", "pod", name, check=False).returncode != 0)
 
 
 def copy(cluster, cases, name):
@@ -150,3 +172,5 @@ def run(cluster, cases, split):
         part(cluster, cases, name)
     with cases.case(f"{name}: delete takes it away"):
         cluster.delete("pod", name)
+    listen(cluster, cases, split)
+    by_hand(cluster, cases, split)

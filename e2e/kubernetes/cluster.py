@@ -65,8 +65,8 @@ class Cluster(Lab):
     def kubectl_argv(self, *args):
         return [os.path.join(PROGRAMS, "kubectl"), "--kubeconfig", self.env["kubeconfig"], *args]
 
-    def kubectl(self, *args, check=True, timeout=60, stdin=None):
-        return run(self.kubectl_argv(*args), check=check, timeout=timeout, stdin=stdin)
+    def kubectl(self, *args, check=True, timeout=60, stdin=None, env=None):
+        return run(self.kubectl_argv(*args), check=check, timeout=timeout, stdin=stdin, env=env)
 
     def start(self, *args, **kwargs):
         """kubectl … that goes on: a Popen with pipes."""
