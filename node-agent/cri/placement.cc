@@ -191,6 +191,10 @@ ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_u
   if (security.privileged()) return host("privileged: it would own the DPU");
   if (config.devices_size() > 0) return host(fmt::format("device '{}' of the host", config.devices(0).host_path()));
   if (config.cdi_devices_size() > 0) return host(fmt::format("device '{}' of the host", config.cdi_devices(0).name()));
+  for (const rt::HugepageLimit& pages : config.linux().resources().hugepage_limits()) {
+    if (pages.limit() > 0)
+      return host(fmt::format("huge pages of the host: {} of {}", pages.limit(), pages.page_size()));
+  }
   // A seccomp profile is a file and can be copied; this one is in the host's kernel.
   if (security.apparmor().profile_type() == rt::SecurityProfile::Localhost) {
     return host(fmt::format("AppArmor profile '{}' of the host", security.apparmor().localhost_ref()));

@@ -200,6 +200,13 @@ TEST_CASE("privileges and devices of the host stay on the host; a debug containe
   security.mutable_apparmor()->set_profile_type(rt::SecurityProfile::Localhost);
   security.mutable_apparmor()->set_localhost_ref("ours");
   CHECK(DecideContainer(pod, kUid, confined, {}, std::nullopt).reason == "AppArmor profile 'ours' of the host");
+  rt::ContainerConfig huge = plain;
+  auto& pages = *huge.mutable_linux()->mutable_resources()->mutable_hugepage_limits();
+  pages.Add()->set_page_size("1GB");  // kubelet names every size
+  CHECK(DecideContainer(pod, kUid, huge, {}, std::nullopt).dpu);
+  pages.Add()->set_page_size("2MB");
+  pages[1].set_limit(4 << 20);
+  CHECK(DecideContainer(pod, kUid, huge, {}, std::nullopt).reason == "huge pages of the host: 4194304 of 2MB");
   rt::ContainerConfig other;
   other.mutable_metadata()->set_name("app");
   CHECK(DecideContainer(pod, kUid, other, {}, std::nullopt).reason == "application container: not among a");
