@@ -171,7 +171,14 @@ def by_socket(cluster, cases):
             cluster.delete("pod", "new")
         make("meanwhile", False)
         with cases.case("node, by socket: disable gives containerd its socket back; the Pod goes on"):
-            wait_for("the split Pod's sandbox is gone", lambda: unit.node("disable", "--via", "socket", "--ready-within", "120", check=False).returncode == 0, 200, every=2)
+            said = []
+
+            def disabled():
+                done = unit.node("disable", "--via", "socket", "--ready-within", "120", check=False)
+                said.append(f"{done.returncode} {done.stdout}{done.stderr}")
+                return done.returncode == 0
+            wait_for("the split Pod's sandbox is gone", disabled, 200, every=2)
+            print("#   ", said, flush=True)
             assert "--address" not in unit.words("containerd"), unit.words("containerd")
             stays()
         with cases.case("node, by socket: and of a container that was made meanwhile as well"):
