@@ -110,7 +110,8 @@ absl::Status RemoveStaleRoutes(Netlink& netlink, const std::vector<netlink::Rout
   HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> now, netlink.Routes(netlink::kTableMain, link));
   Batch batch;
   for (const netlink::Route& route : now) {
-    if (route.protocol != netlink::kOurProtocol) continue;
+    auto in_the_way = [&](const netlink::Route& w) { return w.destination == route.destination; };
+    if (route.protocol != netlink::kOurProtocol && std::none_of(wanted.begin(), wanted.end(), in_the_way)) continue;
     if (std::find(wanted.begin(), wanted.end(), route) == wanted.end()) batch.Add(netlink::DeleteRoute{route}, kAbsent);
   }
   return batch.empty() ? absl::OkStatus() : netlink.Apply(batch);
@@ -131,7 +132,8 @@ absl::Status ConfigurePod(Netlink& netlink, const UplinkPair& pair, const Uplink
   batch.Add(settings);
   for (auto& address : plan.PodAddresses(link)) batch.Add(netlink::ReplaceAddress{address});
   for (auto& neighbor : plan.PodNeighbors(link)) batch.Add(netlink::ReplaceNeighbor{neighbor});
-  for (auto& route : plan.PodRoutes(link)) batch.Add(netlink::ReplaceRoute{route});
+  // Not replaced: one over another interface of the Pod, which was there first, would go with this one's end.
+  for (auto& route : plan.PodRoutes(link)) batch.Add(netlink::AddRoute{route}, absl::StatusCode::kAlreadyExists);
   return netlink.Apply(batch);
 }
 

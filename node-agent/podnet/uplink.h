@@ -7,6 +7,8 @@
 //   10.88.0.5 dev hku3f0…                       default via 169.254.1.1 onlink, via fe80::1 onlink
 //
 // Where the pair was made before its Pod was known, hku3f0… is an alternative name of the root end: see spare_uplink.h.
+// A route that another interface of the Pod has already stays where it is, and CHECK is content with that: the first
+// interface has the default route, and none that comes later takes it along when it goes.
 // Both ends know the other's hardware address by permanent neighbour entries, so neither ARP nor NDP is ever spoken.
 // Threading: any thread; calls for one Pod are serialised by the caller. The calling thread is in the root namespace.
 // Ownership: the kernel's objects stay until RemoveUplink.

@@ -49,10 +49,18 @@ absl::Status CheckNeighbors(Netlink& netlink, const Link& link, const std::vecto
   return absl::OkStatus();
 }
 
-absl::Status CheckRoutes(Netlink& netlink, const Link& link, const std::vector<netlink::Route>& wanted) {
-  HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> now, netlink.Routes(netlink::kTableMain, link.index));
+enum class Elsewhere { kIsWrong, kWasFirst };
+
+absl::Status CheckRoutes(Netlink& netlink, const Link& link, const std::vector<netlink::Route>& wanted,
+                         Elsewhere elsewhere) {
+  HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> now, netlink.Routes(netlink::kTableMain));
   for (const netlink::Route& route : wanted) {
-    if (!Contains(now, route)) {
+    auto is_first = [&](const netlink::Route& other) {
+      return other.destination == route.destination && other.metric == route.metric && other.link != link.index;
+    };
+    const bool is_there =
+        Contains(now, route) || (elsewhere == Elsewhere::kWasFirst && std::any_of(now.begin(), now.end(), is_first));
+    if (!is_there) {
       return Differs(fmt::format("'{}' has no route to {}{}", link.name, route.destination.ToString(),
                                  route.via ? " via " + route.via->ToString() : ""));
     }
@@ -68,13 +76,13 @@ absl::Status CheckPod(Netlink& netlink, const Link& link, const UplinkSpec& spec
       return Differs(fmt::format("'{}' has no address {}", link.name, address.prefix.ToString()));
     }
   }
-  HK_RETURN_IF_ERROR(CheckRoutes(netlink, link, plan.PodRoutes(link.index)));
+  HK_RETURN_IF_ERROR(CheckRoutes(netlink, link, plan.PodRoutes(link.index), Elsewhere::kWasFirst));
   return CheckNeighbors(netlink, link, plan.PodNeighbors(link.index));
 }
 
 absl::Status CheckRoot(Netlink& netlink, const Link& link, const UplinkSpec& spec, const UplinkPlan& plan) {
   HK_RETURN_IF_ERROR(CheckEnd(link, plan.alias, plan.root_mac, spec.mtu));
-  HK_RETURN_IF_ERROR(CheckRoutes(netlink, link, plan.RootRoutes(link.index)));
+  HK_RETURN_IF_ERROR(CheckRoutes(netlink, link, plan.RootRoutes(link.index), Elsewhere::kIsWrong));
   HK_RETURN_IF_ERROR(CheckNeighbors(netlink, link, plan.RootNeighbors(link.index)));
   return CheckBandwidth(netlink, link, spec.owner, spec.bandwidth);
 }

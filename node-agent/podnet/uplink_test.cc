@@ -271,6 +271,45 @@ TEST_CASE("every damage is named by Check and repaired by Ensure", "[netns]") {
   CHECK(world.a.Pings("fd00:88::6"));
 }
 
+TEST_CASE("a second interface leaves the first one's default routes alone, and takes none along", "[netns]") {
+  World world;
+  UplinkSpec first = world.Spec(world.a, 5), second = world.Spec(world.a, 6), other = world.Spec(world.b, 7);
+  second.owner = {"test", "pod-5", "net1"};
+  second.ifname = "net1";
+  auto leaves_by_eth0 = [&] {
+    const char* script =
+        "for f in -4 -6; do ip $f route show default | grep 'dev eth0' && ! ip $f route show default | grep net1 "
+        "|| exit 1; done";
+    return world.a.Exit({"sh", "-c", script}) == 0;
+  };
+  REQUIRE_OK(world.Ensure(first));
+  REQUIRE_OK(world.Ensure(other));
+
+  for (int i = 0; i < 2; ++i) REQUIRE_OK(world.Ensure(second));
+
+  CHECK(leaves_by_eth0());
+  CHECK_OK(world.Check(first));
+  CHECK_OK(world.Check(second));
+  CHECK(world.a.Pings("10.88.0.7"));
+
+  CHECK_OK(world.Remove(second));
+  CHECK(leaves_by_eth0());
+  CHECK_OK(world.Check(first));
+  CHECK(world.a.Pings("10.88.0.7"));
+  CHECK(world.a.Pings("fd00:88::7"));
+}
+
+TEST_CASE("a default route that somebody has changed on our interface is put right", "[netns]") {
+  World world;
+  UplinkSpec a = world.Spec(world.a, 5);
+  REQUIRE_OK(world.Ensure(a));
+  REQUIRE(world.a.Exit({"ip", "route", "replace", "default", "dev", "eth0", "src", "10.88.0.5"}) == 0);
+
+  CHECK_THAT(world.Check(a), Says("no route to 0.0.0.0/0"));
+  CHECK_OK(world.Ensure(a));
+  CHECK_OK(world.Check(a));
+}
+
 TEST_CASE("an uplink that was made half-way is completed", "[netns]") {
   World world;
   UplinkSpec a = world.Spec(world.a, 5);
