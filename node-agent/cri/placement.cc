@@ -76,6 +76,21 @@ std::string WhatItShares(const rt::LinuxSandboxSecurityContext& security) {
   return "";
 }
 
+// The runtime writes a Pod's sysctls when the host's half is made already, and would undo these.
+std::string WhatItSets(const rt::LinuxPodSandboxConfig& linux_config) {
+  for (const auto& [name, value] : linux_config.sysctls()) {
+    std::string dotted = name;  // both forms are accepted
+    std::replace(dotted.begin(), dotted.end(), '/', '.');
+    if (dotted == "net.ipv4.ip_local_port_range") {
+      return fmt::format("sysctl {}: the halves of a split Pod have disjoint ranges of ephemeral ports", dotted);
+    }
+    if (dotted == "net.ipv4.conf.all.rp_filter") {
+      return fmt::format("sysctl {}: packets with the Pod's own address come over the link", dotted);
+    }
+  }
+  return "";
+}
+
 // Where a host path is inside the Pod's folder: kubelet's <…>/pods/<uid>/…, heteroctl's <…>/<uid>/….
 std::optional<std::string> InsidePod(const std::string& host_path, const std::string& pod_uid) {
   if (pod_uid.empty()) return std::nullopt;
@@ -170,8 +185,9 @@ PodVerdict DecideByAnnotations(const Annotations& annotations, const PlacementRu
 PodVerdict DecidePod(const rt::PodSandboxConfig& config, const PlacementRules& rules) {
   PodVerdict verdict = DecideByAnnotations(config.annotations(), rules);
   if (!verdict.split) return verdict;
-  std::string shared = WhatItShares(config.linux().security_context());
-  return shared.empty() ? verdict : OnHost(verdict, shared);
+  std::string why = WhatItShares(config.linux().security_context());
+  if (why.empty()) why = WhatItSets(config.linux());
+  return why.empty() ? verdict : OnHost(verdict, why);
 }
 
 ContainerVerdict DecideContainer(const PodVerdict& pod, const std::string& pod_uid, const rt::ContainerConfig& config,

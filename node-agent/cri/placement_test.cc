@@ -92,6 +92,30 @@ TEST_CASE("what a Pod shares with its computer keeps it on the host") {
   }
 }
 
+TEST_CASE("a sysctl that would undo what a split Pod needs keeps it on the host") {
+  struct Row {
+    std::string name;
+    bool split;
+  };
+  for (const Row& row : {
+           Row{"net.ipv4.ip_local_port_range", false},
+           Row{"net/ipv4/ip_local_port_range", false},
+           Row{"net.ipv4.conf.all.rp_filter", false},
+           Row{"net.ipv4.tcp_syncookies", true},
+           Row{"kernel.shm_rmid_forced", true},
+       }) {
+    rt::PodSandboxConfig config = Sandbox({{kOffload, "dpu"}});
+    (*config.mutable_linux()->mutable_sysctls())[row.name] = "1";
+
+    PodVerdict verdict = DecidePod(config, kRules);
+
+    INFO(row.name << ": " << verdict.reason);
+    CHECK(verdict.wanted);
+    CHECK(verdict.split == row.split);
+    CHECK((verdict.reason.find("sysctl net.ipv4.") != std::string::npos) == !row.split);
+  }
+}
+
 rt::Mount Mount(const std::string& host, const std::string& container, bool readonly) {
   rt::Mount mount;
   mount.set_host_path(host);
