@@ -222,6 +222,9 @@ absl::Status NodeSwitch::WaitReady(milliseconds since) {
 
 absl::Status NodeSwitch::Ready(milliseconds since) {
   HK_RETURN_IF_ERROR(Annotate(machine_.HttpOk(options_.healthz_port, "/healthz"), "kubelet"));
+  // A kubelet that is not restarted calls the Node Ready for half a minute and more after its runtime has gone.
+  if (options_.via == Via::kSocket && since.count() > 0)
+    HK_RETURN_IF_ERROR(machine_.SplitPods(options_.runtime_socket).status());
   return NodeCondition(since);
 }
 

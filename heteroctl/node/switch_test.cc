@@ -81,7 +81,8 @@ class ScriptedMachine final : public Machine {
     return healthy ? absl::OkStatus() : absl::UnavailableError("connection refused");
   }
   absl::StatusOr<int> SplitPods(const std::string& socket) override {
-    if (!sockets.contains(socket)) return absl::UnavailableError(fmt::format("nobody listens on '{}'", socket));
+    const bool listens = sockets.contains(socket) && (heterocri_comes || !Read(kRouterDropIn).ok());
+    if (!listens) return absl::UnavailableError(fmt::format("nobody listens on '{}'", socket));
     return split_pods;
   }
   void Sleep(milliseconds time) override { now_ += time; }
@@ -96,6 +97,7 @@ class ScriptedMachine final : public Machine {
   std::set<std::string> sockets{"/run/heterok8s/cri.sock", "/run/containerd/containerd.sock"};
   bool healthy = true;
   bool likes_heterocri = true;
+  bool heterocri_comes = true;  // by socket; if not, kubelet does not notice
   milliseconds ready_after{5000};
   int split_pods = 0;
   std::vector<std::string> log;
@@ -280,6 +282,19 @@ TEST_CASE("a disable after an enable that was killed disarms the net") {
 
   REQUIRE_OK(node.Disable());
   CHECK_FALSE(node.machine.armed);
+}
+
+TEST_CASE("by socket: a Node that is called Ready while nobody answers on its runtime's socket is put back") {
+  Node node(Via::kSocket);
+  node.machine.heterocri_comes = false;
+
+  const absl::Status status = node.Enable();
+
+  REQUIRE(!status.ok());
+  CHECK(ToString(status).find("nobody listens on '/run/containerd/containerd.sock'") != std::string::npos);
+  CHECK(ToString(status).find("put back as it was, and is Ready") != std::string::npos);
+  CHECK(!node.machine.Read(kRuntimeDropIn).ok());
+  CHECK(!node.machine.Read(kRouterDropIn).ok());
 }
 
 TEST_CASE("nothing is touched when heterocri is not there, or the Node is not well before") {
