@@ -136,10 +136,11 @@ std::vector<Mode> ModesOf(const Case& which, size_t n, const Options& options) {
   if (options.agent && which.body.hands_on) {
     for (const Fault& each : HandOnFaults()) modes.push_back(FaultMode(each, true));
   }
-  if (options.agent && which.body.fenced && !options.faults) {
+  if (options.agent && !options.faults) {
     for (const Fault& each : faults) {
-      if (each.misdeed == Misdeed::kFence || each.misdeed == Misdeed::kFenceLate)
-        modes.push_back(FaultMode(each, true));
+      const bool fence = each.misdeed == Misdeed::kFence || each.misdeed == Misdeed::kFenceLate;
+      const bool death = each.misdeed == Misdeed::kCut || each.misdeed == Misdeed::kCutAfter;
+      if ((which.body.fenced && fence) || (which.body.orphaned && death)) modes.push_back(FaultMode(each, true));
     }
   }
   if (options.faults) {

@@ -93,7 +93,8 @@ struct Body {
   bool stays = false;  // need not move to shared memory even where it could (OOB, SCM_RIGHTS, …)
   // An end hands its moved socket on while the other is away for so long that the agent is asked (HAND_BACK).
   bool hands_on = false;
-  bool fenced = false;  // run with each FENCE behind PAIRED too: what a connection is that moved and did not
+  bool orphaned = false;  // run with each death of the agent too: what comes after needs none
+  bool fenced = false;    // run with each FENCE behind PAIRED too: what a connection is that moved and did not
 };
 
 struct Case {

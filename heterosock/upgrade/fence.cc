@@ -1,6 +1,8 @@
 // Connections that go back to TCP as a whole, and waiting until the other end has done its part.
 #include <fcntl.h>
 
+#include <utility>
+
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/quiet.h"
 #include "heterosock/lib/trace.h"
@@ -69,15 +71,32 @@ bool Settled(const Slot& slot, const LocalChannel& channel) {
          peer.sender.tail.load(std::memory_order_acquire) == slot.rx.head.load(std::memory_order_relaxed);
 }
 
+// The other end may be this process's own: then nobody else brings back what was called back, for this thread is about
+// to wait for it, or to end that end with an exec.
+void ServeOtherEnd(uint32_t index) {
+  const LocalChannel& channel = Slots::Local(index);
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() != FdWord::kStream || word.index() == index) continue;
+    const LocalChannel& other = Slots::Local(word.index());
+    if (other.page != nullptr && other.channel_id == channel.channel_id && other.epoch == channel.epoch)
+      return ServePeer(word.index(), fd);
+  }
+}
+
 }  // namespace
 
 void Settle(uint32_t index, int fd, uint64_t until_ns) {
   const Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
   const uint64_t ask_at = Nanoseconds() + kAnswerNs;
-  bool asked = false;
+  bool asked = false, served = false;
   while (channel.page != nullptr && slot.phase.load() == Phase::kArmed && !slot.broken.load()) {
     if (Settled(slot, channel)) return;
+    if (!std::exchange(served, true)) {
+      ServeOtherEnd(index);
+      continue;
+    }
     const uint64_t now = Nanoseconds();
     if (now > until_ns || (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0) return;
     if (!asked && now > ask_at) AskToHandBack(channel.channel_id, until_ns);
