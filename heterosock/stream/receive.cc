@@ -47,6 +47,12 @@ ssize_t Receiver::Loop() {
     }
     const Look look = mode == Mode::kRing ? LookAtRing() : LookAtTcp();
     if (look == kEnd) return result_;
+    if (look == kMore && mode == Mode::kTcp && PeeksOn()) {
+      if (!at_end_ && Wait() < 0) return done_;
+      done_ = 0;
+      cursor_ = start_;
+      continue;
+    }
     if (look == kMore) {
       // A call that came to a boundary takes what lies behind it too, as it would from one queue.
       if (cursor_.done() || (done_ > 0 && !boundary_ && ((flags_ & MSG_PEEK) != 0 || !(flags_ & MSG_WAITALL))))
@@ -58,8 +64,19 @@ ssize_t Receiver::Loop() {
     if ((flags_ & MSG_DONTWAIT) != 0 || slot_.nonblocking.load(std::memory_order_relaxed))
       return done_ > 0 ? done_ : -EAGAIN;
     const ssize_t waited = Wait();
-    if (waited < 0) return done_ > 0 ? done_ : waited;
+    if (waited < 0) return done_ > 0 ? done_ : peeked_ > 0 ? peeked_ : waited;
   }
+}
+
+// A peek on TCP that wants all of it, and saw a part. A sender that is about to come back is not waited for: copies of
+// the ring's bytes may hide what it sends (PeekBehindSwitch()). At the end of the stream it looks once more.
+bool Receiver::PeeksOn() {
+  constexpr int kAll = MSG_PEEK | MSG_WAITALL;
+  peeks_on_ = (flags_ & (kAll | MSG_DONTWAIT)) == kAll && done_ > 0 && static_cast<size_t>(done_) < start_.Total() &&
+              !at_end_ && slot_.nonblocking.load(std::memory_order_relaxed) == 0 && channel_.page != nullptr &&
+              channel_.peer().control.returning.load(std::memory_order_acquire) == 0;
+  if (peeks_on_) at_end_ = (PollNow(fd_, POLLRDHUP) & (POLLRDHUP | POLLERR | POLLHUP)) != 0;
+  return peeks_on_;
 }
 
 // What came before a reset is read before it is told.

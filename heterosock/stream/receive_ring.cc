@@ -12,6 +12,9 @@
 namespace heterok8s::heterosock {
 namespace {
 
+// Of bytes behind those that lie there the kernel tells nobody who waits for bytes, unless by SO_RCVLOWAT, which is the
+// program's. Both ends are about to leave TCP, so this rarely happens twice.
+constexpr timespec kPeekAgain = {0, 1'000'000};
 constexpr uint64_t kAskKernelUs = 2;  // how stale "no FIN yet" may be for a program that polls with recv()
 
 }  // namespace
@@ -71,6 +74,7 @@ Receiver::Look Receiver::TakeFromRing(uint64_t head, uint64_t tail) {
     if ((flags_ & MSG_WAITALL) && copied < cursor_.Total() && used < size && !at_end_ && !last &&
         !slot_.nonblocking.load(std::memory_order_relaxed) && !(flags_ & MSG_DONTWAIT)) {
       peek_from_ = tail;
+      peeked_ = static_cast<ssize_t>(copied);
       return LookBehindRing(tail) == kEnd ? (result_ = static_cast<ssize_t>(copied), kEnd) : kEmpty;
     }
     done_ += static_cast<ssize_t>(copied);
@@ -189,11 +193,13 @@ ssize_t Receiver::Wait() {
   bell::ArmReceiver(own.wait, rx_.sleep, patient);
   const bool changed = Changed();
   Count(own.counters.sleeps);
-  pollfd sources[2] = {{fd_, POLLIN | POLLRDHUP, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
+  const short news = peeks_on_ ? POLLRDHUP : POLLIN | POLLRDHUP;
+  pollfd sources[2] = {{fd_, news, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
   timespec left = {};
   const timespec* timeout = changed ? &left : deadline_.Left(&left);
   constexpr timespec kPatience = {0, bell::kPatienceNs};
   if (patient && (timeout == nullptr || left.tv_sec > 0 || left.tv_nsec > kPatience.tv_nsec)) timeout = &kPatience;
+  if (peeks_on_ && (timeout == nullptr || left.tv_sec > 0 || left.tv_nsec > kPeekAgain.tv_nsec)) timeout = &kPeekAgain;
   rx_.lock.Release();
   if (poke) EpollPoke(index_);
   ServePeer(index_, fd_);
@@ -208,7 +214,7 @@ ssize_t Receiver::Wait() {
     LearnWakeCost(channel_.peer().wait.rang_at.load(std::memory_order_relaxed));
   if (n > 0 && (sources[1].revents & (POLLIN | POLLHUP)) == POLLHUP) channel_.bell_dead = true;
   if (n > 0 && sources[0].revents != 0) rx_.kernel_event.store(1, std::memory_order_relaxed);
-  if (n < 0 && error == EINTR && (done_ > 0 || deadline_.Set() || !CallRestarts())) return -EINTR;
+  if (n < 0 && error == EINTR && (done_ > 0 || peeked_ > 0 || deadline_.Set() || !CallRestarts())) return -EINTR;
   return 0;
 }
 

@@ -22,7 +22,8 @@ class Receiver {
         index_(index),
         fd_(fd),
         flags_(flags),
-        cursor_(iov, count),
+        start_(iov, count),
+        cursor_(start_),
         deadline_(fd, SO_RCVTIMEO) {}
 
   ssize_t Run();
@@ -40,6 +41,7 @@ class Receiver {
   long KernelReceive(const IovCursor& cursor, size_t most) const;
   long ReceiveCounted(size_t most);
   Look PeekBehindSwitch(uint64_t before);
+  bool PeeksOn();
   uint64_t RingEnd() const;
   Look LookAtRing();
   Look TakeFromRing(uint64_t head, uint64_t tail);
@@ -58,17 +60,20 @@ class Receiver {
   const uint32_t index_;
   const int fd_;
   const int flags_;
+  const IovCursor start_;
   IovCursor cursor_;
   Deadline deadline_;
   ssize_t done_ = 0;
   ssize_t result_ = 0;
   uint64_t seen_switch_ = 0;
   uint64_t peek_from_ = 0;
+  ssize_t peeked_ = 0;  // what a peek saw that waits for all of it
   uint32_t generation_ = 0;
   bool impatient_ = false;  // nothing came while it was patient: the next sleep lasts until something does
   bool boundary_ = false;   // what was taken ended where another queue begins
   bool convert_ = false;
   bool at_end_ = false;
+  bool peeks_on_ = false;  // what is there was seen, and is looked at anew until all of it is there
   bool dropping_ = false;  // what TCP has is in part what the ring had
 };
 

@@ -140,7 +140,10 @@ std::vector<Mode> ModesOf(const Case& which, size_t n, const Options& options) {
     for (const Fault& each : faults) {
       const bool fence = each.misdeed == Misdeed::kFence || each.misdeed == Misdeed::kFenceLate;
       const bool death = each.misdeed == Misdeed::kCut || each.misdeed == Misdeed::kCutAfter;
-      if ((which.body.fenced && fence) || (which.body.orphaned && death)) modes.push_back(FaultMode(each, true));
+      const bool half =
+          each.at == protocol::Type::kPaired && (each.misdeed == Misdeed::kLose || each.misdeed == Misdeed::kLate);
+      if ((which.body.fenced && fence) || (which.body.orphaned && death) || (which.body.halfway && half))
+        modes.push_back(FaultMode(each, true));
     }
   }
   if (options.faults) {

@@ -94,6 +94,7 @@ struct Body {
   // An end hands its moved socket on while the other is away for so long that the agent is asked (HAND_BACK).
   bool hands_on = false;
   bool orphaned = false;  // run with each death of the agent too: what comes after needs none
+  bool halfway = false;   // run with PAIRED lost or late at one end too: that one is on TCP, the other is armed
   bool fenced = false;    // run with each FENCE behind PAIRED too: what a connection is that moved and did not
 };
 

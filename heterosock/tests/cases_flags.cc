@@ -118,6 +118,49 @@ CASE{"flags: MSG_WAITALL ends short at the end of the stream",
             e.Recv(e.sock, 10, MSG_WAITALL);
           }}};
 
+CASE{"flags: MSG_PEEK and MSG_WAITALL wait for all of it",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abc");
+            SendToSleeper(e, 20, "def");
+          },
+      .server =
+          [](End& e) {
+            timeval limit{0, 50'000};
+            e.AwaitBytes(e.sock, 3);
+            e.Recv(e.sock, 4, MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT);
+            e.Meet();
+            e.Recv(e.sock, 5, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, 2);
+            e.Recv(e.sock, 4, MSG_PEEK | MSG_WAITALL);
+            DO(setsockopt(e.sock, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+            e.Recv(e.sock, 5, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, 4, MSG_WAITALL);
+            e.Recv(e.sock, 5, MSG_PEEK | MSG_WAITALL);
+          },
+      .halfway = true}};
+
+CASE{"flags: MSG_PEEK and MSG_WAITALL end short at the end of the stream",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abc");
+            e.Meet();
+            Sleep(20);
+            e.SendAll(e.sock, "de");
+            DO(shutdown(e.sock, SHUT_WR));
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 3);
+            e.Meet();
+            e.Recv(e.sock, 6, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, 6, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, 6, MSG_WAITALL);
+            e.Recv(e.sock, 6, MSG_PEEK | MSG_WAITALL);
+          },
+      .halfway = true}};
+
 CASE{"flags: MSG_PEEK and MSG_WAITALL when the other end is killed",
      {.client =
           [](End& e) {

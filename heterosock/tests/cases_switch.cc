@@ -117,6 +117,20 @@ CASE{"switch: a peek sees what is on both sides of it, from a sender that has en
             e.Meet();
           }}};
 
+CASE{"switch: a peek for all of it waits for what comes behind the switch",
+     {.client =
+          [](End& e) {
+            SwitchWriter(e);
+            SendToSleeper(e, 20, "abc");
+          },
+      .server =
+          [](End& e) {
+            SwitchReader(e);
+            e.Meet();
+            e.Recv(e.sock, kKept + 2, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, kKept + 2, MSG_WAITALL);
+          }}};
+
 // The reader's half-close brings the writer back to TCP with its next send: bytes, then more of them, then the end.
 void WriteOverTcpAgain(End& e, int before) {
   SwitchWriter(e);
