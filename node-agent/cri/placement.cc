@@ -182,9 +182,15 @@ PodVerdict DecideByAnnotations(const Annotations& annotations, const PlacementRu
   return verdict;
 }
 
-PodVerdict DecidePod(const rt::PodSandboxConfig& config, const PlacementRules& rules) {
+PodVerdict DecidePod(const rt::PodSandboxConfig& config, const std::string& runtime_handler,
+                     const PlacementRules& rules) {
   PodVerdict verdict = DecideByAnnotations(config.annotations(), rules);
   if (!verdict.split) return verdict;
+  // It may be a sandbox of another kind, gVisor's or Kata's, which somebody demands of the Pod; the DPU's default
+  // runtime would be the way out of it.
+  if (!runtime_handler.empty()) {
+    return OnHost(verdict, fmt::format("runtimeClassName: handler '{}' is the host's", runtime_handler));
+  }
   std::string why = WhatItShares(config.linux().security_context());
   if (why.empty()) why = WhatItSets(config.linux());
   return why.empty() ? verdict : OnHost(verdict, why);

@@ -4,7 +4,7 @@
 // with an error, and always with a reason that a person understands.
 // Threading: pure. Errors: none; a bad annotation is a reason.
 //
-//   PodVerdict verdict = DecidePod(config, rules);
+//   PodVerdict verdict = DecidePod(config, request.runtime_handler(), rules);
 //   if (verdict.split) … make the twin …
 #pragma once
 
@@ -45,8 +45,9 @@ struct PodVerdict {
 // By annotations alone: what can be known of a sandbox that exists.
 using Annotations = google::protobuf::Map<std::string, std::string>;
 PodVerdict DecideByAnnotations(const Annotations& annotations, const PlacementRules& rules);
-// And by what the Pod's sandbox shares with its computer.
-PodVerdict DecidePod(const runtime::v1::PodSandboxConfig& config, const PlacementRules& rules);
+// And by what the Pod's sandbox shares with its computer, and by its RuntimeClass's handler (empty: the default one).
+PodVerdict DecidePod(const runtime::v1::PodSandboxConfig& config, const std::string& runtime_handler,
+                     const PlacementRules& rules);
 
 // How one mount of a DPU container becomes possible there.
 struct MountPlan {

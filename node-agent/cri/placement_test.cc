@@ -39,7 +39,7 @@ TEST_CASE("a bandwidth that a runtime could not read is refused by name") {
 }
 
 TEST_CASE("a Pod without the annotation is not looked at") {
-  PodVerdict verdict = DecidePod(Sandbox({}), kRules);
+  PodVerdict verdict = DecidePod(Sandbox({}), "", kRules);
   CHECK(!verdict.wanted);
   CHECK(!verdict.split);
 }
@@ -60,7 +60,7 @@ TEST_CASE("annotations decide which containers move, and a bad one is a reason")
            Row{{{kOffload, "dpu"}, {kFallback, "maybe"}}, false, {}, "'host', 'pending' and 'fail' are known"},
            Row{{{kOffload, "dpu"}, {kVolumes, "cache"}}, false, {}, "is expected"},
        }) {
-    PodVerdict verdict = DecidePod(Sandbox(row.annotations), kRules);
+    PodVerdict verdict = DecidePod(Sandbox(row.annotations), "", kRules);
     INFO(verdict.reason);
     CHECK(verdict.wanted);
     CHECK(verdict.split == row.split);
@@ -84,7 +84,7 @@ TEST_CASE("what a Pod shares with its computer keeps it on the host") {
        }) {
     rt::PodSandboxConfig config = Sandbox({{kOffload, "dpu"}});
     row.change(*config.mutable_linux()->mutable_security_context());
-    PodVerdict verdict = DecidePod(config, kRules);
+    PodVerdict verdict = DecidePod(config, "", kRules);
     INFO(verdict.reason);
     CHECK(verdict.wanted);
     CHECK(!verdict.split);
@@ -107,13 +107,22 @@ TEST_CASE("a sysctl that would undo what a split Pod needs keeps it on the host"
     rt::PodSandboxConfig config = Sandbox({{kOffload, "dpu"}});
     (*config.mutable_linux()->mutable_sysctls())[row.name] = "1";
 
-    PodVerdict verdict = DecidePod(config, kRules);
+    PodVerdict verdict = DecidePod(config, "", kRules);
 
     INFO(row.name << ": " << verdict.reason);
     CHECK(verdict.wanted);
     CHECK(verdict.split == row.split);
     CHECK((verdict.reason.find("sysctl net.ipv4.") != std::string::npos) == !row.split);
   }
+}
+
+TEST_CASE("a RuntimeClass keeps a Pod on the host: the DPU's runtime may be no sandbox of that kind") {
+  const rt::PodSandboxConfig config = Sandbox({{kOffload, "dpu"}});
+  CHECK(DecidePod(config, "", kRules).split);
+  PodVerdict verdict = DecidePod(config, "kata", kRules);
+  CHECK(verdict.wanted);
+  CHECK(!verdict.split);
+  CHECK(verdict.reason == "runtimeClassName: handler 'kata' is the host's");
 }
 
 rt::Mount Mount(const std::string& host, const std::string& container, bool readonly) {
@@ -126,7 +135,7 @@ rt::Mount Mount(const std::string& host, const std::string& container, bool read
 
 TEST_CASE("a subPath moves when it is of a small volume and only read") {
   const std::string path = std::string("/var/lib/kubelet/pods/") + kUid + "/volume-subpaths/v/a/0";
-  PodVerdict pod = DecidePod(Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a"}}), kRules);
+  PodVerdict pod = DecidePod(Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a"}}), "", kRules);
   struct Row {
     std::map<std::string, std::string> kinds;
     bool readonly, dpu;
@@ -152,8 +161,8 @@ TEST_CASE("a subPath moves when it is of a small volume and only read") {
 
 TEST_CASE("mounts decide whether a chosen container can move") {
   const std::string pod = std::string("/var/lib/kubelet/pods/") + kUid;
-  PodVerdict verdict =
-      DecidePod(Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a,b"}, {kVolumes, "run=a,b;cache=a,app"}}), kRules);
+  PodVerdict verdict = DecidePod(
+      Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a,b"}, {kVolumes, "run=a,b;cache=a,app"}}), "", kRules);
   struct Row {
     rt::Mount mount;
     bool dpu;
@@ -207,7 +216,7 @@ TEST_CASE("an emptyDir's name is one of a folder") {
 }
 
 TEST_CASE("privileges and devices of the host stay on the host; a debug container goes to its target") {
-  PodVerdict pod = DecidePod(Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a"}}), kRules);
+  PodVerdict pod = DecidePod(Sandbox({{kOffload, "dpu"}, {kOffloadContainers, "a"}}), "", kRules);
   rt::ContainerConfig plain;
   plain.mutable_metadata()->set_name("a");
   CHECK(DecideContainer(pod, kUid, plain, {}, std::nullopt).dpu);

@@ -38,7 +38,9 @@ void Router::PullImage(const CallPtr& call) {
   rt::PullImageRequest request;
   if (!ParseRequest(*call, &request)) return;
   bool split = DecideByAnnotations(request.image().annotations(), options_.rules).split;
-  if (request.has_sandbox_config()) split = DecidePod(request.sandbox_config(), options_.rules).split;
+  if (request.has_sandbox_config()) {
+    split = DecidePod(request.sandbox_config(), request.image().runtime_handler(), options_.rules).split;
+  }
   if (!split || !parts_.link.Valid()) {
     ForwardToHost(call);
     return;

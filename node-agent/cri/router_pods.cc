@@ -34,7 +34,7 @@ size_t EraseClaims(google::protobuf::Map<std::string, std::string>* annotations)
 absl::StatusOr<std::string> Router::MakeTwin(const rt::RunPodSandboxRequest& request, Deadline deadline) {
   if (!parts_.link.Valid()) return parts_.link.AwayError();
   rt::RunPodSandboxRequest twin;
-  *twin.mutable_config() = TwinConfig(request.config(), options_.paths);  // runtime_handler names one of the host's
+  *twin.mutable_config() = TwinConfig(request.config(), options_.paths);  // a Pod with a runtime_handler has no twin
   deadline = std::min(deadline, In(kTwinTime));
   auto made = parts_.dpu.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, twin, deadline);
   // The twin of an earlier call that nobody heard the end of has the name.
@@ -94,7 +94,7 @@ void Router::RunPodSandbox(const CallPtr& call) {
   }
   SplitPod pod;
   pod.metadata = config.metadata();
-  pod.verdict = DecidePod(config, options_.rules);
+  pod.verdict = DecidePod(config, request.runtime_handler(), options_.rules);
   pod.log_directory = config.log_directory();
   if (!pod.verdict.wanted) {
     ForwardBytes(parts_.host.stub(), call, claims == 0 ? call->request() : ToBuffer(request.SerializeAsString()), {});
