@@ -26,6 +26,7 @@
 #include "node-agent/cri/container_events.h"
 #include "node-agent/cri/cri_client.h"
 #include "node-agent/cri/dpu_link.h"
+#include "node-agent/cri/image_notes.h"
 #include "node-agent/cri/log_mirror.h"
 #include "node-agent/cri/methods.h"
 #include "node-agent/cri/out_stream.h"
@@ -175,6 +176,7 @@ class Router {
 
   RouterOptions options_;
   RouterParts parts_;
+  ImageNotes image_notes_;
   RouterFigures figures_;
   sys::KeyedMutex remaking_;  // twins, by the host's sandbox
   std::mutex figures_mutex_;

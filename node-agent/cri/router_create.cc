@@ -104,7 +104,10 @@ void Router::CreateContainer(const CallPtr& call) {
   auto& annotations = *request.mutable_config()->mutable_annotations();
   annotations[kPu] = "host";
   annotations[kPlacementReason] = verdict.reason;
-  ForwardBytes(parts_.host.stub(), call, ToBuffer(request.SerializeAsString()), {});
+  ForwardBytes(parts_.host.stub(), call, ToBuffer(request.SerializeAsString()),
+               [this, image = config.image().image()](grpc::Status* status, grpc::ByteBuffer*) {
+                 if (status->error_code() == grpc::StatusCode::NOT_FOUND) image_notes_.HostLacks(image);
+               });
 }
 
 absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const ContainerVerdict& verdict,
@@ -202,15 +205,19 @@ absl::StatusOr<std::string> Router::DpuImage(const rt::CreateContainerRequest& r
     ask.mutable_image()->set_image(name);
     HK_ASSIGN_OR_RETURN(auto status,
                         parts_.dpu.Call<rt::ImageStatusResponse>(kImageStatus, ask, std::min(deadline, In(kReadTime))));
-    if (status.has_image()) return name;
+    if (status.has_image() && !image_notes_.IsDpuBehind(name)) return name;
     if (name.find("sha256:") != 0) to_pull = name;
   }
   if (to_pull.empty()) return absl::NotFoundError(fmt::format("image '{}' is not on the DPU", image.image()));
   rt::PullImageRequest pull;
   pull.mutable_image()->set_image(to_pull);
-  HK_RETURN_IF_ERROR(Annotate(parts_.dpu.Call<rt::PullImageResponse>(kPullImage, pull, deadline).status(),
-                              fmt::format("image '{}' is not on the DPU", to_pull)));
-  return to_pull;
+  absl::Status pulled = parts_.dpu.Call<rt::PullImageResponse>(kPullImage, pull, deadline).status();
+  if (pulled.ok()) {
+    image_notes_.DpuPulled(to_pull);
+    return to_pull;
+  }
+  if (!IsAway(pulled)) image_notes_.DpuLacks(to_pull);  // kubelet may have credentials for it
+  return Annotate(pulled, fmt::format("image '{}' is not on the DPU", to_pull));
 }
 
 absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, const ContainerVerdict& verdict,

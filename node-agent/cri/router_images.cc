@@ -14,6 +14,11 @@ namespace rt = runtime::v1;
 
 constexpr std::chrono::seconds kStatusTime{5};
 
+// containerd's words for an image that is not made for this PU's processor.
+bool IsOtherPlatform(const absl::Status& status) {
+  return absl::IsNotFound(status) && Message(status).find("no match for platform") != std::string::npos;
+}
+
 }  // namespace
 
 void Router::ImageStatus(const CallPtr& call) {
@@ -24,12 +29,22 @@ void Router::ImageStatus(const CallPtr& call) {
     ForwardToHost(call);
     return;
   }
+  const std::string& name = request.image().image();
+  if (image_notes_.TakeMustPull(name)) {
+    spdlog::info("image '{}': one PU lacks it; saying that there is none, so that it is pulled", name);
+    call->Finish(grpc::Status::OK, ToBuffer(rt::ImageStatusResponse().SerializeAsString()));
+    return;
+  }
   absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kImageStatus, call->request(), LimitOf(*call));
   rt::ImageStatusResponse response;
   if (host.ok() && response.ParseFromString(BytesOf(*host)) && !response.has_image()) {
     // An image that only the DPU has is there: no pull is needed for the container that runs there.
     auto dpu = parts_.dpu.CallBytes(kImageStatus, call->request(), std::min(LimitOf(*call), In(kStatusTime)));
-    if (dpu.ok()) host = std::move(dpu);
+    if (dpu.ok()) {
+      if (response.ParseFromString(BytesOf(*dpu)) && response.has_image())
+        image_notes_.OnlyOnDpu(response.image().id(), name);
+      host = std::move(dpu);
+    }
   }
   Answer(*call, host);
 }
@@ -50,12 +65,20 @@ void Router::PullImage(const CallPtr& call) {
       std::async(std::launch::async, [&] { return parts_.dpu.CallBytes(kPullImage, call->request(), deadline); });
   absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kPullImage, call->request(), deadline);
   absl::StatusOr<grpc::ByteBuffer> dpu = on_dpu.get();
+  const std::string& name = request.image().image();
   if (host.ok() != dpu.ok()) {
-    // Enough for the containers of that PU; one of the other PU will say that its image is missing.
-    spdlog::warn("image '{}' could be pulled on the {} only: {}", request.image().image(), host.ok() ? "host" : "DPU",
+    spdlog::warn("image '{}' could be pulled on the {} only: {}", name, host.ok() ? "host" : "DPU",
                  ToString(host.ok() ? dpu.status() : host.status()));
   }
-  Answer(*call, host.ok() || !dpu.ok() ? host : dpu);
+  if (dpu.ok()) {
+    image_notes_.DpuPulled(name);
+  } else if (host.ok() && !IsOtherPlatform(dpu.status())) {
+    image_notes_.DpuIsBehind(name);  // its container falls back, or waits: see DpuImage
+  }
+  // That the DPU has it is enough for an image that is not made for the host: no container of the host has it. After
+  // any other failure one may, and kubelet, told that it is there, would not pull again.
+  const bool dpu_only = dpu.ok() && IsOtherPlatform(host.status());
+  Answer(*call, dpu_only ? dpu : host);
 }
 
 }  // namespace heterok8s::cri

@@ -108,6 +108,83 @@ TEST_CASE("an image that exists for one PU's platform only is enough for the con
   CHECK(status.image().id() == pulled.image_ref());
 }
 
+rt::ImageStatusResponse Ask(TwoFakes& node, const rt::PodSandboxConfig& pod) {
+  rt::ImageStatusRequest ask;
+  *ask.mutable_image() = Pull(pod).image();
+  return node.Call<rt::ImageStatusResponse>(kImageStatus, ask);
+}
+
+// As kubelet asks for it: by the host's id, which the DPU does not know.
+rt::CreateContainerRequest ByHostsId(TwoFakes& node, const std::string& sandbox, const rt::PodSandboxConfig& pod) {
+  rt::CreateContainerRequest request = node.Request(sandbox, pod, "side");
+  request.mutable_config()->mutable_image()->set_image("sha256:0a");
+  request.mutable_config()->mutable_image()->set_user_specified_image(kImage);
+  return request;
+}
+
+TEST_CASE("the host's pull counts, whatever the DPU has: one that failed is told") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  node.RunPod(pod);
+  node.host().On("PullImage", [](std::shared_ptr<Call> call) {
+    call->Fail(grpc::StatusCode::UNAVAILABLE, "registry.example: 503");
+  });
+  auto pulled = node.cri().Call<rt::PullImageResponse>(kPullImage, Pull(pod), In(testing::kPatience));
+  CHECK_THAT(pulled.status(), testing::Says("503"));
+}
+
+TEST_CASE("an image that the DPU alone has is pulled for a container of the host") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  node.dpu().AddImage(kImage);  // the host's was removed to make room
+  REQUIRE(Ask(node, pod).image().id() == "sha256:0d");
+  node.host().On("CreateContainer", [](std::shared_ptr<Call> call) {
+    call->Fail(grpc::StatusCode::NOT_FOUND, "failed to resolve image \"sha256:0d\": not found");
+  });
+
+  CHECK(!node.TryCreate(node.Request(sandbox, pod, "app", "sha256:0d")).ok());
+
+  CHECK(!Ask(node, pod).has_image());  // so kubelet pulls
+  node.Call<rt::PullImageResponse>(kPullImage, Pull(pod));
+  CHECK(Ask(node, pod).image().id() == "sha256:0a");
+}
+
+TEST_CASE("an image that the DPU cannot pull by itself is pulled once more by kubelet, who has the credentials") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  node.host().AddImage(kImage);  // pulled while the DPU was away
+  REQUIRE(Ask(node, pod).has_image());
+  node.dpu().On("PullImage",
+                [](std::shared_ptr<Call> call) { call->Fail(grpc::StatusCode::UNKNOWN, "401 Unauthorized"); });
+  rt::CreateContainerRequest request = ByHostsId(node, sandbox, pod);
+
+  CHECK_THAT(node.TryCreate(request).status(), testing::Says("401 Unauthorized"));
+
+  CHECK(!Ask(node, pod).has_image());
+  CHECK(Ask(node, pod).has_image());  // once: without a registry that answers, what is there must do
+}
+
+TEST_CASE("where the DPU could not pull what the host did, it does not run what it had by that name") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  node.dpu().AddImage(kImage);  // of before the tag moved
+  node.dpu().On("PullImage",
+                [](std::shared_ptr<Call> call) { call->Fail(grpc::StatusCode::UNKNOWN, "no route to the registry"); });
+  node.Call<rt::PullImageResponse>(kPullImage, Pull(pod));
+  rt::CreateContainerRequest request = ByHostsId(node, sandbox, pod);
+  CHECK_THAT(node.TryCreate(request).status(), testing::Says("no route to the registry"));
+
+  node.dpu().On("PullImage", [](std::shared_ptr<Call> call) {
+    rt::PullImageResponse response;
+    response.set_image_ref("sha256:0d");
+    call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
+  });
+  CHECK_OK(node.TryCreate(request).status());
+}
+
 TEST_CASE("when no PU gets the image the host's refusal is the answer") {
   TwoFakes node;
   rt::PodSandboxConfig pod = node.PodConfig("web");
