@@ -134,6 +134,34 @@ TEST_CASE("a log that is another file now is read from its start, not skipped") 
   }));
 }
 
+TEST_CASE("a rotation that fails half-way loses no line: kubelet puts the former file back") {
+  Wire wire;
+  std::ofstream log(wire.folder + "/dpu/pod/c/0.log", std::ios::app);
+  log << "one\n" << std::flush;
+  wire.Ensure(true);
+  REQUIRE(wire.HostHas("one\n"));
+
+  const std::string position = wire.folder + "/positions/id.position";
+  REQUIRE(fs::is_regular_file(position));
+  fs::rename(wire.host(), wire.host() + ".1");
+  fs::rename(position, position + ".aside");
+  fs::create_directory(position);  // as a full disk: the position cannot be written
+  CHECK(!wire.mirror->Reopen("id").ok());
+  fs::remove(position);
+  fs::rename(position + ".aside", position);
+  fs::rename(wire.host() + ".1", wire.host());
+
+  log << "two\n" << std::flush;
+  CHECK(Eventually([&] {
+    wire.Ensure(true);
+    return wire.Host() == "one\ntwo\n";
+  }));
+  fs::rename(wire.host(), wire.host() + ".1");
+  CHECK(wire.mirror->Reopen("id").value_or(0) == 8);
+  log << "three\n" << std::flush;
+  CHECK(wire.HostHas("three\n"));
+}
+
 TEST_CASE("a forgotten log leaves no position, and a path that leaves the log root brings nothing") {
   Wire wire;
   std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "x\n";

@@ -113,8 +113,8 @@ absl::Status MirroredLog::OpenFile() {
   return SavePosition();
 }
 
-absl::Status MirroredLog::SavePosition() {
-  const std::string bytes = PositionBytes({.base = base_, .inode = inode_});
+absl::Status MirroredLog::SavePosition(int64_t base, uint64_t inode) const {
+  const std::string bytes = PositionBytes({.base = base, .inode = inode});
   HK_RETURN_IF_ERROR(sys::WriteFileAtomic(names_.position_path, bytes, 0600));
   HK_FAULT_POINT("cri.log.after-position");
   return absl::OkStatus();
@@ -177,18 +177,21 @@ bool MirroredLog::Drain(std::chrono::milliseconds wait) {
 
 absl::StatusOr<uint64_t> MirroredLog::Reopen() {
   std::lock_guard lock(mutex_);
-  uint64_t offset = Offset();
+  const uint64_t offset = Offset();
+  // When this fails kubelet puts the former file back under its name. So nothing is written any more before a file is
+  // opened again by the position that is on disk, and what is on disk changes before we write to the new one.
   file_.reset();
   sys::UniqueFd file(open(names_.host_path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640));
   if (!file.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", names_.host_path));
   struct stat info = {};
   if (fstat(file.get(), &info) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", names_.host_path));
   HK_FAULT_POINT("cri.log-reopen.before-position");
+  const int64_t base = static_cast<int64_t>(offset) - info.st_size;
+  HK_RETURN_IF_ERROR(Annotate(SavePosition(base, info.st_ino), fmt::format("position of '{}'", names_.host_path)));
   file_ = std::move(file);
   inode_ = info.st_ino;
   size_ = info.st_size;
-  base_ = static_cast<int64_t>(offset) - size_;
-  HK_RETURN_IF_ERROR(SavePosition());
+  base_ = base;
   return offset;
 }
 

@@ -40,7 +40,8 @@ class MirroredLog : public std::enable_shared_from_this<MirroredLog> {
  private:
   void StartStream(bool follow);  // mutex_ held
   absl::Status OpenFile();        // mutex_ held
-  absl::Status SavePosition();    // mutex_ held
+  absl::Status SavePosition() const { return SavePosition(base_, inode_); }
+  absl::Status SavePosition(int64_t base, uint64_t inode) const;
   uint64_t Offset() const { return static_cast<uint64_t>(base_ + size_); }
 
   v1::DpuRuntime::StubInterface& stub_;
