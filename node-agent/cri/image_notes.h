@@ -4,7 +4,7 @@
 // image that only the wrong PU has, and only kubelet has the credentials to pull it. What such an answer leads to is
 // noted here, and the next question about the name is answered so that kubelet pulls. In memory only: each note comes
 // again with the failure that it is of.
-// Threading: thread-safe. Errors: none; beyond kMost names of a kind all of that kind are forgotten.
+// Threading: thread-safe. Ownership: copies. Errors: none; beyond kMost names of a kind all of that kind are forgotten.
 //
 //   notes.OnlyOnDpu(status.image().id(), name);                  // ImageStatus was answered by the DPU alone
 //   if (refused) notes.HostLacks(config.image().image());        // and then the host has no such image

@@ -22,6 +22,10 @@ namespace fs = std::filesystem;
 // One, one more for a log that turns out to be another file, one for a connection that broke; then it is Ensure's.
 constexpr int kDrainPasses = 3;
 
+// The log of a container that goes on may have no writer: one that has closed its outputs. The owner is told this often
+// that it has ended; a container's state may lag behind its log's end for some of these.
+constexpr int kEmptyEnds = 10;
+
 // Reads chunks until the server ends the stream. Deletes itself in OnDone; holds the log until then.
 class Stream final : public grpc::ClientReadReactor<v1::LogChunk> {
  public:
@@ -136,6 +140,7 @@ absl::Status MirroredLog::Append(const v1::LogChunk& chunk) {
     if (written < 0) return ErrnoToStatus(errno, "write");
     data.remove_prefix(static_cast<size_t>(written));
     size_ += written;
+    empty_ends_ = 0;
   }
   HK_FAULT_POINT("cri.log.after-append");
   return absl::OkStatus();
@@ -146,7 +151,7 @@ void MirroredLog::Ended(const grpc::Status& status, bool final_pass) {
   {
     std::lock_guard lock(mutex_);
     stream_.reset();
-    tell = status.ok() && !final_pass && !cancelled_;
+    tell = status.ok() && !final_pass && !cancelled_ && ++empty_ends_ <= kEmptyEnds;
     complete_ = status.ok() && final_pass;
     if (status.error_code() == grpc::StatusCode::OUT_OF_RANGE) {
       spdlog::warn("log '{}': {}; it is another file, read from its start", names_.host_path, status.error_message());

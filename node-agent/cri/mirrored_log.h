@@ -54,6 +54,7 @@ class MirroredLog : public std::enable_shared_from_this<MirroredLog> {
   int64_t base_ = 0;          // of the file's first byte in the DPU's log; negative when that log is shorter
   int64_t size_ = 0;          // of the host's file
   std::string last_failure_;  // said once
+  int empty_ends_ = 0;        // of streams, one after the other, that ended well and brought nothing
   bool cancelled_ = false;
   bool complete_ = false;                        // read to its end after the container had ended
   std::shared_ptr<grpc::ClientContext> stream_;  // null: no stream
