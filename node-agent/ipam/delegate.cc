@@ -47,7 +47,8 @@ std::vector<std::string> Environment(const cni::Request& request, const std::str
 absl::Status OwnError(const std::string& plugin, const sys::RunResult& run) {
   Json json = Json::parse(run.stdout_text, nullptr, /*allow_exceptions=*/false);
   absl::StatusOr<int> code = Whole<int>(json.is_object() ? json.value("code", Json()) : Json(), "code");
-  if (code.ok() && json.contains("msg") && json["msg"].is_string()) {
+  // 0 is no error's code: whoever reads it would take this failure for a success.
+  if (code.ok() && *code > 0 && json.contains("msg") && json["msg"].is_string()) {
     auto details = json.find("details");
     return cni::MakeError(static_cast<cni::ErrorCode>(*code), json["msg"].get<std::string>(),
                           details != json.end() && details->is_string() ? details->get<std::string>() : "");

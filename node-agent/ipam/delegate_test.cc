@@ -73,7 +73,7 @@ TEST_CASE("a foreign IPAM plugin's own error passes unchanged, after its DEL") {
 }
 
 TEST_CASE("a foreign IPAM plugin's error whose code is none becomes ours") {
-  for (const char* code : {"2147483648", "1.5", "1e300", "\"7\"", "null"}) {
+  for (const char* code : {"0", "-7", "2147483648", "1.5", "1e300", "\"7\"", "null"}) {
     INFO(code);
     Plugin plugin(fmt::format("echo '{{\"code\":{},\"msg\":\"no more\"}}'; exit 3", code));
 
