@@ -74,8 +74,13 @@ absl::StatusOr<WireReply> Exchange(const NetworkConfig& config, const std::strin
 
 absl::Status Enqueue(const Request& request, const std::string& text) {
   const std::string folder = request.config.queue_dir.empty() ? kDefaultQueueDir : request.config.queue_dir;
-  if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
-    return ErrnoToStatus(errno, fmt::format("make queue folder '{}'", folder));
+  // With its parents: where heterod has never run there are none.
+  for (size_t end = 0; end != std::string::npos;) {
+    end = folder.find('/', end + 1);
+    const std::string part = folder.substr(0, end);
+    if (mkdir(part.c_str(), end == std::string::npos ? 0700 : 0755) != 0 && errno != EEXIST) {
+      return ErrnoToStatus(errno, fmt::format("make folder '{}' of the queue", part));
+    }
   }
   const std::string name = QueueFileName(request.config.name, request.container_id, request.ifname);
   return sys::WriteFileAtomic(folder + "/" + name, text, 0600);

@@ -86,14 +86,14 @@ TEST_CASE("a heterod that accepts and says nothing costs the configured time, an
   REQUIRE(bind(mute.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
   REQUIRE(listen(mute.get(), 5) == 0);
   std::string config = fmt::format(
-      R"({{"cniVersion":"1.1.0","name":"n","type":"t","socket":"{0}/s","queueDir":"{0}/q","timeoutSeconds":1}})",
+      R"({{"cniVersion":"1.1.0","name":"n","type":"t","socket":"{0}/s","queueDir":"{0}/not/made/q","timeoutSeconds":1}})",
       folder);
   Environment environment = Add("/x");
 
   CHECK(Error(Call(environment, config))["code"] == kTryAgainLater);
   environment["CNI_COMMAND"] = "DEL";
   CHECK(Call(environment, config).exit_code == 0);
-  CHECK(std::filesystem::exists(folder + "/q/n@c1@eth0.del"));
+  CHECK(std::filesystem::exists(folder + "/not/made/q/n@c1@eth0.del"));
   std::filesystem::remove_all(folder);
 }
 
@@ -102,7 +102,7 @@ TEST_CASE("a DEL that can be neither carried out nor queued fails, so that the r
   environment["CNI_COMMAND"] = "DEL";
 
   Outcome outcome =
-      Call(environment, R"({"cniVersion":"1.0.0","name":"n","socket":"/nonexistent/s","queueDir":"/nonexistent/q/q"})");
+      Call(environment, R"({"cniVersion":"1.0.0","name":"n","socket":"/nonexistent/s","queueDir":"/dev/null/q"})");
 
   CHECK(Error(outcome)["code"] == kTryAgainLater);
 }
