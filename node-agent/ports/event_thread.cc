@@ -10,7 +10,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <string_view>
+#include <cstring>
+#include <string>
 
 #include "node-agent/ports/bpf_ports.h"
 #include "node-agent/ports/claims.h"
@@ -18,6 +19,18 @@
 #include "node-agent/ports/pace.h"
 
 namespace heterok8s::ports {
+namespace {
+
+// A program names itself by any bytes it likes, and this name goes to logs, terminals and messages that must be UTF-8.
+std::string PrintableName(const char (&command)[16]) {
+  std::string name(command, strnlen(command, sizeof command));
+  for (char& c : name) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return name;
+}
+
+}  // namespace
 
 absl::Status BpfPorts::Start() {
   HK_RETURN_IF_ERROR(kernel_->OpenRing([this](const hk_event& event) { OnEvent(event); }));
@@ -80,13 +93,12 @@ void BpfPorts::OnEvent(const hk_event& event) {
     return;
   }
   if (event.kind == HK_REFUSED || event.kind == HK_NO_ROOM || event.kind == HK_UNOWNED) {
-    std::string_view command(event.command, sizeof event.command);
     uint64_t age_ns = MonotonicNs() - event.time_ns;
     pod.last_refusal =
         Refusal{.pod_key = pod.ports.pod_key,
                 .key = key,
                 .pid = event.pid,
-                .command = std::string(command.substr(0, command.find('\0'))),
+                .command = PrintableName(event.command),
                 .unix_ms = static_cast<int64_t>((RealNs() - age_ns) / 1'000'000),
                 .reason = event.kind == HK_REFUSED ? Refusal::Reason::kOtherPu : Refusal::Reason::kShare};
     if (event.kind != HK_REFUSED) ShareUsedUpLocked(pod, *pod.last_refusal, event.kind == HK_NO_ROOM);

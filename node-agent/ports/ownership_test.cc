@@ -129,7 +129,7 @@ TEST_CASE("a refused bind is known by process and port", "[netns]") {
   CHECK_FALSE(ports.LastRefusal(pus.host().pod_key).has_value());
   PortKey key{.address = *IpAddress::Parse("0.0.0.0"), .port = 7999};
   REQUIRE_OK(ports.SetRemote(pus.host().pod_key, key, true, 1));
-  prctl(PR_SET_NAME, "greedy");
+  prctl(PR_SET_NAME, "gr\x1b[2J\n\xff\x7f y~");  // any bytes
 
   int error = 0;
   Bound(pus.host(), SOCK_STREAM, "127.0.0.1", 7999, &error);
@@ -141,7 +141,7 @@ TEST_CASE("a refused bind is known by process and port", "[netns]") {
   auto refusal = ports.LastRefusal(pus.host().pod_key);
   REQUIRE(refusal.has_value());
   CHECK(refusal->key == PortKey{.address = *IpAddress::Parse("127.0.0.1"), .port = 7999});
-  CHECK(refusal->command == "greedy");
+  CHECK(refusal->command == "gr?[2J??? y~");
   CHECK(refusal->pid != 0);
   CHECK(std::abs(refusal->unix_ms - time(nullptr) * 1000) < 60'000);
   CHECK(ports.counters().refused_binds == 1);

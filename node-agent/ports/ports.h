@@ -54,7 +54,7 @@ struct Refusal {
   std::string pod_key;
   PortKey key;
   uint32_t pid = 0;     // in the initial PID namespace
-  std::string command;  // comm of the process
+  std::string command;  // comm of the process; what is not printable ASCII in it is '?'
   int64_t unix_ms = 0;
   Reason reason = Reason::kOtherPu;
 };
