@@ -317,6 +317,7 @@ absl::StatusOr<std::unique_ptr<Heterod>> Heterod::Start(const HeterodConfig& con
 }
 
 int Heterod::peer_port() const { return parts_->peer_server->port(); }
+absl::Status Heterod::Health() const { return parts_->ledger->Health(); }
 int Heterod::metrics_port() const { return parts_->http->port(); }
 
 }  // namespace heterok8s::agent

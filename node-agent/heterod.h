@@ -25,6 +25,9 @@ class Heterod {
   int peer_port() const;  // where the other PU reaches us, for a config that said 0
   int metrics_port() const;
 
+  // Not OK when only a new process helps: the ledger's disk has refused what was written.
+  absl::Status Health() const;
+
  private:
   struct Parts;
   explicit Heterod(std::unique_ptr<Parts> parts);

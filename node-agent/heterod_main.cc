@@ -1,6 +1,6 @@
 // heterod --config FILE: the node agent. Runs until SIGTERM or SIGINT; Pods keep running without it.
 //
-// Exit code: 0 after a signal, 1 when it cannot start (stderr says why), 2 for wrong usage.
+// Exit code: 0 after a signal, 1 when it cannot start or its disk fails (stderr says why), 2 for wrong usage.
 #include <fmt/format.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
@@ -84,6 +84,12 @@ int Main(int argc, char** argv) {
   int signal_number = 0;
   while ((signal_number = sigtimedwait(&signals, nullptr, &pause)) < 0) {
     sys::TrimHeap();
+    // Pods keep running, and the one that systemd starts instead knows by its own sync whether the disk is well again.
+    if (absl::Status health = (*heterod)->Health(); !health.ok()) {
+      spdlog::critical("{}: ending; Pods keep running", Message(health));
+      sys::NotifyEnding();
+      return 1;
+    }
     sys::NotifyAlive();
   }
   sys::NotifyEnding();

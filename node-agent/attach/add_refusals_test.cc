@@ -1,6 +1,7 @@
 // What ADD refuses, with which code.
 #include <catch2/catch.hpp>
 
+#include "common/fault/fault.h"
 #include "common/testing/matchers.h"
 #include "node-agent/attach/testing/two_engines.h"
 
@@ -76,6 +77,20 @@ TEST_CASE("a taken host port and exhausted addresses are refused with their code
 
   CHECK_OK(node.host().Del(node.Del(first)));
   CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("when the disk has refused a sync, the PU is not ready and says why, until a new process asks the disk") {
+  TwoEngines node;
+  {
+    fault::ScopedAction broken("ledger.sync", [] { return absl::DataLossError("Input/output error"); });
+    REQUIRE(cni::CodeOf(node.host().Add(node.HostAdd("c1", "uid-1", kOrdinary)).status()) == cni::kIoFailure);
+  }
+
+  absl::Status status = node.host().Status(node.StatusRequest());
+  CHECK(cni::CodeOf(status) == cni::kNotAvailable);
+  CHECK_THAT(status, Says("Input/output error"));
+  CHECK_FALSE(node.host().Ready().ok());
+  CHECK(cni::CodeOf(node.host().Add(node.HostAdd("c2", "uid-2", kOrdinary)).status()) == cni::kTryAgainLater);
 }
 
 }  // namespace

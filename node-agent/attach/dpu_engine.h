@@ -74,7 +74,10 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   absl::Status Gc(const cni::Request& request) override;
   absl::Status Status(const cni::Request& request) override;
 
-  absl::Status Ready() const override { return table_.Ready(); }
+  absl::Status Ready() const override {
+    HK_RETURN_IF_ERROR(journal_.Health());
+    return table_.Ready();
+  }
   absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& request) override;
   absl::Status Commit(const PodGeneration& pod) override;
   absl::Status Remove(const PodGeneration& pod) override;

@@ -84,7 +84,10 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status Gc(const cni::Request& request) override;
   absl::Status Status(const cni::Request& request) override;
 
-  absl::Status Ready() const override { return table_.Ready(); }
+  absl::Status Ready() const override {
+    HK_RETURN_IF_ERROR(journal_.Health());
+    return table_.Ready();
+  }
   // The addresses of a Pod whose DPU sandbox comes first; held by a row of mode kTwin until Release.
   absl::StatusOr<ReserveReply> Reserve(const ReserveRequest& request) override;
   absl::Status Release(const std::string& pod_key) override;

@@ -26,6 +26,7 @@ class Journal {
   absl::Status Write(const std::function<absl::Status(ledger::Tx&)>& fn, Durability durability = Durability::kSynced);
   absl::Status Put(const Attachment& row, Durability durability);
   absl::Status Sync();
+  absl::Status Health() const { return ledger_.Health(); }
 
   absl::StatusOr<std::optional<Attachment>> Find(const ledger::AttachmentKey& key);
   absl::StatusOr<std::vector<Attachment>> OfPod(const std::string& pod_key);

@@ -72,18 +72,23 @@ class LedgerFile : public Ledger {
       syncing_ = true;
       const uint64_t target = committed_;
       lock.unlock();
-      int error = fdatasync(wal_.get()) == 0 ? 0 : errno;
+      absl::Status synced = SyncLog();
       lock.lock();
       syncing_ = false;
-      if (error == 0) {
+      if (synced.ok()) {
         synced_ = target;
       } else {
         // After a failed sync the kernel may have dropped the pages: asking again would claim a success that is none.
-        sync_failure_ = ErrnoToStatus(error, fmt::format("sync {}-wal; no more writes before a restart", path_));
+        sync_failure_ = Annotate(synced, fmt::format("sync {}-wal; no more writes before a restart", path_));
       }
       sync_done_.notify_all();
     }
     return absl::OkStatus();
+  }
+
+  absl::Status Health() override {
+    std::lock_guard lock(sync_mutex_);
+    return sync_failure_.ok() ? absl::OkStatus() : absl::UnavailableError(Message(sync_failure_));
   }
 
   absl::StatusOr<std::vector<Attachment>> ListAttachments() override {
@@ -100,6 +105,10 @@ class LedgerFile : public Ledger {
   }
 
  private:
+  absl::Status SyncLog() {
+    HK_FAULT_POINT("ledger.sync");
+    return fdatasync(wal_.get()) == 0 ? absl::OkStatus() : ErrnoToStatus(errno, "fdatasync");
+  }
   absl::Status Run(const char* statement) {
     HK_ASSIGN_OR_RETURN(Query query, writer_.Prepare(statement));
     return query.Run();

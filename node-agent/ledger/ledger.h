@@ -120,6 +120,8 @@ class Ledger {
   absl::Status Transact(const std::function<absl::Status(Tx&)>& fn) { return Transact(fn, Durability::kSynced); }
   // Everything committed before this call is on disk when it returns.
   virtual absl::Status Sync() = 0;
+  // kUnavailable since a sync failed: nothing is written to the disk any more, until the file is opened anew.
+  virtual absl::Status Health() = 0;
 
   // Reads outside a transaction.
   virtual absl::StatusOr<std::vector<Attachment>> ListAttachments() = 0;

@@ -9,6 +9,7 @@
 #include <set>
 #include <thread>
 
+#include "common/fault/fault.h"
 #include "common/testing/matchers.h"
 #include "node-agent/ledger/testing.h"
 
@@ -237,6 +238,26 @@ TEST_CASE("an ordered commit is there after kill -9") {
     CHECK((*ledger)->ListAttachments()->size() == 1);
   }
   std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("after a failed sync nothing is synced any more, and the ledger says so until it is opened anew") {
+  TempLedger temp;
+  CHECK_OK(temp->Health());
+  auto write = [&](Durability durability) {
+    return temp->Transact([](Tx& tx) { return tx.PutValue("name", "value"); }, durability);
+  };
+  {
+    fault::ScopedAction broken("ledger.sync", [] { return absl::DataLossError("Input/output error"); });
+    CHECK_FALSE(write(Durability::kSynced).ok());
+  }
+
+  CHECK_OK(write(Durability::kOrdered));
+  CHECK_FALSE(temp->Sync().ok());
+  CHECK_THAT(temp->Health(), HasCode(absl::StatusCode::kUnavailable));
+  CHECK_THAT(temp->Health(), Says("Input/output error"));
+  temp.Reopen();
+  CHECK_OK(temp->Health());
+  CHECK_OK(write(Durability::kSynced));
 }
 
 TEST_CASE("one process at a time has the ledger") {

@@ -23,6 +23,10 @@ absl::Status ProcessLedger::Sync() {
   if (process_.disk_fails) return absl::DataLossError("sync: Input/output error");
   return below_.Sync();
 }
+absl::Status ProcessLedger::Health() {
+  HK_RETURN_IF_ERROR(process_.Alive());
+  return below_.Health();
+}
 absl::StatusOr<std::vector<Attachment>> ProcessLedger::ListAttachments() {
   HK_RETURN_IF_ERROR(process_.Alive());
   return below_.ListAttachments();

@@ -34,6 +34,7 @@ class ProcessLedger final : public ledger::Ledger {
   ProcessLedger(Process& process, ledger::Ledger& below) : process_(process), below_(below) {}
   absl::Status Transact(const std::function<absl::Status(ledger::Tx&)>& fn, Durability durability) override;
   absl::Status Sync() override;
+  absl::Status Health() override;
   absl::StatusOr<std::vector<Attachment>> ListAttachments() override;
   absl::StatusOr<std::vector<ledger::AddressRow>> ListAddresses() override;
   absl::StatusOr<std::vector<ledger::Tombstone>> ListTombstones() override;
