@@ -50,6 +50,8 @@ void ReadRefusals(const AdminParts& parts, metrics::Samples& samples) {
     samples.Counter("heterod_refused_packets_total", "Packets that the tables of this PU and its Pods refused",
                     static_cast<double>(packets), {{"reason", reason}});
   }
+  samples.Counter("heterod_root_tables_remade_total", "Times that somebody had taken this PU's root nft table away",
+                  static_cast<double>(parts.podnet->RootTablesRemade()));
   samples.Counter("heterod_refused_calls_total", "Calls refused because of who made them",
                   static_cast<double>(parts.refusals->no_identity()), {{"reason", "no_identity"}});
   samples.Counter("heterod_refused_calls_total", "", static_cast<double>(parts.refusals->not_allowed()),

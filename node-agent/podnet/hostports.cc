@@ -97,15 +97,16 @@ absl::Status Apply(Nft& nft, const HostPortChange& change) {
 }
 
 absl::Status Ensure(const std::string& table, const HostPortSpec& spec) {
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
+  std::lock_guard lock(TableLock());
+  // First: without the table there is no guard, and then nothing is served on localhost.
+  HK_ASSIGN_OR_RETURN(HostPortElements present, nft->AllElements(table));
   WayToPod way;
   if (!spec.ports.empty()) {
     HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
     HK_ASSIGN_OR_RETURN(way, FindWay(*netlink, spec));
     HK_RETURN_IF_ERROR(ServeLoopback(*netlink, spec, way.link));
   }
-  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
-  std::lock_guard lock(TableLock());
-  HK_ASSIGN_OR_RETURN(HostPortElements present, nft->AllElements(table));
   HK_ASSIGN_OR_RETURN(HostPortChange change, PlanHostPorts(table, present, spec, !way.own_interface));
   return Apply(*nft, change);
 }

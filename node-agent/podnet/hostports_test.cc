@@ -193,6 +193,16 @@ TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
   (void)sys::DeleteNetns(pod_path);
 }
 
+TEST_CASE("without the table, and so without its guard, localhost is not let out") {
+  Node n;
+  n.AddPods();
+  SplitPodTopology::Sh(n.node, "nft delete table inet heterok8s_test");
+
+  CHECK_THAT(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}}), HasCode(absl::StatusCode::kNotFound));
+
+  CHECK(SplitPodTopology::Sh(n.node, "cat /proc/sys/net/ipv4/conf/hku*/route_localnet | sort -u") == "0\n");
+}
+
 TEST_CASE("the Node's addresses are those by which others know it") {
   Node n;
   n.AddPods();

@@ -1,5 +1,6 @@
 #include "node-agent/podnet/kernel_podnet.h"
 
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
 #include "node-agent/podnet/hostports.h"
@@ -15,11 +16,42 @@ absl::Status KernelPodNet::InRoot(const std::function<absl::Status()>& fn) const
   return sys::InNetns(root_, fn);
 }
 
+KernelPodNet::~KernelPodNet() {
+  {
+    std::lock_guard lock(stop_mutex_);
+    stop_ = true;
+  }
+  stopped_.notify_one();
+  if (mender_.joinable()) mender_.join();
+}
+
 absl::Status KernelPodNet::PrepareRoot() {
-  return InRoot([&]() -> absl::Status {
+  HK_RETURN_IF_ERROR(InRoot([&]() -> absl::Status {
     HK_RETURN_IF_ERROR(EnableForwarding());
-    return PrepareHostPorts(options_.instance, options_.link_range);
-  });
+    return root_table_.Prepare();
+  }));
+  std::lock_guard lock(stop_mutex_);
+  if (!mender_.joinable()) mender_ = std::thread([this] { MendUntilStopped(); });
+  return absl::OkStatus();
+}
+
+void KernelPodNet::MendUntilStopped() {
+  std::string last_failure;  // said once
+  std::unique_lock lock(stop_mutex_);
+  while (!stopped_.wait_for(lock, options_.mend_interval, [this] { return stop_; })) {
+    lock.unlock();
+    absl::Status mended = InRoot([&]() -> absl::Status {
+      HK_ASSIGN_OR_RETURN(bool remade, root_table_.Mend());
+      if (remade) refused_.RootIsNew();
+      return absl::OkStatus();
+    });
+    const std::string failure = mended.ok() ? "" : Message(mended);
+    if (!mended.ok() && failure != last_failure) {
+      spdlog::error("look after the root table: {}; trying again every {} ms", failure, options_.mend_interval.count());
+    }
+    last_failure = failure;
+    lock.lock();
+  }
 }
 
 absl::StatusOr<Uplink> KernelPodNet::EnsureUplink(const UplinkSpec& spec) {
@@ -91,11 +123,11 @@ absl::Status KernelPodNet::ReplacePorts(const LinkSpec& spec, const std::vector<
 }
 
 absl::Status KernelPodNet::EnsureHostPorts(const HostPortSpec& spec) {
-  return InRoot([&] { return podnet::EnsureHostPorts(options_.instance, spec); });
+  return InRoot([&] { return root_table_.Ensure(spec); });
 }
 
 absl::Status KernelPodNet::RemoveHostPorts(const std::string& pod_key) {
-  return InRoot([&] { return podnet::RemoveHostPorts(options_.instance, pod_key); });
+  return InRoot([&] { return root_table_.Remove(pod_key); });
 }
 
 absl::StatusOr<std::vector<IpAddress>> KernelPodNet::NodeAddresses() {

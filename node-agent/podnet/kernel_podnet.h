@@ -1,21 +1,31 @@
 // PodNet on the kernel: enters this PU's root namespace and hands each call to the file that does the work.
 //
-// Threading: thread-safe (no state but the namespace and what was refused). Ownership: holds the root namespace open.
+// Threading: thread-safe (no state but the namespace, what was refused and what is in the root table). From PrepareRoot
+// on, a thread of its own mends that table. Ownership: holds the root namespace open.
 // Errors: see podnet.h.
 //
 //   HK_ASSIGN_OR_RETURN(std::unique_ptr<PodNet> podnet, NewKernelPodNet({.instance = "demo"}));
 #pragma once
 
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
 #include "common/sys/netns.h"
 #include "node-agent/podnet/podnet.h"
 #include "node-agent/podnet/refused_packets.h"
+#include "node-agent/podnet/root_table.h"
 
 namespace heterok8s::podnet {
 
 class KernelPodNet : public PodNet {
  public:
   KernelPodNet(Options options, sys::NetnsRef root)
-      : options_(std::move(options)), root_(std::move(root)), refused_(options_.instance) {}
+      : options_(std::move(options)),
+        root_(std::move(root)),
+        refused_(options_.instance),
+        root_table_(options_.instance, options_.link_range) {}
+  ~KernelPodNet() override;
 
   absl::Status PrepareRoot() override;
 
@@ -40,6 +50,7 @@ class KernelPodNet : public PodNet {
 
   std::map<std::string, uint64_t> RefusedPackets() override;
   void CountRefusedFromHere() override;
+  uint64_t RootTablesRemade() override { return root_table_.remade(); }
 
   absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() override;
 
@@ -50,6 +61,13 @@ class KernelPodNet : public PodNet {
   const Options options_;
   const sys::NetnsRef root_;
   podnet::RefusedPackets refused_;
+  podnet::RootTable root_table_;
+
+  void MendUntilStopped();
+  std::mutex stop_mutex_;
+  std::condition_variable stopped_;
+  bool stop_ = false;   // guarded by stop_mutex_
+  std::thread mender_;  // uses all of the above
 };
 
 }  // namespace heterok8s::podnet

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "common/sys/file.h"
+#include "common/sys/process.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 
 // A PodNet that was made in one namespace and is called from another: the test's own, which it must not touch.
@@ -23,7 +25,8 @@ struct World {
 
   World() {
     REQUIRE_OK(sys::InNetns(root, [&]() -> absl::Status {
-      HK_ASSIGN_OR_RETURN(podnet, NewKernelPodNet({.instance = "test"}));
+      HK_ASSIGN_OR_RETURN(podnet,
+                          NewKernelPodNet({.instance = "test", .mend_interval = std::chrono::milliseconds(20)}));
       return absl::OkStatus();
     }));
     for (int i = 0; i < 8; ++i) {
@@ -88,6 +91,37 @@ TEST_CASE("host ports lead to an uplink and go with it", "[netns]") {
   CHECK_THAT(world.podnet->EnsureHostPorts(spec), testing::HasCode(absl::StatusCode::kAlreadyExists));
   CHECK_OK(world.podnet->RemoveHostPorts(pod.owner.pod_key));
   CHECK_OK(world.podnet->EnsureHostPorts(spec));
+}
+
+std::string Nft(const sys::NetnsRef& ns, const std::string& command) {
+  std::string output;
+  REQUIRE_OK(sys::InNetns(ns, [&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(sys::RunResult run, sys::Run({.argv = {"sh", "-c", "nft " + command + " 2>&1"}}));
+    output = run.stdout_text;
+    return absl::OkStatus();
+  }));
+  return output;
+}
+
+TEST_CASE("a root table that somebody has flushed comes back, with all that was in it", "[netns]") {
+  World world;
+  REQUIRE_OK(world.podnet->PrepareRoot());
+  for (size_t i = 0; i < 2; ++i) {
+    const UplinkSpec& pod = world.pods[i];
+    REQUIRE_OK(world.podnet->EnsureUplink(pod));
+    REQUIRE_OK(
+        world.podnet->EnsureHostPorts({.pod_key = pod.owner.pod_key,
+                                       .ports = {{.host_port = static_cast<uint16_t>(8080 + i), .container_port = 80}},
+                                       .addresses = pod.addresses,
+                                       .masquerade_outside = {*IpPrefix::Parse("10.88.0.0/16")}}));
+  }
+  REQUIRE_OK(world.podnet->RemoveHostPorts(world.pods[1].owner.pod_key));
+  const std::string before = Nft(world.root, "list table inet heterok8s_test");
+
+  Nft(world.root, "flush ruleset");
+
+  CHECK(testing::Eventually([&] { return Nft(world.root, "list table inet heterok8s_test") == before; }));
+  CHECK(world.podnet->RootTablesRemade() == 1);
 }
 
 }  // namespace

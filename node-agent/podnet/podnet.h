@@ -2,7 +2,7 @@
 //
 // Purpose: level-driven. Ensure… makes the kernel as the spec says, from any earlier state (half done, done, foreign
 // leftovers of the same owner); Check… compares and names the first difference; Remove… succeeds when all is gone.
-// Nothing here remembers: the caller's ledger does.
+// Nothing here remembers: the caller's ledger does. But host ports, which outlive their table (root_table.h).
 // Threading: thread-safe; calls for the same Pod are serialised by the caller.
 // Errors: kNotFound when the Pod's namespace is gone (Ensure, Check); kAlreadyExists when an interface of the wanted
 // name exists and is not ours.
@@ -156,7 +156,8 @@ class PodNet {
     return absl::UnimplementedError("ReplacePorts");
   }
 
-  // Host ports and masquerading live in the root namespace's table. kAlreadyExists names the Pod that has the port.
+  // Host ports and masquerading live in the root namespace's table, which is made again when somebody takes it away.
+  // kAlreadyExists names the Pod that has the port.
   virtual absl::Status EnsureHostPorts(const HostPortSpec& spec) = 0;
   virtual absl::Status RemoveHostPorts(const std::string& pod_key) = 0;
   // The addresses by which others know this PU: of its root namespace, global ones.
@@ -166,6 +167,8 @@ class PodNet {
   virtual std::map<std::string, uint64_t> RefusedPackets() { return {}; }
   // The tables outlive a heterod: once, when all Pods of an earlier one are known.
   virtual void CountRefusedFromHere() {}
+  // How often the root table was gone and is made again, since PrepareRoot.
+  virtual uint64_t RootTablesRemade() { return 0; }
 
   // Owner tags of all uplinks in this PU's root namespace (orphan scan), this instance only.
   virtual absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() = 0;
@@ -178,6 +181,7 @@ absl::Status FurnishDpuNetns(const sys::NetnsRef& ns);
 struct Options {
   std::string instance;                // see OwnerTag
   std::optional<IpPrefix> link_range;  // of all LinkSpec::link (IPv4); in the root namespace no Pod may send there
+  std::chrono::milliseconds mend_interval{1000};  // how often it looks whether the root table is there
 };
 // Works in the network namespace of the calling thread at creation (this PU's root namespace).
 absl::StatusOr<std::unique_ptr<PodNet>> NewKernelPodNet(Options options);

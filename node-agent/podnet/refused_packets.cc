@@ -82,6 +82,12 @@ void RefusedPackets::CountFromHere() {
   before_ = SumLocked();
 }
 
+void RefusedPackets::RootIsNew() {
+  std::lock_guard lock(mutex_);
+  AddTo(gone_, root_);
+  root_.clear();
+}
+
 RefusedByReason RefusedPackets::Sum() const {
   std::lock_guard lock(mutex_);
   RefusedByReason sum = SumLocked();

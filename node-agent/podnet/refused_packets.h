@@ -31,6 +31,7 @@ class RefusedPackets {
   void Retire(const std::string& netns_path);  // nothing for one that is not watched
   void Read();                                 // the calling thread is in the root namespace
   void CountFromHere();
+  void RootIsNew();             // the root table was made again: its counters began at 0
   RefusedByReason Sum() const;  // as read last
 
  private:

@@ -1,0 +1,53 @@
+// The root namespace's table with what is in it, and how it comes back when somebody takes it away.
+//
+// Purpose: `nft flush ruleset`, which is the first line of a distribution's nftables.conf, takes every table: the
+// guard that keeps 127.0.0.1 and forged packets out, host ports, masquerading. Mend(), called again and again, looks
+// whether the table is there, and makes it again with the host ports of all Pods, as Ensure was told of them last.
+// Between the two the Node is without its guard, while route_localnet of Pods' devices stays on: so Mend is called
+// often. Not seen: single rules or elements that somebody has deleted. Threading: thread-safe. The calling thread is in
+// the root namespace. Ownership: remembers specs; the kernel's objects stay. Errors: as hostports.h; Ensure makes a
+// missing table before it says kNotFound.
+//
+//   RootTable table("demo", link_range);
+//   HK_RETURN_IF_ERROR(table.Prepare());
+//   HK_RETURN_IF_ERROR(table.Ensure(spec));
+//   if (absl::StatusOr<bool> remade = table.Mend(); remade.ok() && *remade) …  // its counters begin at 0 again
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "node-agent/podnet/podnet.h"
+
+namespace heterok8s::podnet {
+
+class RootTable {
+ public:
+  RootTable(std::string instance, std::optional<IpPrefix> link_range)
+      : instance_(std::move(instance)), link_range_(std::move(link_range)) {}
+
+  absl::Status Prepare();
+  absl::Status Ensure(const HostPortSpec& spec);
+  absl::Status Remove(const std::string& pod_key);
+  // True when the table was missing and is there again. Nothing before Prepare. What could not be filled in is tried
+  // again by the next call.
+  absl::StatusOr<bool> Mend();
+  uint64_t remade() const { return remade_; }
+
+ private:
+  absl::StatusOr<bool> MendLocked();
+
+  const std::string instance_;
+  const std::optional<IpPrefix> link_range_;
+  std::mutex mutex_;  // guards what follows, and that a spec and its elements change together
+  bool prepared_ = false;
+  bool to_fill_ = false;  // it was made anew, and not all of specs_ is in it
+  std::map<std::string, HostPortSpec> specs_;
+  std::atomic<uint64_t> remade_{0};
+};
+
+}  // namespace heterok8s::podnet
