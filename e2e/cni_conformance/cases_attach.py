@@ -1,7 +1,7 @@
 """ADD, CHECK and DEL: the result, the kernel, and everything that may be missing by the time of DEL."""
 import ipaddress
 
-from harness import ALL_VERSIONS, case, check, na, run, version_key, within, without
+from harness import ALL_VERSIONS, case, check, ip_json, na, run, version_key, within, without
 
 
 def expect_shape(result, version, pod):
@@ -39,6 +39,14 @@ def expect_kernel(result, pod):
             check(links[interface["name"]]["mtu"] == interface["mtu"], "mtu in the result is not the kernel's")
     for ip in result["ips"]:
         check(str(ipaddress.ip_interface(ip["address"]).ip) in pod.addresses(), f"{ip['address']} is not on the interface")
+
+
+def default_routes(pod):
+    routes = set()
+    for family in ("-4", "-6"):
+        for route in ip_json(family, "route", "show", "default", netns=pod.name):
+            routes |= {(family, hop.get("gateway"), hop.get("dev")) for hop in route.get("nexthops", [route])}
+    return routes
 
 
 for version in ALL_VERSIONS:
@@ -245,9 +253,13 @@ def del_only_own(bench):
 @case("attach", "one Pod on one network twice, by two interfaces")
 def two_interfaces(bench):
     pod, config = bench.pod(), bench.config()
-    first, second = pod.add(config, "eth0"), pod.add(config, "net1")
+    first = pod.add(config, "eth0")
+    routes = default_routes(pod)
+    second = pod.add(config, "net1")
     check({ip["address"] for ip in first["ips"]}.isdisjoint({ip["address"] for ip in second["ips"]}), "the same address twice")
+    check(routes <= default_routes(pod), f"the default routes were {routes}, with net1 they are {default_routes(pod)}")
     pod.delete(config, "net1")
+    check(default_routes(pod) == routes, f"the default routes were {routes}, after net1 they are {default_routes(pod)}")
     expect_kernel(first, pod)
 
 
