@@ -117,6 +117,7 @@ void NodeSwitch::ArmNet() {
                              "--collect",  // one that failed is not in the way of the next
                              fmt::format("--unit={}", kNetUnit),
                              fmt::format("--on-active={}", seconds),
+                             "--timer-property=AccuracySec=1s",  // by itself a timer may be a minute late
                              options_.own_program,
                              "node",
                              "disable",
