@@ -136,12 +136,15 @@ absl::StatusOr<ReserveReply> HostEngine::Reserve(const ReserveRequest& request) 
       joined |= row.mode == ledger::Mode::kSplit && row.state == ledger::State::kCommitted;
     Details details{.owner = request.pod_key, .placement_reason = "reserved for its DPU sandbox", .mtu = reply.mtu};
     SetLease(details, lease.ips, lease.routes, lease.dns, {});
+    // Tells this twin's reservation from that of an earlier one: see ReleaseLostReservation.
+    HK_ASSIGN_OR_RETURN(const uint64_t generation, tx.NextGeneration());
     return tx.PutAttachment({.key = {request.network, "reserved:" + request.pod_key, ""},
                              .pod_key = request.pod_key,
                              .pod_namespace = request.pod_namespace,
                              .pod_name = request.pod_name,
                              .mode = ledger::Mode::kTwin,
                              .state = ledger::State::kCommitted,
+                             .generation = generation,
                              .details = details.ToText(),
                              .created_unix_ms = UnixMs()});
   }));
@@ -156,17 +159,23 @@ absl::Status HostEngine::Release(const std::string& pod_key) {
   return journal_.Write([&](ledger::Tx& tx) -> absl::Status {
     HK_ASSIGN_OR_RETURN(std::vector<Attachment> rows, tx.AttachmentsOfPod(pod_key));
     for (const Attachment& row : rows) {
-      if (row.mode != ledger::Mode::kTwin) continue;
-      HK_RETURN_IF_ERROR(tx.DeleteAttachment(row.key));
-      bool used = false;
-      for (const Attachment& other : rows) {
-        used |= other.mode != ledger::Mode::kTwin && other.key.network == row.key.network &&
-                OwnerOf(pod_key, other.key.ifname) == pod_key;
-      }
-      if (!used) HK_RETURN_IF_ERROR(tx.ReleaseAddresses(row.key.network, pod_key));
+      if (row.mode == ledger::Mode::kTwin) HK_RETURN_IF_ERROR(FreeReservation(tx, row));
     }
     return absl::OkStatus();
   });
+}
+
+// The addresses too, unless the Pod's host half has taken them up.
+absl::Status HostEngine::FreeReservation(ledger::Tx& tx, const Attachment& reservation) {
+  HK_RETURN_IF_ERROR(tx.DeleteAttachment(reservation.key));
+  HK_ASSIGN_OR_RETURN(std::vector<Attachment> others, tx.AttachmentsOfPod(reservation.pod_key));
+  for (const Attachment& other : others) {
+    if (other.mode != ledger::Mode::kTwin && other.key.network == reservation.key.network &&
+        OwnerOf(other.pod_key, other.key.ifname) == other.pod_key) {
+      return absl::OkStatus();
+    }
+  }
+  return tx.ReleaseAddresses(reservation.key.network, reservation.pod_key);
 }
 
 }  // namespace heterok8s::attach

@@ -153,7 +153,8 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   // host_reconcile.cc
   absl::Status Restore(const Attachment& row);
   absl::Status Rejoin(const Attachment& seen, bool dpu_has_it);
-  absl::Status ReleaseLostReservations(const std::vector<Attachment>& rows, const SyncReply& reply);
+  absl::Status ReleaseLostReservation(const Attachment& seen);
+  static absl::Status FreeReservation(ledger::Tx& tx, const Attachment& reservation);  // host_engine.cc
 
   using KeyedMutex = sys::KeyedMutex;
 

@@ -108,7 +108,11 @@ absl::Status HostEngine::Resync() {
     const bool dpu_has_it = GenerationIn(reply->pods, row.pod_key) == row.generation;
     failed.Add(Annotate(Rejoin(row, dpu_has_it), fmt::format("join Pod {} again", row.pod_key)));
   }
-  failed.Add(ReleaseLostReservations(rows, *reply));
+  for (const Attachment& row : rows) {
+    // The DPU writes its twin's row before it reserves, so a reservation that it does not list has lost its twin.
+    const bool lost = row.mode == ledger::Mode::kTwin && !GenerationIn(reply->pods, row.pod_key).has_value();
+    if (lost) failed.Add(ReleaseLostReservation(row));
+  }
   if (!failed.status().ok()) {
     spdlog::warn("resync with the DPU: {}; trying again in {} ms", Message(failed.status()),
                  options_.retry_interval.count());
@@ -144,15 +148,13 @@ absl::Status HostEngine::Rejoin(const Attachment& seen, bool dpu_has_it) {
   return absl::OkStatus();
 }
 
-// The DPU writes its twin's row before it reserves, so a reservation that it does not list has lost its twin.
-absl::Status HostEngine::ReleaseLostReservations(const std::vector<Attachment>& rows, const SyncReply& reply) {
-  FirstError failed;
-  for (const Attachment& row : rows) {
-    if (row.mode == ledger::Mode::kTwin && !GenerationIn(reply.pods, row.pod_key).has_value()) {
-      failed.Add(Release(row.pod_key));
-    }
-  }
-  return failed.status();
+// Only the one that was there before the DPU answered: a twin made since, or being made anew then, has reserved again.
+absl::Status HostEngine::ReleaseLostReservation(const Attachment& seen) {
+  return journal_.Write([&](ledger::Tx& tx) -> absl::Status {
+    HK_ASSIGN_OR_RETURN(std::optional<Attachment> now, tx.FindAttachment(seen.key));
+    if (!now.has_value() || now->generation != seen.generation) return absl::OkStatus();
+    return FreeReservation(tx, *now);
+  });
 }
 
 }  // namespace heterok8s::attach

@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 #include <catch2/catch.hpp>
 
+#include <optional>
+
 #include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/attach/testing/two_engines.h"
@@ -138,6 +140,35 @@ TEST_CASE("a reservation whose twin the DPU has lost is freed") {
   node.CrashDpu();
 
   node.ResyncBoth();
+  CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("a twin made again while the host goes through what the DPU has lost keeps its reservation") {
+  TwoEngines node;
+  cni::Request other = node.HostAdd("c2", "uid-2", kSplit), twin = node.TwinAdd("t2", "uid-1");
+  REQUIRE_OK(node.host().Add(other));
+  REQUIRE_OK(node.dpu().Add(node.TwinAdd("t1", "uid-1")));
+  REQUIRE_OK(node.dpu_ledger->Transact([](ledger::Tx& tx) { return tx.DeleteAttachment({"podnet", "t1", "eth0"}); }));
+  node.CrashDpu();
+  std::optional<absl::StatusOr<cni::Result>> again;
+  node.to_dpu.SetHook([&](const std::string& call) {
+    // Of the other Pod: after the answer to Sync, which had no twin.
+    if (call == "Commit" && !again.has_value()) again = node.dpu().Add(twin);
+  });
+
+  REQUIRE_OK(node.host().Resync());
+  node.to_dpu.SetHook(nullptr);
+
+  REQUIRE(again.has_value());
+  REQUIRE_OK(*again);
+  CHECK(node.host().inspect().Summarise()->reservations == 1);
+  CHECK(node.host().inspect().Summarise()->addresses_used == 2);
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+  absl::StatusOr<cni::Result> on_host = node.host().Add(add);
+  REQUIRE_OK(on_host);
+  CHECK(on_host->ips[0].address.address == (*again)->ips[0].address.address);
+  for (const cni::Request& request : {add, other}) CHECK_OK(node.host().Del(node.Del(request)));
+  CHECK_OK(node.dpu().Del(node.Del(twin)));
   CHECK(node.Leftovers() == Nothing());
 }
 
