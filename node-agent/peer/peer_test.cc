@@ -1,9 +1,15 @@
 // Two heterods' gRPC over loopback, with real certificates and halves that remember what they were asked.
-#include <catch2/catch.hpp>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cerrno>
 #include <latch>
 
 #include "common/cni/types.h"
+#include "common/sys/unique_fd.h"
 #include "node-agent/peer/client.h"
 #include "node-agent/peer/server.h"
 #include "node-agent/peer/testing.h"
@@ -120,6 +126,16 @@ struct Pair {
                                    lease);
   }
 };
+
+sys::UniqueFd ConnectTo(int port) {
+  sys::UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  REQUIRE(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  return fd;
+}
 
 attach::PrepareRequest SomePrepare() {
   return {.pod_key = "uid-1",
@@ -297,6 +313,26 @@ TEST_CASE("a half that has not reconciled says why in the heartbeat") {
   CHECK(pair.host_lease.state().valid);
   CHECK_FALSE(pair.host_lease.state().peer_ready);
   CHECK(pair.host_lease.state().last_error == "reconciling 3 of 7 pods");
+}
+
+TEST_CASE("connections that never begin their handshake keep nobody out, and are closed") {
+  CountingWatcher watcher;
+  Pair pair;
+  pair.host_lease.SetWatcher(&watcher);
+  std::vector<sys::UniqueFd> silent;
+  for (int i = 0; i < 200; ++i) silent.push_back(ConnectTo(pair.dpu_server->port()));
+
+  pair.to_dpu->StartHeartbeats();  // its first call: a connection and a handshake of its own
+
+  CHECK(watcher.WaitUntil([&] { return watcher.returned == 1; }));
+  // gRPC alone would wait for two minutes, and a test's patience is one.
+  const auto is_closed = [](const sys::UniqueFd& fd) {
+    char byte;
+    const ssize_t got = recv(fd.get(), &byte, 1, MSG_DONTWAIT);
+    return got == 0 || (got < 0 && errno == ECONNRESET);
+  };
+  CHECK(testing::Eventually([&] { return std::all_of(silent.begin(), silent.end(), is_closed); }));
+  CHECK(pair.host_lease.state().valid);
 }
 
 TEST_CASE("two servers do not share one address") {

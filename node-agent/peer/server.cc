@@ -3,12 +3,19 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <chrono>
+
 #include "common/rpc/status.h"
 #include "node-agent/peer/convert.h"
 #include "proto/heterok8s/v1/peer.grpc.pb.h"
 
 namespace heterok8s::peer {
 namespace {
+
+// Who has shown no certificate by then is sent away. Anybody may connect, and each connection in its handshake holds a
+// descriptor and some 30 to 100 kB: with gRPC's own two minutes a caller could hold many at once. Our own clients give
+// a handshake a second. A grpc::ResourceQuota would be no bound: gRPC 1.51 counts nothing of a handshake in it.
+constexpr std::chrono::milliseconds kHandshakeTimeout{5000};
 
 // Who may call what: the host calls the DPU's half, the DPU the host's. A refusal is logged and counted: it is a
 // misconfiguration or an attack.
@@ -115,6 +122,7 @@ absl::StatusOr<std::unique_ptr<PeerServer>> PeerServer::Start(const ServerOption
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 50);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, static_cast<int>(kHandshakeTimeout.count()));
   for (const auto& add : parts.extra_services) add(builder);
   if (parts.dpu != nullptr) {
     self->service_ = std::make_unique<DpuService>(options, std::move(parts));
