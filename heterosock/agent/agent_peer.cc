@@ -84,6 +84,7 @@ void Agent::Impl::OnPu(PuOffer message) {
   remote_numbers_[message.offer.name] = number;
   remote_offers_[number] = {message.offer.name, message.label};
   message.offer.name = {kPuSession, number};
+  message.offer.brought = true;
   // It expires there first; this one is for an agent that forgets.
   message.offer.deadline = Clock::now() + 2 * options_.offer_deadline;
   Handle(pairing_.Add(std::move(message.offer)));

@@ -27,6 +27,15 @@ bool IsPlausible(const Traffic& earlier, const Traffic& later) {
          earlier.receive_scale == later.send_scale;
 }
 
+namespace {
+
+bool Fit(const Offer& waiting, const Offer& added) {
+  const Traffic &first = waiting.socket.traffic, &second = added.socket.traffic;
+  return IsPlausible(first, second) || (added.brought && IsPlausible(second, first));
+}
+
+}  // namespace
+
 std::vector<OfferName> Pairing::Matches(const Offer& offer) const {
   std::vector<OfferName> matches;
   if (offer.socket.token != 0) {
@@ -68,7 +77,7 @@ std::vector<Outcome> Pairing::Add(Offer offer) {
     Offer other = Take(waiting_.find(matches.front()));
     Reason reason = Reason::kNone;
     if (offer.layout_version != other.layout_version) reason = Reason::kVersion;
-    if (!IsPlausible(other.socket.traffic, offer.socket.traffic)) reason = Reason::kImplausible;
+    if (!Fit(other, offer)) reason = Reason::kImplausible;
     if (!allows_(other.domain, offer.domain)) reason = Reason::kPolicy;
     if (reason == Reason::kNone) {
       const bool swap = offer.socket.token != 0 && offer.socket.connected;

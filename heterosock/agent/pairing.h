@@ -5,7 +5,9 @@
 //   matter);
 //   - or at least one has no token, their addresses mirror each other, and no third offer claims the same.
 // An offer with a token is never matched by address with one that has another token: behind NAT that is another
-// connection. What the kernel counted must fit, too: nobody received what the other never sent.
+// connection. What the kernel counted must fit, too: nobody received what the other never sent. Which end was looked at
+// first is known of this PU's own looks; an offer that was brought may have been looked at before or after the one that
+// waits here, so it fits when it does in one order.
 //
 // Threading: thread-compatible. Errors: none; a declined offer is an outcome like any other.
 //
@@ -49,6 +51,7 @@ struct Offer {
   Domain domain;
   uint32_t layout_version = 0;
   Time deadline;
+  bool brought = false;  // by the other PU's agent, which looked at the socket some time before
 };
 
 struct Pair {

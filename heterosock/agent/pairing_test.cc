@@ -188,6 +188,35 @@ TEST_CASE("counters that grew between the two looks are plausible") {
   CHECK_FALSE(IsPlausible(client, {.bytes_acked = 5, .bytes_sent = 5, .bytes_received = 10, .send_scale = 3}));
 }
 
+// The two talk on all the time. The other PU's agent looks at the client; while its message is under way this one looks
+// at the server.
+TEST_CASE("an end that the other PU looked at earlier, and brings later, fits") {
+  Pairing pairing = Permissive();
+  Offer server = ServerOffer();
+  server.socket.traffic = {.bytes_acked = 64, .bytes_sent = 64, .bytes_received = 80};
+  pairing.Add(server);
+  Offer client = ClientOffer();
+  client.brought = true;
+  client.socket.traffic = {.bytes_acked = 33, .bytes_sent = 32, .bytes_received = 32};
+
+  auto outcomes = pairing.Add(client);
+
+  REQUIRE(outcomes.size() == 1);
+  CHECK(std::holds_alternative<Pair>(outcomes[0]));
+}
+
+TEST_CASE("an end that the other PU brings and that received what this one never sent is none") {
+  Pairing pairing = Permissive();
+  Offer server = ServerOffer();
+  server.socket.traffic = {.bytes_acked = 64, .bytes_sent = 64, .bytes_received = 80};
+  pairing.Add(server);
+  Offer client = ClientOffer();
+  client.brought = true;
+  client.socket.traffic = {.bytes_acked = 33, .bytes_sent = 32, .bytes_received = 5000};
+
+  CHECK(ReasonOf(pairing.Add(client)[0]) == Reason::kImplausible);
+}
+
 TEST_CASE("what a session offered goes with it") {
   Pairing pairing = Permissive();
   pairing.Add(ClientOffer(1));
