@@ -71,6 +71,13 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> DpuChannel(const HeterocriConfig&
   // Despite its name: how long one attempt may take, the TLS handshake included.
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(config.lease_duration.count()));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, interval);
+  // A DPU that vanishes sends no RST, and a link that was cut leaves TCP waiting for up to two minutes after it is
+  // back: keepalive ends the connection, so that the next attempt makes a new one.
+  const int duration = static_cast<int>(config.lease_duration.count());
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, duration);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, duration);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   return grpc::CreateCustomChannel(config.dpu_address, credentials, arguments);
 }
 
