@@ -166,6 +166,41 @@ TEST_CASE("an outage of the DPU's agent that is shorter than the lease changes n
   kubelet.End(sandbox);
 }
 
+TEST_CASE("a Pod whose twin has died gets a new one with its next container, and what had ended stays listed") {
+  Lab lab;
+  Kubelet kubelet(lab);
+  rt::PodSandboxConfig pod = lab.Pod("reborn");
+  (*pod.mutable_annotations())[kOffload] = "dpu";
+  (*pod.mutable_annotations())[kFallback] = "pending";
+  const std::string sandbox = kubelet.Run(pod);
+  const std::string first = kubelet.Create(kubelet.Request(sandbox, pod, "side", kCount));
+  kubelet.Start(first);
+
+  // A reboot would leave it so: known, and not running.
+  rt::ListPodSandboxResponse twins;
+  REQUIRE(Ask(lab.dpu->cri(), &CriStub::ListPodSandbox, rt::ListPodSandboxRequest(), &twins).ok());
+  REQUIRE(twins.items_size() == 1);
+  rt::StopPodSandboxRequest stop;
+  stop.set_pod_sandbox_id(twins.items(0).id());
+  rt::StopPodSandboxResponse stopped;
+  REQUIRE(Ask(lab.dpu->cri(), &CriStub::StopPodSandbox, stop, &stopped).ok());
+  REQUIRE(Eventually([&] { return kubelet.Status(first).state() == rt::CONTAINER_EXITED; }));
+  CHECK(Consecutive(Numbers(pod.log_directory() + "/side/0.log")));  // the next one writes to the same file
+  rt::CreateContainerRequest next = kubelet.Request(sandbox, pod, "side", kCount);
+  next.mutable_config()->mutable_metadata()->set_attempt(1);
+  const std::string second = kubelet.Create(next);
+  kubelet.Start(second);
+
+  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 1);
+  CHECK(kubelet.List(lab.dpu->cri())["side"].id() == second);
+  CHECK(kubelet.Status(second).state() == rt::CONTAINER_RUNNING);
+  CHECK(kubelet.Status(first).state() == rt::CONTAINER_EXITED);
+  kubelet.End(sandbox);
+  CHECK(kubelet.List(lab.cri()).empty());
+  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 0);
+  CHECK(fs::is_empty(lab.folder() + "/dpu/logs"));
+}
+
 TEST_CASE("a Pod that ends while the DPU's agent is away leaves nothing on the DPU") {
   Lab lab;
   Kubelet kubelet(lab);
