@@ -63,7 +63,8 @@ absl::Status DpuLink::Refresh(const std::string& container_id, Deadline deadline
   if (container.listed.state() == rt::CONTAINER_EXITED)
     FinishFiles(*pod, &container, steady_clock::now() + kCallDrainTime);
   if (container.running()) mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), true);
-  table_.PutContainer(std::move(container));
+  if (!table_.PutContainer(std::move(container)))
+    return absl::AbortedError(fmt::format("container '{}' was lost with the DPU meanwhile", container_id));
   return absl::OkStatus();
 }
 

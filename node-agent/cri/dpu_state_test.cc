@@ -124,6 +124,79 @@ TEST_CASE("while heterod on the host is away the DPU's own answers count, and it
   CHECK(node.StatusOf(side).state() == rt::CONTAINER_RUNNING);
 }
 
+TEST_CASE("a container whose start was in flight while the DPU was lost does not run again") {
+  TwoFakes node;
+  const rt::PodSandboxConfig pod = node.PodConfig("web");
+  const std::string side = node.Create(node.RunPod(pod), pod, "side");
+  {
+    fault::ScopedAction loss("cri.container-start.after-dpu", [&] {
+      node.heterod().SetDpuAlive(false);
+      if (!Eventually([&] { return node.StatusOf(side).reason() == "DPULost"; }))
+        return absl::DeadlineExceededError("waited in vain");
+      return absl::OkStatus();
+    });
+    rt::StartContainerRequest start;
+    start.set_container_id(side);
+    auto started = node.cri().Call<rt::StartContainerResponse>(kStartContainer, start, In(testing::kPatience));
+    CHECK_THAT(started.status(), testing::Says("has ended"));
+  }
+
+  CHECK(node.StatusOf(side).reason() == "DPULost");
+  node.heterod().SetDpuAlive(true);
+  REQUIRE(IsThereAgain(node));
+  CHECK(node.StatusOf(side).reason() == "DPULost");
+}
+
+TEST_CASE("a container that was being made while the DPU was lost is refused, and not left on the DPU") {
+  TwoFakes node;
+  const std::string other = Running(node);
+  const rt::PodSandboxConfig pod = node.PodConfig("next");
+  const std::string sandbox = node.RunPod(pod);
+  {
+    fault::ScopedAction loss("cri.create.after-dpu", [&] {
+      node.heterod().SetDpuAlive(false);
+      if (!Eventually([&] { return node.StatusOf(other).reason() == "DPULost"; }))
+        return absl::DeadlineExceededError("waited in vain");
+      return absl::OkStatus();
+    });
+    CHECK_THAT(node.TryCreate(node.Request(sandbox, pod, "side")).status(), testing::Says("the DPU was lost while"));
+  }
+
+  node.heterod().SetDpuAlive(true);
+  REQUIRE(IsThereAgain(node));
+  CHECK(Eventually([&] { return node.dpu().Asked("RemoveContainer").size() == 2; }));
+  const auto list = node.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest());
+  REQUIRE(list.containers_size() == 1);
+  CHECK(list.containers(0).id() == other);
+}
+
+TEST_CASE("a container whose image came over a loss of the DPU is of the epoch in which it was made") {
+  TwoFakes node;
+  const std::string other = Running(node);
+  const rt::PodSandboxConfig pod = node.PodConfig("next");
+  const std::string sandbox = node.RunPod(pod);
+  std::string side;
+  {
+    fault::ScopedAction loss("cri.create.after-volumes", [&] {
+      node.heterod().SetDpuAlive(false);
+      if (!Eventually([&] { return node.StatusOf(other).reason() == "DPULost"; }))
+        return absl::DeadlineExceededError("waited in vain");
+      node.heterod().SetDpuAlive(true);
+      if (!IsThereAgain(node)) return absl::DeadlineExceededError("waited in vain");
+      return absl::OkStatus();
+    });
+    side = node.Create(sandbox, pod, "side");
+  }
+  node.Start(side);
+  const size_t fenced = node.dpu().Asked("StopContainer").size();
+
+  node.StopDaemon();
+  node.StartDaemon();
+
+  CHECK(node.StatusOf(side).state() == rt::CONTAINER_RUNNING);
+  CHECK(node.dpu().Asked("StopContainer").size() == fenced);
+}
+
 TEST_CASE("without a heterod and without an answer the DPU is lost") {
   TwoFakes node;
   const std::string side = Running(node);

@@ -177,12 +177,15 @@ void PodTable::ErasePod(const std::string& sandbox_id) {
   });
 }
 
-void PodTable::PutContainer(DpuContainer container) {
+bool PodTable::PutContainer(DpuContainer container) {
   std::lock_guard lock(mutex_);
-  ++version_;
   auto before = containers_.find(container.id());
+  if (removed_.contains(container.id()) || (before != containers_.end() && before->second.lost)) return false;
+  if (container.epoch < epoch_ && container.listed.state() != rt::CONTAINER_EXITED) return false;
+  ++version_;
   Tell(before == containers_.end() ? nullptr : &before->second.listed, &container.listed);
   Changing()[container.id()] = std::move(container);
+  return true;
 }
 
 const DpuContainer* PodTable::Find(const std::string& id) const {

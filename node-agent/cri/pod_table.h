@@ -76,7 +76,9 @@ class PodTable {
   void MarkStopped(const std::string& sandbox_id);
   void ErasePod(const std::string& sandbox_id);  // with its containers
 
-  void PutContainer(DpuContainer container);
+  // False, and nothing is changed, for what the table knows better: one that kubelet removed or that is shown as lost,
+  // or one of an older epoch that runs or may still be started. A call was in flight while the DPU was lost.
+  bool PutContainer(DpuContainer container);
   std::optional<DpuContainer> FindContainer(const std::string& id) const;
   std::vector<DpuContainer> Containers() const;
   bool AnyContainer() const;

@@ -210,6 +210,27 @@ TEST_CASE("the epoch that a loss begins is in the file before any container is s
   unlink(TempFile().c_str());
 }
 
+TEST_CASE("what was read before a loss or a removal changes nothing after it") {
+  PodTable table(TempFile());
+  DpuContainer ended = Running("late");
+  ended.listed.set_state(rt::CONTAINER_EXITED);
+  CHECK(table.PutContainer(Running("lost")));
+  CHECK(table.PutContainer(Running("removed")));
+  table.LoseAll(12345);
+  table.AddRemoved("removed");
+  const uint64_t version = table.version();
+
+  CHECK(!table.PutContainer(Running("lost")));
+  CHECK(!table.PutContainer(Running("removed")));
+  CHECK(!table.PutContainer(Running("late")));  // of the epoch before
+
+  CHECK(table.FindContainer("lost")->lost);
+  CHECK(!table.FindContainer("removed"));
+  CHECK(!table.FindContainer("late"));
+  CHECK(table.version() == version);
+  CHECK(table.PutContainer(ended));
+}
+
 TEST_CASE("a lost container of a Pod that went while heterocri was away is not shown for ever") {
   PodTable table(TempFile());
   table.PutContainer(Running("ran"));

@@ -56,6 +56,8 @@ void Router::StartContainer(const CallPtr& call) {
   if (absl::Status failed = fault::Pass<"cri.container-start.after-dpu">(); !failed.ok()) response = failed;
   // Before the answer: what kubelet lists next shows the container as it is now.
   if (!parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
+  if (auto now = parts_.table.FindContainer(container->id()); now && now->lost)
+    return FailEnded(call, grpc::StatusCode::UNAVAILABLE, *now);
   Answer(*call, response);
 }
 

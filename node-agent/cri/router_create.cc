@@ -116,7 +116,6 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
   DpuContainerOptions options;
   HK_ASSIGN_OR_RETURN(options.twin_id, EnsureTwin(pod, request.sandbox_config(), deadline));
   options.reason = verdict.reason;
-  options.epoch = parts_.table.epoch();
   HK_ASSIGN_OR_RETURN(options.image, DpuImage(request, deadline));
   HK_RETURN_IF_ERROR(PlaceMounts(request, verdict, &options, deadline));
   HK_RETURN_IF_ERROR(PlaceSeccomp(request, &options, deadline));
@@ -130,11 +129,21 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
     HK_RETURN_IF_ERROR(Annotate(FromGrpc(parts_.runtime.PrepareLog(&context, prepare, &reply)), "log folder"));
   }
   HK_FAULT_POINT("cri.create.after-log-folder");
+  // Only now: a pull may take longer than the DPU was lost for.
+  if (!parts_.link.Valid()) return parts_.link.AwayError();
+  options.epoch = parts_.table.epoch();
   rt::CreateContainerRequest on_dpu = ContainerOnDpu(request, options_.paths, options);
   HK_ASSIGN_OR_RETURN(auto response, parts_.dpu.Call<rt::CreateContainerResponse>(kCreateContainer, on_dpu, deadline));
   HK_FAULT_POINT("cri.create.after-dpu");
 
-  if (absl::Status read = parts_.link.Refresh(response.container_id(), In(kReadTime)); !read.ok()) {
+  absl::Status read = parts_.link.Refresh(response.container_id(), In(kReadTime));
+  if (parts_.table.epoch() != options.epoch) {
+    // It must never be started; a DPU that returns is rid of it.
+    parts_.table.EraseContainer(response.container_id());
+    parts_.link.PollSoon();
+    return absl::UnavailableError("the DPU was lost while the container was made");
+  }
+  if (!read.ok()) {
     spdlog::warn("container {} was made on the DPU; its status comes later: {}", response.container_id(),
                  ToString(read));
     DpuContainer container;

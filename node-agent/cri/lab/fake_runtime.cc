@@ -179,8 +179,10 @@ void FakeRuntime::ServeContainers() {
     return grpc::Status::OK;
   });
   Serve<rt::StopContainerRequest, rt::StopContainerResponse>("StopContainer", [this](const auto& request, auto*) {
-    if (!containers_.contains(request.container_id())) return Missing("container", request.container_id());
-    Exit(request.container_id(), 137);
+    auto found = containers_.find(request.container_id());
+    if (found == containers_.end()) return Missing("container", request.container_id());
+    // As containerd: nothing to do for one that was never started.
+    if (found->second.state() == rt::CONTAINER_RUNNING) Exit(request.container_id(), 137);
     return grpc::Status::OK;
   });
   Serve<rt::RemoveContainerRequest, rt::RemoveContainerResponse>("RemoveContainer", [this](const auto& request, auto*) {
