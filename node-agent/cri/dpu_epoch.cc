@@ -50,27 +50,38 @@ absl::Status DpuLink::Fence() {
       stop.set_container_id(container.id());
       stop.set_timeout(0);
       absl::Status stopped = dpu_.Call<rt::StopContainerResponse>(kStopContainer, stop, In(kStopTime)).status();
-      if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound)
-        return Annotate(stopped, "StopContainer " + container.id());
+      if (stopped.code() == absl::StatusCode::kUnavailable) return Annotate(stopped, "StopContainer");
+      if (!stopped.ok() && stopped.code() != absl::StatusCode::kNotFound) {
+        spdlog::error("container {} of an older epoch cannot be stopped ({}); its Pod gets no other on the DPU",
+                      container.id(), ToString(stopped));
+        std::lock_guard lock(mutex_);
+        unfenced_[container.id()] = container.pod_sandbox_id();
+        continue;
+      }
       HK_FAULT_POINT("cri.fence.after-stop");
     }
   }
   return table_.Save();
 }
 
-absl::Status DpuLink::FinishRemovals(const rt::ListContainersResponse& list, const std::set<std::string>& removed) {
-  if (removed.empty()) return absl::OkStatus();
-  for (const rt::Container& container : list.containers()) {
-    if (!removed.contains(container.id())) continue;
-    rt::RemoveContainerRequest remove;  // also of one that runs
-    remove.set_container_id(container.id());
-    absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
-    if (!done.ok() && done.code() != absl::StatusCode::kNotFound)
-      return Annotate(done, "RemoveContainer " + container.id());
-    HK_FAULT_POINT("cri.removed.after-dpu");
+absl::Status DpuLink::CheckFenced(const std::string& twin_id) const {
+  std::lock_guard lock(mutex_);
+  for (const auto& [id, twin] : unfenced_) {
+    if (twin == twin_id)
+      return absl::FailedPreconditionError(fmt::format("container {} of an older epoch still runs on the DPU", id));
   }
-  for (const std::string& id : removed) table_.EraseRemoved(id);
-  return table_.Save();
+  return absl::OkStatus();
+}
+
+absl::Status DpuLink::FinishRemovals(const rt::ListContainersResponse& list, const std::set<std::string>& removed) {
+  std::set<std::string> gone = removed;
+  for (const rt::Container& container : list.containers()) {
+    if (gone.erase(container.id()) == 0) continue;
+    RemoveOnDpu(container, "was removed while the DPU was away",
+                [] { fault::Pass<"cri.removed.after-dpu">().IgnoreError(); });
+  }
+  for (const std::string& id : gone) table_.EraseRemoved(id);
+  return gone.empty() ? absl::OkStatus() : table_.Save();
 }
 
 bool DpuLink::DrainLost(const DpuContainer& container, steady_clock::time_point until) {
@@ -79,13 +90,24 @@ bool DpuLink::DrainLost(const DpuContainer& container, steady_clock::time_point 
   return mirror_.Drain(container.id(), std::max(left, kShortestWait));
 }
 
-void DpuLink::RemoveOnDpu(const rt::Container& container, std::string_view why) {
-  rt::RemoveContainerRequest remove;
-  remove.set_container_id(container.id());
-  absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
-  if (done.ok()) done = fault::Pass<"cri.lost.after-removal">();
-  spdlog::info("container '{}' ({}) {} and is removed there: {}", container.metadata().name(), container.id(), why,
-               ToString(done));
+void DpuLink::RemoveOnDpu(const rt::Container& container, const std::string& why, std::function<void()> then) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!cleaning_.insert(container.id()).second) return;
+  }
+  bool started = tasks_.Run([this, id = container.id(), name = container.metadata().name(), why, then] {
+    rt::RemoveContainerRequest remove;  // also of one that runs
+    remove.set_container_id(id);
+    absl::Status done = dpu_.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove, In(kStopTime)).status();
+    if (done.ok()) done = fault::Pass<"cri.lost.after-removal">();
+    if (done.ok() && then) then();
+    spdlog::info("container '{}' ({}) {} and is removed there: {}", name, id, why, ToString(done));
+    std::lock_guard lock(mutex_);
+    cleaning_.erase(id);
+  });
+  if (started) return;
+  std::lock_guard lock(mutex_);
+  cleaning_.erase(container.id());
 }
 
 }  // namespace heterok8s::cri

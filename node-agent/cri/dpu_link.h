@@ -18,6 +18,8 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
+#include <map>
 #include <mutex>
 #include <set>
 #include <string>
@@ -92,6 +94,9 @@ class DpuLink {
   // A twin of this Pod and attempt that belongs to no sandbox and to no other call; kNotFound when there is none.
   absl::Status RemoveLeftover(const runtime::v1::PodSandboxMetadata& metadata, Deadline deadline);
 
+  // That nothing of an older epoch still runs in this twin, which could not be stopped.
+  absl::Status CheckFenced(const std::string& twin_id) const;
+
   // The Pod's twin if it runs; one that has died (the DPU was rebooted, say) is removed, so that its name is free, and
   // what ended in it stays shown. Empty: there is none, make one. The Pod's files on the DPU stay. The caller is AtWork
   // and alone at this.
@@ -116,7 +121,9 @@ class DpuLink {
   void SweepLogs(const runtime::v1::ListContainersResponse& list);
   // Whether the last lines of one that was shown as lost are on the host.
   bool DrainLost(const DpuContainer& container, std::chrono::steady_clock::time_point until);
-  void RemoveOnDpu(const runtime::v1::Container& container, std::string_view why);
+  // On a thread of its own, again with each round until it succeeds: one that cannot be removed keeps nobody else from
+  // the DPU.
+  void RemoveOnDpu(const runtime::v1::Container& container, const std::string& why, std::function<void()> then = {});
   // What kubelet removed while the DPU was away.
   absl::Status FinishRemovals(const runtime::v1::ListContainersResponse& list, const std::set<std::string>& removed);
   void PutTwinsRight(const runtime::v1::ListPodSandboxResponse& sandboxes);
@@ -141,10 +148,11 @@ class DpuLink {
   std::chrono::steady_clock::time_point last_good_;
   std::string last_error_;
   std::multiset<std::pair<std::string, uint32_t>> at_work_;
-  std::set<std::string> cleaning_;  // twins that a task is at
-  uint64_t saved_version_ = 0;      // of the table; the link's thread only
-  bool swept_ = false;              // the link's thread only
-  HeterodLease lease_;              // calls PollSoon
+  std::set<std::string> cleaning_;               // twins and containers that a task is at
+  std::map<std::string, std::string> unfenced_;  // containers of older epochs that could not be stopped -> their twin
+  uint64_t saved_version_ = 0;                   // of the table; the link's thread only
+  bool swept_ = false;                           // the link's thread only
+  HeterodLease lease_;                           // calls PollSoon
   std::thread thread_;
 };
 

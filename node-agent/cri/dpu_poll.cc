@@ -87,13 +87,21 @@ void DpuLink::FinishFiles(const SplitPod& pod, DpuContainer* container, steady_c
 absl::Status DpuLink::Poll() {
   uint64_t version = table_.version();
   const std::vector<SplitPod> pods = table_.Pods();
+  const std::set<std::string> removed = table_.Removed();  // kubelet has forgotten these
   HK_ASSIGN_OR_RETURN(auto sandboxes, dpu_.Call<rt::ListPodSandboxResponse>(
                                           kListPodSandbox, rt::ListPodSandboxRequest(), In(options_.duration / 2)));
   HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
                                                                        In(options_.duration / 2)));
-  // Before anything of them is read: kubelet has forgotten these.
-  const std::set<std::string> removed = table_.Removed();
   HK_RETURN_IF_ERROR(FinishRemovals(list, removed));
+  std::map<std::string, std::string> unfenced;
+  {
+    std::lock_guard lock(mutex_);
+    for (const rt::Container& listed : list.containers()) {
+      if (listed.state() != rt::CONTAINER_EXITED && unfenced_.contains(listed.id()))
+        unfenced[listed.id()] = listed.pod_sandbox_id();
+    }
+    unfenced_ = unfenced;
+  }
   FindTwins(pods, sandboxes);
   std::map<std::string, DpuContainer> known;
   for (DpuContainer& container : table_.Containers()) known[container.id()] = std::move(container);
@@ -108,6 +116,10 @@ absl::Status DpuLink::Poll() {
       // One that never started has no log.
       if (listed.state() == rt::CONTAINER_CREATED || DrainLost(found->second, drain_until))
         RemoveOnDpu(listed, "was lost with the DPU");
+      continue;
+    }
+    if (found == known.end() && unfenced.contains(listed.id())) {
+      RemoveOnDpu(listed, "is of an older epoch");
       continue;
     }
     // The answer to its CreateContainer never came through the loss; kubelet, or the fallback, has made another.

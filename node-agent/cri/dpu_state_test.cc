@@ -197,6 +197,46 @@ TEST_CASE("a container whose image came over a loss of the DPU is of the epoch i
   CHECK(node.dpu().Asked("StopContainer").size() == fenced);
 }
 
+TEST_CASE("a container that cannot be removed stays hidden, is tried again, and keeps nobody else from the DPU") {
+  TwoFakes node;
+  const std::string side = Running(node);
+  node.dpu().On("RemoveContainer",
+                [](std::shared_ptr<Call> call) { call->Fail(grpc::StatusCode::UNKNOWN, "device or resource busy"); });
+  node.dpu().Stop();
+  REQUIRE(Becomes(node, "DPURuntimeDown"));
+  rt::RemoveContainerRequest remove;
+  remove.set_container_id(side);
+  node.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove);
+
+  node.dpu().Start();
+
+  REQUIRE(IsThereAgain(node));
+  CHECK(Eventually([&] { return node.dpu().Asked("RemoveContainer").size() > 2; }));
+  CHECK(node.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest()).containers().empty());
+  CHECK_OK(node.TryRunPod(node.PodConfig("next")));
+}
+
+TEST_CASE("a container of an older epoch that cannot be stopped keeps only its own Pod from the DPU") {
+  TwoFakes node;
+  const rt::PodSandboxConfig pod = node.PodConfig("web"), next = node.PodConfig("next");
+  const std::string sandbox = node.RunPod(pod), other = node.RunPod(next);
+  const std::string side = node.Create(sandbox, pod, "side");
+  node.Start(side);
+  for (const char* method : {"StopContainer", "RemoveContainer"}) {
+    node.dpu().On(
+        method, [](std::shared_ptr<Call> call) { call->Fail(grpc::StatusCode::UNKNOWN, "the process does not die"); });
+  }
+  node.heterod().SetDpuAlive(false);
+  REQUIRE(Eventually([&] { return node.StatusOf(side).reason() == "DPULost"; }));
+
+  node.heterod().SetDpuAlive(true);
+
+  REQUIRE(IsThereAgain(node));
+  CHECK_THAT(node.TryCreate(node.Request(sandbox, pod, "side")).status(), testing::Says("of an older epoch"));
+  CHECK_OK(node.TryCreate(node.Request(other, next, "side")));
+  CHECK(node.StatusOf(side).reason() == "DPULost");
+}
+
 TEST_CASE("without a heterod and without an answer the DPU is lost") {
   TwoFakes node;
   const std::string side = Running(node);

@@ -113,6 +113,7 @@ void Router::CreateContainer(const CallPtr& call) {
 absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const ContainerVerdict& verdict,
                                                 const rt::CreateContainerRequest& request, Deadline deadline) {
   if (!parts_.link.Valid()) return parts_.link.AwayError();
+  HK_RETURN_IF_ERROR(parts_.link.CheckFenced(pod.twin_id));
   DpuContainerOptions options;
   HK_ASSIGN_OR_RETURN(options.twin_id, EnsureTwin(pod, request.sandbox_config(), deadline));
   options.reason = verdict.reason;
