@@ -61,7 +61,8 @@ absl::Status DpuLink::Fence() {
       HK_FAULT_POINT("cri.fence.after-stop");
     }
   }
-  return table_.Save();
+  unsaved_ = true;  // the epoch: with the round that follows
+  return absl::OkStatus();
 }
 
 absl::Status DpuLink::CheckFenced(const std::string& twin_id) const {
@@ -73,7 +74,7 @@ absl::Status DpuLink::CheckFenced(const std::string& twin_id) const {
   return absl::OkStatus();
 }
 
-absl::Status DpuLink::FinishRemovals(const rt::ListContainersResponse& list, const std::set<std::string>& removed) {
+void DpuLink::FinishRemovals(const rt::ListContainersResponse& list, const std::set<std::string>& removed) {
   std::set<std::string> gone = removed;
   for (const rt::Container& container : list.containers()) {
     if (gone.erase(container.id()) == 0) continue;
@@ -81,7 +82,15 @@ absl::Status DpuLink::FinishRemovals(const rt::ListContainersResponse& list, con
                 [] { fault::Pass<"cri.removed.after-dpu">().IgnoreError(); });
   }
   for (const std::string& id : gone) table_.EraseRemoved(id);
-  return gone.empty() ? absl::OkStatus() : table_.Save();
+  unsaved_ |= !gone.empty();
+}
+
+void DpuLink::SaveTable(uint64_t version) {
+  absl::Status saved = table_.Save();
+  if (!saved.ok() && Message(saved) != save_error_) spdlog::error("{}; tried again with each look", ToString(saved));
+  save_error_ = Message(saved);
+  unsaved_ = !saved.ok();
+  if (saved.ok()) saved_version_ = version;
 }
 
 bool DpuLink::DrainLost(const DpuContainer& container, steady_clock::time_point until) {

@@ -125,7 +125,9 @@ class DpuLink {
   // the DPU.
   void RemoveOnDpu(const runtime::v1::Container& container, const std::string& why, std::function<void()> then = {});
   // What kubelet removed while the DPU was away.
-  absl::Status FinishRemovals(const runtime::v1::ListContainersResponse& list, const std::set<std::string>& removed);
+  void FinishRemovals(const runtime::v1::ListContainersResponse& list, const std::set<std::string>& removed);
+  // A state file that cannot be written says nothing of the DPU: logged, and tried again with the next round.
+  void SaveTable(uint64_t version);
   void PutTwinsRight(const runtime::v1::ListPodSandboxResponse& sandboxes);
   void Lose();
 
@@ -151,6 +153,8 @@ class DpuLink {
   std::set<std::string> cleaning_;               // twins and containers that a task is at
   std::map<std::string, std::string> unfenced_;  // containers of older epochs that could not be stopped -> their twin
   uint64_t saved_version_ = 0;                   // of the table; the link's thread only
+  std::string save_error_;                       // the link's thread only
+  bool unsaved_ = false;                         // the link's thread only
   bool swept_ = false;                           // the link's thread only
   HeterodLease lease_;                           // calls PollSoon
   std::thread thread_;

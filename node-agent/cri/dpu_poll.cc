@@ -92,7 +92,7 @@ absl::Status DpuLink::Poll() {
                                           kListPodSandbox, rt::ListPodSandboxRequest(), In(options_.duration / 2)));
   HK_ASSIGN_OR_RETURN(auto list, dpu_.Call<rt::ListContainersResponse>(kListContainers, rt::ListContainersRequest(),
                                                                        In(options_.duration / 2)));
-  HK_RETURN_IF_ERROR(FinishRemovals(list, removed));
+  FinishRemovals(list, removed);
   std::map<std::string, std::string> unfenced;
   {
     std::lock_guard lock(mutex_);
@@ -155,8 +155,7 @@ absl::Status DpuLink::Poll() {
     return absl::OkStatus();
   }
   // Also for calls that changed the table since: none of them waits for the disk.
-  if (news || version != saved_version_) HK_RETURN_IF_ERROR(table_.Save());
-  saved_version_ = version;
+  if (news || unsaved_ || version != saved_version_) SaveTable(version);
   if (!swept_) SweepLogs(list);
   swept_ = true;
   PutTwinsRight(sandboxes);

@@ -237,6 +237,29 @@ TEST_CASE("a container of an older epoch that cannot be stopped keeps only its o
   CHECK(node.StatusOf(side).reason() == "DPULost");
 }
 
+TEST_CASE("a state file that cannot be written says nothing of the DPU, and is written when it can be") {
+  TwoFakes node;
+  std::string side;
+  {
+    fault::ScopedAction full("cri.state.before-write", [] { return absl::ResourceExhaustedError("disk full"); });
+    side = Running(node);
+    const size_t asked = node.dpu().Asked("ListContainers").size();
+    const auto end = std::chrono::steady_clock::now() + TwoFakes::kLease + std::chrono::seconds(1);
+    REQUIRE(Eventually([&] { return std::chrono::steady_clock::now() > end; }));
+    CHECK(Eventually([&] { return node.dpu().Asked("ListContainers").size() > asked; }));
+    CHECK(node.DpuCondition().status());
+    node.dpu().Exit(side, 3);
+    CHECK(Eventually([&] { return node.StatusOf(side).state() == rt::CONTAINER_EXITED; }));
+  }
+
+  CHECK(Eventually([&] {
+    PodTable written(node.folder() + "/state/cri.state");
+    if (!written.Load().ok()) return false;
+    auto found = written.FindContainer(side);
+    return found && found->status.exit_code() == 3;
+  }));
+}
+
 TEST_CASE("without a heterod and without an answer the DPU is lost") {
   TwoFakes node;
   const std::string side = Running(node);
