@@ -19,6 +19,11 @@ def shell(name, script, **fields):
     return container(name, "/bin/sh", "-c", script, **fields)
 
 
+# Behind a script's loop that ends once a `touch` of an exec has made a file. With the script, the container's first
+# process, the kernel kills all others (zap_pid_ns_processes): the touch as well, which then ends with 137.
+AFTER_TOUCH = "while pidof touch > /dev/null; do sleep 0.01; done"
+
+
 def manifest(name, containers, offload=None, annotations=None, config_maps=None, **spec):
     """offload: names for heteropod.io/offload-containers; None: the Pod asks for nothing."""
     said = dict(annotations or {})

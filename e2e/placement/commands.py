@@ -3,10 +3,10 @@ import json
 import subprocess
 
 from lib.lab import HETEROCTL
-from lib.manifest import manifest, shell
+from lib.manifest import AFTER_TOUCH, manifest, shell
 
 # Standard output and error are two pipes: only a pause keeps their order.
-TALK = "echo one; echo two; sleep 0.3; echo three >&2; sleep 0.3; printf half; echo; trap 'exit 0' TERM; while [ ! -e /stop ]; do sleep 0.1; done; echo last; exit 3"
+TALK = "echo one; echo two; sleep 0.3; echo three >&2; sleep 0.3; printf half; echo; trap 'exit 0' TERM; while [ ! -e /stop ]; do sleep 0.1; done; " + AFTER_TOUCH + "; echo last; exit 3"
 
 
 def talkers(lab, name):
