@@ -1,6 +1,7 @@
 #include "node-agent/cri/byte_service.h"
 
 #include <atomic>
+#include <vector>
 
 namespace heterok8s::cri {
 namespace {
@@ -25,11 +26,11 @@ class ReactorCall final : public Call {
     {
       std::lock_guard lock(mutex_);
       if (!cancelled_) {
-        cancel_ = std::move(cancel);
+        cancels_.push_back(std::move(cancel));
         return;
       }
     }
-    if (cancel) cancel();
+    cancel();
   }
   void AddTrailingMetadata(const std::string& key, const std::string& value) override {
     std::lock_guard lock(mutex_);
@@ -41,19 +42,19 @@ class ReactorCall final : public Call {
 
   grpc::ByteBuffer* mutable_request() { return &request_; }
   void Cancelled() {
-    std::function<void()> cancel;
+    std::vector<std::function<void()>> cancels;
     {
       std::lock_guard lock(mutex_);
       cancelled_ = true;
-      cancel.swap(cancel_);
+      cancels.swap(cancels_);
     }
-    if (cancel) cancel();
+    for (const std::function<void()>& cancel : cancels) cancel();
   }
 
  private:
   Reactor* TakeReactor() {
     std::lock_guard lock(mutex_);
-    cancel_ = nullptr;
+    cancels_.clear();
     return std::exchange(reactor_, nullptr);
   }
 
@@ -61,7 +62,7 @@ class ReactorCall final : public Call {
   Reactor* reactor_;  // null once answered
   grpc::GenericCallbackServerContext* server_context_;
   bool cancelled_ = false;
-  std::function<void()> cancel_;
+  std::vector<std::function<void()>> cancels_;
 };
 
 class Reactor final : public grpc::ServerGenericBidiReactor {

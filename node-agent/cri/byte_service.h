@@ -34,7 +34,8 @@ class Call {
   std::chrono::system_clock::time_point deadline() const { return deadline_; }
   const grpc::ServerContextBase& context() const { return *context_; }
 
-  // `cancel` runs when the caller gives up; at once when it already has. One at a time: a later one replaces it.
+  // `cancel` runs when the caller gives up before it has its answer; at once when it already has given up. Each that
+  // was given runs.
   virtual void OnCancel(std::function<void()> cancel) = 0;
   // Sent with the answer. Before Finish.
   virtual void AddTrailingMetadata(const std::string& key, const std::string& value) = 0;

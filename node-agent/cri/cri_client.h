@@ -1,7 +1,8 @@
 // Blocking CRI calls with a deadline, to either runtime.
 //
 // Threading: thread-safe; a call blocks its thread. Ownership: shares the channel. Errors: the runtime's codes and
-// texts as they came; UNAVAILABLE when it is down, DEADLINE_EXCEEDED.
+// texts as they came; UNAVAILABLE when it is down, DEADLINE_EXCEEDED; CANCELLED when the caller for whom it is made has
+// given up.
 //
 //   HK_ASSIGN_OR_RETURN(auto list, host.Call<rt::ListContainersResponse>(kListContainers, request, In(seconds(2))));
 #pragma once
@@ -23,11 +24,13 @@ class CriClient {
   explicit CriClient(std::shared_ptr<grpc::Channel> channel) : stub_(std::move(channel)) {}
 
   absl::StatusOr<grpc::ByteBuffer> CallBytes(const std::string& method, const grpc::ByteBuffer& request,
-                                             Deadline deadline);
+                                             Deadline deadline, const std::shared_ptr<cri::Call>& caller = nullptr);
 
   template <typename Response, typename Request>
-  absl::StatusOr<Response> Call(const std::string& method, const Request& request, Deadline deadline) {
-    HK_ASSIGN_OR_RETURN(grpc::ByteBuffer bytes, CallBytes(method, ToBuffer(request.SerializeAsString()), deadline));
+  absl::StatusOr<Response> Call(const std::string& method, const Request& request, Deadline deadline,
+                                const std::shared_ptr<cri::Call>& caller = nullptr) {
+    HK_ASSIGN_OR_RETURN(grpc::ByteBuffer bytes,
+                        CallBytes(method, ToBuffer(request.SerializeAsString()), deadline, caller));
     Response response;
     if (!response.ParseFromString(BytesOf(bytes)))
       return absl::InternalError(method + ": the answer is no such message");

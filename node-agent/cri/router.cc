@@ -11,7 +11,7 @@ namespace {
 
 namespace rt = runtime::v1;
 
-constexpr std::chrono::minutes kLongestCall{15};  // a large image over a slow line
+constexpr std::chrono::minutes kLongestCall{15};
 constexpr std::chrono::seconds kHostList{30};
 
 }  // namespace

@@ -185,7 +185,8 @@ class Router {
   std::chrono::steady_clock::time_point used_asked_;
 };
 
-// How long one call may take at all, whatever its caller allows.
+// How long one call may take at all, whatever its caller allows. Not for the two that may take longer than anybody can
+// say beforehand, a pull and a stop with its grace: these have their caller's deadline and end when it gives up.
 Deadline LimitOf(const Call& call);
 void Answer(Call& call, const absl::Status& status);
 void Answer(Call& call, const absl::StatusOr<grpc::ByteBuffer>& response);

@@ -52,7 +52,8 @@ void Router::StartContainer(const CallPtr& call) {
     FailEnded(call, grpc::StatusCode::FAILED_PRECONDITION, *container);
     return;
   }
-  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStartContainer, call->request(), LimitOf(*call));
+  absl::StatusOr<grpc::ByteBuffer> response =
+      parts_.dpu.CallBytes(kStartContainer, call->request(), LimitOf(*call), call);
   if (absl::Status failed = fault::Pass<"cri.container-start.after-dpu">(); !failed.ok()) response = failed;
   // Before the answer: what kubelet lists next shows the container as it is now.
   if (!parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
@@ -70,7 +71,9 @@ void Router::StopContainer(const CallPtr& call) {
     Answer(*call, absl::OkStatus());
     return;
   }
-  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kStopContainer, call->request(), LimitOf(*call));
+  // No limit of ours: the grace that the Pod asks for may be an hour.
+  absl::StatusOr<grpc::ByteBuffer> response =
+      parts_.dpu.CallBytes(kStopContainer, call->request(), call->deadline(), call);
   if (absl::Status failed = fault::Pass<"cri.container-stop.after-dpu">(); !failed.ok()) response = failed;
   if (response.ok() && !parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
   Answer(*call, response);
@@ -92,7 +95,7 @@ void Router::UpdateContainerResources(const CallPtr& call) {
   // kubelet's CPU manager says where the container may run and no more, every few seconds.
   if (asks && request.linux().ByteSizeLong() == 0) return Answer(*call, absl::OkStatus());
   absl::StatusOr<grpc::ByteBuffer> response =
-      parts_.dpu.CallBytes(call->method(), ToBuffer(request.SerializeAsString()), LimitOf(*call));
+      parts_.dpu.CallBytes(call->method(), ToBuffer(request.SerializeAsString()), LimitOf(*call), call);
   if (absl::Status failed = fault::Pass<"cri.container-update.after-dpu">(); !failed.ok()) response = failed;
   // Before the answer: the status that kubelet asks for next has the new limits.
   if (response.ok() && !parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
@@ -115,7 +118,8 @@ void Router::RemoveContainer(const CallPtr& call) {
   }
   if (!container->lost && container->listed.state() == rt::CONTAINER_EXITED)
     parts_.mirror.Drain(container->id(), kDrainTime);
-  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(kRemoveContainer, call->request(), LimitOf(*call));
+  absl::StatusOr<grpc::ByteBuffer> response =
+      parts_.dpu.CallBytes(kRemoveContainer, call->request(), LimitOf(*call), call);
   if (absl::Status failed = fault::Pass<"cri.container-remove.after-dpu">(); !failed.ok()) response = failed;
   if (response.status().code() == absl::StatusCode::kNotFound) response = ToBuffer("");
   if (response.ok()) {
@@ -168,7 +172,8 @@ void Router::OpenStream(const CallPtr& call) {
     FailEnded(call, grpc::StatusCode::UNAVAILABLE, *container);
     return;
   }
-  absl::StatusOr<grpc::ByteBuffer> response = parts_.dpu.CallBytes(call->method(), call->request(), LimitOf(*call));
+  absl::StatusOr<grpc::ByteBuffer> response =
+      parts_.dpu.CallBytes(call->method(), call->request(), LimitOf(*call), call);
   if (!response.ok()) return Answer(*call, response.status());
   absl::StatusOr<std::string> url = FirstField(BytesOf(*response));
   if (url.ok()) url = parts_.streaming.Offer(*url);

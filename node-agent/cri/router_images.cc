@@ -35,11 +35,11 @@ void Router::ImageStatus(const CallPtr& call) {
     call->Finish(grpc::Status::OK, ToBuffer(rt::ImageStatusResponse().SerializeAsString()));
     return;
   }
-  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kImageStatus, call->request(), LimitOf(*call));
+  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kImageStatus, call->request(), LimitOf(*call), call);
   rt::ImageStatusResponse response;
   if (host.ok() && response.ParseFromString(BytesOf(*host)) && !response.has_image()) {
     // An image that only the DPU has is there: no pull is needed for the container that runs there.
-    auto dpu = parts_.dpu.CallBytes(kImageStatus, call->request(), std::min(LimitOf(*call), In(kStatusTime)));
+    auto dpu = parts_.dpu.CallBytes(kImageStatus, call->request(), std::min(LimitOf(*call), In(kStatusTime)), call);
     if (dpu.ok()) {
       if (response.ParseFromString(BytesOf(*dpu)) && response.has_image())
         image_notes_.OnlyOnDpu(response.image().id(), name);
@@ -60,10 +60,12 @@ void Router::PullImage(const CallPtr& call) {
     ForwardToHost(call);
     return;
   }
-  Deadline deadline = LimitOf(*call);
-  auto on_dpu =
-      std::async(std::launch::async, [&] { return parts_.dpu.CallBytes(kPullImage, call->request(), deadline); });
-  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kPullImage, call->request(), deadline);
+  // No limit of ours: kubelet gives a pull none either, and none would be right for every image and line.
+  auto pull = [&](CriClient& runtime) {
+    return runtime.CallBytes(kPullImage, call->request(), call->deadline(), call);
+  };
+  auto on_dpu = std::async(std::launch::async, [&] { return pull(parts_.dpu); });
+  absl::StatusOr<grpc::ByteBuffer> host = pull(parts_.host);
   absl::StatusOr<grpc::ByteBuffer> dpu = on_dpu.get();
   const std::string& name = request.image().image();
   if (host.ok() != dpu.ok()) {

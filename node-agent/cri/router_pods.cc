@@ -165,7 +165,7 @@ void Router::StopPodSandbox(const CallPtr& call) {
     HK_FAULT_POINT("cri.pod-stop.after-twin");
     return absl::OkStatus();
   });
-  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kStopPodSandbox, call->request(), deadline);
+  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kStopPodSandbox, call->request(), deadline, call);
   if (absl::Status failed = fault::Pass<"cri.pod-stop.after-host">(); !failed.ok()) host = failed;
   absl::Status on_dpu = twin.get();
   parts_.link.PollSoon();
@@ -209,7 +209,7 @@ void Router::RemovePodSandbox(const CallPtr& call) {
       return;
     }
   }
-  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kRemovePodSandbox, call->request(), deadline);
+  absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(kRemovePodSandbox, call->request(), deadline, call);
   if (absl::Status failed = fault::Pass<"cri.pod-remove.after-host">(); !failed.ok()) return Answer(*call, failed);
   if (host.ok()) {
     std::vector<DpuContainer> containers = parts_.table.Containers();
