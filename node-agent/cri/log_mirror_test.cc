@@ -122,16 +122,34 @@ TEST_CASE("a rotated log begins with the next line, told or not") {
   REQUIRE(wire.HostHas("three\n"));
 }
 
-TEST_CASE("a log that is another file now is read from its start, not skipped") {
+TEST_CASE("a log whose end the DPU lost with its power is here once, and complete") {
   Wire wire;
-  std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "a long first life\n";
-  wire.Ensure(false);
-  REQUIRE(wire.HostHas("a long first life\n"));
+  const std::string path = wire.folder + "/dpu/pod/c/0.log";
+  std::ofstream(path) << "one\ntwo\nthree\n";
+  wire.Ensure(true);
+  REQUIRE(wire.HostHas("one\ntwo\nthree\n"));
   wire.mirror.reset();
-  std::ofstream(wire.folder + "/dpu/pod/c/0.log") << "second\n";
+  fs::resize_file(path, 6);
   wire.Connect();
+
+  wire.Ensure(false);
+
+  CHECK(wire.mirror->Drain("id", testing::kPatience));
+  CHECK(wire.Host() == "one\ntwo\nthree\n");
+}
+
+TEST_CASE("a log that somebody cuts off while its container writes goes on with what is written then") {
+  Wire wire;
+  std::ofstream log(wire.folder + "/dpu/pod/c/0.log", std::ios::app);
+  log << "a long first life\n" << std::flush;
+  wire.Ensure(true);
+  REQUIRE(wire.HostHas("a long first life\n"));
+
+  fs::resize_file(wire.folder + "/dpu/pod/c/0.log", 0);
+  log << "second\n" << std::flush;
+
   CHECK(Eventually([&] {
-    wire.Ensure(false);
+    wire.Ensure(true);
     return wire.Host() == "a long first life\nsecond\n";
   }));
 }

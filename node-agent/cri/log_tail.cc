@@ -44,6 +44,7 @@ absl::StatusOr<LogTail::Piece> LogTail::Next(std::chrono::milliseconds wait) {
           return piece;
         }
       }
+      if (got == 0) HK_RETURN_IF_ERROR(CheckSize());  // it may have been cut off beneath us
       if (writer) {
         writerless_looks_ = 0;
       } else if (got == 0 && (!follow_ || ++writerless_looks_ > 1)) {
@@ -83,6 +84,13 @@ absl::StatusOr<bool> LogTail::OpenNow() {
     }
   }
   return true;
+}
+
+absl::Status LogTail::CheckSize() const {
+  struct stat info = {};
+  if (fstat(file_.get(), &info) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", path_));
+  if (offset_ <= static_cast<uint64_t>(info.st_size)) return absl::OkStatus();
+  return absl::OutOfRangeError(fmt::format("'{}' has {} bytes, fewer than {}", path_, info.st_size, offset_));
 }
 
 absl::Status LogTail::Watch() {

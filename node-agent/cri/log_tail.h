@@ -1,8 +1,8 @@
 // A log file as it grows, from an offset.
 //
 // Purpose: the sending end of TailLog. Wakes up by inotify, never by time.
-// Threading: one thread. Ownership: borrows `root`. Errors: kOutOfRange when the file is shorter than the offset (it is
-// not the file the reader knew), kInvalidArgument for a path that leaves the root.
+// Threading: one thread. Ownership: borrows `root`. Errors: kOutOfRange when the file is shorter than the offset (its
+// end was cut off), kInvalidArgument for a path that leaves the root.
 //
 //   LogTail tail(root, "a_b_uid/c/0.log", 4096, /*follow=*/true);
 //   HK_ASSIGN_OR_RETURN(LogTail::Piece piece, tail.Next(std::chrono::milliseconds(200)));
@@ -31,6 +31,7 @@ class LogTail {
 
  private:
   absl::StatusOr<bool> OpenNow();
+  absl::Status CheckSize() const;  // that it is as long as what was read of it
   absl::Status Watch();
   bool HasWriter() const;
   absl::Status Wait(std::chrono::milliseconds wait);

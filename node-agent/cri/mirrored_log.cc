@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// One, one more for a log that turns out to be another file, one for a connection that broke; then it is Ensure's.
+// One, one more for a log that was cut off while it was followed, one for a connection that broke; then it is Ensure's.
 constexpr int kDrainPasses = 3;
 
 // The log of a container that goes on may have no writer: one that has closed its outputs. The owner is told this often
@@ -152,9 +152,15 @@ void MirroredLog::Ended(const grpc::Status& status, bool final_pass) {
     std::lock_guard lock(mutex_);
     stream_.reset();
     tell = status.ok() && !final_pass && !cancelled_ && ++empty_ends_ <= kEmptyEnds;
-    complete_ = status.ok() && final_pass;
-    if (status.error_code() == grpc::StatusCode::OUT_OF_RANGE) {
-      spdlog::warn("log '{}': {}; it is another file, read from its start", names_.host_path, status.error_message());
+    // The DPU's file is shorter than what came of it. One of a container that has ended lost its end with the DPU's
+    // power, before it was on disk there: the host has it all. One that goes on was cut off by somebody: what is
+    // written now stands at its start.
+    const bool shorter = status.error_code() == grpc::StatusCode::OUT_OF_RANGE;
+    complete_ = final_pass && (status.ok() || shorter);
+    if (shorter && final_pass) {
+      spdlog::warn("log '{}': {}; the end that the DPU has lost is here", names_.host_path, status.error_message());
+    } else if (shorter) {
+      spdlog::warn("log '{}': {}; it was cut off, read from its start", names_.host_path, status.error_message());
       base_ = -size_;
       SavePosition().IgnoreError();  // read again at the next start otherwise: lines twice, none lost
     } else if (!status.ok() && !cancelled_ && status.error_message() != last_failure_) {
