@@ -12,6 +12,8 @@ namespace {
 
 // src/core/tsi/ssl_transport_security.cc, ssl_handshaker_do_handshake: "Handshake failed with fatal error …"
 constexpr std::string_view kHandshakeFailed = "Handshake failed";
+// src/core/lib/transport/handshaker.cc, HandshakeManager::OnTimeoutFn; told by tls_security_connector.cc.
+constexpr std::string_view kHandshakeTimedOut = "Handshake timed out";
 
 std::atomic<uint64_t> failed_handshakes{0};
 std::atomic<int64_t> told_in_second{-1};
@@ -27,7 +29,8 @@ void OnGrpcLog(gpr_log_func_args* args) {
     spdlog::debug("grpc: {}", args->message);
     return;
   }
-  if (!std::string_view(args->message).starts_with(kHandshakeFailed)) {
+  const std::string_view message = args->message;
+  if (!message.starts_with(kHandshakeFailed) && message.find(kHandshakeTimedOut) == message.npos) {
     spdlog::warn("grpc: {}", args->message);
     return;
   }

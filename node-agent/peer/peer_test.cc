@@ -10,6 +10,7 @@
 
 #include "common/cni/types.h"
 #include "common/sys/unique_fd.h"
+#include "common/tls/grpc_log.h"
 #include "node-agent/peer/client.h"
 #include "node-agent/peer/server.h"
 #include "node-agent/peer/testing.h"
@@ -315,7 +316,9 @@ TEST_CASE("a half that has not reconciled says why in the heartbeat") {
   CHECK(pair.host_lease.state().last_error == "reconciling 3 of 7 pods");
 }
 
-TEST_CASE("connections that never begin their handshake keep nobody out, and are closed") {
+TEST_CASE("connections that never begin their handshake keep nobody out, are closed and counted") {
+  tls::TakeGrpcLog();
+  const uint64_t failed_before = tls::FailedHandshakes();
   CountingWatcher watcher;
   Pair pair;
   pair.host_lease.SetWatcher(&watcher);
@@ -332,6 +335,7 @@ TEST_CASE("connections that never begin their handshake keep nobody out, and are
     return got == 0 || (got < 0 && errno == ECONNRESET);
   };
   CHECK(testing::Eventually([&] { return std::all_of(silent.begin(), silent.end(), is_closed); }));
+  CHECK(testing::Eventually([&] { return tls::FailedHandshakes() >= failed_before + silent.size(); }));
   CHECK(pair.host_lease.state().valid);
 }
 
