@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "common/config/yaml.h"
+#include "common/net/endpoint.h"
 #include "common/sys/file.h"
 
 namespace heterok8s::config {
@@ -13,20 +14,11 @@ namespace {
 constexpr int64_t kFirstPort = 1024, kLastPort = 65535;
 constexpr uint8_t kLongestLinkRange = 24;  // four addresses per split Pod: 64 Pods at least
 
-// "192.0.2.1:7443" or "[fd00::1]:7443". Names are not resolved: the two heterods must not depend on a DNS Pod.
-bool IsEndpoint(const std::string& text) {
-  const size_t colon = text.find_last_of(':');
-  if (colon == std::string::npos || colon + 1 == text.size() || text.size() - colon > 6) return false;
-  const std::string port = text.substr(colon + 1);
-  if (port.find_first_not_of("0123456789") != std::string::npos || std::stoi(port) > 65535) return false;
-  std::string host = text.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  return IpAddress::Parse(host).ok();
-}
-
-std::string Endpoint(Section& section, const std::string& key, const std::string& otherwise) {
+// Names are not resolved: the two heterods must not depend on a DNS Pod.
+std::string EndpointText(Section& section, const std::string& key, const std::string& otherwise) {
   std::string text = otherwise.empty() ? section.String(key, Required{}) : section.String(key, otherwise);
-  if (!text.empty() && !IsEndpoint(text)) section.Fail(key, fmt::format("'{}' is no ADDRESS:PORT", text));
+  absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(text);
+  if (!text.empty() && !endpoint.ok()) section.Fail(key, Message(endpoint.status()));
   return text;
 }
 
@@ -82,9 +74,9 @@ absl::StatusOr<HeterodConfig> ParseHeterodConfig(const std::string& text, const 
   if (absl::Status s = tls::CheckNodeName(config.node_name); !s.ok()) root.Fail("node_name", Message(s));
   config.state_dir = AbsolutePath(root, "state_dir", "/var/lib/heterok8s");
   config.run_dir = AbsolutePath(root, "run_dir", "/run/heterok8s");
-  config.listen = Endpoint(root, "listen", "");
+  config.listen = EndpointText(root, "listen", "");
   Section peer = root.Child("peer");
-  config.peer_address = Endpoint(peer, "address", "");
+  config.peer_address = EndpointText(peer, "address", "");
   Section tls = root.Child("tls");
   config.tls = {.ca = AbsolutePath(tls, "ca", ""),
                 .certificate = AbsolutePath(tls, "cert", ""),
@@ -121,7 +113,7 @@ absl::StatusOr<HeterodConfig> ParseHeterodConfig(const std::string& text, const 
                            : mechanism == "bpf" ? ports::Mechanism::kBpf
                                                 : ports::Mechanism::kPlaceholder;
   Section metrics = root.Child("metrics");
-  config.metrics_listen = Endpoint(metrics, "listen", "127.0.0.1:9464");
+  config.metrics_listen = EndpointText(metrics, "listen", "127.0.0.1:9464");
   config.on_dpu_down =
       OneOf(root, "on_dpu_down", "fail", {"fail", "host"}) == "fail" ? OnDpuDown::kFail : OnDpuDown::kHost;
   Section cri = root.Child("cri");

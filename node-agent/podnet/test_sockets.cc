@@ -75,7 +75,6 @@ bool Wait(int fd, short events, std::chrono::milliseconds patience) {
 
 }  // namespace
 
-std::string Endpoint::ToString() const { return fmt::format("{} port {}", address.ToString(), port); }
 Endpoint At(const char* address, uint16_t port) { return {*IpAddress::Parse(address), port}; }
 
 sys::UniqueFd Listen(const sys::NetnsRef& ns, Protocol protocol, const Endpoint& at) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "common/net/endpoint.h"
 #include "common/net/ip.h"
 #include "common/sys/netns.h"
 #include "common/sys/unique_fd.h"
@@ -18,12 +19,7 @@ namespace heterok8s::podnet {
 
 inline constexpr std::chrono::seconds kPatience{30};
 
-struct Endpoint {
-  IpAddress address;
-  uint16_t port = 0;
-  auto operator<=>(const Endpoint&) const = default;
-  std::string ToString() const;
-};
+using heterok8s::Endpoint;
 Endpoint At(const char* address, uint16_t port);
 
 // A TCP listener or a bound UDP socket. Port 0: the kernel's choice, see LocalPort.
