@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 
 #include "common/metrics/http_server.h"
+#include "common/net/endpoint.h"
 #include "common/sys/unique_fd.h"
 #include "common/tls/credentials.h"
 #include "node-agent/admin/admin.h"
@@ -142,7 +143,11 @@ absl::Status Heterod::Parts::OpenKernel() {
                                       [this](const ports::PortChange& change) { sync.LocalChange(change); }));
   HK_RETURN_IF_ERROR(LeavePlaceholders());
   synced_ports = std::make_unique<peer::SyncedPorts>(*ports, sync);
-  HK_ASSIGN_OR_RETURN(podnet, podnet::NewKernelPodNet({.instance = config.instance, .link_range = config.link_range}));
+  HK_ASSIGN_OR_RETURN(Endpoint listen, Endpoint::Parse(config.listen));
+  HK_ASSIGN_OR_RETURN(Endpoint peer, Endpoint::Parse(config.peer_address));
+  HK_ASSIGN_OR_RETURN(
+      podnet, podnet::NewKernelPodNet({.instance = config.instance,
+                                       .guard = {.link_range = config.link_range, .listen = listen, .peer = peer}}));
   HK_RETURN_IF_ERROR(podnet->PrepareRoot());
   uplink_mtu.Start();
   HK_ASSIGN_OR_RETURN(

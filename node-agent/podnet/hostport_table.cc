@@ -13,6 +13,10 @@ using netfilter::NftElement;
 
 constexpr Family kFamilies[] = {Family::kV4, Family::kV6};
 
+// To heterod's port, from anywhere but the other PU. Each costs heterod up to 100 kB until it has shown its certificate
+// or five seconds are over (peer/server.cc), which makes 35 MB at most.
+constexpr int kNewConnectionsPerSecond = 50, kNewConnectionsAtOnce = 100;
+
 char Digit(Family family) { return family == Family::kV4 ? '4' : '6'; }
 
 std::string Key(const NftElement& element) { return fmt::format("{}", fmt::join(element.key, " . ")); }
@@ -115,6 +119,33 @@ HostPort PortOf(const NftElement& element) {
   return port;
 }
 
+// "ip daddr 192.0.2.1 "; nothing for every address.
+std::string OfAddress(const IpAddress& address, const char* which) {
+  if (address.is_unspecified()) return "";
+  return fmt::format("{} {} {} ", address.family == Family::kV4 ? "ip" : "ip6", which, address.ToString());
+}
+
+// Keeps Pods from the ports of both heterods. What they call is looked at behind all translation of destinations: a
+// Service may lead there. A Pod in the Node's own network comes by no uplink and is free to call.
+std::vector<std::string> AgentRules(const RootGuard& guard) {
+  std::vector<std::string> rules;
+  if (guard.peer.has_value() && guard.peer->port != 0) {
+    rules.push_back(fmt::format("agent_forward iifname \"hku*\" {}tcp dport {} counter name agent_port drop",
+                                OfAddress(guard.peer->address, "daddr"), guard.peer->port));
+  }
+  if (!guard.listen.has_value() || guard.listen->port == 0) return rules;
+  const std::string to = fmt::format("{}tcp dport {}", OfAddress(guard.listen->address, "daddr"), guard.listen->port);
+  rules.push_back(fmt::format("agent_input iifname \"hku*\" {} counter name agent_port drop", to));
+  if (guard.peer.has_value()) {
+    rules.push_back(fmt::format("agent_input {}{} accept", OfAddress(guard.peer->address, "saddr"), to));
+  }
+  rules.push_back(fmt::format(
+      "agent_input {} tcp flags & (fin | syn | rst | ack) == syn limit rate over {}/second burst {} packets "
+      "counter name agent_flood drop",
+      to, kNewConnectionsPerSecond, kNewConnectionsAtOnce));
+  return rules;
+}
+
 }  // namespace
 
 const std::vector<std::string>& HostPortSets() {
@@ -123,7 +154,7 @@ const std::vector<std::string>& HostPortSets() {
   return names;
 }
 
-std::string HostPortTableScript(const std::string& table, const std::optional<IpPrefix>& link_range) {
+std::string HostPortTableScript(const std::string& table, const RootGuard& guard) {
   std::string script = fmt::format("add table {}\n", table);
   auto declare = [&](const std::string& what) { script += fmt::format("add {}\n", what); };
   for (Family family : kFamilies) {
@@ -139,10 +170,12 @@ std::string HostPortTableScript(const std::string& table, const std::optional<Ip
     declare(fmt::format("set {} masq{} {{ type {}; }}", table, digit, type));
     declare(fmt::format("set {0} inside{1} {{ type {2} . {2}; flags interval; }}", table, digit, type));
   }
-  for (const char* counter : {"martian", "spoofed", "link_address"}) {
+  for (const char* counter : {"martian", "spoofed", "link_address", "agent_port", "agent_flood"}) {
     declare(fmt::format("counter {} {}", table, counter));
   }
   declare(fmt::format("chain {} guard {{ type filter hook prerouting priority raw; }}", table));
+  declare(fmt::format("chain {} agent_input {{ type filter hook input priority filter; }}", table));
+  declare(fmt::format("chain {} agent_forward {{ type filter hook forward priority filter; }}", table));
   declare(fmt::format("chain {} prerouting {{ type nat hook prerouting priority -100; }}", table));
   declare(fmt::format("chain {} output {{ type nat hook output priority -100; }}", table));
   declare(fmt::format("chain {} ports", table));
@@ -161,11 +194,13 @@ std::string HostPortTableScript(const std::string& table, const std::optional<Ip
   rule("guard iifname \"hku*\" ip6 saddr fe80::/10 accept");
   rule("guard iifname \"hku*\" fib saddr . iif oif missing counter name spoofed drop");
   // Link addresses have no route here; by the default route they would leave the Node.
-  if (link_range.has_value()) {
-    rule(fmt::format("guard iifname \"hku*\" ip daddr {} counter name link_address drop", link_range->ToString()));
+  if (guard.link_range.has_value()) {
+    rule(
+        fmt::format("guard iifname \"hku*\" ip daddr {} counter name link_address drop", guard.link_range->ToString()));
     rule(fmt::format("guard iifname \"hku*\" ip6 daddr {} counter name link_address drop",
                      LinkAddresses::RangeV6().ToString()));
   }
+  for (const std::string& text : AgentRules(guard)) rule(text);
   rule("prerouting dnat ip to ip daddr . meta l4proto . th dport map @far4");
   rule("prerouting dnat ip6 to ip6 daddr . meta l4proto . th dport map @far6");
   rule("prerouting fib daddr type local goto ports");

@@ -23,8 +23,7 @@ using HostPortElements = std::map<std::string, std::vector<netfilter::NftElement
 // Names of all sets and maps of the table.
 const std::vector<std::string>& HostPortSets();
 
-// `link_range`: see Options.
-std::string HostPortTableScript(const std::string& table, const std::optional<IpPrefix>& link_range);
+std::string HostPortTableScript(const std::string& table, const RootGuard& guard);
 
 struct HostPortChange {
   std::string script;              // empty: nothing to do

@@ -143,9 +143,9 @@ absl::StatusOr<std::map<std::string, uint64_t>> ReadRefusedInRoot(const std::str
   return refused;
 }
 
-absl::Status PrepareHostPorts(const std::string& instance, const std::optional<IpPrefix>& link_range) {
+absl::Status PrepareHostPorts(const std::string& instance, const RootGuard& guard) {
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
-  return Annotate(nft->Run(HostPortTableScript(HostPortTable(instance), link_range)), "make the host port table");
+  return Annotate(nft->Run(HostPortTableScript(HostPortTable(instance), guard)), "make the host port table");
 }
 
 absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& spec) {

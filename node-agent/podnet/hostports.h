@@ -36,12 +36,13 @@ namespace heterok8s::podnet {
 std::string HostPortTable(const std::string& instance);
 
 // Ports of an earlier run stay.
-absl::Status PrepareHostPorts(const std::string& instance, const std::optional<IpPrefix>& link_range = {});
+absl::Status PrepareHostPorts(const std::string& instance, const RootGuard& guard = {});
 // After EnsureUplink: the route to the Pod decides how answers come back.
 absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& spec);
 absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod_key);
 // Packets that the table refused, by reason: "martian" (127.0.0.0/8 from a device), "spoofed" (a source that the Pod
-// behind this uplink does not have) and "link_address" (from a Pod to one). They grow as long as the table is there.
+// behind this uplink does not have), "link_address" (from a Pod to one), "agent_port" (from a Pod to heterod's port)
+// and "agent_flood" (new connections to it beyond what it can bear). They grow as long as the table is there.
 absl::StatusOr<std::map<std::string, uint64_t>> ReadRefusedInRoot(const std::string& instance);
 // Global addresses of this namespace; not those of links to Pods.
 absl::StatusOr<std::vector<IpAddress>> NodeAddresses();

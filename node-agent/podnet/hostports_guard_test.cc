@@ -83,6 +83,70 @@ TEST_CASE("a Pod sends from its own addresses only, and to no link's; what it fo
   CHECK(Calls(server, n.node, At("10.88.0.6", 8080)) != "");
 }
 
+std::map<std::string, uint64_t> Refused(Node& n) {
+  std::map<std::string, uint64_t> refused;
+  n.InNode([&]() -> absl::Status {
+    HK_ASSIGN_OR_RETURN(refused, ReadRefusedInRoot(kInstance));
+    return absl::OkStatus();
+  });
+  return refused;
+}
+
+TEST_CASE("a Pod reaches neither heterod, the Node's other ports it does") {
+  Node n;
+  n.AddPods();
+  SplitPodTopology::Sh(n.outside, "ip route add 10.88.0.0/16 via 192.0.2.1");
+  UniqueFd own = Listen(n.node, Protocol::kTcp, At("192.0.2.1", 7443)),
+           peer = Listen(n.outside, Protocol::kTcp, At("192.0.2.9", 7443));
+  UniqueFd other_port = Listen(n.node, Protocol::kTcp, At("192.0.2.1", 7444)),
+           other_address = Listen(n.node, Protocol::kTcp, At("192.0.2.2", 7443));
+  UniqueFd outside = Listen(n.outside, Protocol::kTcp, At("192.0.2.9", 7444));
+  // A Service of the administrator's: its translation happens behind the guard's first chain.
+  SplitPodTopology::Sh(n.node, R"(nft 'table ip service {
+    chain services { type nat hook prerouting priority -100;
+      ip daddr 10.96.0.1 tcp dport 80 dnat to 192.0.2.1:7443
+      ip daddr 10.96.0.1 tcp dport 81 dnat to 192.0.2.9:7443
+    }
+  }')");
+  SplitPodTopology::AwaitUp(n.a.ns, "eth0");
+
+  constexpr std::chrono::milliseconds kRefused{300};
+  for (const Endpoint& to : {At("192.0.2.1", 7443), At("192.0.2.9", 7443), At("10.96.0.1", 80), At("10.96.0.1", 81)}) {
+    INFO(to.ToString());
+    CHECK(Connect(n.a.ns, to, nullptr, kRefused) == ETIMEDOUT);
+  }
+
+  std::map<std::string, uint64_t> refused = Refused(n);
+  CHECK(refused["agent_port"] >= 4);
+  CHECK(refused["agent_flood"] == 0);
+  CHECK(Calls(other_port, n.a.ns, At("192.0.2.1", 7444)) == "10.88.0.5");
+  CHECK(Calls(other_address, n.a.ns, At("192.0.2.2", 7443)) == "10.88.0.5");
+  CHECK(Calls(outside, n.a.ns, At("192.0.2.9", 7444)) == "10.88.0.5");
+  // The Node's own programs, and so Pods in its network; the other PU.
+  CHECK(Calls(own, n.node, At("192.0.2.1", 7443)) == "192.0.2.1");
+  CHECK(Calls(peer, n.node, At("192.0.2.9", 7443)) == "192.0.2.1");
+  CHECK(Calls(own, n.outside, At("192.0.2.1", 7443)) == "192.0.2.9");
+}
+
+TEST_CASE("new connections to heterod's port are bounded, but not those of the other PU") {
+  Node n;
+  SplitPodTopology::Sh(n.outside, "ip addr add 192.0.2.10/24 dev o");
+  const Endpoint heterod = At("192.0.2.1", 7443);  // nobody listens: who gets through is refused by the kernel
+  const auto call = [&](const char* from, std::chrono::milliseconds patience) {
+    return Connect(n.outside, heterod, nullptr, patience, At(from, 0));
+  };
+
+  CHECK(Eventually([&] {
+    for (int i = 0; i < 200; ++i) call("192.0.2.10", std::chrono::milliseconds(0));
+    return Refused(n)["agent_flood"] > 0;
+  }));
+
+  const uint64_t before = Refused(n)["agent_flood"];
+  for (int i = 0; i < 200; ++i) CHECK(call("192.0.2.9", kPatience) == ECONNREFUSED);
+  CHECK(Refused(n)["agent_flood"] == before);
+  CHECK(call("192.0.2.10", kPatience) == ECONNREFUSED);  // it has not lost the way, it waits
+}
+
 TEST_CASE("::1 of the Node stays its own: for its programs, and against Pods") {
   Node n;
   n.AddPods();

@@ -33,7 +33,9 @@ using sys::NetnsRef;
 using sys::UniqueFd;
 
 inline constexpr char kInstance[] = "test";
-inline const IpPrefix kLinkRange = *IpPrefix::Parse("169.254.64.0/18");
+inline const RootGuard kGuard{.link_range = *IpPrefix::Parse("169.254.64.0/18"),
+                              .listen = *Endpoint::Parse("192.0.2.1:7443"),
+                              .peer = *Endpoint::Parse("192.0.2.9:7443")};
 
 inline NetnsRef MakeNetns(const char* name) {
   static int number = 0;
@@ -61,7 +63,7 @@ struct Node {
                                               node.path()));
     SplitPodTopology::AwaitUp(outside, "o");
     InNode([&] { return EnableForwarding(); });
-    InNode([&] { return PrepareHostPorts(kInstance, kLinkRange); });
+    InNode([&] { return PrepareHostPorts(kInstance, kGuard); });
   }
   ~Node() {
     for (const NetnsRef* ns : {&outside, &node, &a.ns, &b.ns}) (void)sys::DeleteNetns(ns->path());

@@ -131,7 +131,7 @@ TEST_CASE("ports change with the spec, and removing leaves nothing") {
   std::string before = SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test");
 
   REQUIRE_OK(n.Ensure(n.a, {{.host_port = 80, .container_port = 8080}, {.host_port = 81, .container_port = 8080}}));
-  n.InNode([&] { return PrepareHostPorts(kInstance, kLinkRange); });  // a restart
+  n.InNode([&] { return PrepareHostPorts(kInstance, kGuard); });  // a restart
   CHECK(SplitPodTopology::Sh(n.node, "nft list table inet heterok8s_test") == before);
 
   REQUIRE_OK(n.Ensure(n.a, {{.host_port = 82, .container_port = 8080}}));

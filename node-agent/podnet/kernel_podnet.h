@@ -24,7 +24,7 @@ class KernelPodNet : public PodNet {
       : options_(std::move(options)),
         root_(std::move(root)),
         refused_(options_.instance),
-        root_table_(options_.instance, options_.link_range) {}
+        root_table_(options_.instance, options_.guard) {}
   ~KernelPodNet() override;
 
   absl::Status PrepareRoot() override;

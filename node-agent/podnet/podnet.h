@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/net/endpoint.h"
 #include "common/net/ip.h"
 #include "common/status/status.h"
 #include "common/sys/netns.h"
@@ -178,9 +179,15 @@ class PodNet {
 // pair that PlaceUplink then takes. In the root namespace.
 absl::Status FurnishDpuNetns(const sys::NetnsRef& ns);
 
+// Where no Pod may send to, beside what is nobody's to send to.
+struct RootGuard {
+  std::optional<IpPrefix> link_range;    // of all LinkSpec::link (IPv4)
+  std::optional<Endpoint> listen, peer;  // the ports of this heterod and of the other PU's
+};
+
 struct Options {
-  std::string instance;                // see OwnerTag
-  std::optional<IpPrefix> link_range;  // of all LinkSpec::link (IPv4); in the root namespace no Pod may send there
+  std::string instance;  // see OwnerTag
+  RootGuard guard;
   std::chrono::milliseconds mend_interval{1000};  // how often it looks whether the root table is there
 };
 // Works in the network namespace of the calling thread at creation (this PU's root namespace).

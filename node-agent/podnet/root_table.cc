@@ -8,7 +8,7 @@ namespace heterok8s::podnet {
 
 absl::Status RootTable::Prepare() {
   std::lock_guard lock(mutex_);
-  HK_RETURN_IF_ERROR(PrepareHostPorts(instance_, link_range_));
+  HK_RETURN_IF_ERROR(PrepareHostPorts(instance_, guard_));
   prepared_ = true;
   return absl::OkStatus();
 }
@@ -46,7 +46,7 @@ absl::StatusOr<bool> RootTable::MendLocked() {
   const bool missing = absl::IsNotFound(seen);
   if (!missing) HK_RETURN_IF_ERROR(seen);
   if (missing) {
-    HK_RETURN_IF_ERROR(PrepareHostPorts(instance_, link_range_));
+    HK_RETURN_IF_ERROR(PrepareHostPorts(instance_, guard_));
     ++remade_;
     to_fill_ = true;
     spdlog::warn("nft table '{}' was gone, with its guard and host ports: made again, for {} Pods",

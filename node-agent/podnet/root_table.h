@@ -8,7 +8,7 @@
 // the root namespace. Ownership: remembers specs; the kernel's objects stay. Errors: as hostports.h; Ensure makes a
 // missing table before it says kNotFound.
 //
-//   RootTable table("demo", link_range);
+//   RootTable table("demo", {.link_range = link_range});
 //   HK_RETURN_IF_ERROR(table.Prepare());
 //   HK_RETURN_IF_ERROR(table.Ensure(spec));
 //   if (absl::StatusOr<bool> remade = table.Mend(); remade.ok() && *remade) …  // its counters begin at 0 again
@@ -27,8 +27,7 @@ namespace heterok8s::podnet {
 
 class RootTable {
  public:
-  RootTable(std::string instance, std::optional<IpPrefix> link_range)
-      : instance_(std::move(instance)), link_range_(std::move(link_range)) {}
+  RootTable(std::string instance, RootGuard guard) : instance_(std::move(instance)), guard_(std::move(guard)) {}
 
   absl::Status Prepare();
   absl::Status Ensure(const HostPortSpec& spec);
@@ -42,7 +41,7 @@ class RootTable {
   absl::StatusOr<bool> MendLocked();
 
   const std::string instance_;
-  const std::optional<IpPrefix> link_range_;
+  const RootGuard guard_;
   std::mutex mutex_;  // guards what follows, and that a spec and its elements change together
   bool prepared_ = false;
   bool to_fill_ = false;  // it was made anew, and not all of specs_ is in it
