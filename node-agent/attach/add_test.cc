@@ -174,5 +174,33 @@ TEST_CASE("a second interface of a Pod is ordinary and has its own address") {
   CHECK(node.Leftovers() == Nothing());
 }
 
+TEST_CASE("a question about a Pod means its attachment that is whole, by eth0, the youngest of its name") {
+  TwoEngines node;
+  const auto put = [&](const char* container, const char* ifname, const char* uid, ledger::State state,
+                       uint64_t generation) {
+    REQUIRE_OK(node.host_ledger->Transact([&](ledger::Tx& tx) {
+      return tx.PutAttachment({.key = {"podnet", container, ifname},
+                               .pod_key = uid,
+                               .pod_namespace = "default",
+                               .pod_name = "web-0",
+                               .state = state,
+                               .generation = generation,
+                               .details = Details{.owner = uid}.ToText()});
+    }));
+  };
+  const auto found = [&](const std::string& pod) { return node.host().inspect().FindPod(pod)->container_id; };
+
+  put("c1", "eth0", "uid-1", ledger::State::kDeleting, 1);
+  CHECK(found("default/web-0") == "c1");
+  put("c2", "eth0", "uid-2", ledger::State::kPreparing, 2);
+  CHECK(found("default/web-0") == "c2");
+  CHECK(found("uid-1") == "c1");
+  put("a3", "net1", "uid-2", ledger::State::kCommitted, 3);
+  put("c2", "eth0", "uid-2", ledger::State::kCommitted, 2);
+  CHECK(node.host().inspect().FindPod("default/web-0")->ifname == "eth0");
+  put("c4", "eth0", "uid-4", ledger::State::kCommitted, 4);
+  CHECK(found("default/web-0") == "c4");
+}
+
 }  // namespace
 }  // namespace heterok8s::attach

@@ -45,7 +45,8 @@ class Inspect {
  public:
   virtual ~Inspect() = default;
   virtual absl::StatusOr<std::vector<PodView>> ListPods() = 0;
-  // By pod key, or by "namespace/name".
+  // By pod key, or by "namespace/name". Of several attachments one that is whole comes before one that is being made,
+  // and that before one that is going; then eth0 before other interfaces, and the youngest.
   virtual absl::StatusOr<PodView> FindPod(const std::string& pod) = 0;
   virtual absl::StatusOr<Summary> Summarise() = 0;
   // Memory only, for every port event: the link of a joined Pod; kNotFound when there is none.

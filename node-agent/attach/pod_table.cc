@@ -2,12 +2,24 @@
 
 #include <fmt/format.h>
 
+#include <tuple>
+
 namespace heterok8s::attach {
 namespace {
 
 // On the host a row of a reservation stands for no sandbox: see HostEngine::Reserve.
 bool IsReservation(const Identity& identity, const Attachment& row) {
   return identity.side == pu::Side::kHost && row.mode == ledger::Mode::kTwin;
+}
+
+// Of two attachments that a question may mean: one Pod has several interfaces, and of a StatefulSet's Pod the former
+// one may still be going when its successor has the name.
+bool TellsMore(const PodView& a, const PodView& b) {
+  const auto order = [](const PodView& view) {
+    return std::tuple(view.state == ledger::State::kCommitted, view.state != ledger::State::kDeleting,
+                      view.ifname == "eth0", view.generation, view.created_unix_ms);
+  };
+  return order(a) > order(b);
 }
 
 }  // namespace
@@ -56,11 +68,16 @@ absl::StatusOr<std::vector<PodView>> PodTable::ListPods() {
 absl::StatusOr<PodView> PodTable::FindPod(const std::string& pod) {
   HK_ASSIGN_OR_RETURN(std::vector<PodView> pods, ListPods());
   std::string known;
-  for (PodView& view : pods) {
+  const PodView* best = nullptr;
+  for (const PodView& view : pods) {
     std::string name = fmt::format("{}/{}", view.pod_namespace, view.pod_name);
-    if (view.pod_key == pod || name == pod) return std::move(view);
+    if (view.pod_key == pod || name == pod) {
+      if (best == nullptr || TellsMore(view, *best)) best = &view;
+      continue;
+    }
     known += fmt::format("{}{}", known.empty() ? "" : ", ", name == "/" ? view.pod_key : name);
   }
+  if (best != nullptr) return *best;
   return absl::NotFoundError(fmt::format("no Pod '{}'; there are: {}", pod, known.empty() ? "none" : known));
 }
 
