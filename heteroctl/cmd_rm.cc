@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <set>
 
 #include "heteroctl/cmd_pods.h"
 #include "heteroctl/pod/runner.h"
@@ -24,7 +25,11 @@ absl::StatusOr<int> Rm(Context& context, const RmFlags& flags) {
   std::vector<std::string> targets = flags.names;
   if (flags.all) {
     HK_ASSIGN_OR_RETURN(runtime::v1::ListPodSandboxResponse list, cri->ListPodSandbox());
-    for (const auto& sandbox : list.items()) targets.push_back(sandbox.id());
+    std::set<std::string> pods;  // one may have several sandboxes
+    for (const auto& sandbox : list.items()) {
+      const std::string& uid = sandbox.metadata().uid();
+      if (pods.insert(uid.empty() ? sandbox.id() : uid).second) targets.push_back(sandbox.id());
+    }
   }
   nlohmann::json removed = nlohmann::json::array();
   for (const std::string& name : targets) {

@@ -206,6 +206,61 @@ TEST_CASE("a ConfigMap path cannot leave its volume") {
   fs::remove_all(root);
 }
 
+struct Sandbox {
+  const char *id, *uid, *pod_namespace, *name;
+};
+
+// The later ones are the younger ones. Each has a container "c-ID".
+absl::StatusOr<FoundPod> Pick(const std::vector<Sandbox>& sandboxes, const std::string& reference) {
+  runtime::v1::ListPodSandboxResponse list;
+  runtime::v1::ListContainersResponse containers;
+  for (const Sandbox& from : sandboxes) {
+    runtime::v1::PodSandbox& sandbox = *list.add_items();
+    sandbox.set_id(from.id);
+    sandbox.mutable_metadata()->set_uid(from.uid);
+    sandbox.mutable_metadata()->set_namespace_(from.pod_namespace);
+    sandbox.mutable_metadata()->set_name(from.name);
+    sandbox.set_created_at(list.items_size());
+    runtime::v1::Container& container = *containers.add_containers();
+    container.set_id(fmt::format("c-{}", from.id));
+    container.set_pod_sandbox_id(from.id);
+  }
+  return PickPod(list, containers, reference);
+}
+
+TEST_CASE("a Pod is found by its name, or by a prefix that is no other's") {
+  const std::vector<Sandbox> sandboxes = {{"aaaaaa11", "uuuuuu-1", "default", "web"},
+                                          {"aaaaaa22", "uuuuuu-2", "shop", "db"},
+                                          {"bbbbbb33", "vvvvvv-3", "default", "aaaaaa"}};
+
+  CHECK(Pick(sandboxes, "web")->sandbox.id() == "aaaaaa11");
+  CHECK(Pick(sandboxes, "shop/db")->sandbox.id() == "aaaaaa22");
+  CHECK(Pick(sandboxes, "uuuuuu-2")->sandbox.id() == "aaaaaa22");
+  CHECK(Pick(sandboxes, "aaaaaa")->sandbox.id() == "bbbbbb33");  // a name
+  CHECK(Pick(sandboxes, "aaaaaa2")->sandbox.id() == "aaaaaa22");
+  const absl::Status of_two = Pick(sandboxes, "uuuuuu").status();
+  CHECK_THAT(of_two, testing::HasCode(absl::StatusCode::kFailedPrecondition));
+  CHECK_THAT(of_two, testing::Says("default/web (uuuuuu-1), shop/db (uuuuuu-2)"));
+  CHECK_THAT(Pick(sandboxes, "uuuuu").status(), testing::HasCode(absl::StatusCode::kNotFound));  // too short
+}
+
+TEST_CASE("a Pod's former sandboxes belong to it, another Pod of its name does not") {
+  const std::vector<Sandbox> sandboxes = {{"s1", "uid-old", "default", "web-0"},
+                                          {"s2", "uid-new", "default", "web-0"},
+                                          {"s3", "uid-new", "default", "web-0"}};
+
+  const absl::StatusOr<FoundPod> pod = Pick(sandboxes, "web-0");
+
+  REQUIRE_OK(pod);
+  CHECK(pod->sandbox.id() == "s3");
+  REQUIRE(pod->containers.size() == 1);
+  CHECK(pod->containers[0].id() == "c-s3");
+  REQUIRE(pod->former_sandboxes.size() == 1);
+  CHECK(pod->former_sandboxes[0].id() == "s2");
+  REQUIRE(pod->former_containers.size() == 1);
+  CHECK(pod->former_containers[0].id() == "c-s2");
+}
+
 TEST_CASE("CRI log lines are taken apart and foreign lines kept whole") {
   LogLine full = ParseLogLine("2026-01-01T00:00:00Z stderr F a b");
   CHECK(full.stream == "stderr");

@@ -193,33 +193,6 @@ absl::StatusOr<RunningPod> RunPod(CriClient& cri, manifest::Manifest manifest, c
   return pod;
 }
 
-absl::StatusOr<FoundPod> FindPod(CriClient& cri, const std::string& reference) {
-  HK_ASSIGN_OR_RETURN(cri::ListPodSandboxResponse list, cri.ListPodSandbox());
-  std::vector<cri::PodSandbox> matches;
-  for (const cri::PodSandbox& sandbox : list.items()) {
-    const auto& metadata = sandbox.metadata();
-    std::string full = metadata.namespace_() + "/" + metadata.name();
-    bool by_name = reference == full || (reference == metadata.name() && metadata.namespace_() == "default");
-    bool by_id =
-        reference.size() >= 6 && (metadata.uid().starts_with(reference) || sandbox.id().starts_with(reference));
-    if (by_name || by_id) matches.push_back(sandbox);
-  }
-  if (matches.empty()) {
-    return WithHint(absl::NotFoundError(fmt::format("no Pod '{}'", reference)), "`heteroctl ps` lists the Pods");
-  }
-  // The newest attempt of a Pod whose sandbox was made again.
-  FoundPod pod;
-  pod.sandbox = *std::max_element(matches.begin(), matches.end(),
-                                  [](const auto& a, const auto& b) { return a.created_at() < b.created_at(); });
-  HK_ASSIGN_OR_RETURN(cri::ListContainersResponse containers, cri.ListContainers());
-  for (const cri::Container& container : containers.containers()) {
-    if (container.pod_sandbox_id() == pod.sandbox.id()) pod.containers.push_back(container);
-  }
-  std::sort(pod.containers.begin(), pod.containers.end(),
-            [](const auto& a, const auto& b) { return a.created_at() < b.created_at(); });
-  return pod;
-}
-
 absl::StatusOr<cri::Container> FindContainer(const FoundPod& pod, const std::string& name) {
   std::vector<std::string> names;
   for (const cri::Container& container : pod.containers) {
@@ -243,17 +216,21 @@ absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const RunOptions& op
   auto note = [&first](const absl::Status& status) {
     if (first.ok() && !status.ok() && status.code() != absl::StatusCode::kNotFound) first = status;
   };
+  std::vector<cri::Container> containers = pod.containers;
+  containers.insert(containers.end(), pod.former_containers.begin(), pod.former_containers.end());
+  std::vector<cri::PodSandbox> sandboxes = pod.former_sandboxes;
+  sandboxes.push_back(pod.sandbox);
   // All are told to stop at once, as in a Pod that kubelet ends.
   std::vector<std::thread> stops;
-  std::vector<absl::Status> stopped(pod.containers.size());
-  for (size_t i = 0; i < pod.containers.size(); ++i) {
-    stops.emplace_back([&, i] { stopped[i] = cri.StopContainer(pod.containers[i].id(), grace); });
+  std::vector<absl::Status> stopped(containers.size());
+  for (size_t i = 0; i < containers.size(); ++i) {
+    stops.emplace_back([&, i] { stopped[i] = cri.StopContainer(containers[i].id(), grace); });
   }
   for (std::thread& stop : stops) stop.join();
   for (const absl::Status& status : stopped) note(status);
-  note(cri.StopPodSandbox(pod.sandbox.id()));
-  for (const cri::Container& container : pod.containers) note(cri.RemoveContainer(container.id()));
-  note(cri.RemovePodSandbox(pod.sandbox.id()));
+  for (const cri::PodSandbox& sandbox : sandboxes) note(cri.StopPodSandbox(sandbox.id()));
+  for (const cri::Container& container : containers) note(cri.RemoveContainer(container.id()));
+  for (const cri::PodSandbox& sandbox : sandboxes) note(cri.RemovePodSandbox(sandbox.id()));
   if (!HasFolderBeneath(pod, options.root)) return first;
   const std::string& uid = pod.sandbox.metadata().uid();
   const absl::Status released = ReleaseAll(options.cri_socket, *PodFolder(options.root, uid));

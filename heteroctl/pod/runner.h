@@ -38,12 +38,19 @@ using Report = std::function<void(const std::string& what_is_going_on)>;
 absl::StatusOr<RunningPod> RunPod(CriClient& cri, manifest::Manifest manifest, const RunOptions& options,
                                   const Report& report);
 
-// A Pod that runs, found by "name", "namespace/name" or a prefix of its UID or sandbox id.
+// A Pod that runs, found by "name", "namespace/name" or a prefix of its UID or sandbox id. Of two with one name (a
+// StatefulSet's, whose former one is still going) the younger.
 struct FoundPod {
   runtime::v1::PodSandbox sandbox;
   std::vector<runtime::v1::Container> containers;  // oldest first
+  // Sandboxes of the same Pod that were made before this one, and what is in them.
+  std::vector<runtime::v1::PodSandbox> former_sandboxes;
+  std::vector<runtime::v1::Container> former_containers;
 };
+// kFailedPrecondition when a prefix is that of several Pods.
 absl::StatusOr<FoundPod> FindPod(CriClient& cri, const std::string& reference);
+absl::StatusOr<FoundPod> PickPod(const runtime::v1::ListPodSandboxResponse& sandboxes,
+                                 const runtime::v1::ListContainersResponse& containers, const std::string& reference);
 // The one named, or the only one, or the first (as kubectl does) when `name` is empty.
 absl::StatusOr<runtime::v1::Container> FindContainer(const FoundPod& pod, const std::string& name);
 
@@ -52,8 +59,8 @@ bool HasFolderBeneath(const FoundPod& pod, const std::string& root);
 // Whether the Pod says that heteroctl made it, whoever wrote that.
 bool SaysFolder(const FoundPod& pod);
 
-// Stops and removes everything of the Pod, and its folder beneath `options.root`. Goes on after a failure
-// and returns the first one.
+// Stops and removes everything of the Pod, former sandboxes too, and its folder beneath `options.root`. Goes on after a
+// failure and returns the first one.
 absl::Status RemovePod(CriClient& cri, const FoundPod& pod, const RunOptions& options);
 
 }  // namespace heterok8s::ctl
