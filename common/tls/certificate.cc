@@ -14,6 +14,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <vector>
 
 #include "common/sys/chandle.h"
 #include "common/sys/file.h"
@@ -48,6 +49,18 @@ absl::StatusOr<Certificate> LoadCertificate(const std::string& pem) {
   ERR_clear_error();
   if (!certificate) return absl::InvalidArgumentError("no PEM certificate");
   return certificate;
+}
+
+// All of a file that holds one or more, as gRPC reads the authorities of one.
+absl::StatusOr<std::vector<Certificate>> LoadBundle(const std::string& pem) {
+  Bio bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+  std::vector<Certificate> bundle;
+  while (Certificate next{PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr)}) bundle.push_back(std::move(next));
+  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  ERR_clear_error();
+  if (!at_end) return absl::InvalidArgumentError(fmt::format("certificate {} of the file is none", bundle.size() + 1));
+  if (bundle.empty()) return absl::InvalidArgumentError("no PEM certificate");
+  return bundle;
 }
 
 absl::StatusOr<Key> LoadKey(const std::string& pem) {
@@ -184,6 +197,11 @@ absl::StatusOr<KeyPair> MakeCertificate(const KeyPair& ca, const CertificateRequ
   HK_ASSIGN_OR_RETURN(Certificate certificate,
                       NewCertificate(key.get(), request.common_name, request.organization, lifetime));
   X509* leaf = certificate.get();
+  // Beyond its authority's end it would only seem to be valid.
+  const ASN1_TIME* end = X509_get0_notAfter(issuer.get());
+  if (ASN1_TIME_compare(X509_get0_notAfter(leaf), end) > 0 && X509_set1_notAfter(leaf, end) != 1) {
+    return OpensslError("certificate lifetime");
+  }
   if (X509_set_issuer_name(leaf, X509_get_subject_name(issuer.get())) != 1) return OpensslError("leaf issuer");
   HK_RETURN_IF_ERROR(AddExtension(leaf, issuer.get(), NID_basic_constraints, "critical,CA:FALSE"));
   HK_RETURN_IF_ERROR(AddExtension(leaf, issuer.get(), NID_key_usage, "critical,digitalSignature"));
@@ -266,11 +284,13 @@ absl::Status CheckKeyPair(const KeyPair& pair) {
 
 absl::Status CheckSignedBy(const std::string& certificate_pem, const std::string& ca_pem) {
   HK_ASSIGN_OR_RETURN(Certificate certificate, LoadCertificate(certificate_pem));
-  HK_ASSIGN_OR_RETURN(Certificate ca, LoadCertificate(ca_pem));
+  HK_ASSIGN_OR_RETURN(std::vector<Certificate> authorities, LoadBundle(ca_pem));
   Store store(X509_STORE_new());
   StoreContext context(X509_STORE_CTX_new());
-  if (!store || !context || X509_STORE_add_cert(store.get(), ca.get()) != 1 ||
-      X509_STORE_CTX_init(context.get(), store.get(), certificate.get(), nullptr) != 1) {
+  for (const Certificate& authority : authorities) {
+    if (!store || X509_STORE_add_cert(store.get(), authority.get()) != 1) return OpensslError("verify a certificate");
+  }
+  if (!store || !context || X509_STORE_CTX_init(context.get(), store.get(), certificate.get(), nullptr) != 1) {
     return OpensslError("verify a certificate");
   }
   if (X509_verify_cert(context.get()) == 1) return absl::OkStatus();

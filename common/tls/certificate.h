@@ -41,6 +41,7 @@ struct CertificateRequest {
   std::string organization;       // empty: none
   std::string alternative_names;  // "DNS:localhost,IP:127.0.0.1"; empty: none, for a client
 };
+// Not valid for longer than the CA is.
 absl::StatusOr<KeyPair> MakeCertificate(const KeyPair& ca, const CertificateRequest& request,
                                         std::chrono::seconds lifetime);
 absl::StatusOr<KeyPair> MakeLeaf(const KeyPair& ca, const Identity& identity, std::chrono::seconds lifetime);
@@ -55,7 +56,8 @@ absl::StatusOr<KeyPair> ReadKeyPair(const PairPaths& paths);
 // see a new key with an old certificate is two system calls long.
 absl::Status WriteKeyPair(const KeyPair& pair, const PairPaths& paths);
 
-// The certificate's key is this key, the CA signed it, it is valid now. The message names what is wrong.
+// The certificate's key is this key, the CA signed it, it is valid now. The message names what is wrong. `ca_pem` may
+// hold several authorities, one of which must have signed it: the old and the new one while one follows the other.
 absl::Status CheckKeyPair(const KeyPair& pair);
 absl::Status CheckSignedBy(const std::string& certificate_pem, const std::string& ca_pem);
 

@@ -213,6 +213,24 @@ TEST_CASE("files that cannot work are refused before anything listens, without s
   CHECK_THAT(ServerCredentials(mismatched).status(), !Says("PRIVATE"));
 }
 
+TEST_CASE("while one authority follows another, certificates of both are accepted by whoever has the two") {
+  TempPki old_pki, new_pki;
+  absl::StatusOr<std::string> bundle = sys::ReadFile(old_pki.For("dpu").ca),
+                              next = sys::ReadFile(new_pki.For("dpu").ca);
+  REQUIRE_OK(bundle);
+  REQUIRE_OK(next);
+  const std::string both = old_pki.dir + "/both.crt";
+  REQUIRE_OK(sys::WriteFileAtomic(both, *bundle + *next, 0644));
+  const auto with_both = [&](Files files) {
+    files.ca = both;
+    return files;
+  };
+  TestServer server(with_both(new_pki.For("dpu")));
+
+  CHECK(Call(server.port, with_both(old_pki.For("host"))).text == "heterok8s://demo/host");
+  CHECK(Call(server.port, new_pki.For("host")).text == "heterok8s://demo/host");
+}
+
 TEST_CASE("rotated files are used for new connections while the server runs") {
   TempPki pki;
   TestServer server(pki.For("dpu"));

@@ -115,6 +115,30 @@ TEST_CASE("expired, foreign and mismatched certificates are told apart") {
              Says("does not belong"));
 }
 
+TEST_CASE("of several authorities in one file one must have signed") {
+  const KeyPair old_ca = *MakeCa("old", kCaLifetime), new_ca = *MakeCa("new", kCaLifetime);
+  const KeyPair foreign_ca = *MakeCa("foreign", kCaLifetime);
+  const auto leaf = [](const KeyPair& ca) {
+    return MakeLeaf(ca, {.node = "demo", .role = Role::kHost}, kLeafLifetime)->certificate_pem;
+  };
+  const std::string bundle = old_ca.certificate_pem + new_ca.certificate_pem;
+
+  CHECK_OK(CheckSignedBy(leaf(old_ca), bundle));
+  CHECK_OK(CheckSignedBy(leaf(new_ca), bundle));
+  CHECK_THAT(CheckSignedBy(leaf(foreign_ca), bundle), HasCode(absl::StatusCode::kFailedPrecondition));
+  const std::string cut = bundle.substr(0, bundle.size() - 60);
+  CHECK_THAT(CheckSignedBy(leaf(old_ca), cut), Says("certificate 2 of the file is none"));
+}
+
+TEST_CASE("a certificate ends with its authority") {
+  const KeyPair ca = *MakeCa("short", std::chrono::hours(1));
+
+  absl::StatusOr<KeyPair> leaf = MakeLeaf(ca, {.node = "demo", .role = Role::kHost}, kLeafLifetime);
+
+  REQUIRE_OK(leaf);
+  CHECK(ParseCertificate(leaf->certificate_pem)->not_after == ParseCertificate(ca.certificate_pem)->not_after);
+}
+
 TEST_CASE("a Node name that is no DNS name is refused") {
   TempDir temp;
 
