@@ -36,6 +36,7 @@ class PodClaims {
   bool Lose(const ports::PortKey& key);
   // The lost claims that `closed` of the other PU may have held; they are no longer lost.
   Claims TakeBack(const ports::PortKey& closed);
+  const Claims& local() const { return local_; }
   // Those that are not lost.
   Claims Held() const;
 

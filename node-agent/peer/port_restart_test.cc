@@ -17,10 +17,11 @@ using Claims = std::map<ports::PortKey, uint64_t>;
 // The other PU's end, by hand.
 class OtherPu final : public PortSession, public testing::Watched {
  public:
-  void Send(v1::PortMessage message, std::optional<std::chrono::steady_clock::time_point>) override {
+  uint64_t Send(v1::PortMessage message, std::optional<std::chrono::steady_clock::time_point>) override {
     std::lock_guard lock(mutex_);
     sent_.push_back(std::move(message));
     changed_.notify_all();
+    return sent_.size();
   }
   void Acknowledge(uint64_t sequence) override {
     std::lock_guard lock(mutex_);

@@ -23,15 +23,18 @@ class StreamSession final : public PortSession {
  public:
   StreamSession(Writer& writer, std::function<void()> cancel) : writer_(&writer), cancel_(std::move(cancel)) {}
 
-  void Send(v1::PortMessage message, std::optional<Clock::time_point> since) override {
+  uint64_t Send(v1::PortMessage message, std::optional<Clock::time_point> since) override {
+    uint64_t sequence = 0;
     {
       std::lock_guard lock(mutex_);
-      if (closed_) return;
+      if (closed_) return 0;
+      sequence = last_sequence_ + 1;
       message.set_sequence(++last_sequence_);
       if (since) unacknowledged_.emplace_back(last_sequence_, *since);
       outgoing_.push_back(std::move(message));
     }
     changed_.notify_one();
+    return sequence;
   }
 
   // Rides on the next message, or alone when there is none.
@@ -114,7 +117,10 @@ bool Pump(PortSync& sync, Writer& writer, Reader& reader, std::function<void()> 
   v1::PortMessage message;
   while (reader.Read(&message)) {
     heard = true;
-    if (message.acknowledges() > 0) session->ReceivedAck(message.acknowledges(), sync);
+    if (message.acknowledges() > 0) {
+      session->ReceivedAck(message.acknowledges(), sync);
+      sync.Acknowledged(session, message.acknowledges());
+    }
     if (message.sequence() > 0) sync.Received(session, std::move(message));
     message.Clear();
   }

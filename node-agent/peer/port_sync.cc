@@ -70,13 +70,20 @@ void PortSync::Connected(std::shared_ptr<PortSession> session) {
   Post([this, session = std::move(session)]() mutable {
     if (session_ != nullptr) session_->Close();
     session_ = std::move(session);
-    to_acknowledge_ = 0;
+    received_ = acknowledged_ = 0;
+    unanswered_.clear();
+    unsaid_.clear();
+    waiting_.clear();
     connected_ = true;
     // Of Pods that this PU has not, the other one tells anew.
     std::erase_if(pods_, [](const auto& pod) { return !pod.second.expected && !pod.second.in_kernel; });
     // Of one that is being added not all is known, and the other PU would let go of what is missing: OnPodAdded tells.
-    for (const auto& [pod_key, pod] : pods_) {
-      if (pod.in_kernel) SendSnapshot(pod_key, pod.claims);
+    for (auto& [pod_key, pod] : pods_) {
+      pod.arrived.clear();
+      pod.said.clear();
+      pod.unsaid.Clear();
+      pod.on_their_way = 0;
+      if (pod.in_kernel) SendSnapshot(pod_key, pod);
     }
     for (const std::string& pod_key : std::exchange(untold_removals_, {})) SendRemoved(pod_key);
   });
@@ -88,23 +95,32 @@ void PortSync::Received(const std::shared_ptr<PortSession>& session, v1::PortMes
   });
 }
 
+void PortSync::Acknowledged(const std::shared_ptr<PortSession>& session, uint64_t sequence) {
+  Post([this, session, sequence] {
+    if (session == session_) OnAcknowledged(sequence);
+  });
+}
+
 void PortSync::Disconnected(const std::shared_ptr<PortSession>& session) {
   Post([this, session] {
     if (session != session_) return;
-    session_ = nullptr;
+    session_ = nullptr;  // what has arrived of it is put in force all the same
     connected_ = false;
   });
 }
 
 // Everything queued is handled before anything is steered: a burst of changes reaches the other side first, and is
-// steered by as few kernel transactions as its outcome needs.
+// steered by as few kernel transactions as its outcome needs. What is queued costs no call of the kernel, so however
+// long those take that some Pod causes, the queue is short.
 void PortSync::Run() {
   auto retry = kFirstRetry;
   std::vector<std::function<void()>> events;
   std::unique_lock lock(mutex_);
   while (!stopped_) {
     const auto ready = [this] { return stopped_ || !queue_.empty(); };
-    if (unsteered_.empty() && crowded_.empty()) {
+    if (!waiting_.empty()) {
+      // there is work
+    } else if (unsteered_.empty() && crowded_.empty()) {
       queued_.wait(lock, ready);
     } else {
       queued_.wait_for(lock, unsteered_.empty() ? kLongestRetry : retry, ready);
@@ -115,10 +131,12 @@ void PortSync::Run() {
     retry = events.empty() ? std::min(retry * 2, kLongestRetry) : kFirstRetry;
     for (const auto& event : events) event();
     events.clear();
+    SayUnsaid();
+    EnforceArrived();
     ClaimRefused();
     SteerUnsteered();
-    if (to_acknowledge_ > 0 && session_ != nullptr) session_->Acknowledge(to_acknowledge_);
-    to_acknowledge_ = 0;
+    const uint64_t in_force = InForceUpTo();
+    if (in_force > acknowledged_ && session_ != nullptr) session_->Acknowledge(acknowledged_ = in_force);
     lock.lock();
   }
 }
@@ -126,13 +144,20 @@ void PortSync::Run() {
 void PortSync::OnLocalChange(const ports::PortChange& change) {
   auto it = pods_.find(change.pod_key);
   if (it == pods_.end()) return;  // the Pod was removed meanwhile
+  Pod& pod = it->second;
   if (change.opened) {
-    it->second.claims.Open(change.key, change.epoch_ns);
+    pod.claims.Open(change.key, change.epoch_ns);
   } else {
-    it->second.claims.Close(change.key);
+    pod.claims.Close(change.key);
   }
-  if (it->second.in_kernel) SendDelta(change.pod_key, change.key, change.opened, change.epoch_ns);
   unsteered_.insert(change.pod_key);
+  if (!pod.in_kernel || session_ == nullptr) return;  // a snapshot tells
+  if (!change.opened && !pod.said.contains(change.key)) {
+    pod.unsaid.Erase(change.key);  // opened and closed before the other PU has heard of it
+  } else {
+    pod.unsaid.Push(change.key);
+    unsaid_.insert(change.pod_key);
+  }
 }
 
 void PortSync::OnPodAdded(const std::string& pod_key) {
@@ -142,7 +167,7 @@ void PortSync::OnPodAdded(const std::string& pod_key) {
   untold_removals_.erase(pod_key);
   if (removed_early_.erase(pod_key) > 0) pod.told = true;
   EnforceRemote(pod_key, pod);
-  SendSnapshot(pod_key, pod.claims);
+  SendSnapshot(pod_key, pod);
   unsteered_.insert(pod_key);
 }
 
@@ -151,6 +176,7 @@ void PortSync::OnPodRemoved(const std::string& pod_key, bool was_here) {
   const bool may_be_known = was_here || (pod != pods_.end() && (pod->second.expected || pod->second.in_kernel));
   if (pod != pods_.end()) pods_.erase(pod);
   unsteered_.erase(pod_key);
+  unsaid_.erase(pod_key);
   if (may_be_known) SendRemoved(pod_key);
   std::lock_guard lock(mutex_);
   last_conflict_.erase(pod_key);
@@ -163,15 +189,15 @@ void PortSync::OnMessage(const v1::PortMessage& message) {
       OnSnapshot(message.snapshot());
       break;
     case v1::PortMessage::kDelta:
-      OnDelta(message.delta());
+      Wait(message.delta().pod_key(), message);
       break;
     case v1::PortMessage::kConflict:
-      OnConflict(message.conflict());
+      if (pods_.contains(message.conflict().pod_key())) Wait(message.conflict().pod_key(), message);
       break;
     case v1::PortMessage::WHAT_NOT_SET:
       break;
   }
-  to_acknowledge_ = std::max(to_acknowledge_, message.sequence());
+  received_ = std::max(received_, message.sequence());
 }
 
 void PortSync::OnSnapshot(const v1::PortSnapshot& snapshot) {
@@ -183,6 +209,9 @@ void PortSync::OnSnapshot(const v1::PortSnapshot& snapshot) {
   }
   removed_early_.erase(pod_key);
   Pod& pod = PodOf(pod_key);  // the other half may be made first; this one follows
+  for (const v1::PortMessage& before : std::exchange(pod.arrived, {})) {
+    if (before.has_conflict()) OnConflict(before.conflict());  // what deltas say is in the snapshot
+  }
   PodClaims::Claims claimed;
   for (int i = 0; i < snapshot.ports_size(); ++i) {
     absl::StatusOr<ports::PortKey> key = FromProto(snapshot.ports(i));
@@ -213,17 +242,21 @@ void PortSync::OnConflict(const v1::PortConflict& conflict) {
   auto it = pods_.find(conflict.pod_key());
   absl::StatusOr<ports::PortKey> key = FromProto(conflict.port());
   if (it == pods_.end() || !key.ok() || !it->second.claims.Lose(*key)) return;
+  it->second.said[*key] = 0;  // as no claim has it: opened again, it is told again
   unsteered_.insert(conflict.pod_key());
   Remember(conflict.pod_key(), it->second, *key, self_, conflict.holder());
   Count(&Counters::conflicts_lost);
 }
 
-void PortSync::SendSnapshot(const std::string& pod_key, const PodClaims& claims) {
+void PortSync::SendSnapshot(const std::string& pod_key, Pod& pod) {
+  pod.said = pod.claims.local();  // those that are lost too: that they close must be told
+  pod.unsaid.Clear();
+  unsaid_.erase(pod_key);
   if (session_ == nullptr) return;
   v1::PortMessage message;
   v1::PortSnapshot* snapshot = message.mutable_snapshot();
   snapshot->set_pod_key(pod_key);
-  for (const auto& [key, epoch_ns] : claims.Held()) {
+  for (const auto& [key, epoch_ns] : pod.claims.Held()) {
     *snapshot->add_ports() = ToProto(key);
     snapshot->add_epochs_ns(epoch_ns);
   }
@@ -243,7 +276,8 @@ void PortSync::SendRemoved(const std::string& pod_key) {
   Count(&Counters::sent);
 }
 
-void PortSync::SendDelta(const std::string& pod_key, const ports::PortKey& key, bool opened, uint64_t epoch_ns) {
+void PortSync::SendDelta(const std::string& pod_key, Pod& pod, const ports::PortKey& key, bool opened,
+                         uint64_t epoch_ns) {
   if (session_ == nullptr) return;
   v1::PortMessage message;
   v1::PortDelta* delta = message.mutable_delta();
@@ -251,7 +285,15 @@ void PortSync::SendDelta(const std::string& pod_key, const ports::PortKey& key, 
   *delta->mutable_port() = ToProto(key);
   delta->set_opened(opened);
   delta->set_epoch_ns(epoch_ns);
-  session_->Send(std::move(message), epoch_ns > 0 ? std::optional(AtEpoch(epoch_ns)) : std::nullopt);
+  const uint64_t sequence =
+      session_->Send(std::move(message), epoch_ns > 0 ? std::optional(AtEpoch(epoch_ns)) : std::nullopt);
+  unanswered_.emplace_back(sequence, pod_key);
+  ++pod.on_their_way;
+  if (opened) {
+    pod.said[key] = epoch_ns;
+  } else {
+    pod.said.erase(key);
+  }
   Count(&Counters::sent);
 }
 

@@ -121,7 +121,7 @@ void PortSync::DropRemote(const std::string& pod_key, Pod& pod, const ports::Por
     }
   }
   for (const auto& [lost, epoch_ns] : pod.claims.TakeBack(key)) {
-    SendDelta(pod_key, lost, true, epoch_ns);
+    SendDelta(pod_key, pod, lost, true, epoch_ns);
   }
 }
 

@@ -61,8 +61,9 @@ inline ports::PortKey Key(const std::string& address, uint16_t port, Protocol pr
 class FakePorts final : public ports::Ports, public Watched {
  public:
   ports::Listener listener;
-  size_t room = SIZE_MAX;    // for the other PU's ports, of all Pods
-  size_t fewest = SIZE_MAX;  // of them at a time, so far
+  size_t room = SIZE_MAX;                                         // for the other PU's ports, of all Pods
+  size_t fewest = SIZE_MAX;                                       // of them at a time, so far
+  std::function<void(const std::string& pod)> before_set_remote;  // set before there are calls
 
   void Open(const std::string& pod, const ports::PortKey& key, uint64_t epoch_ns) {
     {
@@ -108,6 +109,7 @@ class FakePorts final : public ports::Ports, public Watched {
     return {pods_.begin(), pods_.end()};
   }
   absl::Status SetRemote(const std::string& pod, const ports::PortKey& key, bool owned, uint64_t epoch_ns) override {
+    if (before_set_remote) before_set_remote(pod);
     std::lock_guard lock(mutex_);
     if (!pods_.contains(pod)) return absl::NotFoundError("no Pod " + pod);
     for (const auto& [mine, since] : local_[pod]) {
