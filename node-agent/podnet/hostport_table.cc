@@ -170,6 +170,7 @@ std::string HostPortTableScript(const std::string& table, const RootGuard& guard
     declare(fmt::format("set {} masq{} {{ type {}; }}", table, digit, type));
     declare(fmt::format("set {0} inside{1} {{ type {2} . {2}; flags interval; }}", table, digit, type));
   }
+  declare(fmt::format("set {} {} {{ type ifname; }}", table, kLocalnetSet));
   for (const char* counter : {"martian", "spoofed", "link_address", "agent_port", "agent_flood"}) {
     declare(fmt::format("counter {} {}", table, counter));
   }

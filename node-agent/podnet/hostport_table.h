@@ -20,7 +20,10 @@ namespace heterok8s::podnet {
 // Elements by set or map name.
 using HostPortElements = std::map<std::string, std::vector<netfilter::NftElement>>;
 
-// Names of all sets and maps of the table.
+// Devices on which route_localnet was switched on for host ports: see loopback_ways.h. Of no Pod.
+inline constexpr char kLocalnetSet[] = "localnet";
+
+// Names of all sets and maps of the table that hold what Pods have.
 const std::vector<std::string>& HostPortSets();
 
 std::string HostPortTableScript(const std::string& table, const RootGuard& guard);

@@ -12,6 +12,7 @@
 #include "common/netfilter/libnftables_nft.h"
 #include "common/netlink/libnl_netlink.h"
 #include "node-agent/podnet/hostport_table.h"
+#include "node-agent/podnet/loopback_ways.h"
 
 namespace heterok8s::podnet {
 namespace {
@@ -20,9 +21,6 @@ using netfilter::Nft;
 using netlink::Netlink;
 
 constexpr std::string_view kFamily = "inet ";  // of our table
-
-// Of our routes to ::1; each device's is one more, because the kernel knows routes by destination and metric.
-constexpr uint32_t kBehindLo = 4096;
 
 // Between reading who has a port and taking it nobody else may. Only heterod changes the table, so a lock of this
 // process is enough.
@@ -36,52 +34,6 @@ uint32_t Fnv1a(const std::string& text) {
   uint32_t hash = 2166136261u;
   for (unsigned char c : text) hash = (hash ^ c) * 16777619u;
   return hash;
-}
-
-// The interface by which this namespace reaches a Pod.
-struct WayToPod {
-  int link = 0;
-  bool own_interface = false;  // the Pod's uplink, not a way shared with others
-};
-
-absl::StatusOr<WayToPod> FindWay(Netlink& netlink, const HostPortSpec& spec) {
-  HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> routes, netlink.Routes(netlink::kTableMain));
-  WayToPod way;
-  for (const IpAddress& address : spec.addresses) {
-    const netlink::Route* best = nullptr;
-    for (const netlink::Route& route : routes) {
-      if (route.destination.address.family != address.family || !route.destination.Contains(address)) continue;
-      if (best == nullptr || route.destination.length > best->destination.length) best = &route;
-    }
-    if (best == nullptr) continue;
-    if (way.link == 0 || address.family == Family::kV4) way.link = best->link;
-  }
-  if (way.link == 0) return absl::FailedPreconditionError(fmt::format("no route to Pod {}", spec.pod_key));
-  HK_ASSIGN_OR_RETURN(std::vector<netlink::Link> links, netlink.Links());
-  for (const netlink::Link& link : links) {
-    if (link.index != way.link) continue;
-    absl::StatusOr<pu::OwnerTag> owner = pu::OwnerTag::FromAlias(link.alias);
-    way.own_interface = owner.ok() && owner->pod_key == spec.pod_key;
-  }
-  return way;
-}
-
-// Lets calls from 127.0.0.1 and ::1 leave by `link`, and their answers come back.
-absl::Status ServeLoopback(Netlink& netlink, const HostPortSpec& spec, int link) {
-  if (ServesLoopback(spec, Family::kV4)) {
-    // Without it Linux neither sends 127.0.0.1 through an interface nor takes the answer for it.
-    HK_RETURN_IF_ERROR(netlink.Do(netlink::SetLink{.link = link, .inet4 = {{.route_localnet = 1}}}));
-  }
-  if (!ServesLoopback(spec, Family::kV6)) return absl::OkStatus();
-  // IPv6 has no such switch. Sending is no problem; the answer, translated back to ::1, is looked up with its input
-  // device (rt6_need_strict includes the loopback address), and the only route of ::1 is lo's. A second one for this
-  // device, behind lo's for all else. What arrives for ::1 untranslated the kernel drops before (ip6_rcv_core).
-  absl::Status added = netlink.Do(netlink::AddRoute{{.destination = IpPrefix::Host(*IpAddress::Parse("::1")),
-                                                     .link = link,
-                                                     .table = netlink::kTableLocal,
-                                                     .metric = kBehindLo + static_cast<uint32_t>(link),
-                                                     .type = netlink::RouteType::kLocal}});
-  return absl::IsAlreadyExists(added) ? absl::OkStatus() : added;
 }
 
 absl::Status Apply(Nft& nft, const HostPortChange& change) {
@@ -101,14 +53,18 @@ absl::Status Ensure(const std::string& table, const HostPortSpec& spec) {
   std::lock_guard lock(TableLock());
   // First: without the table there is no guard, and then nothing is served on localhost.
   HK_ASSIGN_OR_RETURN(HostPortElements present, nft->AllElements(table));
-  WayToPod way;
-  if (!spec.ports.empty()) {
-    HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
-    HK_ASSIGN_OR_RETURN(way, FindWay(*netlink, spec));
-    HK_RETURN_IF_ERROR(ServeLoopback(*netlink, spec, way.link));
+  if (spec.ports.empty()) {
+    HK_ASSIGN_OR_RETURN(HostPortChange change, PlanHostPorts(table, present, spec, false));
+    HK_RETURN_IF_ERROR(Apply(*nft, change));
+    return LeaveLoopback(*nft, table, present);
   }
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
+  HK_ASSIGN_OR_RETURN(WayToPod way, FindWay(*netlink, spec));
   HK_ASSIGN_OR_RETURN(HostPortChange change, PlanHostPorts(table, present, spec, !way.own_interface));
-  return Apply(*nft, change);
+  HK_ASSIGN_OR_RETURN(const std::string mark, MarkLoopback(table, present, spec, way));
+  change.script += mark;
+  HK_RETURN_IF_ERROR(Apply(*nft, change));
+  return ServeLoopback(*netlink, spec, way);
 }
 
 }  // namespace
@@ -161,7 +117,9 @@ absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod
   if (present.status().code() == absl::StatusCode::kNotFound) return absl::OkStatus();
   HK_RETURN_IF_ERROR(present.status());
   HK_ASSIGN_OR_RETURN(HostPortChange change, PlanHostPorts(table, *present, {.pod_key = pod_key}, false));
-  return Annotate(Apply(*nft, change), fmt::format("remove host ports of {}", pod_key));
+  absl::Status removed = Apply(*nft, change);
+  if (removed.ok()) removed = LeaveLoopback(*nft, table, *present);
+  return Annotate(removed, fmt::format("remove host ports of {}", pod_key));
 }
 
 }  // namespace heterok8s::podnet

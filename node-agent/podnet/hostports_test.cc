@@ -189,6 +189,20 @@ TEST_CASE("a host port of a Pod behind the DPU answers through the Node") {
   CHECK(Calls(server, n.b.ns, At("198.51.100.1", 80)) == "10.88.0.6");
   Calls(server, n.node, At("127.0.0.1", 80));
   Calls(server, split.ns, At("198.51.100.1", 80));
+
+  // The way is everybody's: localhost leaves by it as long as a host port needs that, and as somebody else wants it.
+  SplitPodTopology::Sh(n.node, "ip route add 10.88.0.8 via 198.51.100.2");
+  Pod second{"pod-t", *NetnsRef::Open(pod_path), {*IpAddress::Parse("10.88.0.8")}};
+  const auto localnet = [&] { return SplitPodTopology::Sh(n.node, "cat /proc/sys/net/ipv4/conf/dpu0/route_localnet"); };
+  REQUIRE_OK(n.Ensure(second, {{.host_port = 81, .container_port = 8080}}));
+  REQUIRE_OK(n.Remove(split));
+  CHECK(localnet() == "1\n");
+  REQUIRE_OK(n.Remove(second));
+  CHECK(localnet() == "0\n");
+  SplitPodTopology::Sh(n.node, "sysctl -qw net.ipv4.conf.dpu0.route_localnet=1");
+  REQUIRE_OK(n.Ensure(second, {{.host_port = 81, .container_port = 8080}}));
+  REQUIRE_OK(n.Remove(second));
+  CHECK(localnet() == "1\n");
   (void)sys::DeleteNetns(dpu.path());
   (void)sys::DeleteNetns(pod_path);
 }

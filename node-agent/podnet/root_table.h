@@ -3,7 +3,7 @@
 // Purpose: `nft flush ruleset`, which is the first line of a distribution's nftables.conf, takes every table: the
 // guard that keeps 127.0.0.1 and forged packets out, host ports, masquerading. Mend(), called again and again, looks
 // whether the table is there, and makes it again with the host ports of all Pods, as Ensure was told of them last.
-// Between the two the Node is without its guard, while route_localnet of Pods' devices stays on: so Mend is called
+// Between the two the Node is without its guard, while route_localnet of devices stays on: so Mend is called
 // often. Not seen: single rules or elements that somebody has deleted. Threading: thread-safe. The calling thread is in
 // the root namespace. Ownership: remembers specs; the kernel's objects stay. Errors: as hostports.h; Ensure makes a
 // missing table before it says kNotFound.
