@@ -133,6 +133,23 @@ TEST_CASE("by 'fail' what a DPU that is there refuses is refused, as a runtime w
   CHECK(scene.Listed().empty());
 }
 
+TEST_CASE("by 'fail' a DPU that is there and cannot do it in time is no DPU that is away: kubelet asks again") {
+  Scene scene("fail");
+  auto late = [](std::shared_ptr<Call> call) {
+    call->Fail(grpc::StatusCode::DEADLINE_EXCEEDED, "the registry does not answer");
+  };
+  if (GENERATE(true, false)) {
+    scene.RunPod();
+    scene.node.dpu().On("CreateContainer", late);
+    CHECK_THAT(scene.Create("side").status(), Says("the registry does not answer"));
+  } else {
+    scene.node.dpu().On("RunPodSandbox", late);
+    CHECK_THAT(scene.node.TryRunPod(scene.pod).status(), Says("the registry does not answer"));
+  }
+
+  CHECK(scene.Listed().empty());
+}
+
 TEST_CASE("by 'host' a container that was lost with its emptyDir runs on the host, with the host's folder") {
   Scene scene("host");
   (*scene.pod.mutable_annotations())[kVolumes] = "cache=side";

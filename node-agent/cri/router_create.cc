@@ -86,7 +86,9 @@ void Router::CreateContainer(const CallPtr& call) {
                                                                 Message(id.status()), Name(pod->verdict.fallback))
                                                   : refused;
       spdlog::info("{}: {}", name, refusal);
-      if (pod->verdict.fallback == Fallback::kFail && IsAway(id.status())) {
+      // A registry that does not answer, say, has the same codes as a DPU that does not.
+      const bool away = !refused.empty() || (IsAway(id.status()) && !parts_.link.Valid());
+      if (pod->verdict.fallback == Fallback::kFail && away) {
         Answer(*call, CreateEnded(*pod, request, refusal));
       } else {
         Answer(*call, absl::Status(id.status().code(), refusal));

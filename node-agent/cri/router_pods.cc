@@ -112,7 +112,7 @@ void Router::RunPodSandbox(const CallPtr& call) {
       const std::string refusal = fmt::format("{} (fallback is '{}')", reason, Name(pod.verdict.fallback));
       if (pod.verdict.fallback == Fallback::kHost) {
         ++figures_.pod_fallbacks;
-      } else if (pod.verdict.fallback == Fallback::kFail && IsAway(twin.status())) {
+      } else if (pod.verdict.fallback == Fallback::kFail && IsAway(twin.status()) && !parts_.link.Valid()) {
         pod.verdict.refused = refusal;  // a Pod can fail by its containers only
         annotations[kRefused] = refusal;
       } else {
