@@ -121,10 +121,14 @@ absl::StatusOr<std::vector<std::string>> ImageKeeper::Round(std::chrono::system_
     if (!above(options_.low_percent)) break;
     rt::RemoveImageRequest remove;
     remove.mutable_image()->set_image(image->id());
-    HK_RETURN_IF_ERROR(
-        Annotate(runtime_.Call<rt::RemoveImageResponse>("/runtime.v1.ImageService/RemoveImage", remove, In(kRemoveTime))
-                     .status(),
-                 fmt::format("RemoveImage {}", image->id())));
+    const absl::Status gone =
+        runtime_.Call<rt::RemoveImageResponse>("/runtime.v1.ImageService/RemoveImage", remove, In(kRemoveTime))
+            .status();
+    if (absl::IsUnavailable(gone)) return Annotate(gone, fmt::format("RemoveImage {}", image->id()));
+    if (!gone.ok()) {
+      spdlog::warn("image {} cannot be removed: {}; the next oldest is tried", image->id(), ToString(gone));
+      continue;
+    }
     spdlog::info("image {} ({}) is removed: '{}' is above {} %", image->id(),
                  image->repo_tags_size() > 0 ? image->repo_tags(0) : "no tag", mountpoint, options_.high_percent);
     removed.push_back(image->id());

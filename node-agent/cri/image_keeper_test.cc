@@ -48,10 +48,12 @@ struct Images final : rt::ImageService::Service {
   }
   grpc::Status RemoveImage(grpc::ServerContext*, const rt::RemoveImageRequest* request,
                            rt::RemoveImageResponse*) override {
+    if (request->image().image() == stuck) return grpc::Status(grpc::StatusCode::UNKNOWN, "its content is locked");
     if (there.erase(request->image().image()) == 0) return grpc::Status(grpc::StatusCode::NOT_FOUND, "no such image");
     return grpc::Status::OK;
   }
   std::map<std::string, std::string> there;
+  std::string stuck;
 };
 
 struct World {
@@ -124,6 +126,23 @@ TEST_CASE("what a container uses, by id or by name, stays, and so does what came
 
   CHECK(world.Round(*keeper, start + hours(1)) == Ids{"c"});
   CHECK(world.images.there.contains("new"));
+}
+
+TEST_CASE("an image that cannot be removed keeps no other from being removed") {
+  World world;
+  auto keeper = world.Keeper();
+  Time start = Time(hours(500000));
+  CHECK(world.Round(*keeper, start - hours(1)).empty());
+  world.runtime.used = {"b", "c"};
+  CHECK(world.Round(*keeper, start).empty());
+  world.runtime.used = {"c"};
+  CHECK(world.Round(*keeper, start + hours(1)).empty());
+  world.runtime.used = {};
+  world.images.stuck = "a";  // the longest unused
+  world.other = 40;
+
+  CHECK(world.Round(*keeper, start + hours(2)) == Ids{"b"});
+  CHECK(world.images.there.contains("a"));
 }
 
 TEST_CASE("a restart does not make images young") {
