@@ -165,7 +165,8 @@ class Waiter {
            channel.peer().control.returning.load(std::memory_order_acquire) == 0;
   }
 
-  int LookAtActive(int from) {
+  // `spins`: it is looked at again and again, and what is not ready yet is what this thread waits for.
+  int LookAtActive(int from, bool spins = false) {
     if (instance_.active == 0 && instance_.nested_count.load(std::memory_order_relaxed) == 0) return 0;
     if (!LockInstance(number_)) return 0;
     int n = 0;
@@ -188,7 +189,7 @@ class Waiter {
         } else {
           Rotate(index);
         }
-      } else if (++item.misses >= kMostMisses) {
+      } else if (!spins && ++item.misses >= kMostMisses) {
         ArmItem(index);
       }
       index = next;
@@ -343,9 +344,10 @@ class Waiter {
     uint64_t kernel_due = Cycles() + kKernelEveryUs / 10 * process.cycles_per_us;
     while (spinner.Again()) {
       if (instance_.active == 0) return false;
-      *n = LookAtActive(0);
+      *n = LookAtActive(0, true);
       if (*n == 0 && Cycles() > kernel_due) {
-        *n = AddActive(LookAtKernel(0));
+        *n = LookAtKernel(0);
+        *n += LookAtActive(*n, true);
         kernel_due = Cycles() + kKernelEveryUs / 10 * process.cycles_per_us;
       }
       if (*n == 0) continue;
