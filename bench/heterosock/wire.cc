@@ -4,7 +4,9 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -39,12 +41,14 @@ class SocketWire : public Wire {
 
   size_t ReceiveSome(char* bytes, size_t size) override {
     while (true) {
+      Await();
       ssize_t n = recv(fd_, bytes, size, 0);
       if (n >= 0) return static_cast<size_t>(n);
       if (errno == ECONNRESET) return 0;
       if (errno != EINTR && !(spin_ && errno == EAGAIN)) Die("recv");
     }
   }
+  virtual void Await() {}  // before each look for bytes
 
   int Descriptor() const override { return fd_; }
 
@@ -82,6 +86,33 @@ class TcpWire : public SocketWire {
  private:
   int listener_;
   sockaddr_in address_{};
+};
+
+class PollWire : public TcpWire {
+ public:
+  PollWire() : TcpWire(true) {}
+  void Await() override {
+    pollfd one{fd_, POLLIN, 0};
+    poll(&one, 1, -1);
+  }
+};
+
+class EpollWire : public TcpWire {
+ public:
+  EpollWire() : TcpWire(true) {}
+  ~EpollWire() override { close(set_); }
+  void Open(int side) override {
+    TcpWire::Open(side);
+    epoll_event event{EPOLLIN, {}};
+    if ((set_ = epoll_create1(EPOLL_CLOEXEC)) < 0 || epoll_ctl(set_, EPOLL_CTL_ADD, fd_, &event) != 0) Die("epoll");
+  }
+  void Await() override {
+    epoll_event event;
+    epoll_wait(set_, &event, 1, -1);
+  }
+
+ private:
+  int set_ = -1;
 };
 
 class UnixWire : public SocketWire {
@@ -173,6 +204,8 @@ void Wire::Receive(char* bytes, size_t size) {
 std::unique_ptr<Wire> MakeWire(const std::string& name) {
   if (name == "tcp") return std::make_unique<TcpWire>(false);
   if (name == "tcp-spin") return std::make_unique<TcpWire>(true);
+  if (name == "tcp-poll") return std::make_unique<PollWire>();
+  if (name == "tcp-epoll") return std::make_unique<EpollWire>();
   if (name == "unix") return std::make_unique<UnixWire>();
   if (name == "ring") return std::make_unique<RingWire>();
   errno = EINVAL;

@@ -5,6 +5,8 @@
 //
 //   tcp          blocking sockets over loopback; what the library moves when it is preloaded
 //   tcp-spin     the same, non-blocking: each call is repeated until it succeeds
+//   tcp-poll     the same, but that the receiver waits in poll
+//   tcp-epoll    and in epoll_wait
 //   unix         a blocking Unix stream socket
 //   ring         a raw ring in shared memory, both sides spinning: the floor
 #pragma once
