@@ -8,10 +8,28 @@
 
 #include "heterosock/hooks/hook.h"
 #include "heterosock/lib/real.h"
+#include "heterosock/upgrade/upgrade.h"
 
 using namespace heterok8s::heterosock;  // NOLINT
 
 extern "C" int close_range(unsigned, unsigned, int);
+
+namespace {
+
+// The kernel reads and writes the sockets itself: what the other ends have sent must lie there before it begins.
+void LeaveToRing() {
+  DisableProcess(Reason::kIoUring);
+  SettleAll();
+}
+
+// liburing makes its system calls itself; its start is the last moment we see.
+template <typename F>
+F BeforeRing(const char* name) {
+  LeaveToRing();
+  return reinterpret_cast<F>(NextFunction(name));
+}
+
+}  // namespace
 
 HETEROSOCK_EXPORT long syscall(long number, ...) {
   va_list arguments;
@@ -79,7 +97,7 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
       return epoll_wait(fd, reinterpret_cast<epoll_event*>(b), static_cast<int>(c), static_cast<int>(d));
 #endif
     case SYS_io_uring_setup:
-      DisableProcess(Reason::kIoUring);
+      LeaveToRing();
       break;
     default:
       break;
@@ -87,20 +105,11 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
   return real.syscall(number, a, b, c, d, e, f);
 }
 
-// liburing makes its system calls itself; its start is the last moment we see.
-namespace {
-template <typename F>
-F Next(const char* name) {
-  DisableProcess(Reason::kIoUring);
-  return reinterpret_cast<F>(NextFunction(name));
-}
-}  // namespace
-
 HETEROSOCK_EXPORT int io_uring_queue_init(unsigned entries, void* ring, unsigned flags) {
-  const auto next = Next<int (*)(unsigned, void*, unsigned)>("io_uring_queue_init");
+  const auto next = BeforeRing<int (*)(unsigned, void*, unsigned)>("io_uring_queue_init");
   return next != nullptr ? next(entries, ring, flags) : -ENOSYS;
 }
 HETEROSOCK_EXPORT int io_uring_queue_init_params(unsigned entries, void* ring, void* parameters) {
-  const auto next = Next<int (*)(unsigned, void*, void*)>("io_uring_queue_init_params");
+  const auto next = BeforeRing<int (*)(unsigned, void*, void*)>("io_uring_queue_init_params");
   return next != nullptr ? next(entries, ring, parameters) : -ENOSYS;
 }

@@ -131,6 +131,14 @@ void FenceAll(Reason reason) {
   }
 }
 
+void SettleAll() {
+  const uint64_t until = Nanoseconds() + kSettleNs;
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() == FdWord::kStream) Settle(word.index(), fd, until);
+  }
+}
+
 void Obey(const FenceOrder& order) {
   const auto for_each = [&order](auto&& function) {
     for (int fd = 0; fd <= FdTable::High(); ++fd) {

@@ -30,6 +30,8 @@ void FenceAndSettle(uint32_t index, int fd, Reason reason);
 // Every connection that an exec would pass on and that is in shared memory. What is on TCP may stay a candidate.
 void FenceInheritable(Reason reason);
 void FenceAll(Reason reason);
+// After FenceAll(), where somebody else reads the sockets from now on.
+void SettleAll();
 
 // The last descriptor of the process is about to be closed.
 void Leave(uint32_t index, int fd);
