@@ -4,7 +4,9 @@
   echo.py serve                 prints {"port"}, then sends back what comes on one connection
   echo.py connect ADDRESS PORT  16 bytes and back until both directions have moved (or 20 seconds), 1,000 times more, and
                                 4 MiB; prints {"moved", "same", "peer"}
+  echo.py stay ADDRESS PORT     moves, prints {"moved"}, and goes on for as long
 """
+import contextlib
 import ctypes
 import json
 import socket
@@ -21,8 +23,9 @@ def serve():
     listener.settimeout(LIMIT)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     conn, _ = listener.accept()
-    while data := conn.recv(65536):
-        conn.sendall(data)
+    with contextlib.suppress(ConnectionError):  # of a client that was killed
+        while data := conn.recv(65536):
+            conn.sendall(data)
 
 
 def exchange(conn, data):
@@ -42,18 +45,40 @@ def exchange(conn, data):
     return back == data
 
 
-def connect(address, port):
+def exchange_until(conn, wanted):
+    same, end = True, time.monotonic() + LIMIT
+    while moved(conn) != wanted and time.monotonic() < end:
+        same &= exchange(conn, b"sixteen bytes...")
+    return same
+
+
+def moved(conn):
+    return getattr(ctypes.CDLL(None), "heterosock_moved", lambda _: 0)(conn.fileno())
+
+
+def call(address, port):
     conn = socket.create_connection((address, int(port)), timeout=LIMIT)
     conn.settimeout(None)
-    moved = getattr(ctypes.CDLL(None), "heterosock_moved", lambda _: 0)
-    same, end = True, time.monotonic() + LIMIT
-    while moved(conn.fileno()) != BOTH and time.monotonic() < end:
-        same &= exchange(conn, b"sixteen bytes...")
+    return conn
+
+
+def stay(address, port):
+    conn = call(address, port)
+    exchange_until(conn, BOTH)
+    print(json.dumps({"moved": moved(conn)}), flush=True)
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end and exchange(conn, b"sixteen bytes..."):
+        pass
+
+
+def connect(address, port):
+    conn = call(address, port)
+    same = exchange_until(conn, BOTH)
     for i in range(1000):
         same &= exchange(conn, b"%016d" % i)
     same &= exchange(conn, bytes(range(256)) * 16384)
-    print(json.dumps({"moved": moved(conn.fileno()), "same": same, "peer": conn.getpeername()[0]}), flush=True)
+    print(json.dumps({"moved": moved(conn), "same": same, "peer": conn.getpeername()[0]}), flush=True)
 
 
 if __name__ == "__main__":
-    {"serve": serve, "connect": connect}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve, "connect": connect, "stay": stay}[sys.argv[1]](*sys.argv[2:])

@@ -93,6 +93,7 @@ class Agent::Impl {
   void Handle(std::vector<Outcome> outcomes);
   void Refuse(const Offer& offer, Reason reason);
   void Join(const Pair& pair);
+  void TellPaired(const Channel& channel);
   EndLabel LabelOf(const Offer& offer) const;
 
   // agent_channels.cc: from PAIRED to the end.

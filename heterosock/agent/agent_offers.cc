@@ -174,6 +174,16 @@ void Agent::Impl::Refuse(const Offer& offer, Reason reason) {
   SendMessage(found->second, declined);
 }
 
+void Agent::Impl::TellPaired(const Channel& channel) {
+  Event({{"event", "paired"},
+         {"channel", channel.name.id},
+         {"by", channel.by_token ? "token" : "addresses"},
+         {"command", {channel.ends[0].label.command, channel.ends[1].label.command}},
+         {"pid", {channel.ends[0].label.pid, channel.ends[1].label.pid}},
+         {"local", channel.ends[0].label.local.ToString()},
+         {"remote", channel.ends[1].label.local.ToString()}});
+}
+
 void Agent::Impl::Join(const Pair& pair) {
   const Offer* offers[2] = {&pair.first, &pair.second};
   Channel channel{.name = {.id = next_channel_++, .epoch = epoch_}};
@@ -231,13 +241,7 @@ void Agent::Impl::Join(const Pair& pair) {
       SendPaired(session->second, name.offer, kept, side, own.sleeper.get(), other.ringer.get());
     }
   }
-  Event({{"event", "paired"},
-         {"channel", kept.name.id},
-         {"by", kept.by_token ? "token" : "addresses"},
-         {"command", {kept.ends[0].label.command, kept.ends[1].label.command}},
-         {"pid", {kept.ends[0].label.pid, kept.ends[1].label.pid}},
-         {"local", kept.ends[0].label.local.ToString()},
-         {"remote", kept.ends[1].label.local.ToString()}});
+  TellPaired(kept);
   ForgetIfDead(key);
 }
 

@@ -124,6 +124,7 @@ void Agent::Impl::OnPu(PuPaired message) {
   session->second.channels.insert(key);
   SendPaired(session->second, message.name.offer, channel, message.side & 1, message.sleeper.get(),
              message.ringer.get());
+  TellPaired(channel);
   channels_.insert_or_assign(key, std::move(channel));
 }
 
