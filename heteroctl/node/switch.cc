@@ -192,17 +192,28 @@ absl::Status NodeSwitch::Disable() {
     say_("not enabled");
     return absl::OkStatus();
   }
-  const std::string socket = options_.via == Via::kKubelet ? options_.router_socket : options_.runtime_socket;
-  absl::StatusOr<int> split = machine_.SplitPods(socket);
-  if (!options_.force && split.ok() && *split > 0) {
-    return absl::FailedPreconditionError(fmt::format(
-        "{} split Pods run on this Node: kubelet would start their DPU containers again on the host (--force)",
-        *split));
-  }
+  if (!options_.force) HK_RETURN_IF_ERROR(NoSplitPods());
   const milliseconds since = machine_.Now();
   HK_RETURN_IF_ERROR(TakeAway());
   DisarmNet();  // of an enable that was cut off: what it would do is done
   return WaitReady(since);
+}
+
+absl::Status NodeSwitch::NoSplitPods() {
+  const bool by_kubelet = options_.via == Via::kKubelet;
+  absl::StatusOr<int> split = machine_.SplitPods(by_kubelet ? options_.router_socket : options_.runtime_socket);
+  if (!split.ok()) {  // the host's runtime knows it too: split Pods have a sandbox there that says so
+    absl::StatusOr<int> by_host = machine_.SplitPods(by_kubelet ? options_.runtime_socket : options_.moved_socket);
+    if (!by_host.ok()) {
+      return absl::FailedPreconditionError(
+          fmt::format("nobody says whether split Pods run on this Node: {}; {} (--force)", Message(split.status()),
+                      Message(by_host.status())));
+    }
+    split = by_host;
+  }
+  if (*split == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(fmt::format(
+      "{} split Pods run on this Node: kubelet would start their DPU containers again on the host (--force)", *split));
 }
 
 absl::Status NodeSwitch::WaitReady(milliseconds since) {

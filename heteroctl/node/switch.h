@@ -62,6 +62,7 @@ class NodeSwitch {
   absl::Status Apply(const std::vector<File>& wanted);  // writes them, and restarts what they are about
   absl::Status TakeAway();
   absl::Status Restart();
+  absl::Status NoSplitPods();  // what makes disable safe; also an error when nobody knows
   absl::Status WaitReady(std::chrono::milliseconds since);
   absl::Status Ready(std::chrono::milliseconds since);
   absl::Status NodeCondition(std::chrono::milliseconds since);

@@ -321,6 +321,29 @@ TEST_CASE("disable asks before split Pods lose their runtime") {
   CHECK_OK(node.Disable());
 }
 
+TEST_CASE("disable asks containerd itself when heterocri does not answer, and refuses when nobody does") {
+  for (Via via : {Via::kKubelet, Via::kSocket}) {
+    Node node(via);
+    REQUIRE_OK(node.Enable());
+    node.machine.sockets = {via == Via::kKubelet ? "/run/containerd/containerd.sock"
+                                                 : "/run/containerd/containerd-host.sock"};
+    node.machine.split_pods = 1;
+    absl::Status refused = node.Disable();
+    CHECK_THAT(refused, HasCode(absl::StatusCode::kFailedPrecondition));
+    CHECK(ToString(refused).find("1 split Pods") != std::string::npos);
+
+    node.machine.sockets.clear();
+    refused = node.Disable();
+    CHECK_THAT(refused, HasCode(absl::StatusCode::kFailedPrecondition));
+    CHECK(ToString(refused).find("nobody says whether split Pods run") != std::string::npos);
+    CHECK(node.machine.Read(via == Via::kKubelet ? kKubeletDropIn : kRuntimeDropIn).ok());
+
+    node.machine.sockets = {"/run/containerd/containerd.sock"};  // with --force the Node needs one that answers
+    node.options.force = true;
+    CHECK_OK(node.Disable());
+  }
+}
+
 TEST_CASE("check tells when the unit has changed under the drop-in") {
   Node node;
   REQUIRE_OK(node.Enable());
