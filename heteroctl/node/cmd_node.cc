@@ -82,7 +82,10 @@ void RegisterNode(CLI::App& app, Context& context) {
           [done](Context& c, NodeSwitch& of_node) { return done(c, of_node.Enable(), true); });
   CLI::App* disable = add("disable", "kubelet has its runtime for itself again",
                           [done](Context& c, NodeSwitch& of_node) { return done(c, of_node.Disable(), false); });
-  for (CLI::App* sub : {enable, disable}) {
+  CLI::App* rollback =
+      add("rollback", "Undo an enable that was cut off: what systemd's timer does, should enable not come to its end",
+          [done](Context& c, NodeSwitch& of_node) { return done(c, of_node.Rollback(), false); });
+  for (CLI::App* sub : {enable, disable, rollback}) {
     sub->add_option("--ready-within", flags->ready_within, "Seconds (60)")->check(CLI::Range(1, 3600));
   }
   disable->add_flag("--force", flags->options.force,

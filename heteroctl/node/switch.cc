@@ -22,6 +22,9 @@ std::string DropInPath(const std::string& unit) {
   return fmt::format("/etc/systemd/system/{}.d/90-heterok8s.conf", unit);
 }
 
+// What a drop-in said before an enable that renews it, until that enable is over; systemd reads *.conf only.
+std::string Former(const std::string& path) { return path + ".former"; }
+
 // As Kubernetes writes times, so that later is greater.
 std::string Rfc3339(milliseconds since_1970) {
   return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(since_1970.count() / 1000));
@@ -47,6 +50,14 @@ NodeSwitch::NodeSwitch(NodeOptions options, Machine& machine, Say say)
 std::vector<std::string> NodeSwitch::Paths() const {
   if (options_.via == Via::kKubelet) return {DropInPath(options_.kubelet_unit)};
   return {DropInPath(options_.runtime_unit), DropInPath(options_.router_unit)};
+}
+
+absl::Status NodeSwitch::NotTheOtherWay() {
+  const bool by_kubelet = options_.via == Via::kKubelet;
+  const std::string other = DropInPath(by_kubelet ? options_.runtime_unit : options_.kubelet_unit);
+  if (!machine_.Read(other).ok()) return absl::OkStatus();
+  return absl::FailedPreconditionError(fmt::format("it is enabled the other way, by '{}': `disable --via {}`", other,
+                                                   by_kubelet ? "socket" : "kubelet"));
 }
 
 absl::StatusOr<std::vector<NodeSwitch::File>> NodeSwitch::Wanted() {
@@ -104,9 +115,44 @@ absl::Status NodeSwitch::TakeAway() {
   }
   HK_RETURN_IF_ERROR(Restart());
   for (const std::string& path : Paths()) HK_RETURN_IF_ERROR(machine_.Remove(path));
+  HK_RETURN_IF_ERROR(ForgetFormer());
   HK_RETURN_IF_ERROR(machine_.Systemctl({"daemon-reload"}).status());
   if (options_.via == Via::kKubelet) return absl::OkStatus();
   return machine_.Run({"ln", "-sfn", Events(options_.runtime_socket), Events(options_.moved_socket)}).status();
+}
+
+absl::Status NodeSwitch::KeepFormer() {
+  for (const std::string& path : Paths()) {
+    absl::StatusOr<std::string> text = machine_.Read(path);
+    if (text.ok() && *text != kGoing) {
+      HK_RETURN_IF_ERROR(machine_.Write(Former(path), *text));
+    } else {
+      HK_RETURN_IF_ERROR(machine_.Remove(Former(path)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status NodeSwitch::ForgetFormer() {
+  for (const std::string& path : Paths()) HK_RETURN_IF_ERROR(machine_.Remove(Former(path)));
+  return absl::OkStatus();
+}
+
+absl::Status NodeSwitch::PutBack() {
+  std::vector<File> former;
+  for (const std::string& path : Paths()) {
+    absl::StatusOr<std::string> text = machine_.Read(Former(path));
+    if (text.ok()) former.push_back({path, *text});
+  }
+  if (former.size() < Paths().size()) return TakeAway();  // it was not enabled, or not whole
+  HK_RETURN_IF_ERROR(Apply(former));
+  return ForgetFormer();
+}
+
+absl::Status NodeSwitch::Rollback() {
+  const milliseconds since = machine_.Now();
+  HK_RETURN_IF_ERROR(PutBack());
+  return WaitReady(since);
 }
 
 // A timer of systemd's that puts the Node back, for a shell that is lost with this program in it.
@@ -120,8 +166,7 @@ void NodeSwitch::ArmNet() {
                              "--timer-property=AccuracySec=1s",  // by itself a timer may be a minute late
                              options_.own_program,
                              "node",
-                             "disable",
-                             "--force",
+                             "rollback",
                              "--via",
                              options_.via == Via::kKubelet ? "kubelet" : "socket",
                              "--kubelet-unit",
@@ -151,6 +196,7 @@ void NodeSwitch::DisarmNet() {
 }
 
 absl::Status NodeSwitch::Enable() {
+  HK_RETURN_IF_ERROR(NotTheOtherWay());
   HK_ASSIGN_OR_RETURN(std::vector<File> wanted, Wanted());
   const bool cut = NetIsArmed();
   if (InPlace(wanted) && !cut) {
@@ -165,9 +211,14 @@ absl::Status NodeSwitch::Enable() {
   if (cut) {
     say_("an earlier enable was cut off: it is done again");
     DisarmNet();
+  } else {
+    HK_RETURN_IF_ERROR(KeepFormer());  // of one that was cut off it is there
   }
   ArmNet();
-  auto disarm = absl::MakeCleanup([this] { DisarmNet(); });
+  auto disarm = absl::MakeCleanup([this] {
+    DisarmNet();
+    ForgetFormer().IgnoreError();  // in nobody's way: the next enable writes them anew
+  });
   const milliseconds since = machine_.Now();
   say_(options_.via == Via::kKubelet ? "kubelet is restarted with heterocri as its runtime"
                                      : "containerd is restarted on another socket, heterocri takes its own");
@@ -177,7 +228,7 @@ absl::Status NodeSwitch::Enable() {
 
   say_(fmt::format("{}: the Node is put back as it was", Message(done)));
   const milliseconds back_since = machine_.Now();
-  absl::Status back = TakeAway();
+  absl::Status back = PutBack();
   if (back.ok()) back = WaitReady(back_since);
   if (!back.ok()) {
     return absl::Status(done.code(), fmt::format("{}; put back, and that failed: {}", Message(done), Message(back)));
@@ -189,6 +240,7 @@ absl::Status NodeSwitch::Disable() {
   bool any = false;
   for (const std::string& path : Paths()) any |= machine_.Read(path).ok();
   if (!any) {
+    HK_RETURN_IF_ERROR(NotTheOtherWay());
     say_("not enabled");
     return absl::OkStatus();
   }

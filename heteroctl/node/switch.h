@@ -49,6 +49,8 @@ class NodeSwitch {
 
   absl::Status Enable();
   absl::Status Disable();
+  // What an enable that was cut off has done is undone: systemd's timer asks for it.
+  absl::Status Rollback();
   std::vector<Finding> Check();
 
  private:
@@ -61,6 +63,10 @@ class NodeSwitch {
   bool InPlace(const std::vector<File>& wanted);
   absl::Status Apply(const std::vector<File>& wanted);  // writes them, and restarts what they are about
   absl::Status TakeAway();
+  absl::Status KeepFormer();  // what the drop-ins say, beside them
+  absl::Status ForgetFormer();
+  absl::Status PutBack();         // those, or none
+  absl::Status NotTheOtherWay();  // an error where the drop-ins of the other --via are there
   absl::Status Restart();
   absl::Status NoSplitPods();  // what makes disable safe; also an error when nobody knows
   absl::Status WaitReady(std::chrono::milliseconds since);

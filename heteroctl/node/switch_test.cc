@@ -81,7 +81,7 @@ class ScriptedMachine final : public Machine {
     return healthy ? absl::OkStatus() : absl::UnavailableError("connection refused");
   }
   absl::StatusOr<int> SplitPods(const std::string& socket) override {
-    const bool listens = sockets.contains(socket) && (heterocri_comes || !Read(kRouterDropIn).ok());
+    const bool listens = sockets.contains(socket) && (heterocri_comes || !Read(kRouterDropIn).ok()) && !Disliked();
     if (!listens) return absl::UnavailableError(fmt::format("nobody listens on '{}'", socket));
     return split_pods;
   }
@@ -97,6 +97,7 @@ class ScriptedMachine final : public Machine {
   std::set<std::string> sockets{"/run/heterok8s/cri.sock", "/run/containerd/containerd.sock"};
   bool healthy = true;
   bool likes_heterocri = true;
+  std::string dislikes;         // in a drop-in
   bool heterocri_comes = true;  // by socket; if not, kubelet does not notice
   milliseconds ready_after{5000};
   int split_pods = 0;
@@ -107,7 +108,17 @@ class ScriptedMachine final : public Machine {
   Folder folder;
 
  private:
-  bool Likes() { return likes_heterocri || (!Read(kKubeletDropIn).ok() && !Read(kRuntimeDropIn).ok()); }
+  bool Disliked() {
+    for (const char* path : {kKubeletDropIn, kRuntimeDropIn}) {
+      auto text = Read(path);
+      if (!dislikes.empty() && text.ok() && text->find(dislikes) != std::string::npos) return true;
+    }
+    return false;
+  }
+  bool Likes() {
+    if (Disliked()) return false;
+    return likes_heterocri || (!Read(kKubeletDropIn).ok() && !Read(kRuntimeDropIn).ok());
+  }
   std::string Cat(const std::string& unit) {
     std::string path = fmt::format("/etc/systemd/system/{}.d/90-heterok8s.conf", unit);
     auto drop_in = Read(path);
@@ -139,6 +150,9 @@ struct Node {
   explicit Node(Via via = Via::kKubelet, bool force = false) : options(Options(via)) { options.force = force; }
   absl::Status Enable() {
     return NodeSwitch(options, machine, [](const std::string&) {}).Enable();
+  }
+  absl::Status Rollback() {
+    return NodeSwitch(options, machine, [](const std::string&) {}).Rollback();
   }
   absl::Status Disable() {
     return NodeSwitch(options, machine, [](const std::string&) {}).Disable();
@@ -197,7 +211,7 @@ TEST_CASE("the net of systemd does for this Node what we would do, also when it 
   node.machine.units["k3s.service"] = kKubeadm;
   REQUIRE_OK(node.Enable());
 
-  CHECK(node.machine.net.find("/usr/bin/heteroctl node disable --force --via kubelet --kubelet-unit k3s.service "
+  CHECK(node.machine.net.find("/usr/bin/heteroctl node rollback --via kubelet --kubelet-unit k3s.service "
                               "--runtime-unit containerd.service --runtime-socket /run/containerd/containerd.sock "
                               "--node-name n1 --kubeconfig /etc/k3s/kubelet.kubeconfig --healthz-port 10300") !=
         std::string::npos);
@@ -242,6 +256,57 @@ TEST_CASE("a Node that is not Ready in time is put back as it was, and the error
   CHECK(node.machine.Did("stop heterok8s-node-rollback.timer"));
   if (!node.machine.likes_heterocri) {
     CHECK(ToString(status).find("put back as it was, and is Ready") != std::string::npos);
+  }
+}
+
+TEST_CASE("a renewal that does not become Ready puts the former drop-ins back: the Node stays enabled") {
+  for (Via via : {Via::kKubelet, Via::kSocket}) {
+    Node node(via);
+    REQUIRE_OK(node.Enable());
+    const char* changed = via == Via::kKubelet ? kKubeletDropIn : kRuntimeDropIn;
+    const std::string former = *node.machine.Read(changed);
+    node.machine.units[via == Via::kKubelet ? "kubelet.service" : "containerd.service"] =
+        "# /lib/x\n[Service]\nExecStart=/usr/bin/new --argument\n";
+    node.machine.dislikes = "--argument";
+
+    const absl::Status status = node.Enable();
+
+    REQUIRE(!status.ok());
+    CHECK(ToString(status).find("put back as it was, and is Ready") != std::string::npos);
+    CHECK(*node.machine.Read(changed) == former);
+    CHECK(!node.machine.Read(std::string(changed) + ".former").ok());
+  }
+}
+
+TEST_CASE(
+    "a renewal that is killed is undone by systemd's timer: the Node stays enabled; without a former one it is not") {
+  Node node;
+  REQUIRE_OK(node.Enable());
+  const std::string former = *node.machine.Read(kKubeletDropIn);
+  node.machine.units["kubelet.service"] = "# /lib/x\n[Service]\nExecStart=/usr/bin/new --argument\n";
+  node.machine.fails_at = "restart";  // and so does the putting back: as if killed there
+  REQUIRE(!node.Enable().ok());
+  REQUIRE_OK(node.machine.Write(std::string(kKubeletDropIn) + ".former", former));
+  REQUIRE_OK(node.machine.Write(kKubeletDropIn, "[Service]\nExecStart=/usr/bin/new --argument\n"));
+  node.machine.fails_at.clear();
+
+  REQUIRE_OK(node.Rollback());
+  CHECK(*node.machine.Read(kKubeletDropIn) == former);
+  CHECK(!node.machine.Read(std::string(kKubeletDropIn) + ".former").ok());
+
+  REQUIRE_OK(node.Rollback());
+  CHECK(!node.machine.Read(kKubeletDropIn).ok());
+}
+
+TEST_CASE("what is enabled one way is neither enabled nor disabled the other way") {
+  for (Via via : {Via::kKubelet, Via::kSocket}) {
+    Node node(via);
+    REQUIRE_OK(node.Enable());
+    node.options.via = via == Via::kKubelet ? Via::kSocket : Via::kKubelet;
+    CHECK_THAT(node.Disable(), HasCode(absl::StatusCode::kFailedPrecondition));
+    CHECK_THAT(node.Enable(), HasCode(absl::StatusCode::kFailedPrecondition));
+    node.options.via = via;
+    CHECK_OK(node.Disable());
   }
 }
 
