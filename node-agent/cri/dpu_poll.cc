@@ -148,8 +148,10 @@ absl::Status DpuLink::Poll() {
       mirror_.Ensure(container.id(), container.dpu_log, container.status.log_path(), container.running());
     }
   }
-  auto is_lost = [](const auto& item) { return item.second.lost; };
-  news |= seen.size() + std::count_if(known.begin(), known.end(), is_lost) != known.size();
+  // Lost ones, and those that were kept when their twin went, are shown whatever the DPU has.
+  auto is_of_dpu = [](const DpuContainer& container) { return !container.lost && !container.kept; };
+  news |= std::count_if(seen.begin(), seen.end(), is_of_dpu) !=
+          std::count_if(known.begin(), known.end(), [&](const auto& item) { return is_of_dpu(item.second); });
   if (!table_.Replace(version, std::move(seen))) {
     PollSoon();  // something changed while we read: read again
     return absl::OkStatus();

@@ -149,6 +149,10 @@ absl::StatusOr<std::string> DpuLink::LiveTwin(const SplitPod& pod, Deadline dead
       absl::Status read = Refresh(container.id(), std::min(deadline, In(kReadTime)));
       if (!read.ok() && read.code() != absl::StatusCode::kNotFound)
         return Annotate(read, "what ended in the twin that has died");
+      // Poll goes on bringing it as long as the DPU has it, and kubelet asks again.
+      if (std::optional<DpuContainer> now = table_.FindContainer(container.id()); now && now->unfinished)
+        return absl::AbortedError(fmt::format(
+            "container '{}' ended with its twin, and its log or message is not all on the host yet", container.id()));
     }
     table_.KeepEnded(twin.id());
     HK_RETURN_IF_ERROR(table_.Save());

@@ -1,4 +1,5 @@
 // A DPU that has lost the sandboxes of its Pods: heterocri between two runtimes in memory.
+#include <atomic>
 #include <filesystem>
 
 #include "common/fault/fault.h"
@@ -117,6 +118,39 @@ TEST_CASE("what ended in a twin that has died stays listed, also over a restart,
   scene.node.Call<rt::RemoveContainerResponse>(kRemoveContainer, remove);
   scene.LooksAgain();
   CHECK(scene.Listed(scene.node.cri()) == std::set<std::string>{second});
+}
+
+TEST_CASE("what stays listed of a twin that has died is written down once, and not at each look") {
+  Scene scene;
+  const std::string first = scene.Running(0);
+  scene.node.dpu().Reboot();
+  REQUIRE(scene.Ends(first));
+  scene.Running(1);
+  scene.LooksAgain();
+  std::atomic<int> written = 0;
+  fault::ScopedAction counts("cri.state.before-write", [&] {
+    ++written;
+    return absl::OkStatus();
+  });
+  scene.LooksAgain();
+
+  CHECK(written == 0);
+}
+
+TEST_CASE("a twin that has died goes when all that its containers said is on the host, and not before") {
+  Scene scene;
+  const std::string first = scene.Running(0);
+  scene.node.dpu().Reboot();
+  REQUIRE(scene.Ends(first));
+  {
+    fault::ScopedAction slow("cri.end.after-log", [] { return absl::InternalError("not all of it came"); });
+    CHECK(scene.node.TryCreate(scene.Request(1)).status().code() == absl::StatusCode::kAborted);
+    CHECK(scene.Listed(scene.dpu) == std::set<std::string>{first});
+  }
+
+  const std::string second = scene.Running(2);
+
+  CHECK(scene.Listed(scene.dpu) == std::set<std::string>{second});
 }
 
 TEST_CASE("a twin that the DPU's runtime does not even know any more is made anew") {

@@ -77,6 +77,8 @@ absl::Status PodTable::FromBytes(const std::string& bytes) {
     container.epoch = saved.epoch();
     container.lost = saved.lost();
     container.kept = saved.kept();
+    // The file does not say whether all of its log and message came: they are asked for once more.
+    container.unfinished = container.listed.state() == rt::CONTAINER_EXITED && !container.lost && !container.kept;
     Changing()[container.id()] = std::move(container);
   }
   return absl::OkStatus();
