@@ -145,6 +145,11 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path) {
   }
   HK_ASSIGN_OR_RETURN(Database writer, Database::Open(path, Access::kReadWrite));
   HK_RETURN_IF_ERROR(Annotate(PrepareSchema(writer, path), fmt::format("ledger {}", path)));
+  // What an earlier process could not sync is in the kernel's memory, marked as written: no later sync of the log
+  // writes it again (fsync(2), NOTES). So the log goes into the database, which SQLite writes and syncs, and begins
+  // anew.
+  HK_ASSIGN_OR_RETURN(int64_t busy, writer.Pragma("wal_checkpoint(TRUNCATE)"));
+  if (busy != 0) return absl::UnavailableError(fmt::format("ledger {}: another program reads it", path));
   HK_ASSIGN_OR_RETURN(Database reader, Database::Open(path, Access::kReadOnly));
   HK_RETURN_IF_ERROR(ReadTombstones(reader).status());  // makes SQLite open the log
 

@@ -232,10 +232,12 @@ TEST_CASE("an ordered commit is there after kill -9") {
   REQUIRE(waitpid(child, &status, 0) == child);
   REQUIRE(WTERMSIG(status) == SIGKILL);
 
+  REQUIRE(std::filesystem::file_size(path + "-wal") > 0);
   {
     auto ledger = Ledger::Open(path);
     REQUIRE_OK(ledger);
     CHECK((*ledger)->ListAttachments()->size() == 1);
+    CHECK(std::filesystem::file_size(path + "-wal") == 0);  // in the database, which is written and synced anew
   }
   std::filesystem::remove_all(folder);
 }
