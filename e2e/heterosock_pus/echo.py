@@ -2,7 +2,7 @@
 """Two programs that know nothing of heterosock, but that the one which connects asks the library when it has moved.
 
   echo.py serve                 prints {"port"}, then sends back what comes on one connection
-  echo.py connect ADDRESS PORT  16 bytes and back until both directions have moved (or 20 seconds), 1,000 times more, and
+  echo.py connect ADDRESS PORT  16 bytes and back until both directions have moved (or a minute), 1,000 times more, and
                                 4 MiB; prints {"moved", "same", "peer"}
   echo.py stay ADDRESS PORT     moves, prints {"moved"}, and goes on for as long
 """
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-LIMIT = 20  # seconds
+LIMIT = 60  # seconds
 BOTH = 3    # heterosock_moved(): sends and receives through shared memory
 
 

@@ -1,6 +1,8 @@
 """kubectl's verbs on both containers of a Pod: what a person does."""
 import os
+import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -89,12 +91,26 @@ def listen(cluster, cases, split):
     cluster.wait_ready(name)
     for which in ("app", "sidecar"):
         with cases.case(f"{name}/{which}: attach -i says what is typed to the container, and that it is over"):
-            with cluster.start("attach", "-i", name, "-c", which) as attached:
-                attached.stdin.write("one\ntwo\n")
-                attached.stdin.close()
-                lines = [attached.stdout.readline() for _ in range(3)]
-                attached.kill()
-            assert lines == ["heard one\n", "heard two\n", "over\n"], lines
+            with cluster.start("attach", "-i", name, "-c", which, stderr=subprocess.DEVNULL) as attached:
+                lines = []
+                reader = threading.Thread(target=lambda: lines.extend(attached.stdout), daemon=True)
+                reader.start()
+
+                def heard(line, again=""):
+                    if line not in lines and again:
+                        attached.stdin.write(again)
+                        attached.stdin.flush()
+                    return line in lines
+                try:
+                    # containerd takes what is typed before it shows what the container says of it.
+                    wait_for("heard one", lambda: heard("heard one\n", again="one\n"), every=0.5)
+                    attached.stdin.write("two\n")
+                    attached.stdin.close()
+                    wait_for("over", lambda: heard("over\n"))
+                finally:
+                    attached.kill()
+            reader.join()
+            assert set(lines[:-2]) == {"heard one\n"} and lines[-2:] == ["heard two\n", "over\n"], lines
     cluster.delete("pod", name, "--grace-period=0", "--force")
 
 
@@ -109,8 +125,8 @@ def by_hand(cluster, cases, split):
             # What was shown before kubectl was attached is not shown again.
             shell.until("# ", 120, again="\n")
             assert cluster.places(name) == {name: "dpu" if split else "host"}, cluster.places(name)
-            shell.type("stty size; echo mark$((40+2))\n")
-            shell.until("33 111")
+            # kubectl says the size of the window after it has attached, and first another one.
+            shell.type("while [ \"$(stty size)\" != '33 111' ]; do sleep 0.1; done; echo mark$((40+2))\n")
             shell.until("mark42")
             shell.type("exit 5\n")
             assert shell.wait() == 5, (shell.program.returncode, shell.seen)

@@ -46,7 +46,7 @@ class Terminal:
         end = time.monotonic() + seconds
         while text not in self.seen:
             ready, _, _ = select.select([self.leader], [], [], max(0, min(1, end - time.monotonic())))
-            if not ready and time.monotonic() > end:
+            if time.monotonic() > end:
                 raise Failed(f"no '{text}' on the terminal: {self.seen!r}")
             if ready:
                 try:
@@ -69,6 +69,6 @@ class Terminal:
             if select.select([self.leader], [], [], 0.1)[0]:
                 try:
                     self.seen += os.read(self.leader, 4096).decode(errors="replace")
-                except OSError:
-                    self.program.wait(max(1, end - time.monotonic()))
+                except OSError:  # all is read; it is about to end
+                    time.sleep(0.05)
         return self.program.returncode
