@@ -62,7 +62,8 @@ void LogMirror::Ensure(const std::string& id, const std::string& dpu_path, const
     if (closed_) return;
     std::shared_ptr<MirroredLog>& slot = logs_[id];
     if (!slot) {
-      slot = std::make_shared<MirroredLog>(stub_, MirroredLog::Names{dpu_path, host_path, PositionPath(id)}, on_end_);
+      slot = std::make_shared<MirroredLog>(stub_, writer_, MirroredLog::Names{dpu_path, host_path, PositionPath(id)},
+                                           on_end_);
     }
     log = slot;
   }

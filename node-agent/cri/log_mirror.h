@@ -3,9 +3,9 @@
 // Purpose: one TailLog stream per container, resumed at the byte where the host's file ends. kubelet rotates by
 // renaming the host's file and calling ReopenContainerLog; a small position file per container then says which byte of
 // the DPU's log the new file begins with. It also holds the inode, so that a rotation that nobody told us about is
-// seen. Threading: thread-safe; bytes are written on gRPC's threads. Ownership: borrows `stub`, which must outlive it.
-// Destruction cancels all streams and waits for them. Errors: a log that cannot be written is reported to the daemon's
-// log and tried again at the next Ensure.
+// seen. Threading: thread-safe; bytes are written on a thread for all logs (log_writer). Ownership: borrows `stub`,
+// which must outlive it. Destruction cancels all streams and waits for them. Errors: a log that cannot be written is
+// reported to the daemon's log and tried again at the next Ensure.
 //
 //   mirror.Ensure(id, "ns_pod_uid/c/0.log", "/var/log/pods/…/c/0.log", /*running=*/true);
 //   mirror.Drain(id, std::chrono::seconds(2));   // the container has ended: its last lines are on the host
@@ -22,6 +22,7 @@
 #include <string>
 
 #include "common/status/status.h"
+#include "node-agent/cri/log_writer.h"
 #include "proto/heterok8s/v1/runtime.grpc.pb.h"
 
 namespace heterok8s::cri {
@@ -54,6 +55,7 @@ class LogMirror {
   v1::DpuRuntime::StubInterface& stub_;
   std::string position_folder_;
   std::function<void()> on_end_;
+  LogWriter writer_;  // outlives all streams: Close waits for their ends
   std::mutex mutex_;
   bool closed_ = false;
   std::map<std::string, std::shared_ptr<MirroredLog>> logs_;

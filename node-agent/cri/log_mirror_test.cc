@@ -1,6 +1,7 @@
 // A writer on the "DPU" ── DpuRuntimeService ── gRPC ── LogMirror ── the file on the "host"
 #include "node-agent/cri/log_mirror.h"
 
+#include <fmt/format.h>
 #include <grpcpp/grpcpp.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,8 +9,11 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <set>
+#include <thread>
 
+#include "common/fault/fault.h"
 #include "common/sys/file.h"
 #include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
@@ -120,6 +124,45 @@ TEST_CASE("a rotated log begins with the next line, told or not") {
   wire.Connect();
   wire.Ensure(true);
   REQUIRE(wire.HostHas("three\n"));
+}
+
+TEST_CASE("a disk of the host that takes no line holds up no call, and no look at the logs") {
+  constexpr int kLogs = 17;  // gRPC has at most 16 threads for callbacks (completion_queue_cc.cc)
+  Wire wire;
+  for (int i = 0; i < kLogs; ++i) std::ofstream(fmt::format("{}/dpu/pod/c/{}.log", wire.folder, i)) << "line\n";
+  auto ensure = [&] {
+    for (int i = 0; i < kLogs; ++i) {
+      wire.mirror->Ensure(fmt::format("id{}", i), fmt::format("pod/c/{}.log", i),
+                          fmt::format("{}/host/{}.log", wire.folder, i), true);
+    }
+  };
+  std::promise<void> disk_works;
+  std::shared_future<void> works = disk_works.get_future().share();
+  std::atomic<int> stuck{0};
+  fault::ScopedAction stalled("cri.log.after-append", [&] {
+    ++stuck;
+    works.wait();
+    return absl::OkStatus();
+  });
+  ensure();
+  REQUIRE(Eventually([&] { return stuck > 0; }));
+
+  std::atomic<bool> answered{false}, looked{false};
+  grpc::ClientContext context;
+  v1::PrepareLogRequest request;
+  request.set_path("pod/other/0.log");
+  v1::PrepareLogReply reply;
+  wire.stub->async()->PrepareLog(&context, &request, &reply, [&](const grpc::Status&) { answered = true; });
+  std::thread look([&] {
+    ensure();
+    looked = true;
+  });
+  CHECK(Eventually([&] { return answered && looked; }));
+
+  disk_works.set_value();
+  look.join();
+  CHECK(Eventually([&] { return stuck == kLogs && answered; }));
+  CHECK(Eventually([&] { return wire.Host("16.log") == "line\n"; }));
 }
 
 TEST_CASE("a log whose end the DPU lost with its power is here once, and complete") {

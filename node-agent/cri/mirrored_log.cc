@@ -26,25 +26,34 @@ constexpr int kDrainPasses = 3;
 // that it has ended; a container's state may lag behind its log's end for some of these.
 constexpr int kEmptyEnds = 10;
 
-// Reads chunks until the server ends the stream. Deletes itself in OnDone; holds the log until then.
+// Reads chunks until the server ends the stream; the next one when the last is written. Deletes itself after OnDone;
+// holds the log until then.
 class Stream final : public grpc::ClientReadReactor<v1::LogChunk> {
  public:
-  Stream(std::shared_ptr<MirroredLog> log, std::shared_ptr<grpc::ClientContext> context, bool follow)
-      : log_(std::move(log)), context_(std::move(context)), follow_(follow) {}
+  Stream(std::shared_ptr<MirroredLog> log, LogWriter& writer, std::shared_ptr<grpc::ClientContext> context, bool follow)
+      : log_(std::move(log)), writer_(writer), context_(std::move(context)), follow_(follow) {}
 
   void Start(v1::DpuRuntime::StubInterface& stub, const v1::TailLogRequest& request) {
     request_ = request;
     stub.async()->TailLog(context_.get(), &request_, this);
+    AddHold();  // reads are started outside of gRPC's threads: OnDone comes after the last of them
     StartRead(&chunk_);
     StartCall();
   }
   void OnReadDone(bool ok) override {
-    if (!ok) return;
-    if (failure_.ok()) failure_ = log_->Append(chunk_);
-    if (!failure_.ok()) context_->TryCancel();
-    StartRead(&chunk_);
+    if (!ok) return RemoveHold();
+    writer_.Do([this] {
+      if (failure_.ok()) failure_ = log_->Append(chunk_);
+      if (!failure_.ok()) context_->TryCancel();
+      StartRead(&chunk_);
+    });
   }
   void OnDone(const grpc::Status& status) override {
+    writer_.Do([this, status] { End(status); });
+  }
+
+ private:
+  void End(const grpc::Status& status) {
     // Before Ended lets the owner go on and drop the channel: were the context the channel's last user, gRPC 1.51 would
     // free the completion queue under this very thread (completion_queue_cc.cc, CallbackAlternativeCQ::Unref joins us).
     context_.reset();
@@ -52,8 +61,8 @@ class Stream final : public grpc::ClientReadReactor<v1::LogChunk> {
     delete this;
   }
 
- private:
   std::shared_ptr<MirroredLog> log_;
+  LogWriter& writer_;
   std::shared_ptr<grpc::ClientContext> context_;
   bool follow_;
   v1::TailLogRequest request_;
@@ -81,20 +90,21 @@ void MirroredLog::Ensure(bool running) {
 }
 
 void MirroredLog::StartStream(bool follow) {
-  if (!file_.valid()) {
-    if (absl::Status opened = OpenFile(); !opened.ok()) {
-      spdlog::warn("log '{}': {}; its lines wait on the DPU", names_.host_path, ToString(opened));
-      return;
-    }
-  }
   v1::TailLogRequest request;
+  {
+    std::lock_guard lock(file_mutex_);
+    if (!file_.valid()) {
+      if (absl::Status opened = OpenFile(); !opened.ok()) {
+        spdlog::warn("log '{}': {}; its lines wait on the DPU", names_.host_path, ToString(opened));
+        return;
+      }
+    }
+    request.set_offset(Offset());
+  }
   request.set_path(names_.dpu_path);
-  request.set_offset(Offset());
   request.set_follow(follow);
   stream_ = std::make_shared<grpc::ClientContext>();
-  // A call that ends before its first read would call Ended with mutex_ held, so gRPC's thread must do it: it does,
-  // StartCall never runs reactions on the caller's thread.
-  (new Stream(shared_from_this(), stream_, follow))->Start(stub_, request);
+  (new Stream(shared_from_this(), writer_, stream_, follow))->Start(stub_, request);
 }
 
 absl::Status MirroredLog::OpenFile() {
@@ -125,7 +135,7 @@ absl::Status MirroredLog::SavePosition(int64_t base, uint64_t inode) const {
 }
 
 absl::Status MirroredLog::Append(const v1::LogChunk& chunk) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(file_mutex_);
   std::string_view data = chunk.data();
   if (chunk.offset() < Offset()) {
     data.remove_prefix(std::min<uint64_t>(data.size(), Offset() - chunk.offset()));
@@ -150,6 +160,7 @@ void MirroredLog::Ended(const grpc::Status& status, bool final_pass) {
   bool tell;
   {
     std::lock_guard lock(mutex_);
+    std::lock_guard file_lock(file_mutex_);
     stream_.reset();
     tell = status.ok() && !final_pass && !cancelled_ && ++empty_ends_ <= kEmptyEnds;
     // The DPU's file is shorter than what came of it. One of a container that has ended lost its end with the DPU's
@@ -187,7 +198,7 @@ bool MirroredLog::Drain(std::chrono::milliseconds wait) {
 }
 
 absl::StatusOr<uint64_t> MirroredLog::Reopen() {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(file_mutex_);
   const uint64_t offset = Offset();
   // When this fails kubelet puts the former file back under its name. So nothing is written any more before a file is
   // opened again by the position that is on disk, and what is on disk changes before we write to the new one.
