@@ -102,7 +102,12 @@ void Router::RunPodSandbox(const CallPtr& call) {
   }
 
   const std::string name = NameOf(pod.metadata);
-  DpuLink::AtWork at_work(parts_.link, pod.metadata);
+  std::optional<DpuLink::AtWork> at_work(std::in_place, parts_.link, pod.metadata);
+  // kubelet may ask again as soon as it has its answer, and must not find us at work.
+  auto refuse = [&](const absl::Status& status) {
+    at_work.reset();
+    Answer(*call, status);
+  };
   if (pod.verdict.split) {
     absl::StatusOr<std::string> twin = MakeTwin(request, LimitOf(*call));
     if (twin.ok()) {
@@ -116,8 +121,7 @@ void Router::RunPodSandbox(const CallPtr& call) {
         pod.verdict.refused = refusal;  // a Pod can fail by its containers only
         annotations[kRefused] = refusal;
       } else {
-        Answer(*call, absl::Status(twin.status().code(), refusal));
-        return;
+        return refuse(absl::Status(twin.status().code(), refusal));
       }
       pod.verdict.split = false;
       pod.verdict.reason = reason;
@@ -135,12 +139,12 @@ void Router::RunPodSandbox(const CallPtr& call) {
       absl::Status undone = parts_.link.RemoveTwin(pod.twin_id, pod.metadata, In(kRollBackTime));
       if (!undone.ok()) spdlog::warn("{}: roll back the twin: {}; tried again later", name, ToString(undone));
     }
-    Answer(*call, made.status());
-    return;
+    return refuse(made.status());
   }
-  if (absl::Status failed = fault::Pass<"cri.pod.after-host">(); !failed.ok()) return Answer(*call, failed);
+  if (absl::Status failed = fault::Pass<"cri.pod.after-host">(); !failed.ok()) return refuse(failed);
   pod.sandbox_id = made->pod_sandbox_id();
   parts_.table.PutPod(pod);
+  at_work.reset();
   call->Finish(grpc::Status::OK, ToBuffer(made->SerializeAsString()));
 }
 
