@@ -4,7 +4,8 @@
   echo.py serve                 prints {"port"}, then sends back what comes on one connection
   echo.py connect ADDRESS PORT  16 bytes and back until both directions have moved (or a minute), 1,000 times more, and
                                 4 MiB; prints {"moved", "same", "peer"}
-  echo.py stay ADDRESS PORT     moves, prints {"moved"}, and goes on for as long
+  echo.py return ADDRESS PORT   moves, prints {"moved"}, and goes on until neither direction is moved any more (or as long);
+                                prints {"moved", "same"}
 """
 import contextlib
 import ctypes
@@ -62,13 +63,14 @@ def call(address, port):
     return conn
 
 
-def stay(address, port):
+def come_back(address, port):
     conn = call(address, port)
-    exchange_until(conn, BOTH)
+    same = exchange_until(conn, BOTH)
     print(json.dumps({"moved": moved(conn)}), flush=True)
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end and exchange(conn, b"sixteen bytes..."):
-        pass
+    same &= exchange_until(conn, 0)
+    for i in range(1000):
+        same &= exchange(conn, b"%016d" % i)
+    print(json.dumps({"moved": moved(conn), "same": same}), flush=True)
 
 
 def connect(address, port):
@@ -81,4 +83,4 @@ def connect(address, port):
 
 
 if __name__ == "__main__":
-    {"serve": serve, "connect": connect, "stay": stay}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve, "connect": connect, "return": come_back}[sys.argv[1]](*sys.argv[2:])

@@ -173,6 +173,10 @@ int Agent::Impl::FenceChannels(Reason reason, const std::function<bool(const Cha
     if (!which(channel)) continue;
     ++count;
     ++counters_.fences;
+    // FENCE below reaches who offers connections; a process that only uses what has moved reads no messages.
+    if (absl::Status asked = AskForTcp(channel.memory.get()); !asked.ok()) {
+      spdlog::warn("channel {} goes back to TCP when its ends next hear of us: {}", channel.name.id, Message(asked));
+    }
     bool on_other_pu = false;
     for (const ChannelEnd& end : channel.ends) {
       on_other_pu = on_other_pu || end.on_other_pu;

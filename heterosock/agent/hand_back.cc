@@ -90,6 +90,13 @@ bool CalledBack(int memory, int receiver) {
   return pread(memory, &recall, sizeof recall, static_cast<off_t>(at)) == sizeof recall && recall != 0;
 }
 
+absl::Status AskForTcp(int memory) {
+  Page page(memory);
+  if (!page.valid()) return ErrnoToStatus(errno, "map channel memory");
+  for (layout::SideLines& side : page->side) side.wait.flags.fetch_or(layout::kFlagWantTcp);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<uint64_t> HandBack(int memory, int receiver, int socket) {
   struct stat st {};
   const int seals = fcntl(memory, F_GET_SEALS);

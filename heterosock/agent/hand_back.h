@@ -1,4 +1,5 @@
-// Brings bytes of a ring back to TCP for a sender that is busy elsewhere (layout/channel.h, "Moving back").
+// Has a channel's ends move back to TCP, and brings bytes of a ring there for a sender that is busy elsewhere
+// (layout/channel.h, "Moving back").
 //
 // Purpose: a receiver that hands its socket to a program without the library calls back what it has not read. The
 // sender answers from its next call into the library; until then only somebody with its socket can.
@@ -20,6 +21,9 @@ namespace heterok8s::heterosock::agent {
 
 // A copy of the descriptor under which the process has the socket with this SO_COOKIE and inode.
 absl::StatusOr<sys::UniqueFd> TakeSocket(int pidfd, pid_t pid, uint64_t inode, uint64_t cookie);
+
+// Each end's next call that sends or waits moves its direction back, as if the other end had asked.
+absl::Status AskForTcp(int memory);
 
 // Whether the side `receiver` called its unread bytes back.
 bool CalledBack(int memory, int receiver);
