@@ -263,6 +263,39 @@ def two_interfaces(bench):
     expect_kernel(first, pod)
 
 
+ROUTES = {"-4": "203.0.113.0/24", "-6": "2001:db8:77::/64"}
+
+
+def with_routes(bench):
+    config = bench.config()
+    if "ranges" not in config["ipam"]:
+        na("the configuration has no ipam.ranges, so its IPAM may not know ipam.routes")
+    config["ipam"] = {**config["ipam"], "routes": [{"dst": dst} for dst in ROUTES.values()]}
+    return config
+
+
+@case("attach", "the configuration's routes are the Pod's, and no default route")
+def routes(bench):
+    pod = bench.pod()
+    result = pod.add(with_routes(bench))
+    check({route["dst"] for route in result["routes"]} == set(ROUTES.values()), f"the result's routes: {result['routes']}")
+    for family, dst in ROUTES.items():
+        check(ip_json(family, "route", "show", dst, netns=pod.name), f"no route to {dst}")
+    check(not default_routes(pod), f"the default routes are {default_routes(pod)}")
+    for ip in result["ips"]:
+        ping = ["ping", "-n", "-c", "1", "-W", "1", str(ipaddress.ip_interface(ip["address"]).ip)]
+        check(within(60, lambda: run(ping).returncode == 0), f"the node has no echo from {ip['address']} within 60 s")
+
+
+@case("attach", "CHECK compares the configuration's routes")
+def check_routes(bench):
+    pod, config = bench.pod(), with_routes(bench)
+    config["prevResult"] = pod.add(config)
+    pod.call("CHECK", config).silent("CHECK")
+    pod.ip("-4", "route", "del", ROUTES["-4"])
+    pod.call("CHECK", config).error("CHECK")
+
+
 @case("attach", "one Pod on two networks")
 def two_networks(bench):
     if bench.second is None:

@@ -46,6 +46,16 @@ Join JoinOf(const json& j) {
   return join;
 }
 
+json ToJson(const podnet::PodRoute& route) {
+  json j = {{"dst", route.destination.ToString()}};
+  if (route.mtu != 0) j["mtu"] = route.mtu;
+  return j;
+}
+podnet::PodRoute PodRouteOf(const json& j) {
+  return {.destination = Must(IpPrefix::Parse(j.at("dst").get<std::string>())),
+          .mtu = j.contains("mtu") ? WholeAt<int>(j, "mtu") : 0};
+}
+
 json ToJson(const podnet::HostPort& port) {
   json j = {{"protocol", std::string(Name(port.protocol))},
             {"hostPort", port.host_port},
@@ -85,6 +95,7 @@ std::string Details::ToText() const {
   json j = {{"owner", owner}, {"reason", placement_reason}, {"mtu", mtu}};
   for (const IpAddress& address : addresses) j["addresses"].push_back(address.ToString());
   if (!ips.empty()) j["ipam"] = IpamToJson(*this);
+  for (const podnet::PodRoute& route : pod_routes) j["podRoutes"].push_back(ToJson(route));
   SetUnlessEmpty(j, "mac", mac);
   if (bandwidth.has_value()) {
     j["bandwidth"] = {bandwidth->ingress_rate_bits, bandwidth->ingress_burst_bits, bandwidth->egress_rate_bits,
@@ -115,6 +126,7 @@ absl::StatusOr<Details> Details::Parse(const std::string& text) {
       d.routes = std::move(result.routes);
       d.dns = std::move(result.dns);
     }
+    for (const json& route : j.value("podRoutes", json::array())) d.pod_routes.push_back(PodRouteOf(route));
     d.mac = j.value("mac", "");
     if (j.contains("bandwidth")) {
       auto number = [&](size_t i) { return WholeAt<uint64_t>(j, "bandwidth", i); };
@@ -143,6 +155,7 @@ podnet::UplinkSpec UplinkSpecOf(const Identity& identity, const ledger::Attachme
           .netns_path = row.netns_path,
           .ifname = row.key.ifname,
           .addresses = details.addresses,
+          .routes = details.pod_routes,
           .mtu = details.mtu,
           .mac = details.mac,
           .bandwidth = details.bandwidth};
@@ -158,6 +171,7 @@ podnet::LinkSpec LinkSpecOf(const Identity& identity, const ledger::Attachment& 
           .ifname = host ? row.key.ifname : kDpuLinkName,
           .uplink_ifname = host ? "" : row.key.ifname,
           .addresses = details.addresses,
+          .routes = details.pod_routes,
           .link = details.join->addresses,
           .host_ephemeral = details.join->host_ephemeral,
           .dpu_ephemeral = details.join->dpu_ephemeral,

@@ -33,8 +33,9 @@ struct Details {
   std::string owner;  // of the Pod's addresses in the ledger and of its host ports: see OwnerOf
   std::string placement_reason;
   std::vector<IpAddress> addresses;
-  std::vector<cni::ResultIp> ips;  // as IPAM gave them; without `interface`
-  std::vector<cni::Route> routes;
+  std::vector<cni::ResultIp> ips;            // as IPAM gave them; without `interface`
+  std::vector<cni::Route> routes;            // of the result
+  std::vector<podnet::PodRoute> pod_routes;  // of the Pod's namespace, on both PUs; empty: the default routes
   cni::Dns dns;
   int mtu = 0;      // bytes
   std::string mac;  // asked for by the runtime, else empty

@@ -21,6 +21,8 @@ TEST_CASE("details come back from their text as they were") {
   d.ips = {{.address = *IpPrefix::Parse("10.88.0.5/32")}, {.address = *IpPrefix::Parse("fd00::5/128")}};
   d.addresses = {d.ips[0].address.address, d.ips[1].address.address};
   d.routes = {{.dst = *IpPrefix::Parse("0.0.0.0/0")}};
+  d.pod_routes = {{.destination = *IpPrefix::Parse("10.0.0.0/8"), .mtu = 1300},
+                  {.destination = *IpPrefix::Parse("fd00::/64")}};
   d.dns.nameservers = {"10.0.0.1"};
   d.mtu = 1400;
   d.mac = "02:00:00:00:00:01";
@@ -42,6 +44,7 @@ TEST_CASE("details come back from their text as they were") {
   REQUIRE_OK(parsed);
   CHECK(parsed->ToText() == d.ToText());
   CHECK(parsed->addresses == d.addresses);
+  CHECK(parsed->pod_routes == d.pod_routes);
   CHECK(parsed->bandwidth == d.bandwidth);
   CHECK(parsed->masquerade_outside == d.masquerade_outside);
   CHECK(parsed->host_ports == d.host_ports);

@@ -24,6 +24,7 @@ absl::Status Stale(const std::string& pod_key, uint64_t generation, std::string_
 void SetHalf(const PrepareRequest& request, Attachment& row, Details& details) {
   row.generation = request.generation;
   details.addresses = request.addresses;
+  details.pod_routes = request.routes;
   details.mtu = request.mtu;
   details.bandwidth = request.bandwidth;
   details.masquerade_outside = request.masquerade_outside;

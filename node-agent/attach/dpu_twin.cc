@@ -118,14 +118,11 @@ absl::Status DpuEngine::ReserveAtHost(const cni::Request& request, Attachment& r
                                                       .annotations = request.config.pod_annotations,
                                                       .network_config = request.config.raw.dump()});
   if (!reply.ok()) return Annotate(reply.status(), "reserve the Pod's addresses at the host");
+  details.pod_routes = reply->routes;
   std::vector<cni::ResultIp> ips;
   std::vector<cni::Route> routes;
-  for (const IpPrefix& prefix : reply->addresses) {
-    ips.push_back({.address = prefix});
-    cni::Route everywhere{.dst = {.address = {.family = prefix.address.family}, .length = 0}};
-    auto same = [&](const cni::Route& route) { return route.dst == everywhere.dst; };
-    if (std::none_of(routes.begin(), routes.end(), same)) routes.push_back(everywhere);
-  }
+  for (const IpPrefix& prefix : reply->addresses) ips.push_back({.address = prefix});
+  for (const podnet::PodRoute& route : reply->routes) routes.push_back({.dst = route.destination, .mtu = route.mtu});
   SetLease(details, ips, routes, {}, request.config.dns);
   details.mtu = reply->mtu;
   row.details = details.ToText();

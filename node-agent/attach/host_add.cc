@@ -145,8 +145,7 @@ absl::Status HostEngine::WriteRow(ledger::Tx& tx, Job& job) {
   HK_ASSIGN_OR_RETURN(job.row.generation, tx.NextGeneration());
   if (!ipam_.is_delegated(job.request)) {
     HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.Allocate(tx, job.request, job.details.owner));
-    SetLease(job.details, lease.ips, lease.routes, lease.dns, job.request.config.dns);
-    SetMasquerade(job.details, lease.subnets, job.request.config);
+    HK_RETURN_IF_ERROR(TakeLease(job.row.pod_key, job.details, lease, job.request.config));
   }
   if (job.row.mode == ledger::Mode::kSplit) {
     const IpPrefix range = options_.link_range.Masked();
@@ -165,11 +164,26 @@ absl::Status HostEngine::WriteRow(ledger::Tx& tx, Job& job) {
 absl::Status HostEngine::AllocateByPlugin(Job& job) {
   if (!ipam_.is_delegated(job.request)) return absl::OkStatus();
   HK_ASSIGN_OR_RETURN(ipam::Lease lease, ipam_.DelegateAdd(job.request));
-  SetLease(job.details, lease.ips, lease.routes, lease.dns, job.request.config.dns);
-  SetMasquerade(job.details, lease.subnets, job.request.config);
+  absl::Status taken = TakeLease(job.row.pod_key, job.details, lease, job.request.config);
   job.row.details = job.details.ToText();
   HK_FAULT_POINT("host.add.after-delegate");
-  return journal_.Put(job.row, Durability::kOrdered);
+  HK_RETURN_IF_ERROR(journal_.Put(job.row, Durability::kOrdered));
+  return taken;
+}
+
+absl::Status HostEngine::TakeLease(const std::string& pod_key, Details& details, const ipam::Lease& lease,
+                                   const cni::NetworkConfig& config) {
+  SetLease(details, lease.ips, lease.routes, lease.dns, config.dns);
+  SetMasquerade(details, lease.subnets, config);
+  // A Pod that does not reach everything still answers its Node, whose probes come from addresses of no Pod network: by
+  // its first interface, where the rest of its answers go.
+  std::vector<IpAddress> node;
+  auto is_default = [](const cni::Route& route) { return route.dst.length == 0; };
+  const bool first = details.owner == pod_key;
+  if (first && !std::all_of(lease.routes.begin(), lease.routes.end(), is_default)) {
+    HK_ASSIGN_OR_RETURN(node, podnet_.NodeAddresses());
+  }
+  return SetPodRoutes(details, lease.subnets, node);
 }
 
 absl::StatusOr<cni::Result> HostEngine::AddOrdinary(Job& job) {
@@ -327,6 +341,7 @@ absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, c
                                                       .pod_namespace = row.pod_namespace,
                                                       .pod_name = row.pod_name,
                                                       .addresses = details.addresses,
+                                                      .routes = details.pod_routes,
                                                       .link = join.addresses,
                                                       .host_ephemeral = join.host_ephemeral,
                                                       .dpu_ephemeral = join.dpu_ephemeral,

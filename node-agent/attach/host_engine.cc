@@ -135,7 +135,8 @@ absl::StatusOr<ReserveReply> HostEngine::Reserve(const ReserveRequest& request) 
     for (const Attachment& row : rows)
       joined |= row.mode == ledger::Mode::kSplit && row.state == ledger::State::kCommitted;
     Details details{.owner = request.pod_key, .placement_reason = "reserved for its DPU sandbox", .mtu = reply.mtu};
-    SetLease(details, lease.ips, lease.routes, lease.dns, {});
+    HK_RETURN_IF_ERROR(TakeLease(request.pod_key, details, lease, {}));
+    reply.routes = details.pod_routes;
     // Tells this twin's reservation from that of an earlier one: see ReleaseLostReservation.
     HK_ASSIGN_OR_RETURN(const uint64_t generation, tx.NextGeneration());
     return tx.PutAttachment({.key = {request.network, "reserved:" + request.pod_key, ""},

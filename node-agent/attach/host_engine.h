@@ -118,6 +118,9 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status ClearAway(const Attachment& row, const Job& job);
   absl::Status RemoveEarlierHalf(const ledger::Tombstone& tombstone);
   absl::Status WriteRow(ledger::Tx& tx, Job& job);
+  // `config`: of ipMasq and dns.
+  absl::Status TakeLease(const std::string& pod_key, Details& details, const ipam::Lease& lease,
+                         const cni::NetworkConfig& config);
   absl::Status AllocateByPlugin(Job& job);
   absl::StatusOr<cni::Result> AddOrdinary(Job& job);
   absl::StatusOr<cni::Result> AddSplit(Job& job);

@@ -40,7 +40,8 @@ struct PrepareRequest {
   std::string container_id;  // of the host sandbox
   std::string ifname;        // of the Pod's interface, "eth0"
   std::string pod_namespace, pod_name;
-  std::vector<IpAddress> addresses;  // of the Pod
+  std::vector<IpAddress> addresses;      // of the Pod
+  std::vector<podnet::PodRoute> routes;  // of both halves; empty: the default routes
   podnet::LinkAddresses link;
   podnet::PortRange host_ephemeral, dpu_ephemeral;
   int mtu = 1500;  // bytes
@@ -62,8 +63,9 @@ struct ReserveRequest {
   std::string network_config;  // JSON: the DPU's CNI configuration of this network
 };
 struct ReserveReply {
-  std::vector<IpPrefix> addresses;  // each with its subnet's length
-  int mtu = 0;                      // bytes
+  std::vector<IpPrefix> addresses;       // each with its full length
+  std::vector<podnet::PodRoute> routes;  // as PrepareRequest's
+  int mtu = 0;                           // bytes
 };
 
 struct SyncRequest {

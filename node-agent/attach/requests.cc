@@ -7,6 +7,12 @@
 #include "node-agent/attach/journal.h"
 
 namespace heterok8s::attach {
+namespace {
+
+constexpr int kMinMtuV4 = 68;    // RFC 791
+constexpr int kMinMtuV6 = 1280;  // RFC 8200
+
+}  // namespace
 
 std::string PodKeyOf(const cni::Request& request) {
   std::string uid = request.pod_uid();
@@ -67,10 +73,10 @@ absl::StatusOr<Details> DetailsOf(const cni::Request& request, int default_mtu) 
   Details details;
   details.owner = OwnerOf(PodKeyOf(request), request.ifname);
   details.mtu = config.mtu != 0 ? config.mtu : default_mtu;
-  // IPv6 needs 1280; below that the kernel would take the Pod's v6 addresses away without a word.
-  if (details.mtu < 1280) {
+  // Below that the kernel would take the Pod's v6 addresses away without a word.
+  if (details.mtu < kMinMtuV6) {
     return cni::MakeError(cni::kInvalidConfig,
-                          fmt::format("mtu {} is below 1280, the least that IPv6 allows", details.mtu));
+                          fmt::format("mtu {} is below {}, the least that IPv6 allows", details.mtu, kMinMtuV6));
   }
   details.mac = config.requested_mac;
   if (config.bandwidth.has_value()) {
@@ -103,6 +109,36 @@ void SetLease(Details& details, const std::vector<cni::ResultIp>& ips, const std
   }
 }
 
+absl::Status SetPodRoutes(Details& details, const std::vector<IpPrefix>& subnets, const std::vector<IpAddress>& node) {
+  std::vector<podnet::PodRoute>& routes = details.pod_routes;
+  routes.clear();
+  for (const cni::Route& route : details.routes) {
+    const int least = route.dst.address.family == Family::kV6 ? kMinMtuV6 : kMinMtuV4;
+    if (route.mtu != 0 && (route.mtu < least || route.mtu > details.mtu)) {
+      return cni::MakeError(cni::kInvalidConfig, fmt::format("the route to {} has the mtu {}, which must be {} to {}, "
+                                                             "the Pod's interface's",
+                                                             route.dst.ToString(), route.mtu, least, details.mtu));
+    }
+    routes.push_back({.destination = route.dst, .mtu = route.mtu});
+  }
+  auto has_family = [&](Family family) {
+    auto of_family = [&](const IpAddress& address) { return address.family == family; };
+    return std::any_of(details.addresses.begin(), details.addresses.end(), of_family);
+  };
+  for (const IpPrefix& subnet : subnets) {
+    auto same = [&](const podnet::PodRoute& route) { return route.destination == subnet; };
+    const bool is_pod = subnet.length == subnet.address.bits();  // a plugin that knows of no subnet
+    if (is_pod || !has_family(subnet.address.family) || std::any_of(routes.begin(), routes.end(), same)) continue;
+    routes.push_back({.destination = subnet});
+  }
+  for (const IpAddress& address : node) {
+    auto holds = [&](const podnet::PodRoute& route) { return route.destination.Contains(address); };
+    if (!has_family(address.family) || std::any_of(routes.begin(), routes.end(), holds)) continue;
+    routes.push_back({.destination = IpPrefix::Host(address)});
+  }
+  return absl::OkStatus();
+}
+
 void SetMasquerade(Details& details, const std::vector<IpPrefix>& subnets, const cni::NetworkConfig& config) {
   details.masquerade_outside = config.ip_masq ? subnets : std::vector<IpPrefix>();
 }
@@ -111,6 +147,7 @@ cni::Result ResultOf(const Details& details, std::vector<cni::Interface> interfa
   cni::Result result{
       .interfaces = std::move(interfaces), .ips = details.ips, .routes = details.routes, .dns = details.dns};
   for (cni::ResultIp& ip : result.ips) ip.interface = pod_interface;
+  for (cni::Route& route : result.routes) route.gw = podnet::NodeGateway(route.dst.address.family);
   return result;
 }
 

@@ -31,10 +31,15 @@ absl::StatusOr<Details> DetailsOf(const cni::Request& request, int default_mtu);
 void SetLease(Details& details, const std::vector<cni::ResultIp>& ips, const std::vector<cni::Route>& routes,
               const cni::Dns& lease_dns, const cni::Dns& config_dns);
 
+// What the Pod's namespace routes: the destinations of the lease; its subnets, which the reference plugin ptp leads to
+// the Node as well, so that a second interface serves its network while the default routes are the first one's; and
+// `node`, whose calls the Pod is to answer. kInvalidConfig for an MTU that the interface cannot have.
+absl::Status SetPodRoutes(Details& details, const std::vector<IpPrefix>& subnets, const std::vector<IpAddress>& node);
+
 // ipMasq: outside of the lease's subnets.
 void SetMasquerade(Details& details, const std::vector<IpPrefix>& subnets, const cni::NetworkConfig& config);
 
-// `interfaces` with the Pod's own at `pod_interface`; addresses, routes and DNS from the details.
+// `interfaces` with the Pod's own at `pod_interface`; addresses, routes (by the Node) and DNS from the details.
 cni::Result ResultOf(const Details& details, std::vector<cni::Interface> interfaces, size_t pod_interface);
 
 // Gives a status of a lower layer the CNI code that says what it means here; a status that has a code keeps it.

@@ -8,6 +8,7 @@
 #include "common/json/whole.h"
 #include "common/sys/process.h"
 #include "node-agent/ipam/ipam.h"
+#include "node-agent/ipam/routes.h"
 
 namespace heterok8s::ipam {
 namespace {
@@ -75,6 +76,10 @@ absl::StatusOr<cni::Result> RunIpamPlugin(const cni::Request& request, const std
     return cni::MakeError(cni::kInternal, fmt::format("IPAM plugin '{}' answered no JSON", plugin));
   }
   absl::StatusOr<cni::Result> result = cni::ParseResult(json);
+  if (json.is_object() && result.ok()) {
+    absl::Status keys = CheckRouteKeys(json.value("routes", Json()), "routes");
+    if (!keys.ok()) result = keys;
+  }
   if (!result.ok()) return Annotate(result.status(), fmt::format("answer of IPAM plugin '{}'", plugin));
   if (result->ips.empty()) {
     return cni::MakeError(cni::kInternal, fmt::format("IPAM plugin '{}' answered no address", plugin));

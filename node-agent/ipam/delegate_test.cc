@@ -94,6 +94,27 @@ TEST_CASE("an answer without a usable address is undone by DEL") {
   }
 }
 
+TEST_CASE("routes of an answer are the Pod's; those that it cannot have are named, and undone by DEL") {
+  auto answer = [](const std::string& route) {
+    return fmt::format(
+        R"([ $CNI_COMMAND = DEL ] || echo '{{"ips":[{{"address":"10.7.0.3/24","gateway":"10.7.0.1"}}],"routes":[{}]}}')",
+        route);
+  };
+  Plugin good(answer(R"({"dst":"10.0.0.0/8","gw":"10.7.0.1"})"));
+  absl::StatusOr<Lease> lease = NewIpam()->DelegateAdd(good.Request());
+  REQUIRE_OK(lease);
+  REQUIRE(lease->routes.size() == 1);
+  CHECK(lease->routes[0].dst.ToString() == "10.0.0.0/8");
+  CHECK_FALSE(lease->routes[0].gw);
+
+  for (const auto& [route, says] : {std::pair(R"({"dst":"10.0.0.0/8","gw":"10.7.0.9"})", "'routes[0].gw' 10.7.0.9"),
+                                    std::pair(R"({"dst":"10.0.0.0/8","table":100})", "'routes[0].table'")}) {
+    Plugin plugin(answer(route));
+    CHECK_THAT(NewIpam()->DelegateAdd(plugin.Request()).status(), Says("IPAM plugin") && Says(says));
+    CHECK(plugin.Read("calls") == "ADD c1 00-7\nDEL c1 00-7\n");
+  }
+}
+
 TEST_CASE("a plugin that is not there, or dies without a word, is named") {
   Plugin plugin("exit 3");
   cni::Request request = plugin.Request();

@@ -7,6 +7,7 @@
 
 #include "node-agent/ipam/delegate.h"
 #include "node-agent/ipam/ipam_config.h"
+#include "node-agent/ipam/routes.h"
 
 namespace heterok8s::ipam {
 namespace {
@@ -97,10 +98,18 @@ std::vector<IpPrefix> Outermost(std::vector<IpPrefix> subnets) {
   return outermost;
 }
 
+// What the routes of a lease are checked with.
+struct RoutesAsked {
+  std::vector<cni::Route> routes;
+  std::string where;
+  std::vector<IpAddress> gateways;
+};
+
 // How every lease leaves this file, whoever chose the addresses.
-Lease RoutedLease(const std::vector<IpAddress>& addresses, std::vector<IpPrefix> subnets,
-                  std::vector<cni::Route> routes, cni::Dns dns) {
-  Lease lease{.subnets = Outermost(std::move(subnets)), .routes = std::move(routes), .dns = std::move(dns)};
+absl::StatusOr<Lease> RoutedLease(const std::vector<IpAddress>& addresses, std::vector<IpPrefix> subnets,
+                                  const RoutesAsked& asked, cni::Dns dns) {
+  Lease lease{.subnets = Outermost(std::move(subnets)), .dns = std::move(dns)};
+  HK_ASSIGN_OR_RETURN(lease.routes, UsableRoutes(asked.routes, asked.where, addresses, asked.gateways));
   const bool default_routes = lease.routes.empty();
   for (Family family : {Family::kV4, Family::kV6}) {
     auto of_family = [&](const IpAddress& address) { return address.family == family; };
@@ -132,10 +141,14 @@ class LedgerIpam : public Ipam {
       addresses.push_back(*address);
     }
     std::vector<IpPrefix> subnets;
+    RoutesAsked asked{.routes = std::move(config.routes), .where = "ipam.routes"};
     for (const RangeSet& set : config.sets) {
-      for (const Range& range : set) subnets.push_back(range.subnet);
+      for (const Range& range : set) {
+        subnets.push_back(range.subnet);
+        asked.gateways.push_back(range.gateway);
+      }
     }
-    return RoutedLease(addresses, std::move(subnets), std::move(config.routes), std::move(config.dns));
+    return RoutedLease(addresses, std::move(subnets), asked, std::move(config.dns));
   }
 
   // Without a look at the configuration: a Pod's addresses are freed also when somebody has edited the ranges since.
@@ -170,25 +183,33 @@ class LedgerIpam : public Ipam {
   }
 
   absl::StatusOr<Lease> DelegateAdd(const cni::Request& request) override {
-    absl::StatusOr<cni::Result> answer = RunIpamPlugin(request, "ADD");
-    if (!answer.ok()) {
-      absl::Status undone = Delegate(request, "DEL");
-      if (undone.ok()) return answer.status();
-      return Annotate(answer.status(), fmt::format("(and the plugin's DEL failed: {})", Message(undone)));
-    }
-    std::vector<IpAddress> addresses;
-    std::vector<IpPrefix> subnets;
-    for (const cni::ResultIp& ip : answer->ips) {
-      addresses.push_back(ip.address.address);
-      subnets.push_back(ip.address);
-    }
-    const bool has_dns = !answer->dns.nameservers.empty();
-    return RoutedLease(addresses, std::move(subnets), std::move(answer->routes),
-                       has_dns ? std::move(answer->dns) : request.config.dns);
+    absl::StatusOr<Lease> lease = LeaseOf(request, RunIpamPlugin(request, "ADD"));
+    if (lease.ok()) return lease;
+    absl::Status undone = Delegate(request, "DEL");
+    if (undone.ok()) return lease;
+    return Annotate(lease.status(), fmt::format("(and the plugin's DEL failed: {})", Message(undone)));
   }
 
   absl::Status Delegate(const cni::Request& request, const std::string& command) override {
     return RunIpamPlugin(request, command).status();
+  }
+
+ private:
+  static absl::StatusOr<Lease> LeaseOf(const cni::Request& request, absl::StatusOr<cni::Result> answer) {
+    if (!answer.ok()) return answer.status();
+    std::vector<IpAddress> addresses;
+    std::vector<IpPrefix> subnets;
+    RoutesAsked asked{.routes = std::move(answer->routes), .where = "routes"};
+    for (const cni::ResultIp& ip : answer->ips) {
+      addresses.push_back(ip.address.address);
+      subnets.push_back(ip.address);
+      if (ip.gateway) asked.gateways.push_back(*ip.gateway);
+    }
+    const bool has_dns = !answer->dns.nameservers.empty();
+    absl::StatusOr<Lease> lease =
+        RoutedLease(addresses, std::move(subnets), asked, has_dns ? std::move(answer->dns) : request.config.dns);
+    if (!lease.ok()) return Annotate(lease.status(), "answer of the IPAM plugin");
+    return lease;
   }
 };
 

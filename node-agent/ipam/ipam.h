@@ -3,8 +3,8 @@
 // Purpose: the built-in allocator (several ranges, one address of each; host-local's configuration is accepted) over
 // the ledger, or delegation to an IPAM plugin found in CNI_PATH.
 // Pods are routed: no subnet is on a Pod's link, so an address has its full length (/32, /128) and no gateway, and the
-// subnets of the configuration only say where addresses come from. Without "routes" the Pod gets the default route of
-// each family it has an address of.
+// subnets of the configuration only say where addresses come from. "routes" are what the Pod reaches, by its Node; none
+// means everything, in each family it has an address of.
 // Threading: thread-safe. Ownership: borrows the ledger through the transaction it is given.
 // Errors: kInvalidConfig, kAddressExhausted as CNI codes; a delegated plugin's own error is passed through unchanged.
 //
@@ -26,7 +26,7 @@ struct Lease {
   // Where the network's Pods are: all subnets of the configuration, or those in which a delegated plugin answered. None
   // is inside another.
   std::vector<IpPrefix> subnets;
-  std::vector<cni::Route> routes;
+  std::vector<cni::Route> routes;  // never empty; without a gateway, which is the Pod's Node
   cni::Dns dns;
 };
 

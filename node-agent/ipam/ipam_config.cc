@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "common/sys/file.h"
+#include "node-agent/ipam/routes.h"
 
 namespace heterok8s::ipam {
 namespace {
@@ -106,6 +107,7 @@ absl::Status CheckOverlaps(const std::vector<RangeSet>& sets) {
 absl::StatusOr<std::vector<cni::Route>> ParseRoutes(const Json& ipam) {
   auto it = ipam.find("routes");
   if (it == ipam.end() || it->is_null()) return std::vector<cni::Route>();
+  HK_RETURN_IF_ERROR(CheckRouteKeys(*it, "ipam.routes"));
   absl::StatusOr<cni::Result> parsed = cni::ParseResult(Json{{"routes", *it}});
   if (!parsed.ok()) return Annotate(parsed.status(), "ipam");
   return std::move(parsed->routes);

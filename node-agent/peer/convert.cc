@@ -29,6 +29,28 @@ absl::StatusOr<uint16_t> Port(uint32_t number, std::string_view field) {
   return static_cast<uint16_t>(number);
 }
 
+void AddTo(google::protobuf::RepeatedPtrField<v1::PodRoute>* messages, const std::vector<podnet::PodRoute>& routes) {
+  for (const podnet::PodRoute& route : routes) {
+    v1::PodRoute* message = messages->Add();
+    message->set_destination(route.destination.ToString());
+    message->set_mtu(route.mtu);
+  }
+}
+
+absl::StatusOr<std::vector<podnet::PodRoute>> Routes(const google::protobuf::RepeatedPtrField<v1::PodRoute>& messages) {
+  std::vector<podnet::PodRoute> routes;
+  for (const v1::PodRoute& message : messages) {
+    absl::StatusOr<IpPrefix> destination = IpPrefix::Parse(message.destination());
+    if (!destination.ok()) return Annotate(destination.status(), "routes");
+    if (*destination != destination->Masked()) {
+      return absl::InvalidArgumentError(fmt::format("routes: {} has host bits set", message.destination()));
+    }
+    if (message.mtu() < 0) return absl::InvalidArgumentError(fmt::format("routes: {} is no MTU", message.mtu()));
+    routes.push_back({.destination = *destination, .mtu = message.mtu()});
+  }
+  return routes;
+}
+
 // The two sides say the same of themselves.
 template <typename Message>
 Heartbeat HeartbeatOf(const Message& message) {
@@ -78,6 +100,7 @@ v1::PrepareRequest ToProto(const attach::PrepareRequest& request) {
     to->set_host_port(port.host_port);
     to->set_container_port(port.container_port);
   }
+  AddTo(message.mutable_routes(), request.routes);
   return message;
 }
 
@@ -120,6 +143,7 @@ absl::StatusOr<attach::PrepareRequest> FromProto(const v1::PrepareRequest& messa
     request.host_ports.push_back(
         {.protocol = protocol, .host_ip = host_ip, .host_port = host_port, .container_port = container_port});
   }
+  HK_ASSIGN_OR_RETURN(request.routes, Routes(message.routes()));
   return request;
 }
 
@@ -211,6 +235,7 @@ v1::ReserveReply ToProto(const attach::ReserveReply& reply) {
   v1::ReserveReply message;
   for (const IpPrefix& address : reply.addresses) message.add_addresses(address.ToString());
   message.set_mtu(reply.mtu);
+  AddTo(message.mutable_routes(), reply.routes);
   return message;
 }
 
@@ -221,6 +246,7 @@ absl::StatusOr<attach::ReserveReply> FromProto(const v1::ReserveReply& message) 
     if (!address.ok()) return Annotate(address.status(), "addresses");
     reply.addresses.push_back(*address);
   }
+  HK_ASSIGN_OR_RETURN(reply.routes, Routes(message.routes()));
   return reply;
 }
 

@@ -59,6 +59,7 @@ class RememberingHost final : public attach::HostHalf {
   absl::StatusOr<attach::ReserveReply> Reserve(const attach::ReserveRequest& request) override {
     reserved = request;
     return attach::ReserveReply{.addresses = {*IpPrefix::Parse("10.88.0.5/16"), *IpPrefix::Parse("fd00:88::5/64")},
+                                .routes = {{.destination = *IpPrefix::Parse("10.0.0.0/8"), .mtu = 1300}},
                                 .mtu = 1400};
   }
   absl::Status Release(const std::string& pod_key) override {
@@ -148,6 +149,8 @@ attach::PrepareRequest SomePrepare() {
           .pod_namespace = "default",
           .pod_name = "web",
           .addresses = {*IpAddress::Parse("10.88.0.5"), *IpAddress::Parse("fd00:88::5")},
+          .routes = {{.destination = *IpPrefix::Parse("10.0.0.0/8"), .mtu = 1400},
+                     {.destination = *IpPrefix::Parse("::/0")}},
           .link = {.host_localhost = *IpAddress::Parse("169.254.64.0"),
                    .dpu_localhost = *IpAddress::Parse("169.254.64.1"),
                    .host_pod = *IpAddress::Parse("169.254.64.2"),
@@ -177,6 +180,7 @@ TEST_CASE("Prepare arrives as it was sent, and so does its answer") {
   CHECK(got.pod_key == sent.pod_key);
   CHECK(got.generation == 9);
   CHECK(got.addresses == sent.addresses);
+  CHECK(got.routes == sent.routes);
   CHECK(got.link.dpu_pod == sent.link.dpu_pod);
   CHECK(got.dpu_ephemeral == sent.dpu_ephemeral);
   CHECK(got.bandwidth == sent.bandwidth);
@@ -227,6 +231,7 @@ TEST_CASE("Commit, Remove, Sync, Reserve and Release reach the other half") {
   REQUIRE_OK(reserve);
   CHECK(reserve->addresses[1].ToString() == "fd00:88::5/64");
   CHECK(reserve->mtu == 1400);
+  CHECK(reserve->routes == std::vector<podnet::PodRoute>{{.destination = *IpPrefix::Parse("10.0.0.0/8"), .mtu = 1300}});
   CHECK(pair.host.reserved.annotations.at("a") == "b");
   CHECK_OK(pair.to_host->Release("uid-1"));
   CHECK(pair.host.released == "uid-1");

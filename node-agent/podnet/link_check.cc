@@ -60,7 +60,7 @@ absl::Status CheckRouting(Netlink& netlink, const LinkSpec& spec, const LinkPlan
       if (wanted.table != table) continue;
       if (!Has(routes, [&](const netlink::Route& r) {
             return r.destination == wanted.destination && r.link == wanted.link && r.via == wanted.via &&
-                   (!wanted.source || r.source == wanted.source);
+                   r.mtu == wanted.mtu && (!wanted.source || r.source == wanted.source);
           })) {
         return Differs("route to {} over '{}' is missing in table {}", wanted.destination.ToString(), spec.ifname,
                        table);

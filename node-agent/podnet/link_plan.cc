@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "node-agent/podnet/link_table.h"
-#include "node-agent/podnet/uplink.h"
+#include "node-agent/podnet/pod_routes.h"
 
 namespace heterok8s::podnet {
 namespace {
@@ -21,8 +21,6 @@ constexpr char kAllRpFilter[] = "net/ipv4/conf/all/rp_filter";
 
 IpAddress OfFamily(Family family, const IpAddress& v4) { return family == Family::kV4 ? v4 : LinkAddresses::ToV6(v4); }
 
-IpAddress Gateway(Family family) { return *IpAddress::Parse(family == Family::kV4 ? kGatewayV4 : kGatewayV6); }
-
 IpPrefix Everything(Family family) {
   IpPrefix prefix;
   prefix.address.family = family;
@@ -39,7 +37,7 @@ class Planner {
     PodAddresses(Family::kV4);
     for (Family family : kFamilies) LinkPair(family);
     PodAddresses(Family::kV6);
-    spec_.side == pu::Side::kHost ? DefaultRoutes() : OtherSidesPod();
+    spec_.side == pu::Side::kHost ? RoutesOut() : OtherSidesPod();
     for (Family family : kFamilies) Rules(family);
     Sysctls();
     return std::move(plan_);
@@ -92,21 +90,20 @@ class Planner {
                             .scope = address.family == Family::kV4 ? Scope::kLink : Scope::kGlobal});
   }
 
-  // pod-h: everything leaves over the link.
-  void DefaultRoutes() {
+  // pod-h: whatever leaves does so over the link.
+  void RoutesOut() {
     for (Family family : kFamilies) {
       const IpAddress* source = FirstPodAddress(family);
       if (source == nullptr) continue;
-      AddNeighbor(Gateway(family));
-      for (uint32_t table : {netlink::kTableMain, kOtherSideTable}) {
-        plan_.routes.push_back({.destination = Everything(family),
-                                .link = link_,
-                                .via = Gateway(family),
-                                .onlink = true,
-                                .source = *source,
-                                .table = table});
-      }
+      AddNeighbor(NodeGateway(family));
+      plan_.routes.push_back({.destination = Everything(family),
+                              .link = link_,
+                              .via = NodeGateway(family),
+                              .onlink = true,
+                              .source = *source,
+                              .table = kOtherSideTable});
     }
+    for (Route& route : RoutesToNode(spec_.addresses, spec_.routes, link_)) plan_.routes.push_back(std::move(route));
   }
 
   // pod-d: what is marked as the host's leaves over the link.

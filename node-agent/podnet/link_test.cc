@@ -69,6 +69,31 @@ TEST_CASE("after the wait for the link the first datagram passes, from the end t
   }
 }
 
+TEST_CASE("pod-h has the routes that are asked for, and outside reaches it where they lead") {
+  SplitPodTopology pod;
+  LinkSpec host = pod.HostSpec();
+  host.routes = {{.destination = *IpPrefix::Parse("10.99.0.0/24"), .mtu = 1400},
+                 {.destination = *IpPrefix::Parse("fd00:99::/64")}};
+  REQUIRE_OK(EnsureLink(pod.DpuSpec()));
+  REQUIRE_OK(EnsureLink(host));
+  pod.AwaitLink();
+
+  CHECK_OK(CheckLink(host));
+  CHECK(SplitPodTopology::Sh(pod.pod_h(), "ip route show default; ip -6 route show default").empty());
+  CHECK(SplitPodTopology::Ip(pod.pod_h(), "route show 10.99.0.0/24").find("mtu 1400") != std::string::npos);
+  for (const Addresses& a : {kV4, kV6}) {
+    UniqueFd app = Listen(pod.pod_h(), Protocol::kTcp, At(a.any, 8080));
+    TalksTcp(app, pod.far(), At(a.pod, 8080), a.far);
+    UniqueFd client;
+    CHECK(Connect(pod.pod_h(), At(a.net, 80), &client) == ENETUNREACH);
+  }
+  pod.Ip(pod.pod_h(), "route del 10.99.0.0/24");
+  CHECK_THAT(CheckLink(host), Says("route to 10.99.0.0/24 over 'eth0' is missing"));
+
+  REQUIRE_OK(RemoveLink(host));
+  CHECK(SplitPodTopology::Ip(pod.pod_h(), "-6 route show fd00:99::/64").empty());
+}
+
 TEST_CASE("outside reaches a TCP port where its owner is") {
   Wired pod;
   for (const Addresses& a : {kV4, kV6}) {

@@ -7,6 +7,8 @@ constexpr char kHolderPayload[] = "heterok8s.io/host-port-holder";
 
 }  // namespace
 
+IpAddress NodeGateway(Family family) { return *IpAddress::Parse(family == Family::kV4 ? kGatewayV4 : kGatewayV6); }
+
 absl::Status HostPortTaken(std::string message, const std::string& holder) {
   absl::Status status = absl::AlreadyExistsError(message);
   status.SetPayload(kHolderPayload, absl::Cord(holder));

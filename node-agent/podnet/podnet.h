@@ -35,6 +35,18 @@ struct Bandwidth {                                         // the CNI capability
   auto operator<=>(const Bandwidth&) const = default;
 };
 
+// What a Pod sends to. No interface has the IPv4 one, and each of this PU's ends of an uplink answers for it.
+inline constexpr char kGatewayV4[] = "169.254.1.1";
+inline constexpr char kGatewayV6[] = "fe80::1";
+IpAddress NodeGateway(Family family);
+
+// What a Pod reaches by its interface: its Node is the next hop.
+struct PodRoute {
+  IpPrefix destination;  // masked
+  int mtu = 0;           // bytes; 0: the interface's
+  auto operator<=>(const PodRoute&) const = default;
+};
+
 // The Pod's interface towards this PU's root namespace: a veth, routed (no bridge). An ordinary Pod's eth0 on the
 // host; the eth0 of pod-d on the DPU.
 struct UplinkSpec {
@@ -42,8 +54,9 @@ struct UplinkSpec {
   std::string netns_path;
   std::string ifname;                // inside the Pod
   std::vector<IpAddress> addresses;  // of the Pod: /32 and /128 each
-  int mtu = 1500;                    // bytes
-  std::string mac;                   // of the Pod's end; empty: derived from the owner
+  std::vector<PodRoute> routes;  // empty: the default routes. Those of a family without an address count for nothing
+  int mtu = 1500;                // bytes
+  std::string mac;               // of the Pod's end; empty: derived from the owner
   std::optional<Bandwidth> bandwidth;
 };
 struct Uplink {
@@ -85,6 +98,7 @@ struct LinkSpec {
   std::string ifname;                // host: CNI_IFNAME (altname xpu0); DPU: xpu0
   std::string uplink_ifname;         // DPU: eth0 of pod-d; empty on the host
   std::vector<IpAddress> addresses;  // Pod addresses, on both sides
+  std::vector<PodRoute> routes;      // of pod-h, as UplinkSpec::routes; pod-d has them on its uplink
   LinkAddresses link;
   PortRange host_ephemeral, dpu_ephemeral;  // net.ipv4.ip_local_port_range of each side; disjoint
   int mtu = 1500;

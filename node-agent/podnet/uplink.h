@@ -5,6 +5,7 @@
 //   root namespace                              Pod
 //   hku3f0… (no address)  ─────── veth ───────  eth0  10.88.0.5/32 fd00:88::5/128
 //   10.88.0.5 dev hku3f0…                       default via 169.254.1.1 onlink, via fe80::1 onlink
+//                                               (or what UplinkSpec::routes names)
 //
 // Where the pair was made before its Pod was known, hku3f0… is an alternative name of the root end: see spare_uplink.h.
 // A route that another interface of the Pod has already stays where it is, and CHECK is content with that: the first
@@ -24,10 +25,6 @@
 #include "node-agent/podnet/podnet.h"
 
 namespace heterok8s::podnet {
-
-// The address every Pod sends to; no interface has the IPv4 one.
-inline constexpr char kGatewayV4[] = "169.254.1.1";
-inline constexpr char kGatewayV6[] = "fe80::1";
 
 // Forwarding for both families. A Node that learns its IPv6 routes from router advertisements goes on doing so.
 absl::Status EnableForwarding();

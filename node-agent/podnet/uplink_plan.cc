@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cctype>
 
-#include "node-agent/podnet/uplink.h"
+#include "node-agent/podnet/pod_routes.h"
 #include "node-agent/pu/owner_tag.h"
 
 namespace heterok8s::podnet {
@@ -13,10 +13,6 @@ namespace {
 
 constexpr int kMinMtu = 68;      // RFC 791
 constexpr int kMinMtuV6 = 1280;  // RFC 8200; below it the kernel takes IPv6 off the device
-
-IpAddress Gateway(Family family) { return *IpAddress::Parse(family == Family::kV4 ? kGatewayV4 : kGatewayV6); }
-
-IpPrefix Everything(Family family) { return *IpPrefix::Parse(family == Family::kV4 ? "0.0.0.0/0" : "::/0"); }
 
 }  // namespace
 
@@ -28,6 +24,7 @@ absl::StatusOr<UplinkPlan> UplinkPlan::Of(const UplinkSpec& spec) {
   plan.pod_mac = spec.mac.empty() ? pu::DerivedMac(spec.owner, 'p') : spec.mac;
   std::transform(plan.pod_mac.begin(), plan.pod_mac.end(), plan.pod_mac.begin(), ::tolower);  // as the kernel shows it
   plan.addresses = spec.addresses;
+  plan.routes = spec.routes;
   if (plan.addresses.empty()) return absl::InvalidArgumentError("an uplink needs an address");
   for (const IpAddress& address : plan.addresses) {
     if (address.is_loopback() || address.is_unspecified()) {
@@ -55,24 +52,13 @@ std::vector<netlink::Address> UplinkPlan::PodAddresses(int pod_link) const {
 }
 
 std::vector<netlink::Route> UplinkPlan::PodRoutes(int pod_link) const {
-  std::vector<netlink::Route> result;
-  for (Family family : {Family::kV4, Family::kV6}) {
-    auto source =
-        std::find_if(addresses.begin(), addresses.end(), [&](const IpAddress& a) { return a.family == family; });
-    if (source == addresses.end()) continue;
-    result.push_back({.destination = Everything(family),
-                      .link = pod_link,
-                      .via = Gateway(family),
-                      .onlink = true,
-                      .source = *source});
-  }
-  return result;
+  return RoutesToNode(addresses, routes, pod_link);
 }
 
 std::vector<netlink::Neighbor> UplinkPlan::PodNeighbors(int pod_link) const {
   std::vector<netlink::Neighbor> result;
   for (Family family : {Family::kV4, Family::kV6}) {
-    if (wants(family)) result.push_back({.link = pod_link, .address = Gateway(family), .mac = root_mac});
+    if (wants(family)) result.push_back({.link = pod_link, .address = NodeGateway(family), .mac = root_mac});
   }
   return result;
 }

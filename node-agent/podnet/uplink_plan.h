@@ -19,6 +19,7 @@ struct UplinkPlan {
   std::string root_name;  // in the root namespace
   std::string root_mac, pod_mac;
   std::vector<IpAddress> addresses;
+  std::vector<PodRoute> routes;
 
   // kInvalidArgument for a spec without addresses, a link-local or loopback one, an MTU too small for IPv6.
   static absl::StatusOr<UplinkPlan> Of(const UplinkSpec& spec);

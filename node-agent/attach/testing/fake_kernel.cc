@@ -41,6 +41,20 @@ bool FakeKernel::HasRoutesTo(const pu::OwnerTag& owner) const {
   return routed_.contains(owner);
 }
 
+std::vector<std::string> FakeKernel::PodRoutes(const pu::OwnerTag& owner) const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::string> texts;
+  auto add = [&](const std::vector<podnet::PodRoute>& routes) {
+    for (const podnet::PodRoute& route : routes) {
+      texts.push_back(route.destination.ToString() + (route.mtu != 0 ? fmt::format(" mtu {}", route.mtu) : ""));
+    }
+  };
+  if (auto uplink = uplinks_.find(owner); uplink != uplinks_.end()) add(uplink->second.routes);
+  if (auto link = links_.find(owner); link != links_.end() && link->second.side == pu::Side::kHost)
+    add(link->second.routes);
+  return texts;
+}
+
 std::vector<std::string> FakeKernel::MasqueradeOutside(const std::string& owner) const {
   std::lock_guard lock(mutex_);
   std::vector<std::string> ranges;

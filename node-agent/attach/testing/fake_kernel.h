@@ -40,6 +40,8 @@ class FakeKernel {
   void AddForeignInterface(const std::string& netns_path, const std::string& ifname);
   // The PU sends to the Pod what is for it.
   bool HasRoutesTo(const pu::OwnerTag& owner) const;
+  // What the Pod's namespace routes by this owner's uplink or link, "10.0.0.0/8" or "10.0.0.0/8 mtu 1400".
+  std::vector<std::string> PodRoutes(const pu::OwnerTag& owner) const;
   // What EnsureHostPorts was last told of this owner; empty when it has nothing here.
   std::vector<std::string> MasqueradeOutside(const std::string& owner) const;
   bool IsFurnished(const std::string& netns_path) const;
