@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/attach/testing/two_engines.h"
 
@@ -200,6 +201,21 @@ TEST_CASE("a question about a Pod means its attachment that is whole, by eth0, t
   CHECK(node.host().inspect().FindPod("default/web-0")->ifname == "eth0");
   put("c4", "eth0", "uid-4", ledger::State::kCommitted, 4);
   CHECK(found("default/web-0") == "c4");
+}
+
+TEST_CASE("what could not be made again at the start is tried again") {
+  TwoEngines node;
+  const bool split = GENERATE(false, true);
+  cni::Request add = node.HostAdd("c1", "uid-1", split ? kSplit : kOrdinary);
+  cni::Result result = *node.host().Add(add);
+  node.host_podnet.FailNext(split ? "EnsureLink" : "EnsureUplink", absl::ResourceExhaustedError("no buffer space"));
+  REQUIRE_OK(node.host_ports.RemovePod("uid-1"));
+  const pu::OwnerTag tag{.instance = "demo", .pod_key = "uid-1", .ifname = "eth0"};
+  if (!split) REQUIRE_OK(node.host_podnet.RemoveUplink(tag, add.netns));
+
+  node.CrashHost();
+
+  CHECK(heterok8s::testing::Eventually([&] { return node.host().Check(node.Check(add, result)).ok(); }));
 }
 
 }  // namespace

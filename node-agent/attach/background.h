@@ -2,7 +2,8 @@
 //
 // Threading: Poke() from any thread; the job runs on this object's own thread, one run at a time. The destructor waits
 // for a run in progress, which must therefore have a deadline of its own.
-// Errors: a failed run is repeated after `retry`; the job itself logs.
+// A job of many steps asks stopping() between two of them. Errors: a failed run is repeated after `retry`; the job
+// itself logs.
 //
 //   Background resync([this] { return Resync(); }, options.retry_interval);
 //   resync.Poke();
@@ -39,6 +40,11 @@ class Background {
     wake_.notify_one();
   }
 
+  bool stopping() const {
+    std::lock_guard lock(mutex_);
+    return stop_;
+  }
+
  private:
   void Run() {
     std::unique_lock lock(mutex_);
@@ -60,7 +66,7 @@ class Background {
 
   const std::function<absl::Status()> job_;
   const std::chrono::milliseconds retry_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable wake_;
   bool wanted_ = false, stop_ = false;  // guarded by mutex_
   std::thread thread_;                  // last: it uses all of the above

@@ -1,9 +1,12 @@
 // Addresses from an IPAM plugin of somebody else.
+#include <absl/cleanup/cleanup.h>
+
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
 
 #include "common/fault/fault.h"
+#include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
 #include "node-agent/attach/testing/two_engines.h"
 
@@ -29,7 +32,9 @@ ADD)
   if [ -e "$here/broken" ]; then echo '{"cniVersion":"1.1.0","code":142,"msg":"out of order"}'; exit 1; fi
   touch "$here/leases/$CNI_CONTAINERID"
   echo '{"cniVersion":"1.1.0","ips":[{"address":"10.99.0.5/24"}]}' ;;
-DEL) rm -f "$here/leases/$CNI_CONTAINERID" ;;
+DEL)
+  while [ -e "$here/hangs" ]; do sleep 0.02; done
+  rm -f "$here/leases/$CNI_CONTAINERID" ;;
 GC)
   for lease in "$here"/leases/*; do
     grep -q "\"containerID\":\"$(basename "$lease")\"" "$here/stdin" || rm -f "$lease"
@@ -41,6 +46,8 @@ esac
   ~Plugin() { std::filesystem::remove_all(folder_); }
 
   void Break() { Write("/broken", ""); }
+  void Hang() { Write("/hangs", ""); }
+  void GoOn() { std::filesystem::remove(folder_ + "/hangs"); }
   void Lease(const std::string& container) { Write("/leases/" + container, ""); }
   bool HasLease(const std::string& container) const {
     return std::filesystem::exists(folder_ + "/leases/" + container);
@@ -173,6 +180,29 @@ TEST_CASE("a crash right after the plugin answered gives its address back at the
   node.ResyncBoth();
   CHECK_FALSE(plugin.HasLease("c1"));
   CHECK(node.Leftovers() == Nothing());
+}
+
+TEST_CASE("after a boot nothing waits for a plugin that does not answer; its addresses go back when it does") {
+  Plugin plugin;
+  TwoEngines node;
+  plugin.Use(node);
+  for (const char* id : {"1", "2"}) {
+    REQUIRE_OK(node.host().Add(node.HostAdd(std::string("c") + id, std::string("uid-") + id, kOrdinary)));
+  }
+  plugin.Hang();
+  absl::Cleanup go_on = [&] { plugin.GoOn(); };
+
+  node.Reboot("boot-2");
+
+  CHECK_OK(node.host().Ready());
+  CHECK(plugin.HasLease("c1"));
+  std::vector<std::string> left = node.Leftovers();
+  CHECK(left == std::vector<std::string>{"host: row c1 ordinary deleting", "host: row c2 ordinary deleting"});
+
+  plugin.GoOn();
+  CHECK(heterok8s::testing::Eventually([&] { return node.Leftovers() == Nothing(); }));
+  CHECK_FALSE(plugin.HasLease("c1"));
+  CHECK_FALSE(plugin.HasLease("c2"));
 }
 
 }  // namespace

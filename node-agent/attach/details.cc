@@ -146,6 +146,11 @@ absl::StatusOr<Details> Details::Parse(const std::string& text) {
   }
 }
 
+Details DetailsOrColumns(const ledger::Attachment& row) {
+  absl::StatusOr<Details> parsed = Details::Parse(row.details);
+  return parsed.ok() ? *std::move(parsed) : Details{.owner = OwnerOf(row.pod_key, row.key.ifname)};
+}
+
 pu::OwnerTag TagOf(const Identity& identity, const ledger::Attachment& row) {
   return {.instance = identity.instance, .pod_key = row.pod_key, .ifname = row.key.ifname};
 }

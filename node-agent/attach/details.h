@@ -52,6 +52,9 @@ struct Details {
   std::string ToText() const;
 };
 
+// Of a row that is undone: where its details cannot be read, by what its columns say.
+Details DetailsOrColumns(const ledger::Attachment& row);
+
 // The Pod's addresses belong to its key; those of a second interface are told apart by its name.
 std::string OwnerOf(const std::string& pod_key, const std::string& ifname);
 

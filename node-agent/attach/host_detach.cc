@@ -25,14 +25,8 @@ absl::Status HostEngine::Del(const cni::Request& request) {
 }
 
 absl::Status HostEngine::Detach(Attachment row) {
-  // A row whose details cannot be read is still undone by what its columns say.
-  Details details{.owner = OwnerOf(row.pod_key, row.key.ifname)};
-  if (absl::StatusOr<Details> parsed = Details::Parse(row.details); parsed.ok()) details = *std::move(parsed);
-
-  if (row.state != ledger::State::kDeleting) {
-    row.state = ledger::State::kDeleting;
-    HK_RETURN_IF_ERROR(journal_.Put(row, Durability::kOrdered));
-  }
+  const Details details = DetailsOrColumns(row);
+  HK_RETURN_IF_ERROR(MarkDeleting(row));
   HK_FAULT_POINT("host.del.after-mark");
   // The DPU works while this PU does.
   Workers::Running<absl::Status> dpu;
@@ -44,6 +38,12 @@ absl::Status HostEngine::Detach(Attachment row) {
   HK_RETURN_IF_ERROR(Forget(row, details, removed));
   HK_FAULT_POINT("host.del.after-ledger");
   return absl::OkStatus();
+}
+
+absl::Status HostEngine::MarkDeleting(Attachment& row) {
+  if (row.state == ledger::State::kDeleting) return absl::OkStatus();
+  row.state = ledger::State::kDeleting;
+  return journal_.Put(row, Durability::kOrdered);
 }
 
 absl::Status HostEngine::RemoveDpuHalf(const Attachment& row) {

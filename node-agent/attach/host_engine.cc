@@ -25,6 +25,7 @@ HostEngine::HostEngine(HostOptions options, HostDeps deps)
       namespaces_(deps.namespaces),
       journal_(deps.ledger),
       table_(identity_, journal_),
+      finish_start_([this] { return FinishStart(); }, options_.retry_interval),
       resync_([this] { return Resync(); }, options_.retry_interval) {}
 
 HostEngine::~HostEngine() = default;

@@ -75,7 +75,9 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   ~HostEngine() override;
 
   // Makes ledger and kernel agree: what was being made or removed is removed, what was committed is made again, what
-  // belongs to nobody goes. Works without the DPU. Called once, before anything else.
+  // belongs to nobody goes. Works without the DPU, and does not wait for a delegated IPAM plugin, which may need this
+  // Node to be ready: that, and whatever fails here, is done behind it, again and again. Called once, before anything
+  // else.
   absl::Status Start();
 
   absl::StatusOr<cni::Result> Add(const cni::Request& request) override;
@@ -136,6 +138,7 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
 
   // host_detach.cc
   absl::Status Detach(Attachment row);
+  absl::Status MarkDeleting(Attachment& row);
   absl::Status Unwire(const Attachment& row, const Details& details);
   absl::Status RemoveDpuHalf(const Attachment& row);
   // `dpu`: whether the DPU has let go of the Pod's addresses, or why that is not known.
@@ -154,6 +157,8 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status GcByPlugin(cni::Request request);
 
   // host_reconcile.cc
+  absl::Status UndoAtStart(Attachment row);
+  absl::Status FinishStart();
   absl::Status Restore(const Attachment& row);
   absl::Status Rejoin(const Attachment& seen, bool dpu_has_it);
   absl::Status ReleaseLostReservation(const Attachment& seen);
@@ -178,7 +183,9 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   KeyedMutex pods_;
   std::mutex resyncing_;  // one Resync at a time
   Workers workers_;
-  Background resync_;  // last: its thread uses all of the above
+  std::vector<Attachment> to_undo_, to_restore_;  // by Start, then by the thread of finish_start_
+  Background finish_start_;                       // these two last: their threads use all of the above
+  Background resync_;
 };
 
 }  // namespace heterok8s::attach

@@ -38,10 +38,11 @@ absl::Status HostEngine::Start() {
       live.push_back(row);
       continue;
     }
-    absl::Status undone = Detach(row);
+    absl::Status undone = UndoAtStart(row);
     if (!undone.ok()) {
-      spdlog::warn("container {}: undo its {} attachment: {}; leaving the rest to DEL and GC", row.key.container_id,
+      spdlog::warn("container {}: undo its {} attachment: {}; trying again", row.key.container_id,
                    rebooted ? "pre-boot" : Name(row.state), Message(undone));
+      to_undo_.push_back(row);
     }
   }
   HK_FAULT_POINT("host.start.after-undo");
@@ -55,13 +56,52 @@ absl::Status HostEngine::Start() {
   for (const Attachment& row : live) {
     absl::Status restored = Restore(row);
     if (!restored.ok()) {
-      spdlog::warn("container {}: {}; keeping its attachment, CHECK will say the same", row.key.container_id,
+      spdlog::warn("container {}: {}; keeping its attachment and trying again", row.key.container_id,
                    Message(restored));
+      to_restore_.push_back(row);
     }
   }
   table_.SetReady("");
+  if (!to_undo_.empty() || !to_restore_.empty()) finish_start_.Poke();
   resync_.Poke();
   return absl::OkStatus();
+}
+
+// All but the call of a delegated plugin, which FinishStart makes: it may take kDelegateDeadline for each address.
+absl::Status HostEngine::UndoAtStart(Attachment row) {
+  const Details details = DetailsOrColumns(row);
+  const bool waits = row.mode == ledger::Mode::kOrdinary && !details.delegated_stdin.empty();
+  if (!waits) return Detach(row);
+  HK_RETURN_IF_ERROR(MarkDeleting(row));
+  HK_RETURN_IF_ERROR(Unwire(row, details));
+  to_undo_.push_back(row);
+  return absl::OkStatus();
+}
+
+// What Start has left, one attachment after the other; what fails stays for the next time. Calls of the runtime for the
+// same Pod go before or after: each looks at the row anew.
+absl::Status HostEngine::FinishStart() {
+  FirstError failed;
+  auto each = [&](std::vector<Attachment>& left, ledger::State state, auto&& work) {
+    std::erase_if(left, [&](const Attachment& seen) {
+      if (finish_start_.stopping()) return false;
+      absl::Status done = [&]() -> absl::Status {
+        HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(seen.pod_key));
+        HK_ASSIGN_OR_RETURN(std::optional<Attachment> row, journal_.Find(seen.key));
+        if (!row.has_value() || row->generation != seen.generation || row->state != state) return absl::OkStatus();
+        return work(*row);
+      }();
+      failed.Add(Annotate(done, fmt::format("container {}", seen.key.container_id)));
+      return done.ok();
+    });
+  };
+  each(to_restore_, ledger::State::kCommitted, [&](const Attachment& row) { return Restore(row); });
+  each(to_undo_, ledger::State::kDeleting, [&](const Attachment& row) { return Detach(row); });
+  if (!failed.status().ok()) {
+    spdlog::warn("after the start {} attachments are to be undone and {} to be made again: {}; trying again in {} ms",
+                 to_undo_.size(), to_restore_.size(), Message(failed.status()), options_.retry_interval.count());
+  }
+  return failed.status();
 }
 
 // Makes a committed attachment's kernel objects again. Those of a split Pod without a word to the DPU: Resync does
