@@ -11,7 +11,7 @@ using heterok8s::testing::Says;
 
 TEST_CASE("CHECK finds what is missing, on either PU") {
   TwoEngines node;
-  cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit, 8080);
   cni::Result result = *node.host().Add(add);
   cni::Request check = node.Check(add, result);
   CHECK_OK(node.host().Check(check));
@@ -34,7 +34,32 @@ TEST_CASE("CHECK finds what is missing, on either PU") {
   }
   SECTION("the DPU half is gone") {
     REQUIRE_OK(node.dpu().Remove({"uid-1", node.HostGeneration("uid-1")}));
-    CHECK_THAT(node.host().Check(check), Says("was not prepared"));
+    CHECK_THAT(node.host().Check(check), Says("the DPU half") && Says("is not here"));
+  }
+  SECTION("the host ports are gone") {
+    REQUIRE_OK(node.host_podnet.RemoveHostPorts("uid-1"));
+    CHECK_THAT(node.host().Check(check), Says("no host ports"));
+  }
+  const pu::OwnerTag tag{.instance = "demo", .pod_key = "uid-1", .ifname = "eth0"};
+  SECTION("the DPU's uplink is gone") {
+    REQUIRE_OK(node.dpu_podnet.RemoveUplink(tag, ""));
+    CHECK_THAT(node.host().Check(check), Says("the DPU half") && Says("no uplink"));
+  }
+  SECTION("the DPU's wiring is gone") {
+    REQUIRE_OK(node.dpu_podnet.RemoveLink(*node.dpu().inspect().LinkOf("uid-1")));
+    CHECK_THAT(node.host().Check(check), Says("no link"));
+  }
+  SECTION("the DPU's host ports are gone") {
+    REQUIRE_OK(node.dpu_podnet.RemoveHostPorts("uid-1"));
+    CHECK_THAT(node.host().Check(check), Says("the DPU half") && Says("no host ports"));
+  }
+  SECTION("the DPU does not follow the ports") {
+    REQUIRE_OK(node.dpu_ports.RemovePod("uid-1"));
+    CHECK_THAT(node.host().Check(check), Says("the DPU half") && Says("ports"));
+  }
+  SECTION("the DPU does not answer, and the lease holds still") {
+    node.to_dpu.SetDown(true, /*lease_too=*/false);
+    CHECK(cni::CodeOf(node.host().Check(check)) == cni::kDpuUnavailable);
   }
   SECTION("the DPU is away") {
     node.SetConnected(false);
@@ -44,6 +69,19 @@ TEST_CASE("CHECK finds what is missing, on either PU") {
     cni::Request other = node.Check(node.HostAdd("c9", "uid-9", kSplit), result);
     CHECK(cni::CodeOf(node.host().Check(other)) == cni::kUnknownContainer);
   }
+}
+
+TEST_CASE("CHECK of an ordinary Pod finds missing host ports and masquerading") {
+  TwoEngines node;
+  const bool port = GENERATE(true, false);
+  if (!port) node.extra_config["ipMasq"] = true;
+  cni::Request add = node.HostAdd("c1", "uid-1", kOrdinary, port ? 8080 : 0);
+  cni::Request check = node.Check(add, *node.host().Add(add));
+  CHECK_OK(node.host().Check(check));
+
+  REQUIRE_OK(node.host_podnet.RemoveHostPorts("uid-1"));
+
+  CHECK_THAT(node.host().Check(check), Says("no host ports"));
 }
 
 }  // namespace

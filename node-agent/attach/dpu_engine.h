@@ -80,6 +80,7 @@ class DpuEngine final : public Engine, public DpuHalf, public PeerWatcher {
   }
   absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& request) override;
   absl::Status Commit(const PodGeneration& pod) override;
+  absl::Status CheckHalf(const PodGeneration& pod) override;
   absl::Status Remove(const PodGeneration& pod) override;
   absl::StatusOr<SyncReply> Sync(const SyncRequest& request) override;
 

@@ -262,6 +262,26 @@ absl::Status DpuEngine::Commit(const PodGeneration& pod) {
   return absl::OkStatus();
 }
 
+// The kernel's word, not the row's: somebody may have changed it since.
+absl::Status DpuEngine::CheckHalf(const PodGeneration& pod) {
+  HK_RETURN_IF_ERROR(Ready());
+  HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(pod.pod_key));
+  HK_ASSIGN_OR_RETURN(std::optional<Attachment> half, FindHalf(pod.pod_key));
+  if (!half.has_value() || half->generation != pod.generation || half->state != ledger::State::kCommitted) {
+    return absl::NotFoundError(fmt::format("Pod {} generation {} is not here", pod.pod_key, pod.generation));
+  }
+  HK_ASSIGN_OR_RETURN(Details details, Details::Parse(half->details));
+  if (!details.join->committed) return absl::NotFoundError(fmt::format("Pod {} has no link here", pod.pod_key));
+  HK_RETURN_IF_ERROR(podnet_.CheckUplink(UplinkSpecOf(identity_, *half, details)));
+  HK_RETURN_IF_ERROR(podnet_.CheckLink(LinkSpecOf(identity_, *half, details)));
+  if (podnet::HostPortSpec spec = HostPortSpecOf(identity_, details); !spec.empty()) {
+    HK_RETURN_IF_ERROR(podnet_.CheckHostPorts(spec));
+  }
+  std::vector<std::string> pods = ports_.ListPods();
+  if (std::find(pods.begin(), pods.end(), pod.pod_key) != pods.end()) return absl::OkStatus();
+  return absl::FailedPreconditionError("its ports are not followed");
+}
+
 absl::Status DpuEngine::Remove(const PodGeneration& pod) {
   HK_RETURN_IF_ERROR(Ready());
   // Before the lock: a Prepare that holds it finishes first, one that waits for it must not start.

@@ -352,17 +352,19 @@ absl::StatusOr<PrepareReply> HostEngine::PrepareDpuHalf(const Attachment& row, c
                                                      meanwhile);
   if (!reply.ok()) {
     absl::Status failed = Annotate(reply.status(), "prepare the DPU half");
-    return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),
-                    absl::StatusCode::kDeadlineExceeded, cni::kDpuUnavailable);
+    return UnavailableDpu(failed);
   }
   return reply;
 }
 
+absl::Status HostEngine::UnavailableDpu(const absl::Status& status) {
+  return WithCode(WithCode(status, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),
+                  absl::StatusCode::kDeadlineExceeded, cni::kDpuUnavailable);
+}
+
 absl::Status HostEngine::CommitDpuHalf(const Attachment& row, const Meanwhile& meanwhile) {
   absl::Status done = peer_.Commit({.pod_key = row.pod_key, .generation = row.generation}, meanwhile);
-  absl::Status failed = Annotate(done, "commit the DPU half");
-  return WithCode(WithCode(failed, absl::StatusCode::kUnavailable, cni::kDpuUnavailable),
-                  absl::StatusCode::kDeadlineExceeded, cni::kDpuUnavailable);
+  return UnavailableDpu(Annotate(done, "commit the DPU half"));
 }
 
 }  // namespace heterok8s::attach

@@ -68,6 +68,9 @@ absl::Status HostEngine::Check(const cni::Request& request) {
                             : journal_.Write([&](ledger::Tx& tx) { return ipam_.Check(tx, request, details.owner); },
                                              Durability::kOrdered);
   HK_RETURN_IF_ERROR(leased);
+  if (podnet::HostPortSpec spec = HostPortSpecOf(identity_, details); !spec.empty()) {
+    HK_RETURN_IF_ERROR(Annotate(podnet_.CheckHostPorts(spec), Describe(request)));
+  }
   if (row->mode == ledger::Mode::kOrdinary) {
     return Annotate(podnet_.CheckUplink(UplinkSpecOf(identity_, *row, details)), Describe(request));
   }
@@ -81,8 +84,8 @@ absl::Status HostEngine::Check(const cni::Request& request) {
     return cni::MakeError(cni::kDpuUnavailable,
                           fmt::format("{}: the DPU's lease has expired: {}", Describe(request), lease.last_error));
   }
-  // Committing once more changes nothing, and fails exactly when the DPU does not have this generation.
-  return Annotate(CommitDpuHalf(*row), Describe(request));
+  absl::Status there = peer_.CheckHalf({.pod_key = row->pod_key, .generation = row->generation});
+  return Annotate(UnavailableDpu(Annotate(there, "the DPU half")), Describe(request));
 }
 
 absl::Status HostEngine::Status(const cni::Request& request) {

@@ -134,6 +134,7 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   absl::Status TakePorts(const Attachment& row, const Details& details, const podnet::LinkSpec& link);
   absl::StatusOr<PrepareReply> PrepareDpuHalf(const Attachment& row, const Details& details,
                                               const Meanwhile& meanwhile = nullptr);
+  static absl::Status UnavailableDpu(const absl::Status& status);  // an answer that did not come has a CNI code
   absl::Status CommitDpuHalf(const Attachment& row, const Meanwhile& meanwhile = nullptr);
 
   // host_detach.cc

@@ -107,6 +107,7 @@ class PeerClient {
   // Host to DPU.
   virtual absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& request, const Meanwhile& meanwhile = nullptr) = 0;
   virtual absl::Status Commit(const PodGeneration& pod, const Meanwhile& meanwhile = nullptr) = 0;
+  virtual absl::Status CheckHalf(const PodGeneration& pod) = 0;
   virtual absl::Status Remove(const PodGeneration& pod) = 0;
   virtual absl::StatusOr<SyncReply> Sync(const SyncRequest& request) = 0;
 
@@ -140,6 +141,8 @@ class DpuHalf {
   virtual absl::StatusOr<PrepareReply> Prepare(const PrepareRequest& request) = 0;
   // Waits for what Prepare left to be done. kNotFound when it was not prepared, or has no link.
   virtual absl::Status Commit(const PodGeneration& pod) = 0;
+  // kNotFound when this generation is not here, kFailedPrecondition with what the kernel lacks of it.
+  virtual absl::Status CheckHalf(const PodGeneration& pod) = 0;
   virtual absl::Status Remove(const PodGeneration& pod) = 0;  // OK when there is none
   virtual absl::StatusOr<SyncReply> Sync(const SyncRequest& request) = 0;
   // The halves that are whole here, from memory: what heartbeats tell the host.

@@ -30,6 +30,7 @@ class NothingToDo final : public attach::DpuHalf {
     return attach::PrepareReply{.netns_path = "/run/netns/hk", .uplink_mac = "02:00:00:00:00:01"};
   }
   absl::Status Commit(const attach::PodGeneration&) override { return absl::OkStatus(); }
+  absl::Status CheckHalf(const attach::PodGeneration&) override { return absl::OkStatus(); }
   absl::Status Remove(const attach::PodGeneration&) override { return absl::OkStatus(); }
   absl::StatusOr<attach::SyncReply> Sync(const attach::SyncRequest&) override { return attach::SyncReply{}; }
   std::vector<attach::PodGeneration> Halves() const override { return {}; }

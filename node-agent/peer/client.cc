@@ -130,6 +130,10 @@ absl::Status GrpcPeerClient::Commit(const attach::PodGeneration& pod, const atta
   return CallMeanwhile<v1::CommitReply>("Commit", send, options_.commit_deadline, meanwhile).status();
 }
 
+absl::Status GrpcPeerClient::CheckHalf(const attach::PodGeneration& pod) {
+  return Call("Check", &v1::Peer::Stub::Check, ToProto(pod), options_.call_deadline).status();
+}
+
 absl::Status GrpcPeerClient::Remove(const attach::PodGeneration& pod) {
   return Call("Remove", &v1::Peer::Stub::Remove, ToProto(pod), options_.call_deadline).status();
 }

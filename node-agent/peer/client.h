@@ -54,6 +54,7 @@ class GrpcPeerClient final : public attach::PeerClient {
 
   absl::StatusOr<attach::PrepareReply> Prepare(const attach::PrepareRequest& request,
                                                const attach::Meanwhile& meanwhile = nullptr) override;
+  absl::Status CheckHalf(const attach::PodGeneration& pod) override;
   absl::Status Commit(const attach::PodGeneration& pod, const attach::Meanwhile& meanwhile = nullptr) override;
   absl::Status Remove(const attach::PodGeneration& pod) override;
   absl::StatusOr<attach::SyncReply> Sync(const attach::SyncRequest& request) override;

@@ -28,7 +28,7 @@ class RememberingDpu final : public attach::DpuHalf, public testing::Watched {
   absl::Status answer;
   attach::PrepareRequest prepared;
   attach::SyncRequest synced;
-  attach::PodGeneration committed;
+  attach::PodGeneration committed, checked;
   std::function<void()> on_call;  // in Prepare and Commit
 
   absl::Status Ready() const override { return ready; }
@@ -41,6 +41,10 @@ class RememberingDpu final : public attach::DpuHalf, public testing::Watched {
   absl::Status Commit(const attach::PodGeneration& pod) override {
     committed = pod;
     if (on_call) on_call();
+    return answer;
+  }
+  absl::Status CheckHalf(const attach::PodGeneration& pod) override {
+    checked = pod;
     return answer;
   }
   absl::Status Remove(const attach::PodGeneration&) override { return answer; }
@@ -214,11 +218,13 @@ TEST_CASE("what the caller does meanwhile is done when its request has arrived a
   CHECK(runs == 1);
 }
 
-TEST_CASE("Commit, Remove, Sync, Reserve and Release reach the other half") {
+TEST_CASE("Commit, Check, Remove, Sync, Reserve and Release reach the other half") {
   Pair pair;
 
   CHECK_OK(pair.to_dpu->Commit({"uid-1", 9}));
   CHECK(pair.dpu.committed == attach::PodGeneration{"uid-1", 9});
+  CHECK_OK(pair.to_dpu->CheckHalf({"uid-1", 9}));
+  CHECK(pair.dpu.checked == attach::PodGeneration{"uid-1", 9});
   CHECK_OK(pair.to_dpu->Remove({"uid-1", 9}));
   absl::StatusOr<attach::SyncReply> sync =
       pair.to_dpu->Sync({.epoch = 3, .pods = {{"uid-1", 9}, {"uid-2", 4}}, .newest_generation = 9});
@@ -255,8 +261,9 @@ TEST_CASE("a caller of the wrong role is refused and the half never hears of it"
 
   CHECK_THAT(as_cri->Commit({"uid-1", 9}), HasCode(absl::StatusCode::kPermissionDenied));
   CHECK_THAT(as_dpu->Commit({"uid-1", 9}), HasCode(absl::StatusCode::kPermissionDenied));
+  CHECK_THAT(as_dpu->CheckHalf({"uid-1", 9}), HasCode(absl::StatusCode::kPermissionDenied));
   CHECK_THAT(host_to_host->Release("uid-1"), Says("the caller is heterok8s://demo/host"));
-  CHECK(pair.refused_by_dpu.not_allowed() == 2);
+  CHECK(pair.refused_by_dpu.not_allowed() == 3);
   CHECK(pair.refused_by_host.not_allowed() == 1);
   // The half that this role does not have.
   CHECK_THAT(host_to_host->Commit({"uid-1", 9}), HasCode(absl::StatusCode::kUnimplemented));

@@ -26,6 +26,7 @@ struct NoDpu final : attach::DpuHalf {
     return attach::PrepareReply{};
   }
   absl::Status Commit(const attach::PodGeneration&) override { return absl::OkStatus(); }
+  absl::Status CheckHalf(const attach::PodGeneration&) override { return absl::OkStatus(); }
   absl::Status Remove(const attach::PodGeneration&) override { return absl::OkStatus(); }
   absl::StatusOr<attach::SyncReply> Sync(const attach::SyncRequest&) override { return attach::SyncReply{}; }
   std::vector<attach::PodGeneration> Halves() const override { return {}; }

@@ -67,6 +67,11 @@ class DpuService final : public v1::Peer::Service {
     return rpc::ToGrpc(parts_.dpu->Remove(FromProto(*request)));
   }
 
+  grpc::Status Check(grpc::ServerContext* context, const v1::PodGeneration* request, v1::CheckReply*) override {
+    if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kHost, "Check"); !s.ok()) return s;
+    return rpc::ToGrpc(parts_.dpu->CheckHalf(FromProto(*request)));
+  }
+
   grpc::Status Sync(grpc::ServerContext* context, const v1::SyncRequest* request, v1::SyncReply* reply) override {
     if (grpc::Status s = Allow(*context, options_.node, parts_.refusals, tls::Role::kHost, "Sync"); !s.ok()) return s;
     absl::StatusOr<attach::SyncReply> answer = parts_.dpu->Sync(FromProto(*request));

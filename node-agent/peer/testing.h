@@ -195,6 +195,7 @@ class FakePodNet final : public podnet::PodNet, public Watched {
   absl::Status CheckLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
   absl::Status RemoveLink(const podnet::LinkSpec&) override { return absl::OkStatus(); }
   absl::Status EnsureHostPorts(const podnet::HostPortSpec&) override { return absl::OkStatus(); }
+  absl::Status CheckHostPorts(const podnet::HostPortSpec&) override { return absl::OkStatus(); }
   absl::Status RemoveHostPorts(const std::string&) override { return absl::OkStatus(); }
   absl::StatusOr<std::vector<pu::OwnerTag>> ListUplinks() override { return std::vector<pu::OwnerTag>{}; }
 

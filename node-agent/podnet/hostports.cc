@@ -109,6 +109,26 @@ absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& sp
   return Annotate(Ensure(HostPortTable(instance), spec), fmt::format("host ports of {}", spec.pod_key));
 }
 
+absl::Status CheckHostPorts(const std::string& instance, const HostPortSpec& spec) {
+  const std::string table = HostPortTable(instance);
+  auto differs = [&](const std::string& what) {
+    return absl::FailedPreconditionError(fmt::format("host ports of {}: {}", spec.pod_key, what));
+  };
+  HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());
+  absl::StatusOr<HostPortElements> present = nft->AllElements(table);
+  if (absl::IsNotFound(present.status())) return differs(fmt::format("table {} is missing", table));
+  HK_RETURN_IF_ERROR(present.status());
+  WayToPod way;
+  if (!spec.ports.empty()) {
+    HK_ASSIGN_OR_RETURN(std::unique_ptr<Netlink> netlink, netlink::OpenNetlink());
+    HK_ASSIGN_OR_RETURN(way, FindWay(*netlink, spec));
+  }
+  absl::StatusOr<HostPortChange> change = PlanHostPorts(table, *present, spec, !way.own_interface);
+  if (!change.ok()) return differs(Message(change.status()));
+  if (change->script.empty()) return absl::OkStatus();
+  return differs(fmt::format("the table wants '{}'", change->script.substr(0, change->script.find('\n'))));
+}
+
 absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod_key) {
   std::string table = HostPortTable(instance);
   HK_ASSIGN_OR_RETURN(std::unique_ptr<Nft> nft, netfilter::OpenNft());

@@ -39,6 +39,8 @@ std::string HostPortTable(const std::string& instance);
 absl::Status PrepareHostPorts(const std::string& instance, const RootGuard& guard = {});
 // After EnsureUplink: the route to the Pod decides how answers come back.
 absl::Status EnsureHostPorts(const std::string& instance, const HostPortSpec& spec);
+// kFailedPrecondition with the first difference.
+absl::Status CheckHostPorts(const std::string& instance, const HostPortSpec& spec);
 absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod_key);
 // Packets that the table refused, by reason: "martian" (127.0.0.0/8 from a device), "spoofed" (a source that the Pod
 // behind this uplink does not have), "link_address" (from a Pod to one), "agent_port" (from a Pod to heterod's port)

@@ -237,5 +237,30 @@ TEST_CASE("a table per instance, whatever its name") {
   CHECK(HostPortTable("a-b").find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_ ") == std::string::npos);
 }
 
+TEST_CASE("a look at host ports and masquerading finds what is missing, and what is another's") {
+  Node node;
+  node.AddPods();
+  const HostPortSpec spec{.pod_key = "pod-a",
+                          .ports = {{.host_port = 8080, .container_port = 80}},
+                          .addresses = node.a.addresses,
+                          .masquerade_outside = {*IpPrefix::Parse("10.88.0.0/16")}};
+  auto check = [&] { return node.TryInNode([&] { return CheckHostPorts(kInstance, spec); }); };
+  CHECK_THAT(check(), Says("pod-a"));
+  auto ensure = [&] { return node.TryInNode([&] { return EnsureHostPorts(kInstance, spec); }); };
+  REQUIRE_OK(ensure());
+  CHECK_OK(check());
+
+  for (const char* element : {"any4 { tcp . 8080 }", "any6 { tcp . 8080 }", "masq4 { 10.88.0.5 }",
+                              "inside4 { 10.88.0.5 . 10.88.0.0/16 }", "hairpin4 { 10.88.0.5 . 10.88.0.5 }"}) {
+    INFO(element);
+    SplitPodTopology::Sh(node.node, fmt::format("nft 'delete element {} {}'", HostPortTable(kInstance), element));
+    CHECK_THAT(check(), HasCode(absl::StatusCode::kFailedPrecondition) && Says("add element"));
+    REQUIRE_OK(ensure());
+    CHECK_OK(check());
+  }
+  SplitPodTopology::Sh(node.node, "nft flush ruleset");
+  CHECK_THAT(check(), HasCode(absl::StatusCode::kFailedPrecondition) && Says("is missing"));
+}
+
 }  // namespace
 }  // namespace heterok8s::podnet

@@ -126,6 +126,10 @@ absl::Status KernelPodNet::EnsureHostPorts(const HostPortSpec& spec) {
   return InRoot([&] { return root_table_.Ensure(spec); });
 }
 
+absl::Status KernelPodNet::CheckHostPorts(const HostPortSpec& spec) {
+  return InRoot([&] { return podnet::CheckHostPorts(options_.instance, spec); });
+}
+
 absl::Status KernelPodNet::RemoveHostPorts(const std::string& pod_key) {
   return InRoot([&] { return root_table_.Remove(pod_key); });
 }

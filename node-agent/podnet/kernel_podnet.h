@@ -45,6 +45,7 @@ class KernelPodNet : public PodNet {
   absl::Status ReplacePorts(const LinkSpec& spec, const std::vector<std::pair<Protocol, uint16_t>>& ports) override;
 
   absl::Status EnsureHostPorts(const HostPortSpec& spec) override;
+  absl::Status CheckHostPorts(const HostPortSpec& spec) override;
   absl::Status RemoveHostPorts(const std::string& pod_key) override;
   absl::StatusOr<std::vector<IpAddress>> NodeAddresses() override;
 

@@ -174,6 +174,8 @@ class PodNet {
   // Host ports and masquerading live in the root namespace's table, which is made again when somebody takes it away.
   // kAlreadyExists names the Pod that has the port.
   virtual absl::Status EnsureHostPorts(const HostPortSpec& spec) = 0;
+  // What EnsureHostPorts would change: kFailedPrecondition. Of the table's elements; nobody looks at its rules.
+  virtual absl::Status CheckHostPorts(const HostPortSpec& spec) = 0;
   virtual absl::Status RemoveHostPorts(const std::string& pod_key) = 0;
   // The addresses by which others know this PU: of its root namespace, global ones.
   virtual absl::StatusOr<std::vector<IpAddress>> NodeAddresses() { return std::vector<IpAddress>{}; }

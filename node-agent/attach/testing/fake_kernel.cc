@@ -226,6 +226,15 @@ absl::Status FakePodNet::EnsureHostPorts(const podnet::HostPortSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::Status FakePodNet::CheckHostPorts(const podnet::HostPortSpec& spec) {
+  HK_RETURN_IF_ERROR(Enter(process_, "CheckHostPorts"));
+  std::lock_guard lock(kernel_.mutex_);
+  auto found = kernel_.host_ports_.find(spec.pod_key);
+  if (found == kernel_.host_ports_.end()) return absl::FailedPreconditionError("there are no host ports");
+  const bool same = found->second.ports == spec.ports && found->second.masquerade_outside == spec.masquerade_outside;
+  return same ? absl::OkStatus() : absl::FailedPreconditionError("the host ports are others");
+}
+
 absl::Status FakePodNet::RemoveHostPorts(const std::string& pod_key) {
   HK_RETURN_IF_ERROR(Enter(process_, "RemoveHostPorts"));
   std::lock_guard lock(kernel_.mutex_);

@@ -94,6 +94,7 @@ class FakePodNet final : public podnet::PodNet, public Failures {
   absl::Status RemoveLink(const podnet::LinkSpec& spec) override;
   absl::Status SetPort(const podnet::LinkSpec& spec, Protocol protocol, uint16_t port, bool present) override;
   absl::Status EnsureHostPorts(const podnet::HostPortSpec& spec) override;
+  absl::Status CheckHostPorts(const podnet::HostPortSpec& spec) override;
   absl::Status RemoveHostPorts(const std::string& pod_key) override;
   absl::StatusOr<std::vector<IpAddress>> NodeAddresses() override {
     return std::vector<IpAddress>{*IpAddress::Parse("192.0.2.1")};

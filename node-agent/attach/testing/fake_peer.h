@@ -79,6 +79,9 @@ class FakePeer final : public PeerClient {
     return Call<absl::Status>(
         "Commit", &dpu_, [&] { return dpu_->Commit(pod); }, meanwhile);
   }
+  absl::Status CheckHalf(const PodGeneration& pod) override {
+    return Call<absl::Status>("Check", &dpu_, [&] { return dpu_->CheckHalf(pod); });
+  }
   absl::Status Remove(const PodGeneration& pod) override {
     return Call<absl::Status>("Remove", &dpu_, [&] { return dpu_->Remove(pod); });
   }
