@@ -94,6 +94,16 @@ TEST_CASE("pod-h has the routes that are asked for, and outside reaches it where
   CHECK(SplitPodTopology::Ip(pod.pod_h(), "-6 route show fd00:99::/64").empty());
 }
 
+TEST_CASE("a Pod whose path is another's namespace now takes nothing of that one along") {
+  Wired pod;
+  LinkSpec gone = pod.HostSpec();
+  gone.owner.pod_key = "pod-0";
+
+  CHECK_OK(RemoveLink(gone));
+
+  CHECK_OK(CheckLink(pod.HostSpec()));
+}
+
 TEST_CASE("outside reaches a TCP port where its owner is") {
   Wired pod;
   for (const Addresses& a : {kV4, kV6}) {
