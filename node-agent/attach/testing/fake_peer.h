@@ -42,6 +42,10 @@ class FakePeer final : public PeerClient {
     down_ = down;
     lease_expired_ = down && lease_too;
   }
+  void SetPeerReady(bool ready) {
+    std::lock_guard lock(mutex_);
+    peer_ready_ = ready;
+  }
   int uplink_mtu = 0;  // of the other side
   void LoseAnswerOf(const std::string& call) {
     std::lock_guard lock(mutex_);
@@ -98,11 +102,11 @@ class FakePeer final : public PeerClient {
   LeaseState lease() const override {
     std::lock_guard lock(mutex_);
     LeaseState state{.valid = !lease_expired_,
-                     .peer_ready = !lease_expired_,
+                     .peer_ready = !lease_expired_ && peer_ready_,
                      .age = std::chrono::milliseconds(7),
                      .peer_uplink_mtu = uplink_mtu,
                      .address = "fake:1"};
-    if (lease_expired_) state.last_error = "no heartbeat";
+    if (!state.peer_ready) state.last_error = lease_expired_ ? "no heartbeat" : "starting";
     return state;
   }
 
@@ -141,7 +145,7 @@ class FakePeer final : public PeerClient {
   HostHalf* host_ = nullptr;
   mutable std::mutex mutex_;
   std::function<void(const std::string&)> hook_;  // these are guarded by mutex_
-  bool down_ = false, lease_expired_ = false, answers_first_ = true;
+  bool down_ = false, lease_expired_ = false, peer_ready_ = true, answers_first_ = true;
   std::set<std::string> lose_;
   std::map<std::string, int> calls_;
   PrepareRequest last_prepare_;
