@@ -169,6 +169,15 @@ TEST_CASE("a second interface of a Pod is ordinary and has its own address") {
 
   CHECK(one.ips[0].address != two.ips[0].address);
   CHECK(node.to_dpu.calls("Prepare") == 1);
+  SECTION("it may have a hardware address of its own, and be made while the DPU is away") {
+    cni::Request third = first;
+    third.ifname = "net2";
+    third.config.requested_mac = "02:00:00:00:00:09";
+    node.SetConnected(false);
+    CHECK_OK(node.host().Add(third));
+    node.SetConnected(true);
+    CHECK_OK(node.host().Del(node.Del(third)));
+  }
   CHECK_OK(node.host().Del(node.Del(second)));
   CHECK_OK(node.host().Check(node.Check(first, one)));
   CHECK_OK(node.host().Del(node.Del(first)));

@@ -17,6 +17,11 @@ constexpr std::chrono::seconds kLinkTimeout{15};
 // A transaction that stops before it writes, so that what is in the way can be cleared first.
 absl::Status SomethingInTheWay() { return absl::AbortedError("another attachment is in the way"); }
 
+// A Pod has one attachment at a time there: another is of an earlier sandbox.
+bool SamePlace(const Attachment& a, const Attachment& b) {
+  return a.key.network == b.key.network && a.key.ifname == b.key.ifname;
+}
+
 absl::Status NoLease(const LeaseState& lease) {
   std::string why = lease.last_error.empty() ? "" : ": " + lease.last_error;
   return cni::MakeError(
@@ -33,15 +38,15 @@ absl::StatusOr<cni::Result> HostEngine::Add(const cni::Request& request) {
   HK_RETURN_IF_ERROR(CheckAdd(request));
   Job job{.request = request, .row = RowOf(request)};
   HK_ASSIGN_OR_RETURN(job.details, DetailsOf(request, DefaultMtu()));
-  HK_ASSIGN_OR_RETURN(Placement placement, PlacementNow(request));
-  job.row.mode = placement.split ? ledger::Mode::kSplit : ledger::Mode::kOrdinary;
-  job.details.placement_reason = placement.reason;
   if (ipam_.is_delegated(request)) {
     job.details.delegated_stdin = request.stdin_text;
     job.details.delegated_environment = request.environment;
   }
 
   HK_ASSIGN_OR_RETURN(KeyedMutex::Guard guard, Lock(job.row.pod_key));
+  HK_ASSIGN_OR_RETURN(Placement placement, PlacementNow(request, job.row));
+  job.row.mode = placement.split ? ledger::Mode::kSplit : ledger::Mode::kOrdinary;
+  job.details.placement_reason = placement.reason;
   HK_RETURN_IF_ERROR(Annotate(Admit(job), Describe(request)));
   // From here on there is a row: whatever happens below is undone by it.
   absl::Cleanup undo = [&] {
@@ -60,9 +65,14 @@ absl::StatusOr<cni::Result> HostEngine::Add(const cni::Request& request) {
   return result;
 }
 
-absl::StatusOr<Placement> HostEngine::PlacementNow(const cni::Request& request) {
+absl::StatusOr<Placement> HostEngine::PlacementNow(const cni::Request& request, const Attachment& wanted) {
   HK_ASSIGN_OR_RETURN(Placement placement, DecidePlacement(request.config));
   if (!placement.split) return placement;
+  HK_ASSIGN_OR_RETURN(std::vector<Attachment> of_pod, journal_.OfPod(wanted.pod_key));
+  for (const Attachment& row : of_pod) {
+    if (row.mode != ledger::Mode::kSplit || SamePlace(row, wanted)) continue;
+    return Placement{false, fmt::format("the Pod is split over its interface {}", row.key.ifname)};
+  }
   if (!request.config.requested_mac.empty()) {
     return cni::MakeError(cni::kUnsupportedField,
                           fmt::format("runtimeConfig.mac '{}': the interface of a split Pod has a derived address",
@@ -108,19 +118,14 @@ absl::Status HostEngine::RemoveEarlierHalf(const ledger::Tombstone& tombstone) {
   return SettleLocked(tombstone);
 }
 
-absl::StatusOr<std::vector<Attachment>> HostEngine::InTheWay(ledger::Tx& tx, Job& job) {
+absl::StatusOr<std::vector<Attachment>> HostEngine::InTheWay(ledger::Tx& tx, const Job& job) {
   std::vector<Attachment> in_the_way;
   HK_ASSIGN_OR_RETURN(std::optional<Attachment> same, tx.FindAttachment(job.row.key));
   if (same.has_value()) in_the_way.push_back(*same);
   HK_ASSIGN_OR_RETURN(std::vector<Attachment> of_pod, tx.AttachmentsOfPod(job.row.pod_key));
   for (const Attachment& row : of_pod) {
     if (row.key == job.row.key || row.mode == ledger::Mode::kTwin) continue;
-    if (row.key.network == job.row.key.network && row.key.ifname == job.row.key.ifname) {
-      in_the_way.push_back(row);  // of an earlier sandbox of this Pod: a Pod has one at a time
-    } else if (row.mode == ledger::Mode::kSplit && job.row.mode == ledger::Mode::kSplit) {
-      job.row.mode = ledger::Mode::kOrdinary;
-      job.details.placement_reason = fmt::format("the Pod is split over its interface {}", row.key.ifname);
-    }
+    if (SamePlace(row, job.row)) in_the_way.push_back(row);
   }
   return in_the_way;
 }

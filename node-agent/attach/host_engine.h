@@ -114,9 +114,9 @@ class HostEngine final : public Engine, public HostHalf, public PeerWatcher {
   int DefaultMtu() const;
 
   // host_add.cc
-  absl::StatusOr<Placement> PlacementNow(const cni::Request& request);
+  absl::StatusOr<Placement> PlacementNow(const cni::Request& request, const Attachment& wanted);  // Pod locked
   absl::Status Admit(Job& job);
-  absl::StatusOr<std::vector<Attachment>> InTheWay(ledger::Tx& tx, Job& job);
+  absl::StatusOr<std::vector<Attachment>> InTheWay(ledger::Tx& tx, const Job& job);
   absl::Status ClearAway(const Attachment& row, const Job& job);
   absl::Status RemoveEarlierHalf(const ledger::Tombstone& tombstone);
   absl::Status WriteRow(ledger::Tx& tx, Job& job);
