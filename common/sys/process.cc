@@ -10,7 +10,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <thread>
 
 #include "common/sys/unique_fd.h"
 
@@ -45,6 +47,10 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
   return pointers;
 }
 
+absl::Status TooLate(const RunOptions& options) {
+  return absl::DeadlineExceededError(fmt::format("no end within {} ms", options.deadline.count()));
+}
+
 // Feeds stdin and drains both outputs until they close. False when the deadline passed.
 absl::Status Pump(const RunOptions& options, Pipe& in, Pipe& out, Pipe& err, Clock::time_point deadline,
                   RunResult& result) {
@@ -53,9 +59,7 @@ absl::Status Pump(const RunOptions& options, Pipe& in, Pipe& out, Pipe& err, Clo
   if (options.stdin_text.empty()) in.write_end.reset();
   while (out.read_end.valid() || err.read_end.valid()) {
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    if (left <= 0) {
-      return absl::DeadlineExceededError(fmt::format("no end within {} ms", options.deadline.count()));
-    }
+    if (left <= 0) return TooLate(options);
     pollfd fds[3] = {
         {in.write_end.get(), POLLOUT, 0}, {out.read_end.get(), POLLIN, 0}, {err.read_end.get(), POLLIN, 0}};
     if (poll(fds, 3, static_cast<int>(left)) < 0 && errno != EINTR) return ErrnoToStatus(errno, "poll");
@@ -80,6 +84,17 @@ absl::Status Pump(const RunOptions& options, Pipe& in, Pipe& out, Pipe& err, Clo
     HK_RETURN_IF_ERROR(drain(fds[2], err.read_end, result.stderr_text));
   }
   return absl::OkStatus();
+}
+
+// A child may close its outputs and stay. False when it has not ended by the deadline.
+bool WaitUntil(Clock::time_point deadline, pid_t pid, int& status) {
+  constexpr auto kLongestPause = std::chrono::microseconds(20000);
+  for (auto pause = std::chrono::microseconds(100);; pause = std::min(pause * 2, kLongestPause)) {
+    pid_t ended = waitpid(pid, &status, WNOHANG);
+    if (ended != 0 && !(ended < 0 && errno == EINTR)) return true;
+    if (Clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(pause);
+  }
 }
 
 }  // namespace
@@ -117,10 +132,15 @@ absl::StatusOr<RunResult> Run(const RunOptions& options) {
   err.write_end.reset();
 
   RunResult result;
-  absl::Status pumped = Pump(options, in, out, err, Clock::now() + options.deadline, result);
-  if (!pumped.ok()) kill(-pid, SIGKILL);
+  const Clock::time_point deadline = Clock::now() + options.deadline;
+  absl::Status pumped = Pump(options, in, out, err, deadline, result);
   int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  bool ended = pumped.ok() && WaitUntil(deadline, pid, status);
+  if (!ended) {
+    if (pumped.ok()) pumped = TooLate(options);
+    kill(-pid, SIGKILL);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
   }
   if (!pumped.ok()) return Annotate(pumped, what);
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -22,6 +22,15 @@ std::string TempFolder() {
   return mkdtemp(path.data());
 }
 
+TEST_CASE("a program that closes its outputs and stays is ended at its deadline") {
+  auto result = Run({.argv = {"sh", "-c", "exec >&- 2>&-; sleep 3600"}, .deadline = std::chrono::milliseconds(50)});
+  CHECK_THAT(result.status(), HasCode(absl::StatusCode::kDeadlineExceeded));
+
+  auto late = Run({.argv = {"sh", "-c", "exec >&- 2>&-; exit 7"}});
+  REQUIRE_OK(late);
+  CHECK(late->exit_code == 7);
+}
+
 TEST_CASE("a file is replaced as a whole and read back") {
   std::string folder = TempFolder();
   std::string path = folder + "/f";
