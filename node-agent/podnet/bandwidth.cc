@@ -64,8 +64,11 @@ absl::Status CheckTbf(const std::string& what, const std::optional<Tbf>& now, co
 Tbf TokenBucket(uint64_t rate_bits, uint64_t burst_bits, int mtu) {
   constexpr uint64_t kMax = std::numeric_limits<uint32_t>::max();
   uint64_t rate = std::max<uint64_t>(rate_bits / 8, 1);
+  // One that holds a packet only lets a fraction of a high rate through: between two packets the queue's timer must
+  // run.
+  const uint64_t wanted = burst_bits != 0 ? burst_bits / 8 : rate / 50;  // 20 ms
   // A bucket smaller than a packet passes nothing. 14: the Ethernet header, which the queue counts.
-  uint64_t burst = std::clamp<uint64_t>(burst_bits / 8, static_cast<uint64_t>(mtu) + 14, kMax);
+  uint64_t burst = std::clamp<uint64_t>(wanted, static_cast<uint64_t>(mtu) + 14, kMax);
   uint64_t queue = rate / 40;  // 25 ms
   return {.rate_bytes = rate,
           .burst_bytes = static_cast<uint32_t>(burst),

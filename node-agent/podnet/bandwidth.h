@@ -16,7 +16,8 @@
 
 namespace heterok8s::podnet {
 
-// The queue holds what passes in 25 ms beyond the burst, as the reference bandwidth plugin has it.
+// Without a burst: what passes in 20 ms. The queue holds what passes in 25 ms beyond the burst, as the reference
+// bandwidth plugin has it.
 netlink::Tbf TokenBucket(uint64_t rate_bits, uint64_t burst_bits, int mtu);
 
 // Call before the root end is up: a queue then costs no grace period.

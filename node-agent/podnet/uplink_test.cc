@@ -393,7 +393,9 @@ TEST_CASE("specs that cannot work are refused") {
 }
 
 TEST_CASE("a token bucket is never smaller than a packet and never overflows") {
-  CHECK(TokenBucket(8000000, 0, 1500).burst_bytes == 1514);
+  CHECK(TokenBucket(80000, 0, 1500).burst_bytes == 1514);
+  CHECK(TokenBucket(8000000, 8, 1500).burst_bytes == 1514);
+  CHECK(TokenBucket(8000000, 0, 1500).burst_bytes == 20000);
   CHECK(TokenBucket(8000000, 80000, 1500) == netlink::Tbf{1000000, 10000, 35000});
   CHECK(TokenBucket(~0ull, ~0ull, 1500).limit_bytes == 0xffffffff);
 }
