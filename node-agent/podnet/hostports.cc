@@ -22,6 +22,8 @@ using netlink::Netlink;
 
 constexpr std::string_view kFamily = "inet ";  // of our table
 
+constexpr char kIpvsDevice[] = "kube-ipvs0";  // pkg/proxy/ipvs, defaultDummyDevice
+
 // Between reading who has a port and taking it nobody else may. Only heterod changes the table, so a lock of this
 // process is enough.
 std::mutex& TableLock() {
@@ -86,7 +88,8 @@ absl::StatusOr<std::vector<IpAddress>> NodeAddresses() {
   for (const netlink::Address& address : addresses) {
     auto link = std::find_if(links.begin(), links.end(), [&](const auto& l) { return l.index == address.link; });
     const bool to_pod = link != links.end() && pu::OwnerTag::FromAlias(link->alias).ok();
-    if (!to_pod && address.scope == netlink::Scope::kGlobal && !address.prefix.address.is_loopback())
+    const bool of_services = link != links.end() && link->name == kIpvsDevice;
+    if (!to_pod && !of_services && address.scope == netlink::Scope::kGlobal && !address.prefix.address.is_loopback())
       found.push_back(address.prefix.address);
   }
   return found;

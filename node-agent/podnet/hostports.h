@@ -46,7 +46,8 @@ absl::Status RemoveHostPorts(const std::string& instance, const std::string& pod
 // behind this uplink does not have), "link_address" (from a Pod to one), "agent_port" (from a Pod to heterod's port)
 // and "agent_flood" (new connections to it beyond what it can bear). They grow as long as the table is there.
 absl::StatusOr<std::map<std::string, uint64_t>> ReadRefusedInRoot(const std::string& instance);
-// Global addresses of this namespace; not those of links to Pods.
+// Global addresses of this namespace; not those of links to Pods, nor the Services' that kube-proxy has on a device of
+// its own with IPVS: hundreds, and no caller means the Node by one.
 absl::StatusOr<std::vector<IpAddress>> NodeAddresses();
 
 }  // namespace heterok8s::podnet

@@ -262,5 +262,22 @@ TEST_CASE("a look at host ports and masquerading finds what is missing, and what
   CHECK_THAT(check(), HasCode(absl::StatusCode::kFailedPrecondition) && Says("is missing"));
 }
 
+TEST_CASE("the Node's addresses are its devices', not those of Services or Pods") {
+  Node node;
+  node.AddPods();
+  SplitPodTopology::Sh(
+      node.node, "ip link add kube-ipvs0 type veth peer name services && ip addr add 10.96.0.1/32 dev kube-ipvs0");
+  absl::StatusOr<std::vector<IpAddress>> addresses;
+  node.InNode([&] {
+    addresses = NodeAddresses();
+    return addresses.status();
+  });
+
+  std::vector<std::string> texts;
+  for (const IpAddress& address : *addresses) texts.push_back(address.ToString());
+  std::sort(texts.begin(), texts.end());
+  CHECK(texts == std::vector<std::string>{"192.0.2.1", "192.0.2.2", "2001:db8::1"});
+}
+
 }  // namespace
 }  // namespace heterok8s::podnet
