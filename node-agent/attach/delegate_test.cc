@@ -205,5 +205,21 @@ TEST_CASE("after a boot nothing waits for a plugin that does not answer; its add
   CHECK_FALSE(plugin.HasLease("c2"));
 }
 
+TEST_CASE("a deferred call that cannot be read is said, and keeps its address in quarantine") {
+  TwoEngines node;
+  cni::Request add = node.HostAdd("c1", "uid-1", kSplit);
+  REQUIRE_OK(node.host().Add(add));
+  node.SetConnected(false);
+  REQUIRE_OK(node.host().Del(node.Del(add)));
+  const char* text = GENERATE("7", "{", "[]", "{}", R"({"stdin":"{}","environment":[1]})",
+                              R"({"stdin":7,"environment":{}})", R"({"stdin":"{}","environment":{"A":null}})");
+  INFO(text);
+  REQUIRE_OK(node.host_ledger->Transact([&](ledger::Tx& tx) { return tx.PutValue("deferred-ipam:uid-1", text); }));
+  node.SetConnected(true);
+
+  CHECK_THAT(node.host().Resync(), Says("deferred-ipam:uid-1 cannot be read"));
+  CHECK(node.host_ledger->ListTombstones()->size() == 1);
+}
+
 }  // namespace
 }  // namespace heterok8s::attach

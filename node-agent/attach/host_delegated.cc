@@ -16,17 +16,22 @@ std::string HostEngine::DeferredIpamName(const std::string& pod_key) { return "d
 
 absl::Status HostEngine::Defer(ledger::Tx& tx, const std::string& pod_key, const Details& details) {
   nlohmann::json call = {{"stdin", details.delegated_stdin}, {"environment", details.delegated_environment}};
-  return tx.PutValue(DeferredIpamName(pod_key), call.dump());
+  return tx.PutValue(DeferredIpamName(pod_key), call.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 absl::StatusOr<std::optional<cni::Request>> HostEngine::Deferred(const std::string& pod_key) {
   HK_ASSIGN_OR_RETURN(std::optional<std::string> text, journal_.Value(DeferredIpamName(pod_key)));
   if (!text.has_value()) return std::optional<cni::Request>();
-  nlohmann::json call = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
-  if (!call.is_object()) return absl::DataLossError(fmt::format("value {} is not JSON", DeferredIpamName(pod_key)));
-  HK_ASSIGN_OR_RETURN(
-      cni::Request request,
-      cni::ParseRequest(call.value("environment", std::map<std::string, std::string>()), call.value("stdin", "")));
+  std::map<std::string, std::string> environment;
+  std::string stdin_text;
+  try {
+    const nlohmann::json call = nlohmann::json::parse(*text);
+    call.at("environment").get_to(environment);
+    call.at("stdin").get_to(stdin_text);
+  } catch (const std::exception& error) {
+    return absl::DataLossError(fmt::format("value {} cannot be read: {}", DeferredIpamName(pod_key), error.what()));
+  }
+  HK_ASSIGN_OR_RETURN(cni::Request request, cni::ParseRequest(environment, stdin_text));
   return std::optional<cni::Request>(std::move(request));
 }
 
