@@ -2,7 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "common/netlink/libnl_netlink.h"
@@ -18,12 +20,18 @@ absl::StatusOr<int> Read() {
   HK_ASSIGN_OR_RETURN(std::vector<netlink::Route> routes, netlink->Routes(netlink::kTableMain));
   HK_ASSIGN_OR_RETURN(std::vector<netlink::Link> links, netlink->Links());
   for (Family family : {Family::kV4, Family::kV6}) {
+    int smallest = 0;
+    std::optional<uint32_t> metric;  // of the route that counts, which may have several next hops
     for (const netlink::Route& route : routes) {
       if (route.destination.length != 0 || route.destination.address.family != family) continue;
+      if (metric && *metric != route.metric) continue;
       for (const netlink::Link& link : links) {
-        if (link.index == route.link) return link.mtu;
+        if (link.index != route.link) continue;
+        metric = route.metric;
+        smallest = smallest == 0 ? link.mtu : std::min(smallest, link.mtu);
       }
     }
+    if (smallest != 0) return smallest;
   }
   return 0;
 }

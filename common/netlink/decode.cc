@@ -129,10 +129,10 @@ std::optional<Address> DecodeAddress(nlmsghdr* message) {
                  .no_prefix_route = (flags & IFA_F_NOPREFIXROUTE) != 0};
 }
 
-std::optional<Route> DecodeRoute(nlmsghdr* message) {
+std::vector<Route> DecodeRoutes(nlmsghdr* message) {
   auto [header, attributes] = Open<rtmsg>(message);
   int family = header->rtm_family;
-  if (!IsIp(family) || (header->rtm_flags & RTM_F_CLONED) != 0) return std::nullopt;
+  if (!IsIp(family) || (header->rtm_flags & RTM_F_CLONED) != 0) return {};
   Route route;
   route.destination = {IpOf(family, attributes[RTA_DST]).value_or(AnyAddress(family)), header->rtm_dst_len};
   route.link = static_cast<int>(attributes.U32(RTA_OIF));
@@ -148,7 +148,20 @@ std::optional<Route> DecodeRoute(nlmsghdr* message) {
   }
   route.type = static_cast<RouteType>(header->rtm_type);
   route.protocol = header->rtm_protocol;
-  return route;
+  if (attributes[RTA_MULTIPATH] == nullptr) return {route};
+
+  // ECMP: the kernel lists the next hops, and leaves RTA_OIF and RTA_GATEWAY out.
+  std::vector<Route> routes;
+  auto* hop = static_cast<rtnexthop*>(nla_data(attributes[RTA_MULTIPATH]));
+  for (int left = nla_len(attributes[RTA_MULTIPATH]); RTNH_OK(hop, left); hop = RTNH_NEXT(hop)) {
+    Attributes of_hop(reinterpret_cast<nlattr*>(RTNH_DATA(hop)), hop->rtnh_len - static_cast<int>(RTNH_LENGTH(0)));
+    route.link = hop->rtnh_ifindex;
+    route.via = IpOf(family, of_hop[RTA_GATEWAY]);
+    route.onlink = (hop->rtnh_flags & RTNH_F_ONLINK) != 0;
+    routes.push_back(route);
+    left -= RTNH_ALIGN(hop->rtnh_len);
+  }
+  return routes;
 }
 
 std::optional<Rule> DecodeRule(nlmsghdr* message) {

@@ -7,6 +7,7 @@
 #include <linux/netlink.h>
 
 #include <optional>
+#include <vector>
 
 #include "common/netlink/types.h"
 
@@ -14,7 +15,7 @@ namespace heterok8s::netlink {
 
 std::optional<Link> DecodeLink(nlmsghdr* message);          // RTM_NEWLINK
 std::optional<Address> DecodeAddress(nlmsghdr* message);    // RTM_NEWADDR
-std::optional<Route> DecodeRoute(nlmsghdr* message);        // RTM_NEWROUTE
+std::vector<Route> DecodeRoutes(nlmsghdr* message);         // RTM_NEWROUTE: one for each next hop
 std::optional<Rule> DecodeRule(nlmsghdr* message);          // RTM_NEWRULE
 std::optional<Neighbor> DecodeNeighbor(nlmsghdr* message);  // RTM_NEWNEIGH, permanent ones
 // RTM_NEWQDISC. The kernel keeps the burst as a time, so it is read back rounded.

@@ -237,13 +237,18 @@ absl::StatusOr<std::vector<Route>> LibnlNetlink::Routes(uint32_t table, int link
       if (link != 0) nla_put_u32(request.message.get(), RTA_OIF, link);
       return request;
     };
-    auto routes =
-        DumpAll<Route>(make, fmt::format("list routes of table {}", table), DecodeRoute,
-                       [&](const Route& route) { return route.table == table && (link == 0 || route.link == link); });
+    std::vector<Route> routes;
+    absl::Status listed = Dump(
+        make, fmt::format("list routes of table {}", table), [&] { routes.clear(); },
+        [&](nlmsghdr* message) {
+          for (Route& route : DecodeRoutes(message)) {
+            if (route.table == table && (link == 0 || route.link == link)) routes.push_back(std::move(route));
+          }
+        });
     // The kernel makes a table with its first route and says ENOENT before that.
-    if (absl::IsNotFound(routes.status())) continue;
-    if (!routes.ok()) return routes.status();
-    all.insert(all.end(), routes->begin(), routes->end());
+    if (absl::IsNotFound(listed)) continue;
+    HK_RETURN_IF_ERROR(listed);
+    all.insert(all.end(), routes.begin(), routes.end());
   }
   return all;
 }

@@ -137,8 +137,8 @@ class Netlink {
   virtual absl::StatusOr<Link> FindLink(const std::string& name) = 0;
   // Of one link; `link` 0: of all.
   virtual absl::StatusOr<std::vector<Address>> Addresses(int link) = 0;
-  // One table, of one link (0: of all), of one family (absent: of both). Routes the kernel makes by itself are
-  // included, cached clones are not.
+  // One table, of one link (0: of all), of one family (absent: of both); one for each next hop of a route with several.
+  // Routes the kernel makes by itself are included, cached clones are not.
   virtual absl::StatusOr<std::vector<Route>> Routes(uint32_t table, int link = 0,
                                                     std::optional<Family> family = std::nullopt) = 0;
   virtual absl::StatusOr<std::vector<Rule>> Rules(Family family) = 0;

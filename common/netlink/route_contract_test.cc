@@ -1,5 +1,9 @@
 // What Netlink promises of addresses, routes, rules and neighbours, on the kernel and on the fake.
+#include <algorithm>
+#include <tuple>
+
 #include "common/netlink/contract_env.h"
+#include "common/sys/process.h"
 
 namespace heterok8s::netlink {
 namespace {
@@ -168,6 +172,38 @@ TEMPLATE_TEST_CASE("neighbours are permanent, replaced, listed and deleted", "[n
   CHECK_OK(env.here().Do(DeleteNeighbor{neighbor}));
   CHECK(env.here().Neighbors(env.a)->empty());
   CHECK_THAT(env.here().Do(DeleteNeighbor{neighbor}), HasCode(kNotFound));
+}
+
+TEST_CASE("a route with several next hops is listed once for each", "[netns]") {
+  Joined<KernelEnv> env;
+  REQUIRE_OK(env.here().Do(AddAddress{{.link = env.a, .prefix = Prefix("10.0.0.1/24")}}));
+  REQUIRE_OK(env.here().Do(AddAddress{{.link = env.a, .prefix = Prefix("fd00::1/64"), .no_dad = true}}));
+  const std::string script =
+      "ip link add c type veth peer name d && ip link set dev d up && ip link set dev c up && ip addr add 10.9.0.1/24 "
+      "dev c && "
+      "ip addr add fd09::1/64 dev c "
+      "nodad "
+      "&& ip route add default nexthop via 10.0.0.2 nexthop via 10.9.0.2 "
+      "&& ip -6 route add default nexthop via fd00::2 nexthop via fd09::2";
+  auto made = sys::Run({.argv = {"nsenter", "--net=" + env.path + "a", "sh", "-c", script}});
+  REQUIRE_OK(made);
+  INFO(made->stderr_text);
+  REQUIRE(made->exit_code == 0);
+  const int c = env.here().FindLink("c")->index;
+
+  for (const auto& [everything, first, second] :
+       {std::tuple("0.0.0.0/0", "10.0.0.2", "10.9.0.2"), std::tuple("::/0", "fd00::2", "fd09::2")}) {
+    std::vector<std::pair<int, std::string>> hops;
+    absl::StatusOr<std::vector<Route>> routes = env.here().Routes(kTableMain);
+    REQUIRE_OK(routes);
+    for (const Route& route : *routes) {
+      if (route.destination == *IpPrefix::Parse(everything)) hops.emplace_back(route.link, route.via->ToString());
+    }
+    std::sort(hops.begin(), hops.end());
+    std::vector<std::pair<int, std::string>> wanted = {{env.a, first}, {c, second}};
+    std::sort(wanted.begin(), wanted.end());
+    CHECK(hops == wanted);
+  }
 }
 
 }  // namespace
