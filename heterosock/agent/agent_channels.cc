@@ -1,6 +1,7 @@
 // From PAIRED to the end of a channel.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "heterosock/agent/agent_impl.h"
@@ -10,11 +11,21 @@
 namespace heterok8s::heterosock::agent {
 namespace {
 
+constexpr size_t kMaxHolders = 64;  // processes of one end, by fork; more are not counted
+constexpr char kStuck[] = "what it resumes cannot be closed";
+
 bool IsSameFile(int a, int b) {
   struct stat first {
   }, second{};
   return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
          first.st_ino == second.st_ino;
+}
+
+// 0: it is no socket.
+uint64_t CookieOf(int fd) {
+  uint64_t cookie = 0;
+  socklen_t length = sizeof cookie;
+  return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
 }
 
 }  // namespace
@@ -60,39 +71,68 @@ bool Agent::Impl::OnResume(Session& session, Packet& packet) {
   ++counters_.resumes;
   sys::UniqueFd socket = std::move(packet.descriptors[0]), memory = std::move(packet.descriptors[1]);
   absl::StatusOr<SocketIdentity> identity = inspector_.Inspect(socket.get());
-  closer_.Close(std::move(socket), session.credit_key);
   const ChannelName name{.id = message.channel_id, .epoch = message.epoch, .nonce = message.nonce};
-  absl::StatusOr<uint64_t> bytes = CheckChannel(memory.get(), name);
-  if (!bytes.ok() || session.channels.size() >= options_.max_channels) {
-    // The memory is not ours to close in a hurry either: it need not be a memfd.
-    closer_.Close(std::move(memory), session.credit_key);
-    return bytes.ok();
-  }
+  const absl::StatusOr<uint64_t> bytes = CheckChannel(memory.get(), name);
   const ChannelKey key{name.epoch, name.id};
   auto found = channels_.find(key);
-  if (found != channels_.end() && !IsSameFile(found->second.memory.get(), memory.get())) return false;
+  const bool other_memory =
+      bytes.ok() && found != channels_.end() && !IsSameFile(found->second.memory.get(), memory.get());
+  // What is no connection any more is known by its cookie alone; what never was one is not counted.
+  const uint64_t cookie = CookieOf(socket.get());
+  if (!identity.ok() && found != channels_.end() && cookie != 0 && found->second.ends[message.side].cookie == cookie) {
+    identity = SocketIdentity{.cookie = cookie};
+  }
+  if (bytes.ok() && !other_memory && identity.ok() && session.channels.size() < options_.max_channels) {
+    if (!Resume(session, name, message.side, *identity, *bytes, memory)) {
+      // What cannot be counted is beyond the reach of limits and policy: it is TCP again.
+      protocol::Fence fence = protocol::Make<protocol::Fence>();
+      fence.channel_id = name.id;
+      fence.reason = static_cast<uint32_t>(Reason::kExhausted);
+      SendMessage(session, fence);
+      if (absl::Status asked = AskForTcp(memory.get()); !asked.ok())
+        spdlog::debug("channel {} is not counted: {}", name.id, Message(asked));
+    }
+  }
+  // The memory is not ours to close in a hurry either: it need not be a memfd.
+  const bool closes = closer_.Close(std::move(socket), session.credit_key);
+  if (memory.valid() && !closer_.Close(std::move(memory), session.credit_key)) doomed_.emplace(session.id, kStuck);
+  if (!closes) doomed_.emplace(session.id, kStuck);
+  return bytes.ok() && !other_memory;
+}
+
+bool Agent::Impl::Resume(Session& session, const ChannelName& name, int side, const SocketIdentity& socket,
+                         uint64_t bytes, sys::UniqueFd& memory) {
+  const ChannelKey key{name.epoch, name.id};
+  auto found = channels_.find(key);
+  const ChannelEnd* known = found == channels_.end() ? nullptr : found->second.ends;
+  ChannelEnd end = known == nullptr ? ChannelEnd() : known[side];
+  // An end is one socket for as long as the channel lives; who holds another one speaks for somebody else.
+  if (end.on_other_pu || (end.cookie != 0 && end.cookie != socket.cookie)) return false;
+  if (known != nullptr && known[1 - side].cookie == socket.cookie) return false;
+  if (end.holders.empty()) {
+    end.label.pid = session.who.pid;
+    end.label.command = session.who.command;
+  }
+  if (end.cookie == 0) {
+    end.label.local = socket.local;
+    end.label.remote = socket.remote;
+    end.domain = {.netns_cookie = socket.netns_cookie, .pod_uid = session.who.pod_uid, .cgroup = session.who.cgroup};
+    end.cookie = socket.cookie;
+    end.inode = socket.inode;
+  }
+  const bool shared =
+      known != nullptr && known[1 - side].charged && CreditKey(known[1 - side].domain) == CreditKey(end.domain);
+  if (!end.charged && !shared && !Charge(end, bytes)) return false;
+  if (end.holders.size() < kMaxHolders) {
+    end.holders.insert(session.id);
+    session.channels.insert(key);
+  }
   if (found == channels_.end()) {
-    Channel channel{.name = name, .bytes = *bytes};
+    Channel channel{.name = name, .bytes = bytes};
     channel.memory = std::move(memory);
     found = channels_.emplace(key, std::move(channel)).first;
   }
-  ChannelEnd& end = found->second.ends[message.side];
-  end.label.pid = session.who.pid;
-  end.label.command = session.who.command;
-  end.domain.pod_uid = session.who.pod_uid;
-  end.domain.cgroup = session.who.cgroup;
-  if (identity.ok()) {  // it may be half closed or reset by now
-    end.label.local = identity->local;
-    end.label.remote = identity->remote;
-    end.domain.netns_cookie = identity->netns_cookie;
-    end.cookie = identity->cookie;
-    end.inode = identity->inode;
-  }
-  const ChannelEnd& other = found->second.ends[1 - message.side];
-  const bool paid = end.charged || (other.charged && CreditKey(other.domain) == CreditKey(end.domain));
-  if (!paid) Charge(end, *bytes);  // what exists is counted when it can be, and never refused
-  end.holders.insert(session.id);
-  session.channels.insert(key);
+  found->second.ends[side] = std::move(end);
   return true;
 }
 

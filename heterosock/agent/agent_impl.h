@@ -99,6 +99,9 @@ class Agent::Impl {
   // agent_channels.cc: from PAIRED to the end.
   bool OnRelease(Session& session, const Packet& packet);
   bool OnResume(Session& session, Packet& packet);
+  // False: that end is another socket's, or its domain has no credit left. Takes `memory` of a channel that is new.
+  bool Resume(Session& session, const ChannelName& name, int side, const SocketIdentity& socket, uint64_t bytes,
+              sys::UniqueFd& memory);
   bool OnHandBack(Session& session, const Packet& packet);
   void HandBackTo(Channel& channel, int side);
   void SendPaired(Session& session, uint64_t offer_id, const Channel& channel, int side, int sleeper, int ringer);

@@ -7,11 +7,14 @@
 
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "common/testing/matchers.h"
 #include "heterosock/agent/agent.h"
+#include "heterosock/agent/channel_memory.h"
 #include "heterosock/agent/testing/client.h"
 #include "heterosock/agent/testing/joined.h"
+#include "heterosock/layout/channel.h"
 
 namespace heterok8s::heterosock::agent {
 namespace {
@@ -78,6 +81,70 @@ TEST_CASE("an agent that died is replaced: what libraries hold is counted again"
     REQUIRE_OK(liar->Resume(joined->client.first, joined->connection.client.get(), joined->connection.server.get()));
     CHECK_THAT(liar->Next().status(), HasCode(absl::StatusCode::kUnavailable));
   }
+}
+
+TEST_CASE("what libraries resume is bounded as what they offer is, and what cannot be counted goes back to TCP") {
+  Agent::Options options = Patient();
+  options.credits.channels = 2;
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+
+  std::vector<Connection> connections;
+  uint32_t flags = 0;
+  sys::UniqueFd last;
+  for (uint64_t id = 1; id <= 3; ++id) {
+    auto connection = MakeConnection();
+    auto parts = MakeChannel({.id = id, .epoch = 7, .nonce = id}, options.ring_bytes);
+    REQUIRE_OK(connection);
+    REQUIRE_OK(parts);
+    protocol::Paired held = protocol::Make<protocol::Paired>();
+    held.channel_id = held.nonce = id;
+    held.epoch = 7;
+    REQUIRE_OK(client->Resume(held, parts->memory.get(), parts->memory.get()));  // no connection: not counted
+    REQUIRE_OK(client->Resume(held, connection->client.get(), parts->memory.get()));
+    connections.push_back(*std::move(connection));
+    last = std::move(parts->memory);
+  }
+
+  auto fence = client->Await<protocol::Fence>();
+  REQUIRE_OK(fence);
+  CHECK(fence->first.channel_id == 3);
+  const json status = json::parse((*agent)->StatusText());  // behind all that the agent does with a RESUME
+  constexpr size_t kFlags =
+      offsetof(layout::ChannelPage, side) + offsetof(layout::SideLines, wait) + offsetof(layout::WaitLine, flags);
+  CHECK(pread(last.get(), &flags, sizeof flags, kFlags) == sizeof flags);
+  CHECK(flags == layout::kFlagWantTcp);
+  CHECK(status["channels"].size() == 2);
+  CHECK(status["domains"][0]["channels"] == 2);
+}
+
+TEST_CASE("nobody resumes the end of somebody else") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+  auto joined = Join(*client, *server);
+  REQUIRE_OK(joined);
+  const json before = json::parse((*agent)->StatusText());
+  auto other = MakeConnection();
+  REQUIRE_OK(other);
+  const bool own_socket = GENERATE(false, true);
+
+  const int socket = own_socket ? joined->connection.server.get() : other->client.get();
+  REQUIRE_OK(server->Resume(joined->client.first, socket, joined->client.second.descriptors[0].get()));
+
+  auto fence = server->Await<protocol::Fence>();
+  REQUIRE_OK(fence);
+  CHECK(fence->first.channel_id == joined->client.first.channel_id);
+  const json after = json::parse((*agent)->StatusText());
+  CHECK(after["channels"][0]["ends"] == before["channels"][0]["ends"]);
+  // The client's end is nobody else's to hold.
+  REQUIRE_OK(client->Release(joined->client.first.channel_id, Reason::kClosed));
+  const int side = joined->client.first.side;
+  CHECK(Becomes(**agent, [side](const json& s) { return s["channels"][0]["ends"][side]["alive"] == false; }));
 }
 
 std::string Ask(const std::string& path, const std::string& request) {

@@ -105,7 +105,12 @@ void Agent::Impl::OnPu(PuPaired message) {
   Channel channel{.name = message.channel, .bytes = message.bytes};
   absl::StatusOr<uint64_t> checked = CheckChannel(message.memory.get(), message.channel);
   ChannelEnd& own = channel.ends[message.side & 1];
-  if (offer) own = {.label = LabelOf(*offer), .domain = offer->domain};
+  if (offer) {
+    own = {.label = LabelOf(*offer),
+           .domain = offer->domain,
+           .cookie = offer->socket.cookie,
+           .inode = offer->socket.inode};
+  }
   if (!offer || session == sessions_.end() || !checked.ok() || !Charge(own, message.bytes)) {
     // It stopped waiting while the message was under way.
     SendToPu(PuReleased{message.channel.epoch, message.channel.id, Reason::kPeerWithdrew});

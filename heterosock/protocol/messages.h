@@ -17,7 +17,8 @@
 //
 // An upgrade costs each side one OFFER and one PAIRED. Between PAIRED and RELEASE the data path needs no agent: both
 // sides write epoch and nonce to their shared memory, and each goes on when it sees the other's. An agent that dies
-// takes nothing with it; a library that connects to the next one says RESUME for what it still holds, for accounting.
+// takes nothing with it; a library that connects to the next one says RESUME for what it still holds, for accounting;
+// what the agent cannot count is fenced.
 //
 // The library never waits for an answer: until PAIRED comes, and whenever anything is odd, the connection is TCP.
 // The agent believes nothing a message claims: who talks is SO_PEERCRED and the offered socket itself.
@@ -146,7 +147,8 @@ struct Release {
 };
 
 // After a reconnect, or in a child that inherited the channel: the agent counts it again. Descriptors: the socket
-// (looked at and closed, as for Offer) and the memory. Not answered.
+// (looked at and closed, as for Offer) and the memory. Not answered, but by FENCE where the end is another socket's as
+// far as the agent knows, or the domain has no credit left.
 struct Resume {
   static constexpr Type kType = Type::kResume;
   Header header;
