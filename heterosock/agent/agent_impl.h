@@ -164,7 +164,7 @@ class Agent::Impl {
   Pairing pairing_;
   Credits credits_;
   uint64_t next_session_ = 16;  // below: names of other things in the event loop, and kPuSession
-  uint64_t next_channel_ = 1;
+  uint64_t next_channel_;       // not from 1: a process may hold channels of the agent before, and of the other PU's
   std::map<uint64_t, Session> sessions_;
   std::map<std::string, uint32_t> sessions_of_;  // by credit key
   std::map<uint64_t, const char*> doomed_;       // sessions to close once nobody holds a reference, and why

@@ -7,6 +7,7 @@
 
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <vector>
 
 #include "common/testing/matchers.h"
@@ -145,6 +146,24 @@ TEST_CASE("nobody resumes the end of somebody else") {
   REQUIRE_OK(client->Release(joined->client.first.channel_id, Reason::kClosed));
   const int side = joined->client.first.side;
   CHECK(Becomes(**agent, [side](const json& s) { return s["channels"][0]["ends"][side]["alive"] == false; }));
+}
+
+TEST_CASE("two agents, one after the other, give no two channels the same number") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  std::set<uint64_t> numbers;
+  for (int life = 0; life < 2; ++life) {
+    if (life == 1) agent = RunningAgent::Start(Patient());
+    REQUIRE_OK(agent);
+    auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+    REQUIRE_OK(client);
+    REQUIRE_OK(server);
+    auto joined = Join(*client, *server);
+    REQUIRE_OK(joined);
+    numbers.insert(joined->client.first.channel_id);
+  }
+
+  CHECK(numbers.size() == 2);
 }
 
 std::string Ask(const std::string& path, const std::string& request) {

@@ -29,6 +29,8 @@ constexpr size_t kMaxOutgoing = 1024;     // messages a library may leave unread
 constexpr std::chrono::seconds kTidy{1};  // how long after its last use a namespace is let go
 constexpr size_t kMaxAdminClients = 64;
 
+constexpr int kNumberShift = 64 - 48;  // channel numbers stay whole in JSON, where 2^53 is the end
+
 uint64_t RandomNonZero() {
   uint64_t value = 0;
   while (value == 0) {
@@ -44,7 +46,8 @@ Agent::Impl::Impl(Options options)
       policy_(std::move(options_.policy)),
       epoch_(RandomNonZero()),
       pairing_([this](const Domain& a, const Domain& b) { return policy_.Allows(a, b); }),
-      credits_(options_.credits) {}
+      credits_(options_.credits),
+      next_channel_(RandomNonZero() >> kNumberShift | 1) {}
 
 absl::Status Agent::Impl::Open() {
   // Channels of 10,000 connections are as many descriptors.
