@@ -1,5 +1,5 @@
 """How containers end and begin again, by kubelet's rules, on both PUs."""
-from cluster import Failed, container, job, pod, wait_for, workload
+from cluster import AFTER_TOUCH, Failed, container, job, pod, wait_for, workload
 
 
 def name_of(what, split):
@@ -14,7 +14,7 @@ def restarts(cluster, cases, split):
     for which in ("app", "sidecar"):
         name = name_of(f"ends-{which}", split)
         other = "sidecar" if which == "app" else "app"
-        ends = "echo first words; while [ ! -f /tmp/end ]; do sleep 0.1; done; echo last words; exit 3"
+        ends = "echo first words; while [ ! -f /tmp/end ]; do sleep 0.1; done; " + AFTER_TOUCH + "; echo last words; exit 3"
         cluster.apply(pod(name, sorted([container(which, ends), container(other)], key=lambda c: c["name"]), split))
         cluster.wait_ready(name)
         with cases.case(f"{name}: {which} that exits with 3 is started again, and logs --previous has its last words"):

@@ -2,7 +2,7 @@
 
 The Node stays Ready, containers of the host go on, and kubelet makes anew what ended.
 """
-from cluster import Failed, container, pod, talker, wait_for
+from cluster import AFTER_TOUCH, Failed, container, pod, talker, wait_for
 
 PATIENCE = 180
 
@@ -41,7 +41,7 @@ def run(cluster, cases):
     names = {fallback: f"lost-{fallback}" for fallback in ("host", "pending", "fail")}
     cluster.apply(settings, *[falling(name, fallback, [talker("app"), talker("sidecar", **cache)], volumes=volumes, **here)
                               for fallback, name in names.items()],
-                  falling("lost-never", "fail", [container("app", "while [ ! -e /tmp/end ]; do sleep 0.2; done"), talker("sidecar", **cache)],
+                  falling("lost-never", "fail", [container("app", "while [ ! -e /tmp/end ]; do sleep 0.2; done; " + AFTER_TOUCH), talker("sidecar", **cache)],
                           volumes=volumes, restartPolicy="Never", **here))
     cluster.wait_ready(*names.values(), "lost-never", seconds=120)
     before = {name: cluster.status(name, "app")["containerID"] for name in [*names.values(), "lost-never"]}

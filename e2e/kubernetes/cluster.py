@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from lib.lab import HETEROCTL, ROOT, Failed, Lab, run, wait_for  # noqa: E402,F401
-from lib.manifest import IMAGE  # noqa: E402
+from lib.manifest import AFTER_TOUCH, IMAGE  # noqa: E402,F401
 
 PROGRAMS = os.path.join(ROOT, ".build", "kubernetes")
 SPLIT = {"heteropod.io/offload": "dpu", "heteropod.io/offload-containers": "sidecar"}
