@@ -177,7 +177,10 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
   } else {
     Fence(slot, fd, Reason::kClosed);  // a direction that has ended does not move any more
   }
-  return real.shutdown(fd, how);
+  const int result = real.shutdown(fd, how);
+  // A sender that waits for room in the ring hears nothing of this end's FIN.
+  if (result == 0 && how != SHUT_RD) WakeOwn(slot);
+  return result;
 }
 
 HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value, socklen_t length) {

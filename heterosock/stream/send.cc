@@ -193,7 +193,8 @@ class Sender {
     message.msg_iov = part;
     message.msg_iovlen = cursor_.Rest(part, kMostIovecs, ~size_t{0});
     tx_.lock.Release();
-    const long sent = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&message), flags_);
+    // A call that has sent something tells how much, and raises no SIGPIPE.
+    const long sent = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&message), flags_ | MSG_NOSIGNAL);
     LockSend(index_);
     return sent > 0 ? done_ + sent : done_;
   }

@@ -247,6 +247,33 @@ CASE{"close: a blocked reader learns of its own shutdown",
           },
       .server = [](End& e) { e.Drain(e.sock, 10); }}};
 
+CASE{"close: a blocked writer ends with what it sent when another thread shuts down",
+     {.client =
+          [](End& e) {
+            const std::string bytes = Pattern(64 << 20);  // far more than both ends hold
+            long sent = 0;
+            std::thread writer([&] { sent = send(e.sock, bytes.data(), bytes.size(), 0); });
+            e.Meet();  // some of it is there
+            Sleep(30);
+            DO(shutdown(e.sock, SHUT_WR));
+            writer.join();
+            e.Say("%s", sent > 0 && sent < static_cast<long>(bytes.size()) ? "a part" : "all or nothing");
+            e.Tell(static_cast<int>(sent));
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            e.Await(e.sock, POLLIN);
+            e.Meet();
+            e.Meet();
+            std::string all(64 << 20, '\0');
+            long got = 0;
+            for (long n; (n = recv(e.sock, all.data() + got, all.size() - static_cast<size_t>(got), 0)) > 0;) got += n;
+            e.Say("%s", got == e.Told() ? "as many as it says" : "not as many as it says");
+            all.resize(static_cast<size_t>(got));
+            e.Say("%s", all == Pattern(64 << 20).substr(0, all.size()) ? "in order" : "something else");
+          }}};
+
 CASE{"close: a blocked reader learns of the reset",
      {.client = [](End& e) { e.Recv(e.sock, 10); },
       .server =
