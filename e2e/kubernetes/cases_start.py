@@ -179,4 +179,43 @@ def resizes(cluster, cases, split):
     cluster.delete("pod", name, "--grace-period=0", "--force")
 
 
-ALL = (begins, kinds_of_probes, hooks, policies, static, resizes)
+def together(cluster, cases, split):
+    """Limits of the Pod itself (`spec.resources`): containers without any of their own have them together, on either PU."""
+    name, pu = name_of("together", split), "dpu" if split else "host"
+    holds = ("while [ ! -e /tmp/go ]; do sleep 0.2; done; mkfifo /tmp/bytes; (head -c 41943040 /dev/zero; exec sleep 100000) > /tmp/bytes & "
+             "exec tail < /tmp/bytes")  # 40 MiB without the end of a line
+    greedy = ("sidecar", "second")
+    body = pod(name, [container("app"), *(container(which, holds) for which in greedy)], split, restartPolicy="Never",
+               resources={"limits": {"cpu": "500m", "memory": "64Mi"}})
+    cluster.apply(offloading(body, ",".join(greedy)))
+    cluster.wait_ready(name)
+    uid = cluster.get("pod", name)["metadata"]["uid"]
+
+    def folders():
+        return cluster.place(pu, "find", "/sys/fs/cgroup", "-type", "d", "-name", f"pod{uid}").stdout.split()
+
+    def value(v1, v2):
+        """Of the Pod's cgroup."""
+        return cluster.place(pu, "sh", "-c", f"for f in {' '.join(folders())}; do cat $f/{v1} $f/{v2} 2>/dev/null; done; true").stdout.split()
+    with cases.case(f"{name}: the Pod's cgroup on the {pu} has the Pod's limits"):
+        places = cluster.places(name)
+        assert {places[which] for which in greedy} == {pu}, places
+        assert value("memory.limit_in_bytes", "memory.max") == [str(64 << 20)], value("memory.limit_in_bytes", "memory.max")
+        assert value("cpu.cfs_quota_us", "cpu.max")[0] == "50000", value("cpu.cfs_quota_us", "cpu.max")
+    with cases.case(f"{name}: one container may hold 40 MiB of 64; when the other wants as much, one ends as OOMKilled"):
+        cluster.exec(name, "sidecar", "touch", "/tmp/go")
+        wait_for("40 MiB", lambda: int(value("memory.usage_in_bytes", "memory.current")[0]) > 40 << 20, 60, every=0.5)
+        assert "running" in cluster.status(name, "sidecar")["state"], cluster.status(name, "sidecar")
+        cluster.exec(name, "second", "touch", "/tmp/go")
+
+        def ended():
+            states = [cluster.status(name, which)["state"].get("terminated") for which in greedy]
+            return [state for state in states if state]
+        wait_for("an end", ended, 60, every=0.5)
+        assert (ended()[0]["reason"], ended()[0]["exitCode"]) == ("OOMKilled", 137), ended()
+    cluster.delete("pod", name, "--grace-period=0", "--force")
+    with cases.case(f"{name}: the Pod's cgroup on the {pu} goes with it"):
+        wait_for("its end", lambda: not folders(), 60, every=0.5)
+
+
+ALL = (begins, kinds_of_probes, hooks, policies, static, resizes, together)

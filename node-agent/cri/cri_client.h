@@ -57,6 +57,7 @@ inline constexpr const char* kListContainers = "/runtime.v1.RuntimeService/ListC
 inline constexpr const char* kStreamContainers = "/runtime.v1.RuntimeService/StreamContainers";
 inline constexpr const char* kContainerStatus = "/runtime.v1.RuntimeService/ContainerStatus";
 inline constexpr const char* kUpdateContainerResources = "/runtime.v1.RuntimeService/UpdateContainerResources";
+inline constexpr const char* kUpdatePodSandboxResources = "/runtime.v1.RuntimeService/UpdatePodSandboxResources";
 inline constexpr const char* kReopenContainerLog = "/runtime.v1.RuntimeService/ReopenContainerLog";
 inline constexpr const char* kExec = "/runtime.v1.RuntimeService/Exec";
 inline constexpr const char* kAttach = "/runtime.v1.RuntimeService/Attach";

@@ -102,9 +102,9 @@ class DpuLink {
   // and alone at this.
   absl::StatusOr<std::string> LiveTwin(const SplitPod& pod, Deadline deadline);
 
-  // Stops and removes a twin, and with the last one of a Pod its files.
+  // Stops and removes a twin, and with the last one of a Pod its files and its cgroup there (empty: it has none).
   absl::Status RemoveTwin(const std::string& twin_id, const runtime::v1::PodSandboxMetadata& metadata,
-                          Deadline deadline);
+                          const std::string& cgroup, Deadline deadline);
 
  private:
   absl::StatusOr<DpuContainer> ReadContainer(const SplitPod& pod, const runtime::v1::Container& listed,

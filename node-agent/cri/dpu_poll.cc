@@ -8,6 +8,7 @@
 #include "node-agent/cri/annotation_of.h"
 #include "node-agent/cri/confined.h"
 #include "node-agent/cri/dpu_link.h"
+#include "node-agent/cri/pod_limits.h"
 #include "node-agent/cri/termination.h"
 #include "node-agent/cri/twin.h"
 
@@ -36,6 +37,10 @@ absl::StatusOr<DpuContainer> DpuLink::ReadContainer(const SplitPod& pod, const r
   container.status = std::move(*response.mutable_status());
   container.listed.set_state(container.status.state());
   container.epoch = EpochOf(listed);
+  // Not in the status of an older runtime, and an annotation stays as it was made: what an update left is remembered.
+  std::optional<DpuContainer> known = table_.FindContainer(listed.id());
+  container.resources =
+      known && !known->lost ? known->resources : ResourcesOf(AnnotationOf(listed.annotations(), kResources));
   const std::string prefix = options_.pod_log_root + "/";
   if (container.status.log_path().rfind(prefix, 0) == 0)
     container.dpu_log = container.status.log_path().substr(prefix.size());

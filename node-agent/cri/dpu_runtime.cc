@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -44,8 +45,12 @@ absl::StatusOr<sys::UniqueFd> Connect(const RuntimeUrl& url) {
 absl::StatusOr<std::unique_ptr<DpuRuntimeService>> DpuRuntimeService::Open(DpuRuntimeOptions options) {
   HK_ASSIGN_OR_RETURN(ConfinedRoot logs, ConfinedRoot::Open(options.pod_log_root));
   HK_ASSIGN_OR_RETURN(VolumeStore volumes, VolumeStore::Open(options.volume_root));
+  if (!options.cgroups) {
+    HK_ASSIGN_OR_RETURN(options.cgroups, PodCgroups::Find());
+  }
+  PodCgroups cgroups = *options.cgroups;
   return std::unique_ptr<DpuRuntimeService>(
-      new DpuRuntimeService(std::move(options), std::move(logs), std::move(volumes)));
+      new DpuRuntimeService(std::move(options), std::move(logs), std::move(volumes), std::move(cgroups)));
 }
 
 grpc::Status DpuRuntimeService::Allowed(grpc::ServerContext* context) const {
@@ -116,12 +121,26 @@ grpc::Status DpuRuntimeService::GetFile(grpc::ServerContext* context, const v1::
   return ToGrpc(data.status());
 }
 
+grpc::Status DpuRuntimeService::LimitPod(grpc::ServerContext* context, const v1::LimitPodRequest* request,
+                                         v1::LimitPodReply* reply) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  absl::StatusOr<std::vector<std::string>> missing = cgroups_.Limit(*request);
+  if (missing.ok()) reply->mutable_missing()->Assign(missing->begin(), missing->end());
+  return ToGrpc(missing.status());
+}
+
 grpc::Status DpuRuntimeService::RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,
                                           v1::RemovePodReply*) {
   if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
   if (!request->log_directory().empty()) {
     if (absl::Status named = CheckName(request->log_directory()); !named.ok()) return ToGrpc(named);
     if (absl::Status removed = logs_.Remove(request->log_directory()); !removed.ok()) return ToGrpc(removed);
+  }
+  if (!request->cgroup_parent().empty()) {
+    absl::Status removed = cgroups_.Remove(request->cgroup_parent(), request->pod_uid());
+    if (removed.code() == absl::StatusCode::kInvalidArgument) return ToGrpc(removed);
+    // An empty cgroup that is left harms nobody; a Pod that cannot be removed would.
+    if (!removed.ok()) spdlog::warn("Pod {}: its cgroup stays: {}", request->pod_uid(), ToString(removed));
   }
   return ToGrpc(volumes_.RemovePod(request->pod_uid()));
 }

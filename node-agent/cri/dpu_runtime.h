@@ -12,9 +12,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "node-agent/cri/confined.h"
+#include "node-agent/cri/pod_cgroups.h"
 #include "node-agent/cri/volume_store.h"
 #include "proto/heterok8s/v1/runtime.grpc.pb.h"
 
@@ -23,6 +25,8 @@ namespace heterok8s::cri {
 struct DpuRuntimeOptions {
   std::string pod_log_root;  // where the DPU's containerd writes containers' logs
   std::string volume_root;   // made when missing
+  // Absent: this machine's.
+  std::optional<PodCgroups> cgroups = std::nullopt;
   // Null: everybody who got through TLS.
   std::function<grpc::Status(const grpc::ServerContextBase&)> authorize;
 };
@@ -45,19 +49,25 @@ class DpuRuntimeService final : public v1::DpuRuntime::Service {
                              v1::UsedByVolumesReply* reply) override;
   grpc::Status GetFile(grpc::ServerContext* context, const v1::GetFileRequest* request,
                        v1::GetFileReply* reply) override;
+  grpc::Status LimitPod(grpc::ServerContext* context, const v1::LimitPodRequest* request,
+                        v1::LimitPodReply* reply) override;
   grpc::Status RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,
                          v1::RemovePodReply* reply) override;
   grpc::Status Stream(grpc::ServerContext* context,
                       grpc::ServerReaderWriter<v1::StreamBytes, v1::StreamBytes>* stream) override;
 
  private:
-  DpuRuntimeService(DpuRuntimeOptions options, ConfinedRoot logs, VolumeStore volumes)
-      : options_(std::move(options)), logs_(std::move(logs)), volumes_(std::move(volumes)) {}
+  DpuRuntimeService(DpuRuntimeOptions options, ConfinedRoot logs, VolumeStore volumes, PodCgroups cgroups)
+      : options_(std::move(options)),
+        logs_(std::move(logs)),
+        volumes_(std::move(volumes)),
+        cgroups_(std::move(cgroups)) {}
   grpc::Status Allowed(grpc::ServerContext* context) const;
 
   DpuRuntimeOptions options_;
   ConfinedRoot logs_;
   VolumeStore volumes_;
+  PodCgroups cgroups_;
 };
 
 }  // namespace heterok8s::cri

@@ -6,6 +6,7 @@
 #include "node-agent/cri/annotation_of.h"
 #include "node-agent/cri/dpu_link.h"
 #include "node-agent/cri/grpc_status.h"
+#include "node-agent/cri/pod_limits.h"
 #include "node-agent/cri/twin.h"
 
 namespace heterok8s::cri {
@@ -27,8 +28,12 @@ bool IsTwinOf(const SplitPod& pod, const rt::PodSandbox& sandbox) {
 void DpuLink::FindTwins(const std::vector<SplitPod>& pods, const rt::ListPodSandboxResponse& sandboxes) {
   for (const rt::PodSandbox& twin : sandboxes.items()) {
     for (const SplitPod& pod : pods) {
+      if (!IsTwinOf(pod, twin)) continue;
       // Another than the one we know: made by a heterocri that died before it could write that down.
-      if (pod.twin_id != twin.id() && IsTwinOf(pod, twin)) table_.SetTwin(pod.sandbox_id, pod.twin_id, twin.id());
+      if (pod.twin_id != twin.id()) table_.SetTwin(pod.sandbox_id, pod.twin_id, twin.id());
+      if (pod.dpu_cgroup && pod.resources) continue;
+      table_.LearnOfTwin(pod.sandbox_id, AnnotationOf(twin.annotations(), kCgroup),
+                         ResourcesOf(AnnotationOf(twin.annotations(), kResources)));
     }
   }
 }
@@ -56,21 +61,22 @@ void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
       std::lock_guard lock(mutex_);
       if (at_work.contains(key) || !cleaning_.insert(twin.id()).second) continue;
     }
-    bool started = tasks_.Run([this, remove, id = twin.id(), metadata = twin.metadata()] {
-      absl::Status done;
-      if (remove) {
-        done = RemoveTwin(id, metadata, In(kCleanTime));
-      } else {
-        rt::StopPodSandboxRequest request;
-        request.set_pod_sandbox_id(id);
-        done = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, request, In(kCleanTime)).status();
-        if (done.ok()) done = fault::Pass<"cri.twin-stop.after-stop">();
-      }
-      spdlog::info("Pod {}/{} {} on the host; its twin is {}: {}", metadata.namespace_(), metadata.name(),
-                   remove ? "is gone" : "has stopped", remove ? "removed" : "stopped", ToString(done));
-      std::lock_guard lock(mutex_);
-      cleaning_.erase(id);
-    });
+    bool started = tasks_.Run(
+        [this, remove, id = twin.id(), metadata = twin.metadata(), cgroup = AnnotationOf(twin.annotations(), kCgroup)] {
+          absl::Status done;
+          if (remove) {
+            done = RemoveTwin(id, metadata, cgroup, In(kCleanTime));
+          } else {
+            rt::StopPodSandboxRequest request;
+            request.set_pod_sandbox_id(id);
+            done = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, request, In(kCleanTime)).status();
+            if (done.ok()) done = fault::Pass<"cri.twin-stop.after-stop">();
+          }
+          spdlog::info("Pod {}/{} {} on the host; its twin is {}: {}", metadata.namespace_(), metadata.name(),
+                       remove ? "is gone" : "has stopped", remove ? "removed" : "stopped", ToString(done));
+          std::lock_guard lock(mutex_);
+          cleaning_.erase(id);
+        });
     if (!started) {
       std::lock_guard lock(mutex_);
       cleaning_.erase(twin.id());
@@ -79,7 +85,7 @@ void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
 }
 
 absl::Status DpuLink::RemoveTwin(const std::string& twin_id, const rt::PodSandboxMetadata& metadata,
-                                 Deadline deadline) {
+                                 const std::string& cgroup, Deadline deadline) {
   rt::StopPodSandboxRequest stop;
   stop.set_pod_sandbox_id(twin_id);
   absl::Status stopped = dpu_.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop, deadline).status();
@@ -96,6 +102,7 @@ absl::Status DpuLink::RemoveTwin(const std::string& twin_id, const rt::PodSandbo
     v1::RemovePodRequest request;
     request.set_pod_uid(metadata.uid());
     request.set_log_directory(LogFolderName(metadata));
+    request.set_cgroup_parent(cgroup);
     v1::RemovePodReply reply;
     HK_RETURN_IF_ERROR(Annotate(FromGrpc(runtime_.RemovePod(&context, request, &reply)), "RemovePod on the DPU"));
   }
@@ -123,7 +130,7 @@ absl::Status DpuLink::RemoveLeftover(const rt::PodSandboxMetadata& metadata, Dea
       if (at_work_.count(key) > 1) return absl::AbortedError("another call is at work on this twin");
     }
     spdlog::info("Pod {}/{} has a twin of an earlier call; removed", metadata.namespace_(), metadata.name());
-    return RemoveTwin(twin.id(), metadata, deadline);
+    return RemoveTwin(twin.id(), metadata, AnnotationOf(twin.annotations(), kCgroup), deadline);
   }
   return absl::NotFoundError("no twin is left over");
 }

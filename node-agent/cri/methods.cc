@@ -50,7 +50,7 @@ constexpr Method kMethods[] = {
     {"/runtime.v1.RuntimeService/ListPodSandboxMetrics", kSpecial},
     {"/runtime.v1.RuntimeService/StreamPodSandboxMetrics", kSpecial},
     {"/runtime.v1.RuntimeService/RuntimeConfig", kSpecial},
-    {"/runtime.v1.RuntimeService/UpdatePodSandboxResources", kHost},
+    {"/runtime.v1.RuntimeService/UpdatePodSandboxResources", kSpecial},
     {"/runtime.v1.ImageService/ListImages", kHost},
     {"/runtime.v1.ImageService/StreamImages", kHostStream},
     {"/runtime.v1.ImageService/ImageStatus", kSpecial},

@@ -262,6 +262,7 @@ TEST_CASE("the twin is the same Pod with the DPU's paths, and keeps what we do n
   CHECK(twin.port_mappings_size() == 0);
   CHECK(twin.linux().cgroup_parent() == std::string("/dpu/pod") + kUid);
   CHECK(twin.annotations().at(kPlacement) == "split");
+  CHECK(twin.annotations().at(kCgroup) == std::string("/dpu/pod") + kUid);
   CHECK(twin.linux().security_context().seccomp().profile_type() == rt::SecurityProfile::RuntimeDefault);
   CHECK(twin.linux().security_context().seccomp().localhost_ref().empty());
   rt::PodSandboxConfig again;

@@ -65,7 +65,12 @@ absl::Status PodTable::FromBytes(const std::string& bytes) {
   std::lock_guard lock(mutex_);
   epoch_ = file.epoch();
   removed_ = {file.removed().begin(), file.removed().end()};
-  for (const state::Twin& twin : file.twins()) saved_twins_[twin.host_sandbox_id()] = twin.twin_id();
+  for (const state::Twin& twin : file.twins()) {
+    SavedTwin& saved = saved_twins_[twin.host_sandbox_id()];
+    saved.id = twin.twin_id();
+    rt::LinuxContainerResources resources;
+    if (twin.has_resources() && resources.ParseFromString(twin.resources())) saved.resources = std::move(resources);
+  }
   for (const state::Container& saved : file.containers()) {
     DpuContainer container;
     if (!container.listed.ParseFromString(saved.listed()) || !container.status.ParseFromString(saved.status()) ||
@@ -79,6 +84,7 @@ absl::Status PodTable::FromBytes(const std::string& bytes) {
     container.kept = saved.kept();
     // The file does not say whether all of its log and message came: they are asked for once more.
     container.unfinished = container.listed.state() == rt::CONTAINER_EXITED && !container.lost && !container.kept;
+    if (!container.resources.ParseFromString(saved.resources())) continue;
     Changing()[container.id()] = std::move(container);
   }
   return absl::OkStatus();
@@ -97,6 +103,7 @@ std::string PodTable::ToBytes() const {
     saved.set_epoch(container.epoch);
     saved.set_lost(container.lost);
     saved.set_kept(container.kept);
+    saved.set_resources(container.resources.SerializeAsString());
   }
   for (const std::string& id : removed_) file.add_removed(id);
   for (const auto& [id, pod] : pods_) {
@@ -104,6 +111,7 @@ std::string PodTable::ToBytes() const {
     state::Twin& twin = *file.add_twins();
     twin.set_host_sandbox_id(id);
     twin.set_twin_id(pod.twin_id);
+    if (pod.resources) twin.set_resources(pod.resources->SerializeAsString());
   }
   return file.SerializeAsString();
 }
@@ -129,7 +137,10 @@ void PodTable::PutPod(SplitPod pod) {
   std::lock_guard lock(mutex_);
   ++version_;
   if (pod.twin_id.empty()) {
-    if (auto saved = saved_twins_.find(pod.sandbox_id); saved != saved_twins_.end()) pod.twin_id = saved->second;
+    if (auto saved = saved_twins_.find(pod.sandbox_id); saved != saved_twins_.end()) {
+      pod.twin_id = saved->second.id;
+      if (!pod.resources) pod.resources = saved->second.resources;
+    }
   }
   pods_[pod.sandbox_id] = std::move(pod);
 }
@@ -160,6 +171,21 @@ void PodTable::SetTwin(const std::string& sandbox_id, const std::string& from, c
   std::lock_guard lock(mutex_);
   auto found = pods_.find(sandbox_id);
   if (found != pods_.end() && found->second.twin_id == from) found->second.twin_id = to;
+}
+
+void PodTable::LearnOfTwin(const std::string& sandbox_id, const std::string& dpu_cgroup,
+                           const rt::LinuxContainerResources& resources) {
+  std::lock_guard lock(mutex_);
+  auto found = pods_.find(sandbox_id);
+  if (found == pods_.end()) return;
+  if (!found->second.dpu_cgroup) found->second.dpu_cgroup = dpu_cgroup;
+  if (!found->second.resources) found->second.resources = resources;
+}
+
+void PodTable::SetResources(const std::string& sandbox_id, const rt::LinuxContainerResources& resources) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  if (auto found = pods_.find(sandbox_id); found != pods_.end()) found->second.resources = resources;
 }
 
 void PodTable::MarkStopped(const std::string& sandbox_id) {
@@ -219,6 +245,12 @@ void PodTable::KeepEnded(const std::string& twin_id) {
 bool PodTable::AnyContainer() const {
   std::lock_guard lock(mutex_);
   return !containers_.empty();
+}
+
+void PodTable::SetContainerResources(const std::string& id, const rt::LinuxContainerResources& resources) {
+  std::lock_guard lock(mutex_);
+  ++version_;
+  if (containers_.contains(id)) Changing()[id].resources = resources;
 }
 
 void PodTable::EraseContainer(const std::string& id) {

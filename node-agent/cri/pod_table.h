@@ -28,16 +28,19 @@ struct SplitPod {
   std::string sandbox_id;  // on the host
   runtime::v1::PodSandboxMetadata metadata;
   PodVerdict verdict;
-  std::string twin_id;        // empty: on the host only, or not known yet
-  std::string log_directory;  // on the host
-  bool stopped = false;       // the twin must not run
+  std::string twin_id;                                            // empty: on the host only, or not known yet
+  std::string log_directory;                                      // on the host
+  std::optional<std::string> dpu_cgroup;                          // the Pod's own there; empty: it has none
+  std::optional<runtime::v1::LinuxContainerResources> resources;  // of the whole Pod, as kubelet said last
+  bool stopped = false;                                           // the twin must not run
 };
 
 struct DpuContainer {
   runtime::v1::Container listed;        // pod_sandbox_id is the host sandbox's
   runtime::v1::ContainerStatus status;  // log_path is the host's; mounts are the DPU's
   std::string twin_id;
-  std::string dpu_log;  // below the DPU's Pod log root
+  std::string dpu_log;                             // below the DPU's Pod log root
+  runtime::v1::LinuxContainerResources resources;  // as kubelet said last
   uint64_t epoch = 0;
   bool unfinished = false;  // ended, and its log or message is not all on the host yet
   bool lost = false;        // shown as ended because the DPU was away for longer than the lease
@@ -73,6 +76,10 @@ class PodTable {
   std::vector<SplitPod> Pods() const;
   // Unless its twin is another one than `from` by now.
   void SetTwin(const std::string& sandbox_id, const std::string& from, const std::string& to);
+  // What the DPU has of it. A cgroup or resources that are known stay.
+  void LearnOfTwin(const std::string& sandbox_id, const std::string& dpu_cgroup,
+                   const runtime::v1::LinuxContainerResources& resources);
+  void SetResources(const std::string& sandbox_id, const runtime::v1::LinuxContainerResources& resources);
   void MarkStopped(const std::string& sandbox_id);
   void ErasePod(const std::string& sandbox_id);  // with its containers
 
@@ -84,6 +91,7 @@ class PodTable {
   bool AnyContainer() const;
   // What has ended in this twin stays as it is shown when the DPU no longer has it.
   void KeepEnded(const std::string& twin_id);
+  void SetContainerResources(const std::string& id, const runtime::v1::LinuxContainerResources& resources);
   void EraseContainer(const std::string& id);
   // Containers that match `filter`, as the bytes of a ListContainersResponse.
   std::string ListBytes(const runtime::v1::ContainerFilter& filter) const;
@@ -140,7 +148,11 @@ class PodTable {
   // it.
   mutable std::optional<std::string> everything_;
   std::set<std::string> removed_;
-  std::map<std::string, std::string> saved_twins_;  // of the file, for pods that Load comes before
+  struct SavedTwin {
+    std::string id;
+    std::optional<runtime::v1::LinuxContainerResources> resources;
+  };
+  std::map<std::string, SavedTwin> saved_twins_;  // of the file, for pods that Load comes before
 };
 
 bool Matches(const runtime::v1::Container& container, const runtime::v1::ContainerFilter& filter);

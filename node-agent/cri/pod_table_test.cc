@@ -248,10 +248,11 @@ TEST_CASE("a state file that is no state file is said to be one") {
   CHECK_THAT(missing.Load(), testing::HasCode(absl::StatusCode::kNotFound));
 }
 
-TEST_CASE("the twin of a Pod is known again from the file") {
+TEST_CASE("the twin of a Pod and its resources are known again from the file") {
   SplitPod pod;
   pod.sandbox_id = "sandbox-1";
   pod.twin_id = "twin-1";
+  pod.resources.emplace().set_memory_limit_in_bytes(64);
   pod.verdict.split = true;
   {
     PodTable table(TempFile());
@@ -261,7 +262,9 @@ TEST_CASE("the twin of a Pod is known again from the file") {
   PodTable table(TempFile());
   REQUIRE_OK(table.Load());
   pod.twin_id.clear();
+  pod.resources.reset();
   table.PutPod(pod);
+  CHECK(table.FindPod("sandbox-1")->resources->memory_limit_in_bytes() == 64);
   CHECK(table.FindPodOfTwin("twin-1")->sandbox_id == "sandbox-1");
   unlink(TempFile().c_str());
 }

@@ -91,6 +91,7 @@ void Router::Special(const Method& method, CallPtr call) {
       {kListContainers, &Router::ListContainers, false},
       {kContainerStatus, &Router::ContainerStatus, false},
       {kUpdateContainerResources, &Router::UpdateContainerResources, true},
+      {kUpdatePodSandboxResources, &Router::UpdatePodSandboxResources, true},
       {kReopenContainerLog, &Router::ReopenContainerLog, true},
       {kExec, &Router::OpenStream, true},
       {kAttach, &Router::OpenStream, true},

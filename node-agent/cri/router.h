@@ -30,6 +30,7 @@
 #include "node-agent/cri/log_mirror.h"
 #include "node-agent/cri/methods.h"
 #include "node-agent/cri/out_stream.h"
+#include "node-agent/cri/pod_limits.h"
 #include "node-agent/cri/pod_table.h"
 #include "node-agent/cri/stats.h"
 #include "node-agent/cri/streaming.h"
@@ -122,12 +123,22 @@ class Router {
   void StopContainer(const CallPtr& call);
   void RemoveContainer(const CallPtr& call);
   void ContainerStatus(const CallPtr& call);
-  void UpdateContainerResources(const CallPtr& call);
   void ReopenContainerLog(const CallPtr& call);
   void OpenStream(const CallPtr& call);
   std::optional<DpuContainer> OnDpu(const CallPtr& call, bool* answered);
   // Of one that is `lost`: it runs nowhere, and its status says why.
   static void FailEnded(const CallPtr& call, grpc::StatusCode code, const DpuContainer& container);
+
+  // router_limits.cc
+  void UpdateContainerResources(const CallPtr& call);
+  void UpdatePodSandboxResources(const CallPtr& call);
+  // The limits that the DPU's half of a Pod has in common, before `made` is one of its containers. With limits_ held.
+  absl::Status LimitForNew(const SplitPod& pod, const runtime::v1::CreateContainerRequest& made, Deadline deadline);
+  // Of the containers that the table has, and one more or other than there.
+  PodLimits LimitsOfPod(const SplitPod& pod, const std::string& name, uint32_t attempt,
+                        const runtime::v1::LinuxContainerResources* resources) const;
+  void SaveLimits();
+  absl::Status LimitOnDpu(const SplitPod& pod, const PodLimits& limits, Deadline deadline);
 
   // router_stats.cc
   void ListContainerStats(const CallPtr& call);
@@ -179,11 +190,15 @@ class Router {
   ImageNotes image_notes_;
   RouterFigures figures_;
   sys::KeyedMutex remaking_;  // twins, by the host's sandbox
+  sys::KeyedMutex limits_;    // by sandbox on the host: one call at a time makes the sum of its containers
+  std::atomic<bool> said_missing_{false};
   std::mutex figures_mutex_;
   std::map<std::string, std::string> last_figures_;  // of the DPU, by method: its last answer
   v1::UsedByVolumesReply used_;                      // its last answer
   std::chrono::steady_clock::time_point used_asked_;
 };
+
+inline constexpr std::chrono::seconds kLimitsPatience{30};
 
 // How long one call may take at all, whatever its caller allows. Not for the two that may take longer than anybody can
 // say beforehand, a pull and a stop with its grace: these have their caller's deadline and end when it gives up.

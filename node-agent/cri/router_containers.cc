@@ -79,29 +79,6 @@ void Router::StopContainer(const CallPtr& call) {
   Answer(*call, response);
 }
 
-void Router::UpdateContainerResources(const CallPtr& call) {
-  bool answered;
-  std::optional<DpuContainer> container = OnDpu(call, &answered);
-  if (answered) return;
-  if (!container) return ForwardToHost(call);
-  if (container->lost) {
-    FailEnded(call, grpc::StatusCode::UNAVAILABLE, *container);
-    return;
-  }
-  rt::UpdateContainerResourcesRequest request;
-  if (!ParseRequest(*call, &request)) return;
-  const bool asks = request.linux().ByteSizeLong() > 0;
-  if (asks) *request.mutable_linux() = ResourcesOnDpu(request.linux());
-  // kubelet's CPU manager says where the container may run and no more, every few seconds.
-  if (asks && request.linux().ByteSizeLong() == 0) return Answer(*call, absl::OkStatus());
-  absl::StatusOr<grpc::ByteBuffer> response =
-      parts_.dpu.CallBytes(call->method(), ToBuffer(request.SerializeAsString()), LimitOf(*call), call);
-  if (absl::Status failed = fault::Pass<"cri.container-update.after-dpu">(); !failed.ok()) response = failed;
-  // Before the answer: the status that kubelet asks for next has the new limits.
-  if (response.ok() && !parts_.link.Refresh(container->id(), In(kReadTime)).ok()) parts_.link.PollSoon();
-  Answer(*call, response);
-}
-
 void Router::RemoveContainer(const CallPtr& call) {
   bool answered;
   std::optional<DpuContainer> container = OnDpu(call, &answered);

@@ -11,6 +11,7 @@
 #include "common/sys/file.h"
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/grpc_status.h"
+#include "node-agent/cri/pod_limits.h"
 #include "node-agent/cri/router.h"
 #include "node-agent/cri/subpath.h"
 #include "node-agent/cri/volume_reader.h"
@@ -136,6 +137,10 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
   if (!parts_.link.Valid()) return parts_.link.AwayError();
   options.epoch = parts_.table.epoch();
   rt::CreateContainerRequest on_dpu = ContainerOnDpu(request, options_.paths, options);
+  // Until the table has it: what another call makes of the Pod's sum has this one in it.
+  HK_ASSIGN_OR_RETURN(sys::KeyedMutex::Guard limits, limits_.Lock(pod.sandbox_id, kLimitsPatience));
+  HK_RETURN_IF_ERROR(Annotate(LimitForNew(pod, on_dpu, deadline), "the Pod's limits on the DPU"));
+  HK_FAULT_POINT("cri.create.after-limits");
   HK_ASSIGN_OR_RETURN(auto response, parts_.dpu.Call<rt::CreateContainerResponse>(kCreateContainer, on_dpu, deadline));
   HK_FAULT_POINT("cri.create.after-dpu");
 
@@ -158,6 +163,7 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
     *container.listed.mutable_annotations() = on_dpu.config().annotations();
     container.twin_id = options.twin_id;
     container.epoch = options.epoch;
+    container.resources = LimitsAlone(on_dpu.config().linux().resources());
     parts_.table.PutContainer(std::move(container));
     parts_.link.PollSoon();
   }

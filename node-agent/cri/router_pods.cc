@@ -7,6 +7,7 @@
 #include "common/fault/fault.h"
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/bandwidth_check.h"
+#include "node-agent/cri/pod_limits.h"
 #include "node-agent/cri/router.h"
 
 namespace heterok8s::cri {
@@ -112,6 +113,8 @@ void Router::RunPodSandbox(const CallPtr& call) {
     absl::StatusOr<std::string> twin = MakeTwin(request, LimitOf(*call));
     if (twin.ok()) {
       pod.twin_id = *twin;
+      pod.dpu_cgroup = PodCgroupOf(TwinConfig(config, options_.paths));
+      pod.resources = LimitsAlone(config.linux().resources());
     } else {
       const std::string reason = fmt::format("twin sandbox on the DPU: {}", Message(twin.status()));
       const std::string refusal = fmt::format("{} (fallback is '{}')", reason, Name(pod.verdict.fallback));
@@ -136,7 +139,7 @@ void Router::RunPodSandbox(const CallPtr& call) {
       parts_.host.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, request, LimitOf(*call));
   if (!made.ok()) {
     if (!pod.twin_id.empty()) {
-      absl::Status undone = parts_.link.RemoveTwin(pod.twin_id, pod.metadata, In(kRollBackTime));
+      absl::Status undone = parts_.link.RemoveTwin(pod.twin_id, pod.metadata, *pod.dpu_cgroup, In(kRollBackTime));
       if (!undone.ok()) spdlog::warn("{}: roll back the twin: {}; tried again later", name, ToString(undone));
     }
     return refuse(made.status());
@@ -205,7 +208,8 @@ void Router::RemovePodSandbox(const CallPtr& call) {
   if (!pod->twin_id.empty()) {
     absl::Status removed = parts_.link.AwayError();
     if (parts_.link.Valid())
-      removed = parts_.link.RemoveTwin(pod->twin_id, pod->metadata, std::min(deadline, In(kTwinTime)));
+      removed = parts_.link.RemoveTwin(pod->twin_id, pod->metadata, pod->dpu_cgroup.value_or(""),
+                                       std::min(deadline, In(kTwinTime)));
     if (IsAway(removed)) {
       spdlog::warn("{}: the twin is removed when the DPU returns: {}", NameOf(pod->metadata), ToString(removed));
     } else if (!removed.ok()) {

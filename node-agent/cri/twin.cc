@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include "node-agent/cri/annotations.h"
+#include "node-agent/cri/pod_limits.h"
 
 namespace heterok8s::cri {
 
@@ -13,6 +14,12 @@ std::string LogFolderName(const rt::PodSandboxMetadata& metadata) {
   std::string name = fmt::format("{}_{}_{}", metadata.namespace_(), metadata.name(), metadata.uid());
   std::erase_if(name, [](char c) { return c == '/' || c == '\0'; });
   return name.substr(0, 255);
+}
+
+std::string PodCgroupOf(const rt::PodSandboxConfig& config) {
+  const std::string& parent = config.linux().cgroup_parent();
+  const std::string& uid = config.metadata().uid();
+  return NamesPod(parent, uid) ? parent : "";
 }
 
 rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPaths& paths) {
@@ -30,6 +37,8 @@ rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPat
   if (!paths.cgroup_parent.empty()) {
     twin.mutable_linux()->set_cgroup_parent(fmt::format("{}/pod{}", paths.cgroup_parent, config.metadata().uid()));
   }
+  (*twin.mutable_annotations())[kCgroup] = PodCgroupOf(twin);  // also when it is none: an author's would be a claim
+  (*twin.mutable_annotations())[kResources] = ResourcesText(config.linux().resources());
   return twin;
 }
 
@@ -57,6 +66,7 @@ rt::CreateContainerRequest ContainerOnDpu(const rt::CreateContainerRequest& requ
   annotations[kPu] = "dpu";
   annotations[kPlacementReason] = options.reason;
   annotations[kEpoch] = std::to_string(options.epoch);
+  annotations[kResources] = ResourcesText(config.linux().resources());
   if (!options.dpu_volumes.empty()) annotations[kDpuVolumes] = fmt::format("{}", fmt::join(options.dpu_volumes, ","));
   if (!options.termination_log.empty()) annotations[kTerminationLog] = options.termination_log;
   return dpu;

@@ -22,6 +22,10 @@ struct DpuPaths {
 // "NAMESPACE_NAME_UID", the name of the Pod's log folder on the DPU; characters of no file name are left out.
 std::string LogFolderName(const runtime::v1::PodSandboxMetadata& metadata);
 
+// The cgroup that the Pod's containers have in common: `cgroup_parent` when it is the Pod's own, named by its UID as
+// kubelet does; else empty.
+std::string PodCgroupOf(const runtime::v1::PodSandboxConfig& config);
+
 // For RunPodSandbox, and for CreateContainer, which repeats it.
 runtime::v1::PodSandboxConfig TwinConfig(const runtime::v1::PodSandboxConfig& config, const DpuPaths& paths);
 

@@ -24,8 +24,10 @@ std::atomic<int> serial{0};
 
 TwoFakes::TwoFakes() : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++serial)) {
   std::filesystem::create_directories(folder_ + "/dpu/logs");
-  auto runtime =
-      DpuRuntimeService::Open({.pod_log_root = folder_ + "/dpu/logs", .volume_root = folder_ + "/dpu/volumes"});
+  PodCgroups cgroups(fmt::format("34 24 0:31 / {}/dpu/cgroup rw - cgroup2 cgroup2 rw\n", folder_),
+                     [](const std::vector<std::string>&) { return absl::FailedPreconditionError("no systemd"); });
+  auto runtime = DpuRuntimeService::Open(
+      {.pod_log_root = folder_ + "/dpu/logs", .volume_root = folder_ + "/dpu/volumes", .cgroups = cgroups});
   REQUIRE_OK(runtime);
   dpu_runtime_ = *std::move(runtime);
   host_ = std::make_unique<FakeRuntime>(folder_ + "/host.sock", "0a");

@@ -34,8 +34,8 @@ class TwoFakes {
   CriClient& cri() { return *client_; }
   std::shared_ptr<grpc::Channel> channel() { return channel_; }
   void StopDaemon() { daemon_.reset(); }
-  void StartDaemon();  // until it says that the DPU is there
-  const std::string& folder() const { return folder_; }
+  void StartDaemon();                                    // until it says that the DPU is there
+  const std::string& folder() const { return folder_; }  // the DPU's cgroups v2 are dpu/cgroup
 
   runtime::v1::RuntimeCondition DpuCondition();  // what kubelet is told of the DPU
 
