@@ -247,6 +247,11 @@ TEST_CASE("privileges and devices of the host stay on the host; a debug containe
   CHECK(!DecideContainer(pod, kUid, plain, {}, false).dpu);
 }
 
+TEST_CASE("a Pod's cgroup on the DPU is a folder in a folder, and a slice in a slice") {
+  CHECK(PodCgroupBelow("/dpu", "0a1b-2c") == "/dpu/pod0a1b-2c");
+  CHECK(PodCgroupBelow("dpu-pods.slice", "0a1b-2c") == "dpu-pods-pod0a1b_2c.slice");
+}
+
 TEST_CASE("the twin is the same Pod with the DPU's paths, and keeps what we do not know") {
   rt::PodSandboxConfig config = Sandbox({{kOffload, "dpu"}});
   config.set_log_directory("/var/log/pods/x");

@@ -26,7 +26,7 @@ class PodCgroups {
 
   // From /proc/self/mountinfo; systemd by `systemctl`.
   static absl::StatusOr<PodCgroups> Find();
-  // `mountinfo` as proc(5) describes it.
+  // `mountinfo` as proc(5) describes it; `systemctl` null: no systemd runs this machine.
   PodCgroups(const std::string& mountinfo, Run systemctl);
 
   absl::StatusOr<std::vector<std::string>> Limit(const v1::LimitPodRequest& request) const;

@@ -175,6 +175,18 @@ TEST_CASE("a slice is told to systemd, by its name, and taken away there") {
              HasCode(absl::StatusCode::kFailedPrecondition));
 }
 
+TEST_CASE("where no systemd runs, limits of a slice do not hold, and nothing fails for it") {
+  const std::string slice = "kubepods-burstable-pod0a1b2c3d_0000_4000_8000_123456789abc.slice";
+  Tree tree;
+  PodCgroups cgroups(tree.V1(), nullptr);
+
+  auto missing = cgroups.Limit(Limits(12345, 307, 64 << 20, slice));
+  REQUIRE_OK(missing);
+  CHECK(*missing == std::vector<std::string>{"systemd"});
+  CHECK_OK(cgroups.Remove(slice, kUid));
+  CHECK(fs::is_empty(tree.root));
+}
+
 // With this machine's kernel and mounts.
 TEST_CASE("this kernel takes the limits, and gives the cgroup back when nothing runs in it", "[root]") {
   if (geteuid() != 0) {

@@ -54,7 +54,7 @@ absl::Status Router::LimitOnDpu(const SplitPod& pod, const PodLimits& limits, De
     without = "the DPU's heterod is older and does not set them";
     limited = absl::OkStatus();
   } else if (reply.missing_size() > 0) {
-    without = fmt::format("the DPU's kernel has no controller {}", fmt::join(reply.missing(), ", "));
+    without = fmt::format("the DPU lacks: {}", fmt::join(reply.missing(), ", "));
   }
   if (!without.empty() && !said_missing_.exchange(true)) {
     spdlog::warn("limits of whole Pods do not hold on the DPU, those of containers do: {}", without);

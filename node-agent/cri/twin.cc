@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/pod_limits.h"
 
@@ -22,6 +24,13 @@ std::string PodCgroupOf(const rt::PodSandboxConfig& config) {
   return NamesPod(parent, uid) ? parent : "";
 }
 
+std::string PodCgroupBelow(const std::string& parent, std::string uid) {
+  constexpr std::string_view kSlice = ".slice";
+  if (!parent.ends_with(kSlice)) return fmt::format("{}/pod{}", parent, uid);
+  std::replace(uid.begin(), uid.end(), '-', '_');  // a dash makes a slice below another
+  return fmt::format("{}-pod{}{}", parent.substr(0, parent.size() - kSlice.size()), uid, kSlice);
+}
+
 rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPaths& paths) {
   rt::PodSandboxConfig twin = config;
   twin.set_log_directory(paths.pod_log_root + "/" + LogFolderName(config.metadata()));
@@ -35,7 +44,7 @@ rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPat
   (*twin.mutable_annotations())[kPlacement] = "split";
   (*twin.mutable_annotations())[kTwin] = "true";
   if (!paths.cgroup_parent.empty()) {
-    twin.mutable_linux()->set_cgroup_parent(fmt::format("{}/pod{}", paths.cgroup_parent, config.metadata().uid()));
+    twin.mutable_linux()->set_cgroup_parent(PodCgroupBelow(paths.cgroup_parent, config.metadata().uid()));
   }
   (*twin.mutable_annotations())[kCgroup] = PodCgroupOf(twin);  // also when it is none: an author's would be a claim
   (*twin.mutable_annotations())[kResources] = ResourcesText(config.linux().resources());

@@ -26,6 +26,10 @@ std::string LogFolderName(const runtime::v1::PodSandboxMetadata& metadata);
 // kubelet does; else empty.
 std::string PodCgroupOf(const runtime::v1::PodSandboxConfig& config);
 
+// A Pod's own below the one of `dpu.cgroup_parent`, which is a folder or, for a runtime with the driver systemd, a
+// slice.
+std::string PodCgroupBelow(const std::string& parent, std::string uid);
+
 // For RunPodSandbox, and for CreateContainer, which repeats it.
 runtime::v1::PodSandboxConfig TwinConfig(const runtime::v1::PodSandboxConfig& config, const DpuPaths& paths);
 
