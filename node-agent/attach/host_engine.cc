@@ -108,13 +108,11 @@ absl::Status HostEngine::Status(const cni::Request& request) {
   }
 
   LeaseState lease = peer_.lease();
-  if ((lease.valid && lease.peer_ready) || options_.unsplit_when_dpu_down) return absl::OkStatus();
+  if (lease.valid || options_.unsplit_when_dpu_down) return absl::OkStatus();
   // 51 where it hurts Pods that are there: every packet of a split Pod passes the DPU.
   HK_ASSIGN_OR_RETURN(Summary summary, table_.Summarise());
-  return cni::MakeError(
-      summary.split_pods > 0 ? cni::kNotAvailableLimited : cni::kNotAvailable,
-      fmt::format("split Pods cannot be made: {}: {}",
-                  lease.valid ? "the DPU is not ready" : "the DPU's lease has expired", lease.last_error));
+  return cni::MakeError(summary.split_pods > 0 ? cni::kNotAvailableLimited : cni::kNotAvailable,
+                        fmt::format("split Pods cannot be made: the DPU's lease has expired: {}", lease.last_error));
 }
 
 absl::StatusOr<ReserveReply> HostEngine::Reserve(const ReserveRequest& request) {
