@@ -136,7 +136,11 @@ std::vector<std::string> AgentRules(const RootGuard& guard) {
   if (!guard.listen.has_value() || guard.listen->port == 0) return rules;
   const std::string to = fmt::format("{}tcp dport {}", OfAddress(guard.listen->address, "daddr"), guard.listen->port);
   rules.push_back(fmt::format("agent_input iifname \"hku*\" {} counter name agent_port drop", to));
-  if (guard.peer.has_value()) {
+  // Nothing comes from an address of one family to one of the other, and nft refuses such a rule.
+  const bool can_come =
+      guard.peer.has_value() && (guard.peer->address.is_unspecified() || guard.listen->address.is_unspecified() ||
+                                 guard.peer->address.family == guard.listen->address.family);
+  if (can_come) {
     rules.push_back(fmt::format("agent_input {}{} accept", OfAddress(guard.peer->address, "saddr"), to));
   }
   rules.push_back(fmt::format(
@@ -175,7 +179,8 @@ std::string HostPortTableScript(const std::string& table, const RootGuard& guard
     declare(fmt::format("counter {} {}", table, counter));
   }
   declare(fmt::format("chain {} guard {{ type filter hook prerouting priority raw; }}", table));
-  declare(fmt::format("chain {} agent_input {{ type filter hook input priority filter; }}", table));
+  // Behind IPVS, which translates at 98 and 99 (ip_vs_ops, net/netfilter/ipvs/ip_vs_core.c).
+  declare(fmt::format("chain {} agent_input {{ type filter hook input priority 110; }}", table));
   declare(fmt::format("chain {} agent_forward {{ type filter hook forward priority filter; }}", table));
   declare(fmt::format("chain {} prerouting {{ type nat hook prerouting priority -100; }}", table));
   declare(fmt::format("chain {} output {{ type nat hook output priority -100; }}", table));
