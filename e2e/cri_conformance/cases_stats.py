@@ -36,7 +36,8 @@ def list_stats(node):
     expect(not node.cri.ListContainerStats(filter=pb.ContainerStatsFilter(label_selector={"who": "nobody"})).stats, "somebody")
 
 
-@case("stats", "PodSandboxStats and ListPodSandboxStats: the Pod with its containers and network")
+# containerd 1.6 was seen to end in the whole list while others came and went.
+@case("stats", "PodSandboxStats and ListPodSandboxStats: the Pod with its containers and network", alone=True)
 def pod_stats(node):
     pod = node.common()
     stats = served(lambda: node.cri.PodSandboxStats(pod_sandbox_id=pod.id)).stats
@@ -45,16 +46,16 @@ def pod_stats(node):
     expect(stats.linux.network.default_interface.name and stats.linux.cpu.timestamp, stats.linux)
 
     def listed(**fields):
-        """containerd 1.6 fails the whole list while any sandbox is stopped, and another target may have just stopped one."""
+        """containerd 1.6 fails the whole list while any sandbox is stopped, and a twin goes a moment after its Pod."""
         try:
             return node.cri.ListPodSandboxStats(**fields).stats
         except CriError as error:
-            if error.code == "NOT_FOUND":
-                return None
+            if error.code == "NOT_FOUND" or "is not in ready state" in error.text:
+                return []
             raise
     mine = pb.PodSandboxStatsFilter(label_selector={"who": pod.uid})
-    wait_for("it alone, with its containers", lambda: [sorted(c.attributes.metadata.name for c in s.linux.containers) for s in listed(filter=mine) or []] == [names])
-    wait_for("it among all", lambda: pod.id in [s.attributes.id for s in listed() or []])
+    wait_for("it alone, with its containers", lambda: [sorted(c.attributes.metadata.name for c in s.linux.containers) for s in listed(filter=mine)] == [names])
+    wait_for("it among all", lambda: pod.id in [s.attributes.id for s in listed()])
 
 
 @case("stats", "metrics: descriptors and Pods, or neither")

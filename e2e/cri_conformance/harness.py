@@ -4,6 +4,8 @@
     def exit_code(node):
         expect(node.ended(node.common().run(…)).exit_code == 7, "…")
 """
+import contextlib
+import fcntl
 import re
 import time
 import traceback
@@ -18,11 +20,22 @@ class NotServed(Exception):
     """The runtime says UNIMPLEMENTED, and kubelet does without."""
 
 
-def case(group, sentence):
+def case(group, sentence, alone=False):
+    """alone: while no case runs on another target, which may have the same runtime below it."""
     def register(function):
-        CASES.append((group, sentence, function))
+        CASES.append((group, sentence, function, alone))
         return function
     return register
+
+
+@contextlib.contextmanager
+def turn(node, alone):
+    """The targets of a run share node.pod_root. Whoever waits to be alone lets nobody past."""
+    with open(f"{node.pod_root}/.turn", "w", encoding="utf-8") as held:
+        with open(f"{node.pod_root}/.gate", "w", encoding="utf-8") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            fcntl.flock(held, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 def expect(truth, evidence):
@@ -58,18 +71,19 @@ def served(call):
 
 def run_cases(node, only):
     """Yields group, sentence, outcome, detail, seconds."""
-    for group, sentence, function in CASES:
+    for group, sentence, function, alone in CASES:
         if only not in f"{group}: {sentence}":
             continue
         start, outcome, detail = time.monotonic(), "PASS", ""
-        try:
-            function(node)
-        except NotServed as missing:
-            outcome, detail = "n.a.", str(missing)
-        except (Failed, CriError) as error:
-            outcome, detail = "FAIL", str(error)
-        except Exception as error:  # an answer of a shape that the case did not think of
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            outcome, detail = "FAIL", f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
-        node.clean()
+        with turn(node, alone):
+            try:
+                function(node)
+            except NotServed as missing:
+                outcome, detail = "n.a.", str(missing)
+            except (Failed, CriError) as error:
+                outcome, detail = "FAIL", str(error)
+            except Exception as error:  # an answer of a shape that the case did not think of
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                outcome, detail = "FAIL", f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
+            node.clean()
         yield group, sentence, outcome, re.sub(r"[0-9a-f]{64}", "ID", detail), time.monotonic() - start
