@@ -113,11 +113,12 @@ TEST_CASE("a Pod reaches neither heterod, the Node's other ports it does") {
   constexpr std::chrono::milliseconds kRefused{300};
   for (const Endpoint& to : {At("192.0.2.1", 7443), At("192.0.2.9", 7443), At("10.96.0.1", 80), At("10.96.0.1", 81)}) {
     INFO(to.ToString());
+    const uint64_t before = Refused(n)["agent_port"];
     CHECK(Connect(n.a.ns, to, nullptr, kRefused) == ETIMEDOUT);
+    CHECK(Eventually([&] { return Refused(n)["agent_port"] > before; }));  // by the guard, and not by slowness
   }
 
   std::map<std::string, uint64_t> refused = Refused(n);
-  CHECK(refused["agent_port"] >= 4);
   CHECK(refused["agent_flood"] == 0);
   CHECK(Calls(other_port, n.a.ns, At("192.0.2.1", 7444)) == "10.88.0.5");
   CHECK(Calls(other_address, n.a.ns, At("192.0.2.2", 7443)) == "10.88.0.5");
