@@ -10,10 +10,10 @@
 // next connection when there is none; what is lost with its connection is not told again: attach removes the other
 // half, or makes it anew. What a Pod's programs do is bounded: its changes are told as the state that they lead to, so
 // many at a time as kMostOnTheirWay says and further ones when those are acknowledged; what arrives is put in force Pod
-// by Pod in turn. So one that opens and closes ports all the time delays itself. Threading: thread-safe. One worker
-// does everything in order; LocalChange() only enqueues, so it may be ports' listener. Ownership: borrows what Start()
-// gets; sessions are shared with the stream that made them. Errors: what the kernel refuses is logged, counted and
-// tried again; a missing link is waited for.
+// by Pod in turn. So one that opens and closes ports all the time delays itself.
+// Threading: thread-safe. One worker does everything in order; LocalChange() only enqueues, so it may be ports'
+// listener. Ownership: borrows what Start() gets; sessions are shared with the stream that made them.
+// Errors: what the kernel refuses is logged, counted and tried again; a missing link is waited for.
 //
 //   PortSync sync(pu::Side::kHost, [&](std::chrono::nanoseconds ack) { histogram.Observe(ack); });
 //   auto ports = ports::NewBpfPorts(options, [&](const ports::PortChange& c) { sync.LocalChange(c); });

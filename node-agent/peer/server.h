@@ -2,8 +2,9 @@
 //
 // Purpose: serves Peer (the half of its methods that this role has), checks who calls, and carries the other services
 // of this PU (the DPU's CRI relay and log tail) on the same port. A connection that has shown no certificate within
-// five seconds is closed. Threading: handlers run on gRPC's threads. Ownership: borrows everything in ServerParts;
-// extra services must outlive the server. Errors: kUnavailable when the address cannot be listened on.
+// five seconds is closed.
+// Threading: handlers run on gRPC's threads. Ownership: borrows everything in ServerParts; extra services must outlive
+// the server. Errors: kUnavailable when the address cannot be listened on.
 //
 //   HK_ASSIGN_OR_RETURN(auto server, PeerServer::Start(options, {.dpu = &engine, .lease = &lease, .ports = &sync}));
 #pragma once

@@ -9,9 +9,9 @@
 // remembers. Errors: the kernel's; kFailedPrecondition without a route to the Pod.
 //
 //   HK_ASSIGN_OR_RETURN(WayToPod way, FindWay(*netlink, spec));
-//   HK_ASSIGN_OR_RETURN(std::string mark, MarkLoopback(table, present, spec, way));   // into the script that adds the
-//   ports HK_RETURN_IF_ERROR(ServeLoopback(*netlink, spec, way)); HK_RETURN_IF_ERROR(LeaveLoopback(*nft, table,
-//   before));   // after ports have gone
+//   HK_ASSIGN_OR_RETURN(std::string mark, MarkLoopback(table, present, spec, way));  // goes with the ports' script
+//   HK_RETURN_IF_ERROR(ServeLoopback(*netlink, spec, way));
+//   HK_RETURN_IF_ERROR(LeaveLoopback(*nft, table, before));  // after ports have gone
 #pragma once
 
 #include <string>
