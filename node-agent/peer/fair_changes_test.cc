@@ -15,28 +15,10 @@ using peer::testing::FakePodNet;
 using peer::testing::FakePorts;
 using peer::testing::Key;
 
-// The other PU's end. It answers when it is told to.
-class SlowPu final : public PortSession, public testing::Watched {
+class SlowPu final : public testing::OtherPu {
  public:
-  uint64_t Send(v1::PortMessage message, std::optional<std::chrono::steady_clock::time_point>) override {
-    std::lock_guard lock(mutex_);
-    sent_.push_back(std::move(message));
-    changed_.notify_all();
-    return sent_.size();
-  }
-  void Acknowledge(uint64_t sequence) override {
-    std::lock_guard lock(mutex_);
-    acknowledged_ = sequence;
-    changed_.notify_all();
-  }
-  void Close() override {}
-
   uint64_t acknowledged() const {  // in WaitUntil
     return acknowledged_;
-  }
-  size_t sent() const {
-    std::lock_guard lock(mutex_);
-    return sent_.size();
   }
   size_t ChangesOf(const std::string& pod) const {  // in WaitUntil
     return static_cast<size_t>(std::count_if(sent_.begin(), sent_.end(), [&](const v1::PortMessage& message) {
@@ -58,10 +40,6 @@ class SlowPu final : public PortSession, public testing::Watched {
     }
     return open;
   }
-
- private:
-  std::vector<v1::PortMessage> sent_;
-  uint64_t acknowledged_ = 0;
 };
 
 struct Side {
@@ -113,7 +91,7 @@ TEST_CASE("what one Pod changes is told as it is in the end, and holds up nobody
   CHECK(side.other->WaitUntil([&] { return side.other->ChangesOf("noisy") <= 257; }));
 
   CHECK(heterok8s::testing::Eventually([&] {
-    side.sync.Acknowledged(side.other, side.other->sent());
+    side.sync.Acknowledged(side.other, side.other->messages());
     return side.other->OpenOf("noisy") == std::set<uint32_t>{9999};
   }));
   CHECK(side.other->OpenOf("neighbour") == std::set<uint32_t>{80});

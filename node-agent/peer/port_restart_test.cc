@@ -12,41 +12,8 @@ namespace {
 using peer::testing::FakePodNet;
 using peer::testing::FakePorts;
 using peer::testing::Key;
+using peer::testing::OtherPu;
 using Claims = std::map<ports::PortKey, uint64_t>;
-
-// The other PU's end, by hand.
-class OtherPu final : public PortSession, public testing::Watched {
- public:
-  uint64_t Send(v1::PortMessage message, std::optional<std::chrono::steady_clock::time_point>) override {
-    std::lock_guard lock(mutex_);
-    sent_.push_back(std::move(message));
-    changed_.notify_all();
-    return sent_.size();
-  }
-  void Acknowledge(uint64_t sequence) override {
-    std::lock_guard lock(mutex_);
-    acknowledged_ = sequence;
-    changed_.notify_all();
-  }
-  void Close() override {}
-
-  void AwaitAck(uint64_t sequence) {
-    REQUIRE(WaitUntil([&] { return acknowledged_ >= sequence; }));
-  }
-  v1::PortMessage AwaitMessage(size_t number) {
-    REQUIRE(WaitUntil([&] { return sent_.size() > number; }));
-    std::lock_guard lock(mutex_);
-    return sent_[number];
-  }
-  size_t messages() const {
-    std::lock_guard lock(mutex_);
-    return sent_.size();
-  }
-
- private:
-  std::vector<v1::PortMessage> sent_;
-  uint64_t acknowledged_ = 0;
-};
 
 v1::PortMessage Snapshot(const std::string& pod, const Claims& claims) {
   v1::PortMessage message;

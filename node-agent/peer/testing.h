@@ -9,14 +9,17 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "common/testing/eventually.h"
 #include "common/testing/held_port.h"
 #include "common/testing/matchers.h"
 #include "common/tls/credentials.h"
 #include "common/tls/pki.h"
+#include "node-agent/peer/port_sync.h"
 #include "node-agent/podnet/podnet.h"
 #include "node-agent/ports/ports.h"
 
@@ -201,6 +204,40 @@ class FakePodNet final : public podnet::PodNet, public Watched {
 
  private:
   std::map<std::string, std::set<std::pair<Protocol, uint16_t>>> ports_;
+};
+
+// The other PU's end of port ownership: what it was sent and told, and it answers only when the test does.
+class OtherPu : public PortSession, public Watched {
+ public:
+  uint64_t Send(v1::PortMessage message, std::optional<std::chrono::steady_clock::time_point>) override {
+    std::lock_guard lock(mutex_);
+    sent_.push_back(std::move(message));
+    changed_.notify_all();
+    return sent_.size();
+  }
+  void Acknowledge(uint64_t sequence) override {
+    std::lock_guard lock(mutex_);
+    acknowledged_ = sequence;
+    changed_.notify_all();
+  }
+  void Close() override {}
+
+  void AwaitAck(uint64_t sequence) {
+    REQUIRE(WaitUntil([&] { return acknowledged_ >= sequence; }));
+  }
+  v1::PortMessage AwaitMessage(size_t number) {
+    REQUIRE(WaitUntil([&] { return sent_.size() > number; }));
+    std::lock_guard lock(mutex_);
+    return sent_[number];
+  }
+  size_t messages() const {
+    std::lock_guard lock(mutex_);
+    return sent_.size();
+  }
+
+ protected:
+  std::vector<v1::PortMessage> sent_;
+  uint64_t acknowledged_ = 0;
 };
 
 }  // namespace heterok8s::peer::testing
