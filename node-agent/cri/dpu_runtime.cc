@@ -129,6 +129,12 @@ grpc::Status DpuRuntimeService::LimitPod(grpc::ServerContext* context, const v1:
   return ToGrpc(missing.status());
 }
 
+grpc::Status DpuRuntimeService::About(grpc::ServerContext* context, const v1::AboutRequest*, v1::AboutReply* reply) {
+  if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;
+  reply->set_cgroup_v2(cgroups_.only_v2());
+  return grpc::Status::OK;
+}
+
 grpc::Status DpuRuntimeService::RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,
                                           v1::RemovePodReply*) {
   if (grpc::Status allowed = Allowed(context); !allowed.ok()) return allowed;

@@ -51,6 +51,7 @@ class DpuRuntimeService final : public v1::DpuRuntime::Service {
                        v1::GetFileReply* reply) override;
   grpc::Status LimitPod(grpc::ServerContext* context, const v1::LimitPodRequest* request,
                         v1::LimitPodReply* reply) override;
+  grpc::Status About(grpc::ServerContext* context, const v1::AboutRequest* request, v1::AboutReply* reply) override;
   grpc::Status RemovePod(grpc::ServerContext* context, const v1::RemovePodRequest* request,
                          v1::RemovePodReply* reply) override;
   grpc::Status Stream(grpc::ServerContext* context,

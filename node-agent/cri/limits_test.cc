@@ -28,7 +28,7 @@ void Fill(rt::LinuxContainerResources* resources, int64_t memory, int64_t quota 
 
 // A Pod whose container "side" and "second" belong on the DPU.
 struct Scene {
-  Scene() : pod(node.PodConfig("web")) {
+  explicit Scene(bool cgroup_v2 = true) : node(cgroup_v2), pod(node.PodConfig("web")) {
     (*pod.mutable_annotations())[kOffloadContainers] = "side,second";
     pod.mutable_linux()->set_cgroup_parent("/kubepods/podweb-uid");
     fs::create_directories(folder());
@@ -152,6 +152,34 @@ TEST_CASE("what an update left counts after a restart of heterocri") {
   CHECK(scene.Memory() == std::to_string(160 * kMi));
   CHECK_THAT(scene.UpdatePod(100 * kMi), HasCode(absl::StatusCode::kUnimplemented));
   CHECK(scene.Memory() == std::to_string(128 * kMi));  // the largest container's
+}
+
+TEST_CASE("what kubelet says for the host's kernel alone is not said to a DPU that would refuse it") {
+  const bool v2 = GENERATE(true, false);
+  Scene scene(v2);
+  scene.sandbox = scene.node.RunPod(scene.pod);
+  rt::CreateContainerRequest request = scene.node.Request(scene.sandbox, scene.pod, "side");
+  rt::LinuxContainerResources& resources = *request.mutable_config()->mutable_linux()->mutable_resources();
+  Fill(&resources, 64 * kMi);
+  (*resources.mutable_unified())["memory.oom.group"] = "1";
+  resources.add_hugepage_limits()->set_page_size("1GB");
+
+  auto side = scene.node.TryCreate(request);
+  REQUIRE_OK(side);
+  rt::UpdateContainerResourcesRequest update;
+  update.set_container_id(*side);
+  *update.mutable_linux() = resources;
+  scene.node.Call<rt::UpdateContainerResourcesResponse>(kUpdateContainerResources, update);
+
+  rt::CreateContainerRequest created;
+  rt::UpdateContainerResourcesRequest updated;
+  REQUIRE(created.ParseFromString(scene.node.dpu().Asked("CreateContainer").at(0)));
+  REQUIRE(updated.ParseFromString(scene.node.dpu().Asked("UpdateContainerResources").at(0)));
+  for (const rt::LinuxContainerResources& on_dpu : {created.config().linux().resources(), updated.linux()}) {
+    CHECK(on_dpu.unified().contains("memory.oom.group") == v2);
+    CHECK(on_dpu.hugepage_limits_size() == 0);
+    CHECK(on_dpu.memory_limit_in_bytes() == 64 * kMi);
+  }
 }
 
 TEST_CASE("a cgroup that is not the Pod's own is not limited") {

@@ -30,6 +30,8 @@ class PodCgroups {
   PodCgroups(const std::string& mountinfo, Run systemctl);
 
   absl::StatusOr<std::vector<std::string>> Limit(const v1::LimitPodRequest& request) const;
+  // runc refuses files of cgroup v2 where v1 has a controller (ErrV1NoUnified).
+  bool only_v2() const { return cpu_.v2 && memory_.v2; }
   // OK when it is gone. Where something still runs in a folder, it stays: kFailedPrecondition.
   absl::Status Remove(const std::string& cgroup_parent, const std::string& pod_uid) const;
 

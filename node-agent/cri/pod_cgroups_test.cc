@@ -105,6 +105,13 @@ TEST_CASE("cgroup v2: weight, cpu.max and memory.max") {
   CHECK(tree.Of("all", "memory.max").substr(0, 3) == "max");
 }
 
+TEST_CASE("files of v2 are for a kernel with v2 alone: beside v1 it has no controller") {
+  Tree tree;
+  CHECK(PodCgroups(tree.V2(), NoSystemd).only_v2());
+  CHECK_FALSE(PodCgroups(tree.V1(), NoSystemd).only_v2());
+  CHECK_FALSE(PodCgroups("", NoSystemd).only_v2());
+}
+
 TEST_CASE("a controller that the kernel lacks is named, and the other one is set") {
   Tree tree;
   SECTION("v1 without a hierarchy of memory") {

@@ -132,6 +132,8 @@ class Router {
   // router_limits.cc
   void UpdateContainerResources(const CallPtr& call);
   void UpdatePodSandboxResources(const CallPtr& call);
+  // Whether the DPU's runtime takes the files of cgroup v2 that are in `resources`.
+  absl::StatusOr<bool> TakesUnified(const runtime::v1::LinuxContainerResources& resources, Deadline deadline);
   // The limits that the DPU's half of a Pod has in common, before `made` is one of its containers. With limits_ held.
   absl::Status LimitForNew(const SplitPod& pod, const runtime::v1::CreateContainerRequest& made, Deadline deadline);
   // Of the containers that the table has, and one more or other than there.

@@ -123,6 +123,7 @@ absl::StatusOr<std::string> Router::CreateOnDpu(const SplitPod& pod, const Conta
   HK_ASSIGN_OR_RETURN(options.image, DpuImage(request, deadline));
   HK_RETURN_IF_ERROR(PlaceMounts(request, verdict, &options, deadline));
   HK_RETURN_IF_ERROR(PlaceSeccomp(request, &options, deadline));
+  HK_ASSIGN_OR_RETURN(options.unified, TakesUnified(request.config().linux().resources(), deadline));
   HK_FAULT_POINT("cri.create.after-volumes");
   if (std::string log = DpuLogPath(request); !log.empty()) {
     grpc::ClientContext context;

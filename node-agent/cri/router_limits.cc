@@ -62,6 +62,18 @@ absl::Status Router::LimitOnDpu(const SplitPod& pod, const PodLimits& limits, De
   return limited;
 }
 
+// Asked each time: a DPU may come back from a reboot with another version.
+absl::StatusOr<bool> Router::TakesUnified(const rt::LinuxContainerResources& resources, Deadline deadline) {
+  if (resources.unified().empty()) return true;
+  grpc::ClientContext context;
+  context.set_deadline(std::min(deadline, In(kReadTime)));
+  v1::AboutReply about;
+  const absl::Status asked = FromGrpc(parts_.runtime.About(&context, {}, &about));
+  if (asked.code() == absl::StatusCode::kUnimplemented) return true;  // of an older heterod: the runtime will say
+  HK_RETURN_IF_ERROR(Annotate(asked, "cgroup version of the DPU"));
+  return about.cgroup_v2();
+}
+
 absl::Status Router::LimitForNew(const SplitPod& pod, const rt::CreateContainerRequest& made, Deadline deadline) {
   SplitPod now = pod;
   if (made.sandbox_config().linux().has_resources()) {  // kubelet makes it anew for each container
@@ -86,7 +98,11 @@ void Router::UpdateContainerResources(const CallPtr& call) {
   if (!container) return ForwardToHost(call);
   if (container->lost) return FailEnded(call, grpc::StatusCode::UNAVAILABLE, *container);
   const bool asks = request.linux().ByteSizeLong() > 0;
-  if (asks) *request.mutable_linux() = ResourcesOnDpu(request.linux());
+  if (asks) {
+    const absl::StatusOr<bool> unified = TakesUnified(request.linux(), LimitOf(*call));
+    if (!unified.ok()) return Answer(*call, unified.status());
+    *request.mutable_linux() = ResourcesOnDpu(request.linux(), *unified);
+  }
   // kubelet's CPU manager says where the container may run and no more, every few seconds.
   if (asks && request.linux().ByteSizeLong() == 0) return Answer(*call, absl::OkStatus());
   absl::StatusOr<sys::KeyedMutex::Guard> held = limits_.Lock(container->listed.pod_sandbox_id(), kLimitsPatience);

@@ -51,9 +51,11 @@ rt::PodSandboxConfig TwinConfig(const rt::PodSandboxConfig& config, const DpuPat
   return twin;
 }
 
-rt::LinuxContainerResources ResourcesOnDpu(rt::LinuxContainerResources resources) {
+rt::LinuxContainerResources ResourcesOnDpu(rt::LinuxContainerResources resources, bool unified) {
   resources.clear_cpuset_cpus();
   resources.clear_cpuset_mems();
+  resources.clear_hugepage_limits();
+  if (!unified) resources.clear_unified();
   return resources;
 }
 
@@ -67,7 +69,7 @@ rt::CreateContainerRequest ContainerOnDpu(const rt::CreateContainerRequest& requ
   config.mutable_image()->clear_runtime_handler();
   for (int i = 0; i < config.mounts_size(); ++i) config.mutable_mounts(i)->set_host_path(options.mount_paths[i]);
   if (config.linux().has_resources())
-    *config.mutable_linux()->mutable_resources() = ResourcesOnDpu(config.linux().resources());
+    *config.mutable_linux()->mutable_resources() = ResourcesOnDpu(config.linux().resources(), options.unified);
   if (!options.seccomp_profile.empty()) {
     config.mutable_linux()->mutable_security_context()->mutable_seccomp()->set_localhost_ref(options.seccomp_profile);
   }

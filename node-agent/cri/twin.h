@@ -33,8 +33,10 @@ std::string PodCgroupBelow(const std::string& parent, std::string uid);
 // For RunPodSandbox, and for CreateContainer, which repeats it.
 runtime::v1::PodSandboxConfig TwinConfig(const runtime::v1::PodSandboxConfig& config, const DpuPaths& paths);
 
-// Without what kubelet's CPU and memory managers say: it names processors and memory nodes of the host.
-runtime::v1::LinuxContainerResources ResourcesOnDpu(runtime::v1::LinuxContainerResources resources);
+// Without what is true of the host alone: the processors and memory nodes that kubelet's CPU and memory managers chose,
+// and a zero for each size of huge page that the host's kernel has (one with huge pages is not for the DPU). Files of
+// cgroup v2, which kubelet names when the host has it, only with `unified`.
+runtime::v1::LinuxContainerResources ResourcesOnDpu(runtime::v1::LinuxContainerResources resources, bool unified);
 
 struct DpuContainerOptions {
   std::string twin_id;
@@ -44,6 +46,7 @@ struct DpuContainerOptions {
   std::vector<std::string> mount_paths;  // on the DPU, one per mount
   std::vector<std::string> dpu_volumes;
   std::string termination_log;  // see kTerminationLog; empty: none
+  bool unified = true;          // the DPU's runtime takes files of cgroup v2
   std::string seccomp_profile;  // a file on the DPU; empty: what kubelet says is no file
 };
 runtime::v1::CreateContainerRequest ContainerOnDpu(const runtime::v1::CreateContainerRequest& request,

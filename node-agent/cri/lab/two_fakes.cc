@@ -22,9 +22,10 @@ std::atomic<int> serial{0};
 
 }  // namespace
 
-TwoFakes::TwoFakes() : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++serial)) {
+TwoFakes::TwoFakes(bool cgroup_v2) : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++serial)) {
   std::filesystem::create_directories(folder_ + "/dpu/logs");
-  PodCgroups cgroups(fmt::format("34 24 0:31 / {}/dpu/cgroup rw - cgroup2 cgroup2 rw\n", folder_),
+  PodCgroups cgroups(fmt::format("34 24 0:31 / {}/dpu/cgroup rw - {}\n", folder_,
+                                 cgroup_v2 ? "cgroup2 cgroup2 rw" : "cgroup cgroup rw,cpu,memory"),
                      [](const std::vector<std::string>&) { return absl::FailedPreconditionError("no systemd"); });
   auto runtime = DpuRuntimeService::Open(
       {.pod_log_root = folder_ + "/dpu/logs", .volume_root = folder_ + "/dpu/volumes", .cgroups = cgroups});

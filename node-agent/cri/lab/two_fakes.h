@@ -25,7 +25,7 @@ class TwoFakes {
  public:
   static constexpr std::chrono::milliseconds kLease{5000};
 
-  TwoFakes();  // the DPU is there
+  explicit TwoFakes(bool cgroup_v2 = true);  // the DPU is there, and has this version
   ~TwoFakes();
 
   FakeRuntime& host() { return *host_; }
@@ -35,7 +35,7 @@ class TwoFakes {
   std::shared_ptr<grpc::Channel> channel() { return channel_; }
   void StopDaemon() { daemon_.reset(); }
   void StartDaemon();                                    // until it says that the DPU is there
-  const std::string& folder() const { return folder_; }  // the DPU's cgroups v2 are dpu/cgroup
+  const std::string& folder() const { return folder_; }  // the DPU's cgroups are dpu/cgroup
 
   runtime::v1::RuntimeCondition DpuCondition();  // what kubelet is told of the DPU
 
