@@ -101,7 +101,6 @@ class Router {
   void CreateContainer(const CallPtr& call);
   absl::StatusOr<std::string> CreateOnDpu(const SplitPod& pod, const ContainerVerdict& verdict,
                                           const runtime::v1::CreateContainerRequest& request, Deadline deadline);
-  absl::StatusOr<std::string> DpuImage(const runtime::v1::CreateContainerRequest& request, Deadline deadline);
   absl::Status PlaceMounts(const runtime::v1::CreateContainerRequest& request, const ContainerVerdict& verdict,
                            DpuContainerOptions* options, Deadline deadline);
   absl::StatusOr<std::map<std::string, std::string>> EmptyDirUsers(const SplitPod& pod,
@@ -186,6 +185,8 @@ class Router {
   // router_images.cc
   void ImageStatus(const CallPtr& call);
   void PullImage(const CallPtr& call);
+  // By which name the DPU has the image of this container; pulled there when it does not.
+  absl::StatusOr<std::string> DpuImage(const runtime::v1::CreateContainerRequest& request, Deadline deadline);
 
   RouterOptions options_;
   RouterParts parts_;

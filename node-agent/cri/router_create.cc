@@ -214,31 +214,6 @@ absl::StatusOr<grpc::ByteBuffer> Router::CreateEnded(const SplitPod& pod, const 
   return ToBuffer(response.SerializeAsString());
 }
 
-absl::StatusOr<std::string> Router::DpuImage(const rt::CreateContainerRequest& request, Deadline deadline) {
-  // kubelet gives the id that the host's runtime has for the image; on another architecture the same name has another.
-  const rt::ImageSpec& image = request.config().image();
-  std::string to_pull;
-  for (const std::string& name : {image.image(), image.user_specified_image()}) {
-    if (name.empty()) continue;
-    rt::ImageStatusRequest ask;
-    ask.mutable_image()->set_image(name);
-    HK_ASSIGN_OR_RETURN(auto status,
-                        parts_.dpu.Call<rt::ImageStatusResponse>(kImageStatus, ask, std::min(deadline, In(kReadTime))));
-    if (status.has_image() && !image_notes_.IsDpuBehind(name)) return name;
-    if (name.find("sha256:") != 0) to_pull = name;
-  }
-  if (to_pull.empty()) return absl::NotFoundError(fmt::format("image '{}' is not on the DPU", image.image()));
-  rt::PullImageRequest pull;
-  pull.mutable_image()->set_image(to_pull);
-  absl::Status pulled = parts_.dpu.Call<rt::PullImageResponse>(kPullImage, pull, deadline).status();
-  if (pulled.ok()) {
-    image_notes_.DpuPulled(to_pull);
-    return to_pull;
-  }
-  if (!IsAway(pulled)) image_notes_.DpuLacks(to_pull);  // kubelet may have credentials for it
-  return Annotate(pulled, fmt::format("image '{}' is not on the DPU", to_pull));
-}
-
 absl::Status Router::PlaceMounts(const rt::CreateContainerRequest& request, const ContainerVerdict& verdict,
                                  DpuContainerOptions* options, Deadline deadline) {
   for (int i = 0; i < request.config().mounts_size(); ++i) {
