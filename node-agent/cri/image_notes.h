@@ -3,7 +3,8 @@
 // Purpose: kubelet asks for an image by name, and not which container of a Pod it is for. So "there" may be said of an
 // image that only the wrong PU has, and only kubelet has the credentials to pull it. What such an answer leads to is
 // noted here, and the next question about the name is answered so that kubelet pulls. In memory only: each note comes
-// again with the failure that it is of.
+// again with the failure that it is of, but DpuIsBehind: what that one is for, image_versions.h sees without a note
+// wherever the runtimes say of which version their images are.
 // Threading: thread-safe. Ownership: copies. Errors: none; beyond kMost names of a kind all of that kind are forgotten.
 //
 //   notes.OnlyOnDpu(status.image().id(), name);                  // ImageStatus was answered by the DPU alone

@@ -5,6 +5,7 @@
 
 #include <future>
 
+#include "node-agent/cri/image_versions.h"
 #include "node-agent/cri/router.h"
 
 namespace heterok8s::cri {
@@ -17,6 +18,14 @@ constexpr std::chrono::seconds kStatusTime{5};
 // containerd's words for an image that is not made for this PU's processor.
 bool IsOtherPlatform(const absl::Status& status) {
   return absl::IsNotFound(status) && Message(status).find("no match for platform") != std::string::npos;
+}
+
+bool IsId(const std::string& image) { return image.starts_with("sha256:"); }
+
+absl::StatusOr<rt::ImageStatusResponse> Find(CriClient& runtime, const std::string& image, Deadline deadline) {
+  rt::ImageStatusRequest ask;
+  ask.mutable_image()->set_image(image);
+  return runtime.Call<rt::ImageStatusResponse>(kImageStatus, ask, std::min(deadline, In(kStatusTime)));
 }
 
 }  // namespace
@@ -86,26 +95,40 @@ void Router::PullImage(const CallPtr& call) {
 absl::StatusOr<std::string> Router::DpuImage(const rt::CreateContainerRequest& request, Deadline deadline) {
   // kubelet gives the id that the host's runtime has for the image; on another architecture the same name has another.
   const rt::ImageSpec& image = request.config().image();
-  std::string to_pull;
-  for (const std::string& name : {image.image(), image.user_specified_image()}) {
-    if (name.empty()) continue;
-    rt::ImageStatusRequest ask;
-    ask.mutable_image()->set_image(name);
-    HK_ASSIGN_OR_RETURN(auto status,
-                        parts_.dpu.Call<rt::ImageStatusResponse>(kImageStatus, ask, std::min(deadline, In(kStatusTime))));
-    if (status.has_image() && !image_notes_.IsDpuBehind(name)) return name;
-    if (name.find("sha256:") != 0) to_pull = name;
+  std::string name;
+  for (const std::string& given : {image.image(), image.user_specified_image()}) {
+    if (given.empty()) continue;
+    if (!IsId(given)) {
+      name = given;
+      continue;
+    }
+    HK_ASSIGN_OR_RETURN(auto by_id, Find(parts_.dpu, given, deadline));
+    if (by_id.has_image()) return given;
   }
-  if (to_pull.empty()) return absl::NotFoundError(fmt::format("image '{}' is not on the DPU", image.image()));
+  if (name.empty()) return absl::NotFoundError(fmt::format("image '{}' is not on the DPU", image.image()));
+
+  HK_ASSIGN_OR_RETURN(auto on_host, Find(parts_.host, image.image(), deadline));
+  HK_ASSIGN_OR_RETURN(auto on_dpu, Find(parts_.dpu, name, deadline));
+  const ImageVersions wanted = VersionsOf(on_host.image(), name);
+  if (on_dpu.has_image() && !image_notes_.IsDpuBehind(name) && MaySame(wanted, VersionsOf(on_dpu.image(), name)))
+    return name;
+  // The host's very version, by the name that no registry can move, where the host does not have it under several.
+  std::string to_pull = name;
+  if (wanted.size() == 1) {
+    to_pull = wanted.begin()->second;
+    HK_ASSIGN_OR_RETURN(auto exact, Find(parts_.dpu, to_pull, deadline));
+    if (exact.has_image()) return to_pull;
+  }
   rt::PullImageRequest pull;
   pull.mutable_image()->set_image(to_pull);
   absl::Status pulled = parts_.dpu.Call<rt::PullImageResponse>(kPullImage, pull, deadline).status();
   if (pulled.ok()) {
-    image_notes_.DpuPulled(to_pull);
+    if (to_pull == name) image_notes_.DpuPulled(name);
     return to_pull;
   }
-  if (!IsAway(pulled)) image_notes_.DpuLacks(to_pull);  // kubelet may have credentials for it
-  return Annotate(pulled, fmt::format("image '{}' is not on the DPU", to_pull));
+  if (!IsAway(pulled)) image_notes_.DpuLacks(name);  // kubelet may have credentials for it
+  return Annotate(pulled, fmt::format("image '{}' is not on the DPU{}", to_pull,
+                                      on_dpu.has_image() ? ", which has another one of that name" : ""));
 }
 
 }  // namespace heterok8s::cri

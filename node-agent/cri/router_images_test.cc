@@ -185,6 +185,54 @@ TEST_CASE("where the DPU could not pull what the host did, it does not run what 
   CHECK_OK(node.TryCreate(request).status());
 }
 
+TEST_CASE("where the DPU has an older image of the name it pulls the host's version, or does not run the container") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  const std::string old = "registry.example/private/tool@sha256:01", fresh = "registry.example/private/tool@sha256:02";
+  node.dpu().AddImage(kImage, old);
+  for (const char* name : {"sha256:0a", kImage}) node.host().AddImage(name, fresh);  // of a Pod that asked for no split
+  FakeRuntime::Handler takes = [&](std::shared_ptr<Call> call) {
+    rt::PullImageRequest request;
+    request.ParseFromString(BytesOf(call->request()));
+    node.dpu().AddImage(request.image().image(), request.image().image());
+    call->Finish(grpc::Status::OK, ToBuffer(rt::PullImageResponse().SerializeAsString()));
+  };
+  node.dpu().On("PullImage",
+                [](std::shared_ptr<Call> call) { call->Fail(grpc::StatusCode::UNKNOWN, "401 Unauthorized"); });
+  rt::CreateContainerRequest request = ByHostsId(node, sandbox, pod);
+
+  CHECK_THAT(node.TryCreate(request).status(), testing::Says("401 Unauthorized"));
+  CHECK(!Ask(node, pod).has_image());  // so kubelet pulls, with its credentials
+
+  node.dpu().On("PullImage", takes);
+  REQUIRE_OK(node.TryCreate(request).status());
+  request.mutable_config()->mutable_metadata()->set_attempt(1);
+  REQUIRE_OK(node.TryCreate(request).status());  // and it is there now
+  CHECK(node.dpu().Asked("PullImage").size() == 2);
+  for (const std::string& bytes : node.dpu().Asked("CreateContainer")) {
+    rt::CreateContainerRequest on_dpu;
+    REQUIRE(on_dpu.ParseFromString(bytes));
+    CHECK(on_dpu.config().image().image() == fresh);
+  }
+}
+
+TEST_CASE("an image of one version runs by its name, and so does one whose version is not known") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  const std::string version = "registry.example/private/tool@sha256:01";
+  for (const char* name : {"sha256:0a", kImage}) node.host().AddImage(name, version);
+  node.dpu().AddImage(kImage, GENERATE_COPY(version, std::string()));
+
+  REQUIRE_OK(node.TryCreate(ByHostsId(node, sandbox, pod)).status());
+
+  rt::CreateContainerRequest on_dpu;
+  REQUIRE(on_dpu.ParseFromString(node.dpu().Asked("CreateContainer").at(0)));
+  CHECK(on_dpu.config().image().image() == kImage);
+  CHECK(node.dpu().Asked("PullImage").empty());
+}
+
 TEST_CASE("when no PU gets the image the host's refusal is the answer") {
   TwoFakes node;
   rt::PodSandboxConfig pod = node.PodConfig("web");

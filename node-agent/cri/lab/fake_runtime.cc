@@ -210,11 +210,15 @@ void FakeRuntime::ServeContainers() {
 
 void FakeRuntime::ServeImages() {
   Serve<rt::ImageStatusRequest, rt::ImageStatusResponse>("ImageStatus", [this](const auto& request, auto* response) {
-    if (images_.contains(request.image().image())) response->mutable_image()->set_id("sha256:" + name_);
+    auto found = images_.find(request.image().image());
+    if (found == images_.end()) return grpc::Status::OK;
+    response->mutable_image()->set_id("sha256:" + name_);
+    if (!found->second.empty()) response->mutable_image()->add_repo_digests(found->second);
     return grpc::Status::OK;
   });
   Serve<rt::PullImageRequest, rt::PullImageResponse>("PullImage", [this](const auto& request, auto* response) {
-    images_.insert(request.image().image());
+    const std::string& image = request.image().image();
+    images_[image] = image.find('@') == std::string::npos ? "" : image;
     response->set_image_ref("sha256:" + name_);
     return grpc::Status::OK;
   });
@@ -267,12 +271,15 @@ void FakeRuntime::Reboot() {
 
 std::set<std::string> FakeRuntime::images() {
   std::lock_guard lock(mutex_);
-  return images_;
+  std::set<std::string> names;
+  for (const auto& [name, _] : images_) names.insert(name);
+  return names;
 }
 
-void FakeRuntime::AddImage(const std::string& name) {
+void FakeRuntime::AddImage(const std::string& name, const std::string& digest) {
   std::lock_guard lock(mutex_);
-  images_.insert(name);
+  images_[name] = digest;
+  if (!digest.empty()) images_[digest] = digest;
 }
 
 }  // namespace heterok8s::cri

@@ -48,7 +48,8 @@ class FakeRuntime {
   // As after a reboot of its computer: everything is listed, nothing runs.
   void Reboot();
   std::set<std::string> images();
-  void AddImage(const std::string& name);
+  // `digest`: what a registry calls it, "repository@sha256:…"; empty: it came from a file.
+  void AddImage(const std::string& name, const std::string& digest = "");
 
  private:
   void Handle(const std::shared_ptr<Call>& call);
@@ -68,7 +69,7 @@ class FakeRuntime {
   std::map<std::string, runtime::v1::PodSandbox> sandboxes_;
   std::map<std::string, runtime::v1::Container> containers_;
   std::map<std::string, runtime::v1::ContainerStatus> statuses_;
-  std::set<std::string> images_;
+  std::map<std::string, std::string> images_;  // digest by name
   std::vector<std::shared_ptr<OutStream>> readers_;
   std::unique_ptr<ByteService> service_;
   std::unique_ptr<grpc::Server> server_;
