@@ -22,8 +22,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kMemory = ".memory";     // no Pod's UID begins with a dot
-constexpr uint64_t kMemoryBytes = 256u << 20;  // of all Pods together; a Secret has at most 1 MiB
+constexpr const char* kMemory = ".memory";  // no Pod's UID begins with a dot
+// Of one Pod. A volume has at most 4 MiB, twice while it changes; each file takes a page, which may have 64 KiB.
+constexpr uint64_t kMemoryBytes = 32u << 20;
+constexpr int kMemoryFiles = 16384;
 
 std::string ContentName(const std::string& bytes) {
   unsigned char digest[SHA256_DIGEST_LENGTH];
@@ -88,6 +90,14 @@ absl::Status ReplaceContent(const std::string& fresh, const std::string& live) {
   return absl::OkStatus();
 }
 
+// OK for what is no mount (EINVAL) or not there. EPERM: without the right to mount nothing was.
+absl::Status Unmount(const std::string& path) {
+  if (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL || errno == ENOENT ||
+      errno == EPERM || errno == ENOTDIR)
+    return absl::OkStatus();
+  return ErrnoToStatus(errno, fmt::format("unmount '{}'", path));
+}
+
 }  // namespace
 
 absl::StatusOr<VolumeStore> VolumeStore::Open(const std::string& root) {
@@ -126,16 +136,25 @@ absl::Status VolumeStore::Write(const v1::VolumeEntry& entry, const std::string&
   return absl::OkStatus();
 }
 
-// One tmpfs for all of them, below the root, so that the runtime sees it at the same path. It stays when we end, as the
-// containers that use it do; a reboot takes both.
-absl::Status VolumeStore::MountMemory() {
-  HK_RETURN_IF_ERROR(root_.MakeFolders(kMemory, 0755));
-  const std::string path = root_.path() + "/" + kMemory;
+// One tmpfs for each Pod, so that one that fills its own keeps no other's tokens from being renewed; below the root, so
+// that the runtime sees it at the same path. It stays when we end, as the containers that use it do; a reboot takes
+// both.
+absl::Status VolumeStore::MountMemory(const std::string& pod_uid) {
+  const std::string relative = fmt::format("{}/{}", kMemory, pod_uid);
+  HK_RETURN_IF_ERROR(root_.MakeFolders(relative, 0755));
+  const std::string path = root_.path() + "/" + relative;
   std::lock_guard lock(*live_);
-  struct statfs info = {};
-  if (statfs(path.c_str(), &info) != 0) return ErrnoToStatus(errno, fmt::format("statfs '{}'", path));
-  if (info.f_type == TMPFS_MAGIC) return absl::OkStatus();
-  const std::string options = fmt::format("mode=0755,size={}", kMemoryBytes);
+  struct statfs system = {};
+  struct stat inside = {}, around = {};
+  if (statfs(path.c_str(), &system) != 0 || stat(path.c_str(), &inside) != 0 ||
+      stat((path + "/..").c_str(), &around) != 0)
+    return ErrnoToStatus(errno, fmt::format("stat '{}'", path));
+  if (system.f_type == TMPFS_MAGIC) {
+    // Not covered: what containers mount that an older heterod put into one tmpfs for all Pods.
+    HK_ASSIGN_OR_RETURN(const auto entries, Entries(path));
+    if (inside.st_dev != around.st_dev || !entries.empty()) return absl::OkStatus();
+  }
+  const std::string options = fmt::format("mode=0755,size={},nr_inodes={}", kMemoryBytes, kMemoryFiles);
   if (mount("heterok8s-volumes", path.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()) != 0) {
     return ErrnoToStatus(errno, fmt::format("mount memory for volumes at '{}'", path));
   }
@@ -161,7 +180,7 @@ absl::StatusOr<std::string> VolumeStore::Put(const v1::PutVolumeRequest& request
   HK_RETURN_IF_ERROR(CheckName(request.volume()));
   std::string folder = request.pod_uid() + "/" + request.volume();
   if (request.memory()) {
-    HK_RETURN_IF_ERROR(MountMemory());
+    HK_RETURN_IF_ERROR(MountMemory(request.pod_uid()));
     folder = fmt::format("{}/{}", kMemory, folder);
   }
   if (request.live()) return PutLive(request, folder);
@@ -280,16 +299,13 @@ absl::StatusOr<std::string> VolumeStore::Get(const v1::GetFileRequest& request) 
 
 absl::Status VolumeStore::RemovePod(const std::string& pod_uid) {
   HK_RETURN_IF_ERROR(CheckName(pod_uid));
-  HK_RETURN_IF_ERROR(root_.Remove(fmt::format("{}/{}", kMemory, pod_uid)));
-  // Those of MountVolume. What is no mount is EINVAL, what is not there ENOENT.
+  const std::string memory = fmt::format("{}/{}", kMemory, pod_uid);
+  HK_RETURN_IF_ERROR(Unmount(root_.path() + "/" + memory));
+  HK_RETURN_IF_ERROR(root_.Remove(memory));
+  // Those of MountVolume.
   std::error_code none;
-  for (fs::directory_iterator at(root_.path() + "/" + pod_uid, none), end; !none && at != end; at.increment(none)) {
-    const std::string path = at->path().string() + "/data";
-    if (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL && errno != ENOENT &&
-        errno != EPERM && errno != ENOTDIR) {
-      return ErrnoToStatus(errno, fmt::format("unmount '{}'", path));
-    }
-  }
+  for (fs::directory_iterator at(root_.path() + "/" + pod_uid, none), end; !none && at != end; at.increment(none))
+    HK_RETURN_IF_ERROR(Unmount(at->path().string() + "/data"));
   return root_.Remove(pod_uid);
 }
 

@@ -4,9 +4,10 @@
 // named by its content, so putting the same twice is free and a running container never sees a change. A live one is
 // named "live" and does change: each of its top entries in one step, in the order that keeps kubelet's promise, that
 // a program sees all files of one version. Half an update that a crash left is finished by the next one.
-// What must not touch a disk lives under <root>/.memory, a tmpfs that is mounted when first needed; an emptyDir in
-// memory is a tmpfs of its own, for the life of the Pod (both root only). Threading: thread-safe. Errors:
-// kInvalidArgument for names and links that leave the volume, errno with the path.
+// What must not touch a disk lives under <root>/.memory/<pod uid>, a tmpfs of the Pod's own with room for 32 MiB,
+// mounted when first needed; an emptyDir in memory is a tmpfs too, for the life of the Pod (both root only). Threading:
+// thread-safe. Errors: kInvalidArgument for names and links that leave the volume, kResourceExhausted when memory is
+// full, else errno with the path.
 //
 //   HK_ASSIGN_OR_RETURN(std::string path, store.Put(request));   // becomes Mount.host_path
 #pragma once
@@ -42,7 +43,7 @@ class VolumeStore {
 
  private:
   VolumeStore(ConfinedRoot root, std::string boot_id) : root_(std::move(root)), boot_id_(std::move(boot_id)) {}
-  absl::Status MountMemory();
+  absl::Status MountMemory(const std::string& pod_uid);
   absl::Status MountVolume(const std::string& relative, const v1::MakeVolumeRequest& request);
   absl::Status Write(const v1::VolumeEntry& entry, const std::string& base);
   // The content below `folder` under a name that nobody looks at yet; the caller renames or removes it.
