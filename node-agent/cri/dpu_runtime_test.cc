@@ -166,6 +166,10 @@ TEST_CASE("a volume is copied once per content, with modes and inner links") {
   get.set_path(*path + "/..2026/a.cfg");
   get.set_max_bytes(100);
   CHECK(*store->Get(get) == "hello");
+  get.set_max_bytes(3);
+  CHECK_THAT(store->Get(get).status(), HasCode(absl::StatusCode::kResourceExhausted));
+  get.set_tail(true);
+  CHECK(*store->Get(get) == "llo");
   get.set_pod_uid("uid-2");
   CHECK_THAT(store->Get(get).status(), HasCode(absl::StatusCode::kInvalidArgument));
   get.set_pod_uid("uid-1");

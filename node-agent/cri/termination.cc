@@ -11,7 +11,7 @@
 namespace heterok8s::cri {
 namespace {
 
-constexpr size_t kMaxMessageBytes = 64 << 10;  // kubelet shows 4 KiB
+constexpr size_t kMaxMessageBytes = 64 << 10;  // kubelet shows the last 4 KiB
 
 // In place: kubelet made the file, and knows it by its path and owner. Cut to size after the bytes are there: a call
 // and the poll may both bring the message, and whoever has seen the first must not find the file empty for the second.
@@ -44,6 +44,7 @@ bool BringTerminationLog(v1::DpuRuntime::StubInterface& runtime, const DpuContai
     request.set_pod_uid(pod_uid);
     request.set_path(mount.host_path());
     request.set_max_bytes(kMaxMessageBytes);
+    request.set_tail(true);
     v1::GetFileReply reply;
     grpc::Status got = runtime.GetFile(&context, request, &reply);
     absl::Status written =

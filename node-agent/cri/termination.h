@@ -1,4 +1,5 @@
-// The termination message of a container on the DPU, brought to the host's file where kubelet reads it.
+// The termination message of a container on the DPU, brought to the host's file where kubelet reads it; the end of one
+// that is longer than anybody shows.
 //
 // Threading: blocks for one call. Ownership: borrows the client for the call. Errors: logged.
 //

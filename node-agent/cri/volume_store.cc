@@ -287,11 +287,16 @@ absl::StatusOr<std::string> VolumeStore::Get(const v1::GetFileRequest& request) 
   struct stat info = {};
   if (fstat(fd.get(), &info) != 0) return ErrnoToStatus(errno, fmt::format("stat '{}'", request.path()));
   if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(fmt::format("'{}' is no file", request.path()));
-  if (static_cast<uint64_t>(info.st_size) > request.max_bytes() || request.max_bytes() > (1u << 20)) {
+  uint64_t size = static_cast<uint64_t>(info.st_size), skip = 0;
+  if (request.tail() && size > request.max_bytes()) {
+    skip = size - request.max_bytes();
+    size = request.max_bytes();
+  }
+  if (size > request.max_bytes() || request.max_bytes() > (1u << 20)) {
     return absl::ResourceExhaustedError(fmt::format("'{}' has {} bytes", request.path(), info.st_size));
   }
-  std::string data(static_cast<size_t>(info.st_size), '\0');
-  ssize_t got = pread(fd.get(), data.data(), data.size(), 0);
+  std::string data(size, '\0');
+  ssize_t got = pread(fd.get(), data.data(), data.size(), static_cast<off_t>(skip));
   if (got < 0) return ErrnoToStatus(errno, fmt::format("read '{}'", request.path()));
   data.resize(static_cast<size_t>(got));
   return data;

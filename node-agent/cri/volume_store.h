@@ -37,7 +37,7 @@ class VolumeStore {
   absl::StatusOr<std::string> Make(const v1::MakeVolumeRequest& request);
   // Of all that Make made and that are on a disk: as it is now, or what was found last when that takes longer.
   v1::UsedByVolumesReply Used(std::chrono::milliseconds patience);
-  // `path` as Put or Make answered, or below it. kResourceExhausted when it is longer.
+  // `path` as Put or Make answered, or below it. kResourceExhausted when it is longer, unless its tail will do.
   absl::StatusOr<std::string> Get(const v1::GetFileRequest& request);
   absl::Status RemovePod(const std::string& pod_uid);
 
