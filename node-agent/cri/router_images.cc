@@ -3,8 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <future>
-
+#include "node-agent/cri/beside.h"
 #include "node-agent/cri/image_versions.h"
 #include "node-agent/cri/router.h"
 
@@ -73,7 +72,7 @@ void Router::PullImage(const CallPtr& call) {
   auto pull = [&](CriClient& runtime) {
     return runtime.CallBytes(kPullImage, call->request(), call->deadline(), call);
   };
-  auto on_dpu = std::async(std::launch::async, [&] { return pull(parts_.dpu); });
+  auto on_dpu = Beside([&] { return pull(parts_.dpu); });
   absl::StatusOr<grpc::ByteBuffer> host = pull(parts_.host);
   absl::StatusOr<grpc::ByteBuffer> dpu = on_dpu.get();
   const std::string& name = request.image().image();

@@ -2,11 +2,10 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <future>
-
 #include "common/fault/fault.h"
 #include "node-agent/cri/annotations.h"
 #include "node-agent/cri/bandwidth_check.h"
+#include "node-agent/cri/beside.h"
 #include "node-agent/cri/pod_limits.h"
 #include "node-agent/cri/router.h"
 
@@ -162,7 +161,7 @@ void Router::StopPodSandbox(const CallPtr& call) {
   DpuLink::AtWork at_work(parts_.link, pod->metadata);
   parts_.table.MarkStopped(pod->sandbox_id);
   Deadline deadline = LimitOf(*call);
-  std::future<absl::Status> twin = std::async(std::launch::async, [&]() -> absl::Status {
+  std::future<absl::Status> twin = Beside([&]() -> absl::Status {
     if (!parts_.link.Valid()) return parts_.link.AwayError();
     if (pod->twin_id.empty()) return absl::OkStatus();  // one that turns up is stopped then
     rt::StopPodSandboxRequest stop;

@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <future>
 #include <optional>
 
 #include "node-agent/cri/annotations.h"
+#include "node-agent/cri/beside.h"
 #include "node-agent/cri/router.h"
 #include "node-agent/cri/stats.h"
 
@@ -37,7 +37,7 @@ std::optional<std::string> Router::AskDpuBytes(const char* method) {
 template <typename Response>
 void Router::MergeLists(const CallPtr& call, const char* method,
                         const std::function<void(const Response& dpu, Response* host)>& merge) {
-  auto dpu = std::async(std::launch::async, [&] { return AskDpu<Response>(method); });
+  auto dpu = Beside([&] { return AskDpu<Response>(method); });
   absl::StatusOr<grpc::ByteBuffer> host = parts_.host.CallBytes(method, call->request(), LimitOf(*call));
   std::optional<Response> on_dpu = dpu.get();
   Response response;
@@ -112,7 +112,7 @@ void Router::PodSandboxStats(const CallPtr& call) {
   std::optional<SplitPod> pod = parts_.table.FindPod(request.pod_sandbox_id());
   if (!pod || pod->twin_id.empty()) return ForwardToHost(call);
   // Of this twin alone: containerd 1.6 fails a whole list while any sandbox is stopped.
-  auto dpu = std::async(std::launch::async, [&]() -> absl::StatusOr<rt::PodSandboxStatsResponse> {
+  auto dpu = Beside([&]() -> absl::StatusOr<rt::PodSandboxStatsResponse> {
     if (!parts_.link.Valid()) return parts_.link.AwayError();
     rt::PodSandboxStatsRequest twin;
     twin.set_pod_sandbox_id(pod->twin_id);
