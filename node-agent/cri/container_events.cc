@@ -8,10 +8,9 @@ namespace {
 namespace rt = runtime::v1;
 
 constexpr std::chrono::seconds kHostTime{2};
-// As many as an OutStream holds: more than these would end every reader anyhow.
-constexpr size_t kMostWaiting = OutStream::kMostWaiting;
 
 const grpc::Status kEnding(grpc::StatusCode::UNAVAILABLE, "heterocri is ending");
+const grpc::Status kMissed(grpc::StatusCode::RESOURCE_EXHAUSTED, "more happens on the DPU than can be told");
 
 }  // namespace
 
@@ -21,15 +20,24 @@ ContainerEvents::ContainerEvents(PodTable& table, CriClient& host) : table_(tabl
 }
 
 void ContainerEvents::Stop() {
-  std::vector<std::shared_ptr<OutStream>> readers;
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
-    readers.swap(readers_);
   }
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
-  for (const auto& reader : readers) reader->Break(kEnding);
+  BreakReaders(kEnding);
+}
+
+void ContainerEvents::BreakReaders(const grpc::Status& status) {
+  std::vector<std::shared_ptr<OutStream>> readers;
+  {
+    std::lock_guard lock(mutex_);
+    readers.swap(readers_);
+    waiting_.clear();
+    overflow_ = false;
+  }
+  for (const auto& reader : readers) reader->Break(status);
 }
 
 void ContainerEvents::Subscribe(const std::shared_ptr<OutStream>& out) {
@@ -60,8 +68,9 @@ void ContainerEvents::Complete(grpc::ByteBuffer* event) const {
 void ContainerEvents::Observe(const ContainerChange& change) {
   auto now = std::chrono::system_clock::now().time_since_epoch();
   std::lock_guard lock(mutex_);
-  if (readers_.empty() || waiting_.size() >= kMostWaiting) return;
-  waiting_.push_back({change, std::chrono::duration_cast<std::chrono::nanoseconds>(now).count()});
+  if (readers_.empty() || overflow_) return;
+  overflow_ = waiting_.size() >= kMostWaiting;  // the thread breaks the readers: here the table is locked
+  if (!overflow_) waiting_.push_back({change, std::chrono::duration_cast<std::chrono::nanoseconds>(now).count()});
   changed_.notify_all();
 }
 
@@ -98,8 +107,14 @@ rt::ContainerEventResponse ContainerEvents::Describe(const Waiting& waiting) {
 void ContainerEvents::Loop() {
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return stop_ || !waiting_.empty(); });
+    changed_.wait(lock, [this] { return stop_ || overflow_ || !waiting_.empty(); });
     if (stop_) return;
+    if (overflow_) {
+      lock.unlock();
+      BreakReaders(kMissed);
+      lock.lock();
+      continue;
+    }
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
     lock.unlock();

@@ -6,7 +6,8 @@
 // that returns goes on without anybody asking again. An event carries the state of its whole Pod, and kubelet believes
 // it: each has the containers of both PUs. Threading: thread-safe. One thread asks the host's runtime for the Pod, with
 // a deadline, and passes events on in order. Ownership: borrows table and host. Errors: an event whose Pod is gone has
-// no Pod in it, as containerd's.
+// no Pod in it, as containerd's. When the host's runtime is slower than what happens and more than kMostWaiting events
+// wait, every reader's stream ends with RESOURCE_EXHAUSTED: it lists and asks again, where a hole would go unseen.
 //
 //   ContainerEvents events(table, host);     // before the table changes
 //   events.Subscribe(out);
@@ -28,6 +29,9 @@ namespace heterok8s::cri {
 
 class ContainerEvents {
  public:
+  // As many as an OutStream holds: more than these would end every reader anyhow.
+  static constexpr size_t kMostWaiting = OutStream::kMostWaiting;
+
   ContainerEvents(PodTable& table, CriClient& host);
   ~ContainerEvents() { Stop(); }
   void Stop();
@@ -45,6 +49,7 @@ class ContainerEvents {
   };
   void Observe(const ContainerChange& change);
   void Loop();
+  void BreakReaders(const grpc::Status& status);
   runtime::v1::ContainerEventResponse Describe(const Waiting& waiting);
 
   PodTable& table_;
@@ -52,6 +57,7 @@ class ContainerEvents {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool stop_ = false;
+  bool overflow_ = false;  // the readers have missed an event, and are not told of any other
   std::deque<Waiting> waiting_;
   std::vector<std::shared_ptr<OutStream>> readers_;
   std::thread thread_;
