@@ -236,10 +236,13 @@ class PodLife:
         self.kubelet.insist(f"{name} to be shown as lost", look)
 
     def fenced(self):
-        """The DPU is back: what ran there has ended for good, and is removed there with all its lines on the host."""
+        """The DPU is back: what ran there has ended for good, and is removed there with all its lines on the host; its twin has stopped."""
         self.kubelet.insist("the DPU to be back", lambda cri: any(
             c.type == "HeteroK8sDPUReady" and c.status for c in cri.Status().status.conditions))
         wait_for("the DPU without its old containers", lambda: not self.containers(self.kubelet.runtime["dpu"]), PATIENCE)
+        # By heterocri itself, and not by what kubelet asks for next.
+        wait_for("the twin of a Pod that has stopped to stop", lambda: all(
+            twin.state == pb.SANDBOX_NOTREADY for twin in self.sandboxes(self.kubelet.runtime["dpu"])), PATIENCE)
         assert self.ended("side").exit_code == 137
         self.whole(self.lines("all", lambda lines: len(lines) > 5))
 
