@@ -35,9 +35,7 @@ struct Folder {
     path = mkdtemp(name);
   }
   ~Folder() {
-    std::error_code ignored;  // what a test that failed has left mounted is let go
-    for (const auto& pod : fs::directory_iterator(path + "/.memory", ignored)) umount2(pod.path().c_str(), MNT_DETACH);
-    umount2((path + "/.memory").c_str(), MNT_DETACH);
+    std::error_code ignored;
     fs::remove_all(path, ignored);
   }
   std::string path;
@@ -214,70 +212,6 @@ TEST_CASE("an emptyDir in memory has its own size, mode and owner, is made once,
   CHECK(*sys::ReadFile(*path + "/note") == "kept");
   REQUIRE_OK(store->RemovePod("uid-1"));
   CHECK(fs::is_empty(folder.path));
-}
-
-v1::PutVolumeRequest InMemory(const std::string& pod, const std::string& volume, size_t bytes) {
-  v1::PutVolumeRequest request;
-  request.set_pod_uid(pod);
-  request.set_volume(volume);
-  request.set_memory(true);
-  request.set_live(true);
-  *request.add_entries() = Entry("", v1::VolumeEntry::FOLDER, "");
-  *request.add_entries() = Entry("token", v1::VolumeEntry::FILE, std::string(bytes, 'x'));
-  return request;
-}
-
-TEST_CASE("a Pod whose volumes fill its memory keeps no other Pod's from being renewed") {
-  if (geteuid() != 0) {
-    WARN("SKIPPED: mounts need root");
-    return;
-  }
-  Folder folder;
-  auto store = VolumeStore::Open(folder.path);
-  REQUIRE_OK(store);
-  auto token = store->Put(InMemory("uid-2", "token", 1000));
-  REQUIRE_OK(token);
-
-  for (size_t bytes : {4 << 20, 64 << 10, 1}) {  // to the last page
-    absl::Status full = absl::OkStatus();
-    for (int i = 0; full.ok() && i < 100; ++i)
-      full = store->Put(InMemory("uid-1", std::to_string(bytes) + "-" + std::to_string(i), bytes)).status();
-    CHECK_THAT(full, HasCode(absl::StatusCode::kResourceExhausted));
-  }
-  REQUIRE_OK(store->Put(InMemory("uid-2", "token", 2000)));
-  CHECK(fs::file_size(*token + "/token") == 2000);
-  struct statfs system = {};
-  REQUIRE(statfs(token->c_str(), &system) == 0);
-  CHECK(system.f_type == TMPFS_MAGIC);
-  for (const char* pod : {"uid-1", "uid-2", "uid-1"}) REQUIRE_OK(store->RemovePod(pod));
-  CHECK(fs::is_empty(folder.path + "/.memory"));
-}
-
-TEST_CASE("volumes that an older heterod put into one memory for all stay where their containers have them") {
-  if (geteuid() != 0) {
-    WARN("SKIPPED: mounts need root");
-    return;
-  }
-  Folder folder;
-  const std::string shared = folder.path + "/.memory", live = shared + "/uid-1/token/live";
-  fs::create_directories(shared);
-  REQUIRE(mount("older", shared.c_str(), "tmpfs", 0, "size=1m") == 0);
-  fs::create_directories(live);
-  sys::UniqueFd in_container(open(live.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  auto store = VolumeStore::Open(folder.path);
-  REQUIRE_OK(store);
-
-  auto path = store->Put(InMemory("uid-1", "token", 10));
-  auto fresh = store->Put(InMemory("uid-2", "token", 10));
-
-  CHECK(path.ok());
-  CHECK(faccessat(in_container.get(), "token", F_OK, 0) == 0);
-  struct stat old_one = {}, new_one = {};
-  CHECK(fstat(in_container.get(), &old_one) == 0);
-  CHECK((fresh.ok() && stat(fresh->c_str(), &new_one) == 0));
-  CHECK(old_one.st_dev != new_one.st_dev);
-  for (const char* pod : {"uid-1", "uid-2"}) CHECK_OK(store->RemovePod(pod));
-  CHECK(fs::is_empty(shared));
 }
 
 TEST_CASE("what emptyDirs hold is counted as du does: no link is followed, and two names of a file are one file") {
