@@ -1,5 +1,6 @@
 // Volumes in memory on the DPU, on a real kernel: how much there may be of them, and whose. Needs root.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/magic.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -7,6 +8,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <future>
 
 #include "common/sys/unique_fd.h"
 #include "common/testing/matchers.h"
@@ -69,6 +71,54 @@ TEST_CASE("a Pod whose volumes fill its memory keeps no other Pod's from being r
   CHECK(system.f_type == TMPFS_MAGIC);
   for (const char* pod : {"uid-1", "uid-2", "uid-1"}) REQUIRE_OK(store->RemovePod(pod));
   CHECK(fs::is_empty(folder.path + "/.memory"));
+}
+
+TEST_CASE("all volumes in memory have a share of the machine's together, and what is there is renewed beyond it") {
+  if (geteuid() != 0) {
+    WARN("SKIPPED: mounts need root");
+    return;
+  }
+  Folder folder;
+  auto store = VolumeStore::Open(folder.path, 8u << 20);
+  REQUIRE_OK(store);
+  auto token = store->Put(InMemory("uid-0", "token", 1000));
+  REQUIRE_OK(token);
+
+  absl::Status full = absl::OkStatus();
+  int pods = 1;
+  for (; full.ok() && pods < 20; ++pods)
+    full = store->Put(InMemory(fmt::format("uid-{}", pods), "secret", 1 << 20)).status();
+
+  CHECK_THAT(full, HasCode(absl::StatusCode::kResourceExhausted));
+  CHECK_THAT(full, testing::Says("volumes in memory have 7 of 8 MiB"));
+  CHECK_THAT(store->Put(InMemory("uid-0", "other", 1 << 20)).status(), HasCode(absl::StatusCode::kResourceExhausted));
+  REQUIRE_OK(store->Put(InMemory("uid-0", "token", 2 << 20)));
+  CHECK(fs::file_size(*token + "/token") == 2 << 20);
+  for (int pod = 1; pod < 4; ++pod) REQUIRE_OK(store->RemovePod(fmt::format("uid-{}", pod)));
+  CHECK_OK(store->Put(InMemory("uid-0", "other", 1 << 10)).status());
+  for (int pod = 0; pod < pods; ++pod) REQUIRE_OK(store->RemovePod(fmt::format("uid-{}", pod)));
+  CHECK(fs::is_empty(folder.path + "/.memory"));
+}
+
+TEST_CASE("what must be in memory is not on the disk either when its Pod goes while it is written") {
+  if (geteuid() != 0) {
+    WARN("SKIPPED: mounts need root");
+    return;
+  }
+  Folder folder;
+  auto store = VolumeStore::Open(folder.path);
+  REQUIRE_OK(store);
+  const std::string pod = folder.path + "/.memory/uid-1";
+
+  for (int round = 0; round < 300; ++round) {
+    auto put = std::async(std::launch::async, [&] { return store->Put(InMemory("uid-1", "token", 1000)).status(); });
+    CHECK_OK(store->RemovePod("uid-1"));
+    CHECK_OK(put.get());
+    struct stat inside = {}, around = {};
+    REQUIRE(stat(folder.path.c_str(), &around) == 0);
+    if (stat(pod.c_str(), &inside) == 0) CHECK(inside.st_dev != around.st_dev);
+  }
+  REQUIRE_OK(store->RemovePod("uid-1"));
 }
 
 TEST_CASE("volumes that an older heterod put into one memory for all stay where their containers have them") {

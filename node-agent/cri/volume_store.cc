@@ -6,6 +6,7 @@
 #include <openssl/sha.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <sys/vfs.h>
 
 #include <algorithm>
@@ -98,14 +99,20 @@ absl::Status Unmount(const std::string& path) {
   return ErrnoToStatus(errno, fmt::format("unmount '{}'", path));
 }
 
+uint64_t EighthOfThisMachine() {
+  struct sysinfo machine = {};
+  sysinfo(&machine);  // fails for a bad address only
+  return static_cast<uint64_t>(machine.totalram) * machine.mem_unit / 8;
+}
+
 }  // namespace
 
-absl::StatusOr<VolumeStore> VolumeStore::Open(const std::string& root) {
+absl::StatusOr<VolumeStore> VolumeStore::Open(const std::string& root, std::optional<uint64_t> memory_bytes) {
   HK_ASSIGN_OR_RETURN(ConfinedRoot confined, ConfinedRoot::Open(root));
   // Part of each copy's name: nothing here is synced, so a copy from before a power cut may be broken and is not
   // reused.
   HK_ASSIGN_OR_RETURN(std::string boot_id, sys::ReadFile("/proc/sys/kernel/random/boot_id"));
-  return VolumeStore(std::move(confined), std::move(boot_id));
+  return VolumeStore(std::move(confined), std::move(boot_id), memory_bytes.value_or(EighthOfThisMachine()));
 }
 
 absl::Status VolumeStore::Write(const v1::VolumeEntry& entry, const std::string& base) {
@@ -143,7 +150,6 @@ absl::Status VolumeStore::MountMemory(const std::string& pod_uid) {
   const std::string relative = fmt::format("{}/{}", kMemory, pod_uid);
   HK_RETURN_IF_ERROR(root_.MakeFolders(relative, 0755));
   const std::string path = root_.path() + "/" + relative;
-  std::lock_guard lock(*live_);
   struct statfs system = {};
   struct stat inside = {}, around = {};
   if (statfs(path.c_str(), &system) != 0 || stat(path.c_str(), &inside) != 0 ||
@@ -159,6 +165,20 @@ absl::Status VolumeStore::MountMemory(const std::string& pod_uid) {
     return ErrnoToStatus(errno, fmt::format("mount memory for volumes at '{}'", path));
   }
   return absl::OkStatus();
+}
+
+absl::Status VolumeStore::CheckMemory(uint64_t bytes) const {
+  const std::string memory = root_.path() + "/" + kMemory;
+  uint64_t used = 0;
+  std::error_code none;
+  for (fs::directory_iterator at(memory, none), end; !none && at != end; at.increment(none)) {
+    struct statfs pod = {};
+    if (statfs(at->path().c_str(), &pod) == 0 && pod.f_type == TMPFS_MAGIC)
+      used += (pod.f_blocks - pod.f_bfree) * static_cast<uint64_t>(pod.f_bsize);
+  }
+  if (used + bytes <= memory_bytes_) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      fmt::format("volumes in memory have {} of {} MiB, for {} more", used >> 20, memory_bytes_ >> 20, bytes >> 20));
 }
 
 absl::StatusOr<std::string> VolumeStore::WriteAside(const v1::PutVolumeRequest& request, const std::string& folder) {
@@ -179,9 +199,13 @@ absl::StatusOr<std::string> VolumeStore::Put(const v1::PutVolumeRequest& request
   HK_RETURN_IF_ERROR(CheckName(request.pod_uid()));
   HK_RETURN_IF_ERROR(CheckName(request.volume()));
   std::string folder = request.pod_uid() + "/" + request.volume();
+  // To the end: were the Pod removed after its memory is mounted, what is written would be on the disk.
+  std::lock_guard lock(*live_);
   if (request.memory()) {
-    HK_RETURN_IF_ERROR(MountMemory(request.pod_uid()));
     folder = fmt::format("{}/{}", kMemory, folder);
+    // What is there is renewed all the same: its Pod has a limit of its own.
+    if (!root_.OpenFile(folder, O_PATH).ok()) HK_RETURN_IF_ERROR(CheckMemory(request.ByteSizeLong()));
+    HK_RETURN_IF_ERROR(MountMemory(request.pod_uid()));
   }
   if (request.live()) return PutLive(request, folder);
   std::string final_name = folder + "/" + ContentName(request.SerializeAsString() + boot_id_);
@@ -197,7 +221,6 @@ absl::StatusOr<std::string> VolumeStore::Put(const v1::PutVolumeRequest& request
 }
 
 absl::StatusOr<std::string> VolumeStore::PutLive(const v1::PutVolumeRequest& request, const std::string& folder) {
-  std::lock_guard lock(*live_);
   const std::string live = root_.path() + "/" + folder + "/live";
   const std::string version_file = root_.path() + "/" + folder + "/version";
   const std::string version = ContentName(request.SerializeAsString() + boot_id_);
@@ -305,8 +328,11 @@ absl::StatusOr<std::string> VolumeStore::Get(const v1::GetFileRequest& request) 
 absl::Status VolumeStore::RemovePod(const std::string& pod_uid) {
   HK_RETURN_IF_ERROR(CheckName(pod_uid));
   const std::string memory = fmt::format("{}/{}", kMemory, pod_uid);
-  HK_RETURN_IF_ERROR(Unmount(root_.path() + "/" + memory));
-  HK_RETURN_IF_ERROR(root_.Remove(memory));
+  {
+    std::lock_guard lock(*live_);
+    HK_RETURN_IF_ERROR(Unmount(root_.path() + "/" + memory));
+    HK_RETURN_IF_ERROR(root_.Remove(memory));
+  }
   // Those of MountVolume.
   std::error_code none;
   for (fs::directory_iterator at(root_.path() + "/" + pod_uid, none), end; !none && at != end; at.increment(none))

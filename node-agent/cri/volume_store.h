@@ -5,9 +5,9 @@
 // named "live" and does change: each of its top entries in one step, in the order that keeps kubelet's promise, that
 // a program sees all files of one version. Half an update that a crash left is finished by the next one.
 // What must not touch a disk lives under <root>/.memory/<pod uid>, a tmpfs of the Pod's own with room for 32 MiB,
-// mounted when first needed; an emptyDir in memory is a tmpfs too, for the life of the Pod (both root only). Threading:
-// thread-safe. Errors: kInvalidArgument for names and links that leave the volume, kResourceExhausted when memory is
-// full, else errno with the path.
+// mounted when first needed, and no new one when all together have a share of the machine's memory; an emptyDir in
+// memory is a tmpfs too, for the life of the Pod (both root only). Threading: thread-safe. Errors: kInvalidArgument for
+// names and links that leave the volume, kResourceExhausted when memory is full, else errno with the path.
 //
 //   HK_ASSIGN_OR_RETURN(std::string path, store.Put(request));   // becomes Mount.host_path
 #pragma once
@@ -16,6 +16,7 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "node-agent/cri/confined.h"
@@ -26,10 +27,12 @@ namespace heterok8s::cri {
 
 class VolumeStore {
  public:
-  static absl::StatusOr<VolumeStore> Open(const std::string& root);
+  // `memory_bytes`: what all volumes in memory may have together; absent: an eighth of this machine's.
+  static absl::StatusOr<VolumeStore> Open(const std::string& root, std::optional<uint64_t> memory_bytes = std::nullopt);
   VolumeStore(VolumeStore&& other) noexcept
       : root_(std::move(other.root_)),
         boot_id_(std::move(other.boot_id_)),
+        memory_bytes_(other.memory_bytes_),
         live_(std::move(other.live_)),
         walk_(std::move(other.walk_)) {}
 
@@ -42,8 +45,11 @@ class VolumeStore {
   absl::Status RemovePod(const std::string& pod_uid);
 
  private:
-  VolumeStore(ConfinedRoot root, std::string boot_id) : root_(std::move(root)), boot_id_(std::move(boot_id)) {}
+  VolumeStore(ConfinedRoot root, std::string boot_id, uint64_t memory_bytes)
+      : root_(std::move(root)), boot_id_(std::move(boot_id)), memory_bytes_(memory_bytes) {}
   absl::Status MountMemory(const std::string& pod_uid);
+  // Whether one more volume may be there.
+  absl::Status CheckMemory(uint64_t bytes) const;
   absl::Status MountVolume(const std::string& relative, const v1::MakeVolumeRequest& request);
   absl::Status Write(const v1::VolumeEntry& entry, const std::string& base);
   // The content below `folder` under a name that nobody looks at yet; the caller renames or removes it.
@@ -53,8 +59,9 @@ class VolumeStore {
 
   ConfinedRoot root_;
   std::string boot_id_;
+  uint64_t memory_bytes_;
   std::atomic<uint64_t> counter_{0};
-  std::unique_ptr<std::mutex> live_ = std::make_unique<std::mutex>();  // one update at a time
+  std::unique_ptr<std::mutex> live_ = std::make_unique<std::mutex>();  // one copy at a time
   std::unique_ptr<VolumeWalk> walk_ = std::make_unique<VolumeWalk>();  // last: its thread uses the root
 };
 
