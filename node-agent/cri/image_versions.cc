@@ -22,9 +22,12 @@ ImageVersions VersionsOf(const runtime::v1::Image& image, const std::string& nam
   for (const std::string& known : image.repo_digests()) {
     const size_t at = known.find('@');
     const std::string of = known.substr(0, at);
-    // Runtimes write out what Docker leaves out: "docker.io/library/nginx".
     if (at == std::string::npos || (of != repository && !of.ends_with("/" + repository))) continue;
-    versions[known.substr(at + 1)] = known;
+    // Runtimes write out what Docker leaves out. Another registry's copy is as good a version, but not where to pull
+    // it.
+    const bool own = of == repository || of == "docker.io/" + repository || of == "docker.io/library/" + repository;
+    std::string& version = versions[known.substr(at + 1)];
+    if (own || version.empty()) version = known;
   }
   return versions;
 }

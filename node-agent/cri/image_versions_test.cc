@@ -29,6 +29,16 @@ TEST_CASE("a version is of the repository in the name, written out or not, whate
   CHECK(Versions({port, "not a digest", known}, "localhost:5000/tool") == ImageVersions{{"sha256:2", port}});
 }
 
+TEST_CASE("a version is pulled by the name that the Pod means, whatever other registries have it") {
+  const std::string own = "docker.io/library/nginx@sha256:1";
+  for (const char* other : {"a.example/nginx@sha256:1", "z.example/x/nginx@sha256:1"}) {
+    INFO(other);
+    CHECK(Versions({own, other}, "nginx") == ImageVersions{{"sha256:1", own}});
+    CHECK(Versions({other, own}, "nginx") == ImageVersions{{"sha256:1", own}});
+    CHECK(Versions({other}, "nginx") == ImageVersions{{"sha256:1", other}});
+  }
+}
+
 TEST_CASE("two images of one name are told apart only where both came from the registry") {
   const ImageVersions old = Versions({"r.io/a@sha256:1"}, "r.io/a"), fresh = Versions({"r.io/a@sha256:2"}, "r.io/a");
   const ImageVersions both = Versions({"r.io/a@sha256:1", "r.io/a@sha256:2"}, "r.io/a");
