@@ -111,22 +111,27 @@ absl::StatusOr<std::string> Router::DpuImage(const rt::CreateContainerRequest& r
   const ImageVersions wanted = VersionsOf(on_host.image(), name);
   if (on_dpu.has_image() && !image_notes_.IsDpuBehind(name) && MaySame(wanted, VersionsOf(on_dpu.image(), name)))
     return name;
-  // The host's very version, by the name that no registry can move, where the host does not have it under several.
-  std::string to_pull = name;
-  if (wanted.size() == 1) {
-    to_pull = wanted.begin()->second;
-    HK_ASSIGN_OR_RETURN(auto exact, Find(parts_.dpu, to_pull, deadline));
-    if (exact.has_image()) return to_pull;
+  // The host's very version, by a name that no registry can move; of several each is it.
+  std::vector<std::string> names;
+  for (const auto& [digest, with_digest] : wanted) names.push_back(with_digest);
+  for (const std::string& exact : names) {
+    HK_ASSIGN_OR_RETURN(auto there, Find(parts_.dpu, exact, deadline));
+    if (there.has_image()) return exact;
   }
-  rt::PullImageRequest pull;
-  pull.mutable_image()->set_image(to_pull);
-  absl::Status pulled = parts_.dpu.Call<rt::PullImageResponse>(kPullImage, pull, deadline).status();
-  if (pulled.ok()) {
-    if (to_pull == name) image_notes_.DpuPulled(name);
-    return to_pull;
+  if (names.empty()) names.push_back(name);
+  absl::Status pulled;
+  for (const std::string& to_pull : names) {
+    rt::PullImageRequest pull;
+    pull.mutable_image()->set_image(to_pull);
+    pulled = parts_.dpu.Call<rt::PullImageResponse>(kPullImage, pull, deadline).status();
+    if (pulled.ok()) {
+      if (to_pull == name) image_notes_.DpuPulled(name);
+      return to_pull;
+    }
+    if (IsAway(pulled)) break;
   }
   if (!IsAway(pulled)) image_notes_.DpuLacks(name);  // kubelet may have credentials for it
-  return Annotate(pulled, fmt::format("image '{}' is not on the DPU{}", to_pull,
+  return Annotate(pulled, fmt::format("image '{}' is not on the DPU{}", names.back(),
                                       on_dpu.has_image() ? ", which has another one of that name" : ""));
 }
 

@@ -217,6 +217,33 @@ TEST_CASE("where the DPU has an older image of the name it pulls the host's vers
   }
 }
 
+TEST_CASE("of several versions that the host's image has one runs on the DPU, and never another by the name") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  const std::string repository = "registry.example/private/tool@sha256:";
+  node.dpu().AddImage(kImage, repository + "01");
+  node.host().On("ImageStatus", [&](std::shared_ptr<Call> call) {
+    rt::ImageStatusResponse response;
+    response.mutable_image()->set_id("sha256:0a");
+    for (const char* version : {"02", "03"}) response.mutable_image()->add_repo_digests(repository + version);
+    call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
+  });
+  node.dpu().On("PullImage", [&](std::shared_ptr<Call> call) {
+    rt::PullImageRequest request;
+    request.ParseFromString(BytesOf(call->request()));
+    if (request.image().image() == repository + "02") return call->Fail(grpc::StatusCode::NOT_FOUND, "not found");
+    node.dpu().AddImage(request.image().image(), request.image().image());
+    call->Finish(grpc::Status::OK, ToBuffer(rt::PullImageResponse().SerializeAsString()));
+  });
+
+  REQUIRE_OK(node.TryCreate(ByHostsId(node, sandbox, pod)).status());
+
+  rt::CreateContainerRequest on_dpu;
+  REQUIRE(on_dpu.ParseFromString(node.dpu().Asked("CreateContainer").at(0)));
+  CHECK(on_dpu.config().image().image() == repository + "03");
+}
+
 TEST_CASE("an image of one version runs by its name, and so does one whose version is not known") {
   TwoFakes node;
   rt::PodSandboxConfig pod = node.PodConfig("web");
