@@ -1,5 +1,5 @@
-// Our part of CRI has the numbers and types of the published file, where that is on this machine: in the module cache
-// of Go, or at the path in CRI_API_PROTO.
+// Our part of CRI has the numbers and types of the published file, where that is on this machine: at the path in
+// CRI_API_PROTO (tools/published, which e2e/run calls), or in the module cache of Go.
 #include <glob.h>
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/descriptor.pb.h>
@@ -93,7 +93,7 @@ void Compare(const pb::DescriptorProto& ours, const pb::DescriptorProto& theirs)
 TEST_CASE("our part of CRI has the published numbers, names and types") {
   std::optional<std::string> path = FindPublishedFile();
   if (!path) {
-    WARN("SKIPPED: no published api.proto on this machine (module k8s.io/cri-api, or set CRI_API_PROTO)");
+    WARN("SKIPPED: no published api.proto on this machine (tools/published)");
     return;
   }
   pb::FileDescriptorProto theirs = Compile(*path);
