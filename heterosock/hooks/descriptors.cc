@@ -15,6 +15,8 @@ namespace heterok8s::heterosock {
 
 void ForgetFd(int fd) {
   if (thread_state.in_vfork != 0) return;
+  if (FdTable::Get(fd).raw() == 0) return;
+  NoticeFork();
   const FdWord word = FdTable::Get(fd);
   if (word.kind() == FdWord::kEpoll) {
     FdTable::Take(fd);
@@ -22,10 +24,9 @@ void ForgetFd(int fd) {
     return;
   }
   if (word.kind() != FdWord::kStream) {
-    if (word.raw() != 0) FdTable::Take(fd);
+    FdTable::Take(fd);
     return;
   }
-  NoticeFork();
   const uint32_t slot = word.index();
   LocalChannel& channel = Slots::Local(slot);
   if (channel.fds.load() > 1) {
@@ -59,6 +60,7 @@ void CopyFd(int from, int to) {
 int Fresh(int fd) {
   if (fd >= 0 && FdTable::Get(fd).raw() != 0 && thread_state.in_vfork == 0) [[unlikely]] {
     // Closed behind our back and given out again: nothing of the old one may be touched through this number.
+    NoticeFork();
     const FdWord word = FdTable::Take(fd);
     if (word.kind() == FdWord::kStream) {
       LocalChannel& channel = Slots::Local(word.index());
@@ -101,6 +103,7 @@ int DupOnto(int from, int to, Call&& call) {
     return call();
   // Only a call that will succeed may let go of what `to` is.
   if (Syscall(SYS_fcntl, from, F_GETFD) < 0 || to < 0) return call();
+  NoticeFork();
   // stdin, stdout and stderr are libc's: it reads and writes these numbers itself.
   const FdWord source = FdTable::Get(from);
   if (to <= 2 && source.kind() == FdWord::kStream) FenceAndSettle(source.index(), from, Reason::kStdio);
@@ -175,9 +178,10 @@ HETEROSOCK_EXPORT int dup3(int from, int to, int flags) {
 namespace {
 template <typename Call>
 int Fcntl(int fd, int command, long argument, Call&& call) {
-  const FdWord word = FdTable::Get(fd);
+  FdWord word = FdTable::Get(fd);
   if (word.raw() == 0 && command != F_DUPFD && command != F_DUPFD_CLOEXEC) [[likely]]
     return call();
+  if (word.raw() != 0 && thread_state.in_vfork == 0 && NoticeFork()) word = FdTable::Get(fd);
   if (Hidden(fd)) return BadFd();
   const int result = call();
   if (result < 0 || thread_state.in_vfork != 0) return result;

@@ -37,7 +37,7 @@ inline bool StreamOf(int fd, uint32_t* slot) {
     return false;
   if (thread_state.in_vfork != 0) [[unlikely]]
     return false;
-  NoticeFork();
+  if (NoticeFork() && FdTable::Get(fd).kind() != FdWord::kStream) return false;
   *slot = word.index();
   return true;
 }
@@ -48,6 +48,9 @@ inline bool NoAddress(const void* pointer) { return reinterpret_cast<uintptr_t>(
 
 // A wrapper of a call that makes descriptors: whatever the number meant before is over. Returns it.
 int Fresh(int fd);
+
+// fork, or a clone without CLONE_VM and without a stack, by syscall(2).
+long ForkBySystemCall(long number, long a, long b, long c, long d, long e, long f);
 
 // The wrappers of close and dup share these. Close: lets go of a tracked descriptor before the kernel closes it.
 void ForgetFd(int fd);

@@ -4,6 +4,7 @@
 // parent's memory, so there the wrappers only pass on. exec: a connection that the new program inherits goes back to
 // TCP first, because that program may read it in ways we do not see.
 #include <alloca.h>
+#include <pty.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -21,23 +22,23 @@ extern char** environ;
 
 namespace {
 
-SharedLock fork_lock;
-
 template <typename Call>
 pid_t Fork(Call&& call) {
   if (thread_state.in_vfork != 0) return call();
   NoticeFork();
-  const bool locked = fork_lock.Acquire();
+  if (!process.fork_lock.Acquire()) return call();  // within libc's own forkpty or daemon, which is counted already
   Slots::BeforeFork();
   const pid_t child = call();
   if (child == 0) {
-    fork_lock.Reset();
-    AfterForkInChild();
+    if (process.alive == nullptr)
+      AfterForkInChild();
+    else
+      NoticeFork();  // unless a call that libc made in there did
     return 0;
   }
   const int saved = errno;
   Slots::AfterFork(child);
-  if (locked) fork_lock.Release();
+  process.fork_lock.Release();
   errno = saved;
   return child;
 }
@@ -62,6 +63,26 @@ HETEROSOCK_EXPORT int daemon(int no_chdir, int no_close) {
   });
   return result;
 }
+
+// libc's calls its own fork, not the one above. Before glibc 2.34 it is in libutil, which not every program has.
+HETEROSOCK_EXPORT int forkpty(int* master, char* name, const termios* modes, const winsize* size) {
+  using ForkPty = int (*)(int*, char*, const termios*, const winsize*);
+  static ForkPty next = nullptr;
+  if (next == nullptr) next = reinterpret_cast<ForkPty>(NextFunction("forkpty"));
+  if (next == nullptr) {
+    errno = ENOSYS;
+    return -1;
+  }
+  const pid_t child = Fork([&] { return next(master, name, modes, size); });
+  if (child > 0) Fresh(*master);
+  return child;
+}
+
+namespace heterok8s::heterosock {
+long ForkBySystemCall(long number, long a, long b, long c, long d, long e, long f) {
+  return Fork([&] { return static_cast<pid_t>(real.syscall(number, a, b, c, d, e, f)); });
+}
+}  // namespace heterok8s::heterosock
 
 #if defined(__x86_64__)
 // The child comes back first, on the parent's stack, so the return address must not be kept there (as in libc's own
@@ -141,7 +162,10 @@ HETEROSOCK_EXPORT int clone(int (*function)(void*), void* stack, int flags, void
 }
 
 namespace {
-void BeforeExec() { FenceInheritable(Reason::kExec); }
+void BeforeExec() {
+  NoticeFork();
+  FenceInheritable(Reason::kExec);
+}
 
 // The arguments of an execl: up to the null, then perhaps the environment.
 #define HETEROSOCK_COLLECT(first)                                         \

@@ -1,6 +1,7 @@
 // syscall(3) with the numbers that matter, and io_uring, which reads and writes sockets where nobody can see it.
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -20,6 +21,11 @@ namespace {
 void LeaveToRing() {
   DisableProcess(Reason::kIoUring);
   SettleAll();
+}
+
+// struct clone_args of linux/sched.h: the flags are its first word, the stack its sixth (clone(2)).
+bool ForksWithoutStack(const uint64_t* arguments, long bytes) {
+  return !NoAddress(arguments) && bytes >= 64 && (arguments[0] & CLONE_VM) == 0 && arguments[5] == 0;
 }
 
 // liburing makes its system calls itself; its start is the last moment we see.
@@ -96,6 +102,16 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
     case SYS_epoll_wait:
       return epoll_wait(fd, reinterpret_cast<epoll_event*>(b), static_cast<int>(c), static_cast<int>(d));
 #endif
+#ifdef SYS_fork
+    case SYS_fork:
+      return ForkBySystemCall(number, a, b, c, d, e, f);
+#endif
+    case SYS_clone:
+      if ((a & CLONE_VM) == 0 && b == 0) return ForkBySystemCall(number, a, b, c, d, e, f);
+      break;
+    case SYS_clone3:
+      if (ForksWithoutStack(reinterpret_cast<const uint64_t*>(a), b)) return ForkBySystemCall(number, a, b, c, d, e, f);
+      break;
     case SYS_io_uring_setup:
       LeaveToRing();
       break;

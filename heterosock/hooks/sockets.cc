@@ -16,6 +16,7 @@ namespace {
 
 void Track(int fd, bool nonblocking) {
   StartProcess();
+  NoticeFork();
   Calibrate();
   if (!process.enabled.load(std::memory_order_relaxed) || static_cast<unsigned>(fd) >= FdTable::kSize) return;
   const int slot = Slots::Allocate();

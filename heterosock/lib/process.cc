@@ -85,13 +85,19 @@ void Calibrate() {
 }
 
 void AfterForkInChild() {
+  const bool counted = process.fork_lock.HeldByMe();  // this thread is still called what it was in the parent
+  process.fork_lock.Reset();
   process.pid = static_cast<uint32_t>(Syscall(SYS_getpid));
   thread_state = ThreadState();
   spin_state.spinners.store(0);
   if (process.alive != nullptr) process.alive->store(1);
-  Slots::AfterFork(0);
+  if (counted)
+    Slots::AfterFork(0);
+  else
+    Slots::AfterUnseenFork();
   EpollAfterFork();
   UpgradeAfterFork();
+  if (!counted) LeaveLost();
 }
 
 void DisableProcess(Reason reason) {

@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "heterosock/lib/machine.h"
+#include "heterosock/ofd/lock.h"
 #include "heterosock/upgrade/reason.h"
 
 namespace heterok8s::heterosock {
@@ -50,6 +51,8 @@ struct Process {
   // One page that the kernel empties in every child (MADV_WIPEONFORK): it tells of forks that nobody told us of. Null
   // before Linux 4.14.
   std::atomic<uint32_t>* alive = nullptr;
+  // One thread forks at a time; the slots of which the child will be a holder are marked meanwhile.
+  SharedLock fork_lock;
   SlotSet fork_marks;
 };
 extern constinit Process process;
@@ -58,9 +61,11 @@ extern constinit Process process;
 void StartProcess();
 // Learns the rate of Cycles() once the process has lived long enough to tell; cheap afterwards.
 void Calibrate();
-// Puts the child's copy right: its ids, locks that other threads of the parent held, the parent's agent connection.
+// Puts the child's copy right: its ids, locks that other threads of the parent held, the parent's agent connection. A
+// child that nobody counted (a bare system call made it) counts itself among the holders of its connections.
 void AfterForkInChild();
-// True in a process that was forked without our knowing (a raw system call). Then AfterForkInChild() has run.
+// True in a process that was forked since the last time. Then AfterForkInChild() has run. Asked before anything that
+// slots, sets or locks are used for.
 inline bool NoticeFork() {
   if (process.alive == nullptr || process.alive->load(std::memory_order_relaxed) != 0) [[likely]]
     return false;

@@ -116,6 +116,7 @@ struct LocalChannel {
   bool bell_dead = false;        // nobody can ring it any more
   std::atomic<uint32_t> fds{0};  // descriptor numbers of this process that mean the slot
   std::atomic<uint32_t> first_item{0};
+  uint32_t generation = 0;  // of the slot when this process, or the one that it is a fork of, took it
 
   layout::SideLines& own() const { return page->side[side]; }
   layout::SideLines& peer() const { return page->side[1 - side]; }
@@ -145,6 +146,9 @@ class Slots {
   // Around fork, with its result: every slot this process holds gets one more holder, which the child then names.
   static void BeforeFork();
   static void AfterFork(int child);
+  // In a child of a fork that nobody saw coming: it is one more holder of all that it has. Of what its parent let go
+  // before, Local().fds is 0 afterwards: such a slot is not this process's.
+  static void AfterUnseenFork();
   // True when only this process holds it; forgets holders that have died.
   static bool Alone(Slot& slot);
 
@@ -152,6 +156,7 @@ class Slots {
   static constexpr size_t kBytes = sizeof(Slot) * kCount + sizeof(Crowd);
 
   static bool Map();
+  static bool Join(uint32_t index);
   static constinit Slot* slots_;
   static LocalChannel local_[kCount];
 };

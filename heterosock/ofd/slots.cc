@@ -40,6 +40,14 @@ void RemoveHolder(Slot& slot, uint32_t pid) {
   }
 }
 
+// What this process has descriptors of.
+void MarkStreams() {
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() == FdWord::kStream) process.fork_marks.Set(word.index());
+  }
+}
+
 void Initialise(Slot& slot) {
   const uint32_t generation = slot.generation + 1;
   slot.phase.store(Phase::kTcp, std::memory_order_relaxed);
@@ -90,6 +98,7 @@ int Slots::Allocate() {
       for (auto& holder : slot.pids) holder.store(0, std::memory_order_relaxed);
       slot.pids[0].store(process.pid, std::memory_order_relaxed);
       Initialise(slot);
+      local_[index].generation = slot.generation;
       local_[index].fds.store(1, std::memory_order_relaxed);
       next_slot.store(index + 1, std::memory_order_relaxed);
       return static_cast<int>(index);
@@ -108,10 +117,7 @@ bool Slots::Drop(uint32_t index) {
 
 void Slots::BeforeFork() {
   if (slots_ == nullptr) return;
-  for (int fd = 0; fd <= FdTable::High(); ++fd) {
-    const FdWord word = FdTable::Get(fd);
-    if (word.kind() == FdWord::kStream) process.fork_marks.Set(word.index());
-  }
+  MarkStreams();
   process.fork_marks.ForEach([](uint32_t index) { slots_[index].holders.fetch_add(1); });
 }
 
@@ -120,6 +126,28 @@ void Slots::AfterFork(int child) {
   // The child names itself, so that its name is there before it can let go.
   if (child < 0) process.fork_marks.ForEach([](uint32_t index) { slots_[index].holders.fetch_sub(1); });
   if (child == 0) process.fork_marks.ForEach([](uint32_t index) { AddHolder(slots_[index], process.pid); });
+  process.fork_marks.Clear();
+}
+
+bool Slots::Join(uint32_t index) {
+  Slot& slot = slots_[index];
+  uint32_t holders = slot.holders.load();
+  do {
+    if (holders == 0) return false;
+  } while (!slot.holders.compare_exchange_weak(holders, holders + 1));
+  AddHolder(slot, process.pid);
+  if (slot.generation == local_[index].generation) return true;
+  Drop(index);
+  return false;
+}
+
+void Slots::AfterUnseenFork() {
+  process.fork_marks.Clear();  // another thread of the parent may have been about to fork
+  if (slots_ == nullptr) return;
+  MarkStreams();
+  process.fork_marks.ForEach([](uint32_t index) {
+    if (!Join(index)) local_[index].fds.store(0);
+  });
   process.fork_marks.Clear();
 }
 

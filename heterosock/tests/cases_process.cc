@@ -1,6 +1,7 @@
 // fork, vfork, exec, posix_spawn, system: a connection that several processes have.
 #include <fcntl.h>
 #include <poll.h>
+#include <pty.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -10,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "heterosock/lib/machine.h"
 #include "heterosock/tests/case.h"
 
 extern "C" pid_t _Fork();
@@ -27,6 +29,16 @@ void Child(End& e, const std::function<void()>& what, pid_t (*start)() = fork) {
   waitpid(child, &status, 0);
   e.Say("child ended %d", status);
 }
+
+pid_t ForkPty() {
+  int master = -1;
+  return forkpty(&master, nullptr, nullptr, nullptr);
+}
+
+// By no function of libc's.
+pid_t BareFork() { return static_cast<pid_t>(Syscall(SYS_clone, SIGCHLD)); }
+
+pid_t ForkBySyscall() { return static_cast<pid_t>(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)); }
 
 CASE{"process: the child reads on where the parent stopped",
      {.client =
@@ -127,6 +139,61 @@ CASE{"process: by _Fork, and by a child of a child", {.client = Echo, .server = 
                                                         e.Recv(e.sock, 8, MSG_WAITALL);
                                                         DO(close(e.sock));
                                                       }}};
+
+// Whoever starts a program on a terminal does so, and closes what the child inherited.
+CASE{"process: the child of forkpty closes, the connection lives", {.client = Echo, .server = [](End& e) {
+                                                                      Child(
+                                                                          e, [&e] { DO(close(e.sock)); }, ForkPty);
+                                                                      e.NoteMoved(e.sock);
+                                                                      e.SendAll(e.sock, "abc");
+                                                                      e.Recv(e.sock, 3, MSG_WAITALL);
+                                                                      DO(close(e.sock));
+                                                                    }}};
+
+CASE{"process: the child of a bare system call closes with bytes unread",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abcdef");
+            e.Meet();
+            e.Drain(e.sock, 100);
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            e.AwaitBytes(e.sock, 6);
+            Child(
+                e, [&e] { DO(close(e.sock)); }, BareFork);
+            e.NoteMoved(e.sock);
+            e.Recv(e.sock, 100);
+            e.SendAll(e.sock, "answer");
+            DO(close(e.sock));
+          }}};
+
+void ChildGoesOn(End& e, pid_t (*start)()) {
+  const pid_t child = start();
+  if (child == 0) {
+    Sleep(30);
+    Echo(e);
+    _exit(0);
+  }
+  DO(close(e.sock));
+  e.Meet();
+  waitpid(child, nullptr, 0);
+}
+
+void TalkToChild(End& e) {
+  e.Meet();
+  e.SendAll(e.sock, Pattern(100'000));
+  e.Say("%d", e.RecvAll(e.sock, 100'000) == Pattern(100'000));
+  DO(shutdown(e.sock, SHUT_WR));
+  e.Drain(e.sock, 100);
+}
+
+CASE{"process: clone by syscall(2), the parent closes, the child goes on",
+     {.client = TalkToChild, .server = [](End& e) { ChildGoesOn(e, ForkBySyscall); }}};
+
+CASE{"process: a bare clone, the parent closes before the child's first call",
+     {.client = TalkToChild, .server = [](End& e) { ChildGoesOn(e, BareFork); }}};
 
 CASE{"process: forked before the connection, accepted by the child",
      {.client =

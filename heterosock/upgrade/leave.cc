@@ -3,6 +3,7 @@
 
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/quiet.h"
+#include "heterosock/ofd/fd_table.h"
 #include "heterosock/stream/direction.h"
 #include "heterosock/stream/stream.h"
 #include "heterosock/upgrade/agent_state.h"
@@ -25,6 +26,16 @@ bool ClosesWithReset(int fd) {
 }  // namespace
 
 void LeaveClosed(uint32_t index) { Leave(index, -1); }
+
+void LeaveLost() {
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() != FdWord::kStream || Slots::Local(word.index()).fds.load() != 0) continue;
+    FdTable::Set(fd, FdWord(FdWord::kOther, 0));
+    EpollForget(word.index(), false);
+    Unmap(Slots::Local(word.index()));
+  }
+}
 
 void Leave(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);

@@ -37,6 +37,9 @@ void SettleAll();
 void Leave(uint32_t index, int fd);
 // It was closed behind our back.
 void LeaveClosed(uint32_t index);
+// In a child that nobody saw coming: connections that its parent ended before the child's first call. The kernel alone
+// has them now.
+void LeaveLost();
 
 // The agent connection of the parent is not the child's.
 void UpgradeAfterFork();
