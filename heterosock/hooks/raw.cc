@@ -1,19 +1,26 @@
-// syscall(3) with the numbers that matter, and io_uring, which reads and writes sockets where nobody can see it.
+// syscall(2) with the numbers that matter, and io_uring, which reads and writes sockets where nobody can see it.
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/select.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "heterosock/hooks/hook.h"
+#include "heterosock/hooks/raw_waits.h"
 #include "heterosock/lib/real.h"
 #include "heterosock/upgrade/upgrade.h"
 
 using namespace heterok8s::heterosock;  // NOLINT
 
+// musl's headers lack them.
 extern "C" int close_range(unsigned, unsigned, int);
+extern "C" ssize_t preadv2(int, const iovec*, int, off_t, int);
+extern "C" ssize_t pwritev2(int, const iovec*, int, off_t, int);
 
 namespace {
 
@@ -47,6 +54,11 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
   const long e = va_arg(arguments, long);
   const long f = va_arg(arguments, long);
   va_end(arguments);
+  // The new image reads what it inherits as it likes, also when a vfork child starts it.
+  if (number == SYS_execve || number == SYS_execveat) {
+    NoticeFork();
+    FenceInheritable(Reason::kExec);
+  }
   if (thread_state.in_vfork != 0) return real.syscall(number, a, b, c, d, e, f);
   const int fd = static_cast<int>(a);
   const bool ours = FdTable::Get(fd).raw() != 0;
@@ -71,6 +83,54 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
       return recvmsg(fd, reinterpret_cast<msghdr*>(b), static_cast<int>(c));
     case SYS_sendmsg:
       return sendmsg(fd, reinterpret_cast<msghdr*>(b), static_cast<int>(c));
+    case SYS_preadv2:
+      return preadv2(fd, reinterpret_cast<iovec*>(b), static_cast<int>(c), d, static_cast<int>(f));
+    case SYS_pwritev2:
+      return pwritev2(fd, reinterpret_cast<iovec*>(b), static_cast<int>(c), d, static_cast<int>(f));
+    case SYS_recvmmsg:
+      return recvmmsg(fd, reinterpret_cast<mmsghdr*>(b), static_cast<unsigned>(c), static_cast<MmsgFlags>(d),
+                      reinterpret_cast<timespec*>(e));
+    case SYS_sendmmsg:
+      return sendmmsg(fd, reinterpret_cast<mmsghdr*>(b), static_cast<unsigned>(c), static_cast<MmsgFlags>(d));
+    case SYS_sendfile:
+      return sendfile(fd, static_cast<int>(b), reinterpret_cast<off_t*>(c), static_cast<size_t>(d));
+    case SYS_splice:
+      return splice(fd, reinterpret_cast<off_t*>(b), static_cast<int>(c), reinterpret_cast<off_t*>(d),
+                    static_cast<size_t>(e), static_cast<unsigned>(f));
+    case SYS_shutdown:
+      return shutdown(fd, static_cast<int>(b));
+    case SYS_listen:
+      return listen(fd, static_cast<int>(b));
+    case SYS_connect:
+      return connect(fd, reinterpret_cast<sockaddr*>(b), static_cast<socklen_t>(c));
+    case SYS_setsockopt:
+      return setsockopt(fd, static_cast<int>(b), static_cast<int>(c), reinterpret_cast<void*>(d),
+                        static_cast<socklen_t>(e));
+    case SYS_getsockopt:
+      return getsockopt(fd, static_cast<int>(b), static_cast<int>(c), reinterpret_cast<void*>(d),
+                        reinterpret_cast<socklen_t*>(e));
+    case SYS_ioctl:
+      return ioctl(fd, static_cast<IoctlRequest>(b), c);
+    case SYS_ppoll:
+      return PpollByNumber(reinterpret_cast<pollfd*>(a), static_cast<nfds_t>(b), reinterpret_cast<timespec*>(c),
+                           reinterpret_cast<sigset_t*>(d), static_cast<size_t>(e));
+    case SYS_pselect6:
+      return Pselect6ByNumber(fd, reinterpret_cast<fd_set*>(b), reinterpret_cast<fd_set*>(c),
+                              reinterpret_cast<fd_set*>(d), reinterpret_cast<timespec*>(e),
+                              reinterpret_cast<MaskAndSize*>(f));
+    case SYS_epoll_pwait2:
+      return EpollPwait2ByNumber(fd, reinterpret_cast<epoll_event*>(b), static_cast<int>(c),
+                                 reinterpret_cast<timespec*>(d), reinterpret_cast<sigset_t*>(e),
+                                 static_cast<size_t>(f));
+    case SYS_openat:
+    case SYS_eventfd2:
+    case SYS_timerfd_create:
+    case SYS_memfd_create:
+      return Fresh(static_cast<int>(real.syscall(number, a, b, c, d, e, f)));
+    case SYS_pipe2:
+      return pipe2(reinterpret_cast<int*>(a), static_cast<int>(b));
+    case SYS_socketpair:
+      return socketpair(fd, static_cast<int>(b), static_cast<int>(c), reinterpret_cast<int*>(d));
     case SYS_close:
       return close(fd);
     case SYS_close_range:
@@ -99,6 +159,13 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
       return dup2(fd, static_cast<int>(b));
     case SYS_poll:
       return poll(reinterpret_cast<pollfd*>(a), static_cast<nfds_t>(b), static_cast<int>(c));
+    case SYS_select:
+      return select(fd, reinterpret_cast<fd_set*>(b), reinterpret_cast<fd_set*>(c), reinterpret_cast<fd_set*>(d),
+                    reinterpret_cast<timeval*>(e));
+    case SYS_epoll_create:
+      return epoll_create(fd);
+    case SYS_open:
+      return Fresh(static_cast<int>(real.syscall(number, a, b, c, d, e, f)));
     case SYS_epoll_wait:
       return epoll_wait(fd, reinterpret_cast<epoll_event*>(b), static_cast<int>(c), static_cast<int>(d));
 #endif
