@@ -1,4 +1,4 @@
-// Calls by syscall(2), between those that libc makes.
+// Calls by syscall(2), and by nothing of libc's at all, between those that libc makes.
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "heterosock/lib/machine.h"
 #include "heterosock/tests/case.h"
 
 namespace heterok8s::heterosock::behaviour {
@@ -23,6 +24,7 @@ namespace {
 constexpr int kSeconds = 5;
 // In memory that cannot be written, as a program's constants are.
 constexpr timespec kTick = {0, 1'000'000};
+constexpr int kRounds = 100;
 
 // A byte for each wait of the other end, once that had time to fall asleep.
 void Wake(End& e, int times) {
@@ -246,6 +248,40 @@ CASE{"raw: execve by syscall(2) onto the connection",
      {.client = kPeerOfProgram, .server = [](End& e) { ExecOnto(e, SYS_execve); }}};
 CASE{"raw: execveat by syscall(2) onto the connection",
      {.client = kPeerOfProgram, .server = [](End& e) { ExecOnto(e, SYS_execveat); }}};
+
+// As a runtime does that makes its system calls itself, and leaves the bytes to libc. The set is there first: it is too
+// late for one that is made when the connection has moved.
+void WaitInBareSet(End& e, int before) {
+  for (int i = 0; i < before; ++i) open("/dev/null", O_RDONLY | O_CLOEXEC);
+  const int ep = static_cast<int>(Syscall(SYS_epoll_create1, 0));
+  e.Meet();
+  const int fd = e.Accept();
+  epoll_event event{EPOLLIN, {.u64 = 9}};
+  e.Say("added %ld", Syscall(SYS_epoll_ctl, ep, EPOLL_CTL_ADD, fd, reinterpret_cast<long>(&event)));
+  for (int i = 0; i < kRounds; ++i) {
+    const long n = Syscall(SYS_epoll_pwait, ep, reinterpret_cast<long>(&event), 1, 3000, 0, 8);
+    if (n != 1) return e.Say("round %d: %ld", i, n);
+    e.SendAll(fd, e.RecvAll(fd, 4));
+  }
+  e.Drain(fd, 10);
+}
+
+void TalkToBareSet(End& e) {
+  e.Meet();
+  const int fd = e.Connect();
+  for (int i = 0; i < kRounds; ++i) {
+    e.SendAll(fd, "ping");
+    if (e.RecvAll(fd, 4) != "ping") return e.Say("round %d", i);
+    Sleep(1);
+  }
+  DO(shutdown(fd, SHUT_WR));
+  e.Drain(fd, 10);
+}
+
+CASE{"raw: a set that libc did not make",
+     {.client = TalkToBareSet, .server = [](End& e) { WaitInBareSet(e, 0); }, .bare = true}};
+CASE{"raw: a set that libc did not make, behind many files",
+     {.client = TalkToBareSet, .server = [](End& e) { WaitInBareSet(e, 300); }, .bare = true}};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour

@@ -19,6 +19,7 @@ class AgentLink final : public Rendezvous {
   // In a forked child: the parent's connection is not ours.
   void Forget();
   bool Connected() const { return fd_ >= 0; }
+  int socket() const { return fd_; }  // -1: none
   bool Up() const { return state_ == kUp; }
 
  private:

@@ -10,6 +10,7 @@
 #include "heterosock/stream/stream.h"
 #include "heterosock/upgrade/agent_state.h"
 #include "heterosock/upgrade/mapping.h"
+#include "heterosock/upgrade/unseen.h"
 
 namespace heterok8s::heterosock {
 
@@ -51,6 +52,7 @@ void TryArm(uint32_t index, int fd) {
   if (slot.phase.load() != Phase::kPaired || channel.page == nullptr) return;
   if (slot.rx.calls.inside() != 0 || slot.tx.calls.inside() != 0) return;
   if (!Slots::Alone(slot)) return GiveUpChannel(index, Reason::kShared);
+  if (HasUnseenSet(channel.own_bell)) return GiveUpChannel(index, Reason::kEpoll);
   if (!CountsAgree(slot, fd)) return GiveUpChannel(index, Reason::kByteCount);
   // From here on registrations that the program adds are made for shared memory; the others get their bell below.
   slot.phase.store(Phase::kArmed, std::memory_order_seq_cst);
@@ -171,6 +173,7 @@ void TryOffer(uint32_t index, int fd) {
     slot.reason.store(Reason::kNoAgent);
     return;
   }
+  if (UnseenSetStays(agent.socket())) return StayOnTcp(slot, Reason::kEpoll);
   slot.phase.store(Phase::kOffered);
   if (!agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) slot.phase.store(Phase::kTcp);
 }
