@@ -45,8 +45,9 @@
 // kFlagWantTcp, and rings. The sender then takes F = recall_at - 1, and R is the tail: nothing is lost and the order is
 // kept. Where `returning` is set after that store, the sender may not have seen it: the receiver waits for continue_at
 // and drops head - F bytes of TCP. The agent can do the writing for a sender that is busy elsewhere (HAND_BACK): it
-// sets `returning` from 0 to kAgentReturns, and stores returned_to when done. The sender, who had published at most
-// once more without seeing the recall, writes what is behind returned_to itself and stores continue_at.
+// sets `returning` from 0 to kAgentReturns, and stores returned_to when done. The sender, who may go on publishing
+// meanwhile, then writes what is behind returned_to itself and stores continue_at. It must not wait for that in place:
+// the other side can write kAgentReturns too.
 //
 // Who reads must take the other side for hostile: load every field once, check it, and treat what cannot be as a reset.
 #pragma once

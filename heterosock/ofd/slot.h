@@ -57,6 +57,7 @@ struct alignas(128) SendState {
   uint64_t returned_from = 0;       // kReturning: the first offset that is brought back to TCP
   uint64_t returned = 0;            // and the offset up to which that is done
   std::atomic<uint32_t> unrung{0};  // a sleeper was left asleep because more is to come
+  uint32_t agent_until = 0;  // the agent is bringing bytes back: milliseconds from which on it is dead. 0: it is not
 };
 
 struct alignas(128) ReceiveState {

@@ -5,12 +5,18 @@
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/sleepers.h"
 #include "heterosock/stream/stream.h"
 
 namespace heterok8s::heterosock {
 namespace {
 
-constexpr uint64_t kAgentNs = 2'000'000'000;  // an agent that has begun is done in far less, or dead
+// The other end, too, can write that the agent is at it. So nobody waits for it in a call that may not block.
+constexpr uint32_t kAgentMs = 2000;         // an agent that has begun is done in far less, or dead
+constexpr uint64_t kInPlaceNs = 1'000'000;  // mostly it is
+constexpr uint64_t kLastNs = 200'000'000;   // where no later look is sure: at the end of the socket, or without /proc
+
+uint32_t Milliseconds() { return static_cast<uint32_t>(Nanoseconds() / 1'000'000); }
 
 bool Claim(layout::SideLines& own) {
   uint32_t nobody = 0;
@@ -53,16 +59,37 @@ Reason WhyReturned(const LocalChannel& channel) {
   return asked ? Reason::kPeerAsked : Reason::kPeerClosed;
 }
 
-// The agent was first: the offset up to which it has written. False when it does not say so.
-bool AwaitAgent(const layout::SideLines& own, uint64_t* to) {
-  const uint64_t end = Nanoseconds() + kAgentNs;
+// The agent was first: the offset up to which it has written. False when it does not say so within `patience_ns`.
+bool AgentWrote(const layout::SideLines& own, uint64_t patience_ns, uint64_t* to) {
+  const uint64_t end = Nanoseconds() + patience_ns;
   uint64_t value = 0;
   while ((value = own.control.returned_to.load(std::memory_order_acquire)) == 0) {
-    if (Nanoseconds() > end) return false;
+    if (Nanoseconds() >= end) return false;
     sched_yield();
   }
   *to = value - 1;
   return true;
+}
+
+// False: the agent is not done. Until it is, sending goes on into the ring, and our own bell has whoever sleeps look
+// again, as the next call does.
+bool AgentIsDone(uint32_t index, int fd) {
+  SendState& tx = Slots::Get(index).tx;
+  LocalChannel& channel = Slots::Local(index);
+  if (!AgentWrote(channel.own(), tx.agent_until == 0 ? kInPlaceNs : 0, &tx.returned)) {
+    const uint32_t now = Milliseconds();
+    if (tx.agent_until == 0) tx.agent_until = (now + kAgentMs) | 1;
+    const bool over = static_cast<int32_t>(now - tx.agent_until) >= 0;
+    if (!over && RingOwn(index)) return false;
+    if (over || !AgentWrote(channel.own(), kLastNs, &tx.returned)) {
+      Break(index, fd, "the agent died while it brought bytes back");
+      return false;
+    }
+  }
+  tx.agent_until = 0;
+  if (tx.returned >= tx.returned_from && tx.returned <= tx.tail) return true;
+  Break(index, fd, "returned");
+  return false;
 }
 
 }  // namespace
@@ -93,7 +120,7 @@ void StartReturn(uint32_t index, int fd, Reason reason) {
   Slot& slot = Slots::Get(index);
   SendState& tx = slot.tx;
   LocalChannel& channel = Slots::Local(index);
-  if (tx.mode.load(std::memory_order_relaxed) != Mode::kRing) return;
+  if (tx.mode.load(std::memory_order_relaxed) != Mode::kRing || slot.broken.load(std::memory_order_relaxed)) return;
   const SignalsBlocked quiet;
   const bool ours = Claim(channel.own());
   const uint64_t recall = channel.peer().control.recall_at.load(std::memory_order_seq_cst);
@@ -108,19 +135,40 @@ void StartReturn(uint32_t index, int fd, Reason reason) {
   tx.returned_from = tx.returned = recall - 1;
   if (recall == 0 || ring::Used(tx.tail, recall - 1, channel.ring_bytes) == ring::kImpossible)
     return Break(index, fd, "recall");
-  if (!ours) {
-    if (!AwaitAgent(channel.own(), &tx.returned)) return Break(index, fd, "the agent died while it brought bytes back");
-    if (tx.returned < tx.returned_from || tx.returned > tx.tail) return Break(index, fd, "returned");
-  }
+  if (!ours && !AgentIsDone(index, fd)) return;
   tx.mode.store(Mode::kReturning, std::memory_order_release);
   FlushReturn(index, fd);
+}
+
+namespace {
+bool AgentIsAtIt(const Slot& slot) {
+  return slot.tx.mode.load(std::memory_order_relaxed) == Mode::kRing && slot.tx.agent_until != 0 &&
+         slot.broken.load(std::memory_order_relaxed) == 0;
+}
+}  // namespace
+
+void AwaitAgent(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  constexpr timespec kPause = {0, 100'000};
+  while (AgentIsAtIt(slot) && MayBlock(slot, fd)) {
+    Syscall(SYS_nanosleep, reinterpret_cast<long>(&kPause), 0);
+    StartReturn(index, fd, Reason::kPeerAsked);
+  }
 }
 
 void ReturnSend(uint32_t index, int fd, Reason reason) {
   Slot& slot = Slots::Get(index);
   if (!LockSend(index)) return;
   const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
-  if (mode == Mode::kRing && Slots::Local(index).page != nullptr) StartReturn(index, fd, reason);
+  if (mode == Mode::kRing && Slots::Local(index).page != nullptr) {
+    const uint64_t end = Nanoseconds() + kLastNs;
+    StartReturn(index, fd, reason);
+    while (AgentIsAtIt(slot) && Nanoseconds() < end) {
+      sched_yield();
+      StartReturn(index, fd, reason);
+    }
+    if (AgentIsAtIt(slot)) Break(index, fd, "the agent does not bring the last bytes back");
+  }
   if (mode == Mode::kReturning && Slots::Local(index).page != nullptr) FlushReturn(index, fd);
   if (mode == Mode::kTcp) slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
   slot.tx.lock.Release();

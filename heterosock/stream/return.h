@@ -13,8 +13,11 @@ namespace heterok8s::heterosock {
 uint64_t RefreshHead(uint32_t index, int fd);
 
 // From kRing: brings back what is unread, as far as TCP takes it. A receiver that called its bytes back gets all of
-// them: then the mode is kReturning until FlushReturn() said true.
+// them: then the mode is kReturning until FlushReturn() said true. Where the agent says that it is bringing them back,
+// the mode stays kRing until it is done, and whoever comes next calls again; at last the connection is broken.
 void StartReturn(uint32_t index, int fd, Reason reason);
 bool FlushReturn(uint32_t index, int fd);
+// For a call that may block: such an agent is waited for, so that nothing stays in the ring until the next call.
+void AwaitAgent(uint32_t index, int fd);
 
 }  // namespace heterok8s::heterosock

@@ -161,10 +161,13 @@ class Sender {
       if (channel_.page == nullptr)
         return done_ > 0 ? done_ : -EAGAIN;  // a process that shares the socket moved it: see Arm()
       LookAtPeer(index_, fd_);
+      if (tx_.agent_until != 0 && !Nonblocking()) [[unlikely]]
+        AwaitAgent(index_, fd_);
       if (tx_.mode.load(std::memory_order_relaxed) != Mode::kRing) {
         convert_ = true;
         continue;
       }
+      if (slot_.broken.load(std::memory_order_relaxed)) continue;
       if (cursor_.done()) return done_;
       const size_t n = Fill();
       if (n == 0) {
@@ -177,6 +180,7 @@ class Sender {
       // Called back while this was published, so perhaps without these bytes. Looked at behind the fence of Notify().
       if (channel_.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) {
         StartReturn(index_, fd_, Reason::kPeerAsked);
+        if (tx_.agent_until != 0 && !Nonblocking()) AwaitAgent(index_, fd_);
         convert_ = true;
       }
       if (cursor_.done()) return done_;

@@ -108,26 +108,28 @@ void LeaveBell(uint32_t index) {
   slot.bell_lock.Release();
 }
 
+bool RingOwn(uint32_t index) {
+  // We hold the end of the pipe that is read; /proc opens the other one.
+  char path[40] = "/proc/self/fd/";
+  char* end = path + sizeof "/proc/self/fd/" - 1;
+  char digits[12];
+  int count = 0;
+  for (int rest = Slots::Local(index).own_bell; rest != 0; rest /= 10)
+    digits[count++] = static_cast<char>('0' + rest % 10);
+  while (count > 0) *end++ = digits[--count];
+  const long fd = Syscall(SYS_openat, AT_FDCWD, reinterpret_cast<long>(path), O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
+  if (fd < 0) return false;
+  bell::Ring({.fd = static_cast<int>(fd), .reads = true});
+  Syscall(SYS_close, fd);
+  return true;
+}
+
 void WakeOwn(uint32_t index) {
   Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
   const SignalsBlocked quiet;
   if (!slot.bell_lock.Acquire()) return;
-  const bool rings = channel.page != nullptr && channel.own_bell != 0 && SomebodySleeps(slot, index);
-  if (rings) {
-    // We hold the end of the pipe that is read; /proc opens the other one.
-    char path[40] = "/proc/self/fd/";
-    char* end = path + sizeof "/proc/self/fd/" - 1;
-    char digits[12];
-    int count = 0;
-    for (int rest = channel.own_bell; rest != 0; rest /= 10) digits[count++] = static_cast<char>('0' + rest % 10);
-    while (count > 0) *end++ = digits[--count];
-    const long fd = Syscall(SYS_openat, AT_FDCWD, reinterpret_cast<long>(path), O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
-    if (fd >= 0) {
-      bell::Ring({.fd = static_cast<int>(fd), .reads = true});
-      Syscall(SYS_close, fd);
-    }
-  }
+  if (channel.page != nullptr && channel.own_bell != 0 && SomebodySleeps(slot, index)) RingOwn(index);
   slot.bell_lock.Release();
 }
 

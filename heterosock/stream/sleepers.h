@@ -26,6 +26,8 @@ void LeaveBell(uint32_t index);
 // Wakes this side's own sleepers, if any, to look again: what they wait for has changed at this end. Without /proc they
 // sleep until the peer does something.
 void WakeOwn(uint32_t index);
+// Rings the own bell, whoever may sleep on it, epoll sets too. False without /proc. While the channel is mapped.
+bool RingOwn(uint32_t index);
 
 // With the receive lock held, before arming: whether this thread may sleep patiently (notify/bell.h). The peer asks for
 // it, and nobody but this thread, and `sets` epoll sets of this process, waits for what the connection brings.

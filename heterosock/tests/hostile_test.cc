@@ -81,7 +81,36 @@ void Forge(std::atomic<T>& field, std::mt19937_64& random) {
 struct Named {
   const char* name;
   Attack attack;
+  bool before = false;  // the victim begins when it is over; what it sends then is taken
+  bool slow = false;    // and it is no attack, but an agent that takes its time
+  bool blocks = false;  // and the victim's calls may block
 };
+
+constexpr size_t kSent = 3000;
+
+// The attacker's lines: either end may be side 0.
+layout::SideLines& Mine(const Mapping& mapping, bool mine = true) {
+  const bool first = Page(mapping).side[0].counters.pid.load() == static_cast<uint32_t>(getpid());
+  return Page(mapping).side[first == mine ? 0 : 1];
+}
+
+void SayAgentReturns(End&, const Mapping& mapping, std::mt19937_64&) {
+  layout::SideLines &its = Mine(mapping, false), &own = Mine(mapping);
+  its.control.returning.store(layout::kAgentReturns);
+  own.control.recall_at.store(own.receiver.head.load() + 1);
+  own.wait.flags.fetch_or(layout::kFlagWantTcp);
+}
+
+// The attacker's part of such an agent: it writes nothing itself, so that the victim brings everything back.
+void BeSlow(End& e, const Mapping& mapping) {
+  layout::SideLines &its = Mine(mapping, false), &own = Mine(mapping);
+  Sleep(100);
+  its.control.returned_to.store(own.control.recall_at.load());
+  // The victim only waits by now: it has to notice by itself.
+  for (int i = 0; i < 60'000 && its.control.continue_at.load() == 0; ++i) Sleep(1);
+  const std::string bytes = e.RecvAll(e.sock, 2 * kSent);
+  e.Say("whole %d", bytes == std::string(2 * kSent, kVictims));
+}
 
 // Both sides' lines: the attacker may write the victim's too, since both are in one memory.
 #define FORGE(line, field)                                                                        \
@@ -170,12 +199,19 @@ const Named kAttacks[] = {
        }
        kill(getpid(), SIGKILL);
      }},
+    {.name = "says that the agent brings the victim's bytes back", .attack = SayAgentReturns, .before = true},
+    {.name = "has a slow agent", .attack = SayAgentReturns, .before = true, .slow = true},
+    {.name = "has a slow agent, and a victim that may block",
+     .attack = SayAgentReturns,
+     .before = true,
+     .slow = true,
+     .blocks = true},
     {"stops for good and lets the victim wait", [](End&, const Mapping&, auto&) { raise(SIGSTOP); }},
 };
 
-void Send(int fd, char byte, size_t n) {
+void Send(int fd, char byte, size_t n, int flags = MSG_DONTWAIT) {
   std::string bytes(n, byte);
-  send(fd, bytes.data(), n, MSG_DONTWAIT | MSG_NOSIGNAL);
+  send(fd, bytes.data(), n, flags | MSG_NOSIGNAL);
 }
 
 // The attacker: moves, attacks, goes on as if nothing were, goes.
@@ -186,9 +222,19 @@ void AttackerEnd(End& e, const Named& what, uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<Mapping> channels = Channels();
   e.Say("channels %zu", channels.size());
-  e.Meet();
-  Send(e.sock, 'a', 3000);
+  if (!what.before) e.Meet();
+  if (!what.slow) Send(e.sock, 'a', 3000);
   for (const Mapping& each : channels) what.attack(e, each, random);
+  if (what.before) {
+    e.Meet();
+    for (const Mapping& each : channels) {
+      if (what.slow) BeSlow(e, each);
+    }
+    if (what.blocks) e.Meet();
+    if (what.slow) Send(e.sock, 'a', 1);
+    e.Meet();
+    _exit(0);
+  }
   for (int i = 0; i < 20; ++i) {
     Send(e.sock, 'a', 3000);
     char bytes[3000];
@@ -198,7 +244,52 @@ void AttackerEnd(End& e, const Named& what, uint64_t seed) {
   _exit(0);
 }
 
-void VictimEnd(End& e) {
+// Nobody will bring anything back, and no call waits for it: what is sent has room, and another connection is served by
+// the same thread, and signals come, before the victim gives the attacked one up.
+bool GoesOn(End& e, int left, int right) {
+  static volatile sig_atomic_t ticks = 0;
+  signal(SIGUSR1, [](int) { ticks = ticks + 1; });
+  fcntl(e.sock, F_SETFL, O_NONBLOCK);
+  int ep = epoll_create1(0);
+  for (int fd : {e.sock, right}) {
+    epoll_event event{EPOLLIN, {.fd = fd}};
+    epoll_ctl(ep, EPOLL_CTL_ADD, fd, &event);
+  }
+  bool good = send(e.sock, &kVictims, 1, MSG_NOSIGNAL) == 1;
+  raise(SIGUSR1);
+  good = good && ticks == 1;
+  e.SendAll(left, "x");
+  for (bool served = false; good && !served;) {
+    epoll_event event{};
+    pollfd one{e.sock, POLLIN, 0};
+    poll(&one, 1, 0);
+    if (epoll_wait(ep, &event, 1, 100) == 1 && event.data.fd == right) served = e.RecvAll(right, 1) == "x";
+    if (event.data.fd == e.sock) {
+      char bytes[4000];
+      recv(e.sock, bytes, sizeof bytes, MSG_DONTWAIT);
+    }
+    good = good && send(e.sock, &kVictims, 1, MSG_NOSIGNAL) == 1;
+  }
+  // In the end it is given up.
+  while (good && send(e.sock, &kVictims, 1, MSG_NOSIGNAL) != -1) {
+    pollfd one{e.sock, POLLERR, 0};
+    poll(&one, 1, 10);
+  }
+  return good;
+}
+
+// The victim of a slow agent sends without waiting for it, and then waits for the answer in a set. One that may block
+// calls nothing until the other end has all of it.
+bool SendsAndWaits(End& e, bool blocks) {
+  int ep = epoll_create1(0);
+  epoll_event event{EPOLLIN, {.u64 = 1}};
+  epoll_ctl(ep, EPOLL_CTL_ADD, e.sock, &event);
+  for (int i = 0; i < 2; ++i) Send(e.sock, kVictims, kSent, blocks ? 0 : MSG_DONTWAIT);
+  if (blocks) e.Meet();
+  return epoll_wait(ep, &event, 1, 60'000) == 1 && e.RecvAll(e.sock, 1) == "a";
+}
+
+void VictimEnd(End& e, const Named& what) {
   signal(SIGPIPE, SIG_IGN);
   e.listener = e.Listen();
   e.Meet();
@@ -207,6 +298,10 @@ void VictimEnd(End& e) {
   // Another connection of this process, with itself, that nobody attacks.
   int inner = e.Listen(), left = e.Connect(), right = e.Accept(inner);
   e.Meet();
+  if (what.before) {
+    e.Say("stopped %d", !(what.slow ? SendsAndWaits(e, what.blocks) : GoesOn(e, left, right)));
+    e.Meet();
+  }
   int ep = epoll_create1(0);
   epoll_event event{EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, {.u64 = 1}};
   epoll_ctl(ep, EPOLL_CTL_ADD, e.sock, &event);
@@ -243,7 +338,7 @@ int Main(int argc, char** argv) {
     End end(argv[2][0] == 's' ? Role::kServer : Role::kClient, AF_INET, true);
     size_t index = static_cast<size_t>(std::atoi(argv[5]));
     uint64_t seed = std::strtoull(std::strchr(argv[5], ' ') + 1, nullptr, 10);
-    if (end.role == Role::kServer) VictimEnd(end);
+    if (end.role == Role::kServer) VictimEnd(end, kAttacks[index]);
     AttackerEnd(end, kAttacks[index], seed);
   }
   Preload preload{BesideThisProgram("../libheterosock.so"), {}};
@@ -283,8 +378,10 @@ int Main(int argc, char** argv) {
           outcome.said[0].find("own bytes received 0, other connection disturbed 0\nexit 0\n") != std::string::npos;
       bool sealed = outcome.said[1].find("truncated") == std::string::npos &&
                     outcome.said[1].find("truncate 0") == std::string::npos;
+      const bool stopped = outcome.said[0].find("stopped 1") != std::string::npos;
       moved += attacked;
-      bool right = unharmed && attacked && sealed;
+      const bool broken = outcome.said[1].find("whole 0") != std::string::npos;
+      bool right = !stopped && !broken && unharmed && attacked && sealed;
       failed += !right;
       std::printf("%-5s a peer that %s%s\n", right ? "ok" : "FAIL", kAttacks[i].name,
                   attacked ? "" : ": the connection stayed on TCP");
