@@ -47,6 +47,16 @@ bool AddKick(Instance& instance, uint32_t number) {
 
 }  // namespace
 
+void CountForeign(Instance& instance, int change) {
+  if (change > 0) {
+    instance.foreign.fetch_add(1);
+    return;
+  }
+  uint32_t count = instance.foreign.load();
+  while (count > 0 && !instance.foreign.compare_exchange_weak(count, count - 1)) {
+  }
+}
+
 void RemoveKick(Instance& instance) {
   if (instance.kick <= 0) return;
   CloseHidden(instance.kick);
@@ -175,6 +185,7 @@ void Manage(uint32_t index, bool kick) {
     item.changed = true;
     if (!item.managed) {
       instance.attached.fetch_add(1);
+      CountForeign(instance, -1);
       item.moved_now = true;
     }
     item.managed = true;
@@ -190,7 +201,10 @@ void Remove(uint32_t index) {
   RemoveBell(index);
   Deactivate(index);
   if (item.parked && item.registered >= 0 && !instance.inherited) KernelControl(instance, EPOLL_CTL_DEL, item.fd, 0, 0);
-  if (item.managed) instance.attached.fetch_sub(1);
+  if (item.managed)
+    instance.attached.fetch_sub(1);
+  else
+    CountForeign(instance, -1);
   LocalChannel& channel = Slots::Local(item.slot);
   uint32_t link = channel.first_item.load();
   if (link == index) {

@@ -20,6 +20,9 @@ int KernelControl(const Instance& instance, int operation, int fd, uint32_t even
 // who polls the set would be told that there is something.
 uint32_t ManagedEvents(const Item& item);
 
+// One more, or less, of which the kernel alone knows (Instance::foreign).
+void CountForeign(Instance& instance, int change);
+
 void RemoveKick(Instance& instance);
 // False when the kernel refused, or there is no memory. A bell that nobody can ring any more is left out: the kernel
 // reports its end for ever.

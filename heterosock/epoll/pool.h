@@ -61,8 +61,10 @@ struct Instance {
   bool watched = false;    // by another set or by poll(): then the kernel's view of it must have nothing of ours left
   std::atomic<uint64_t> patient_until{0};  // nanoseconds; 0: no item is patient. Nobody sleeps beyond it
   uint64_t kernel_looked = 0;
-  bool kernel_first = false;         // taking turns, so that a small `maxevents` starves neither
-  std::atomic<uint32_t> foreign{0};  // registrations that are not connections; too many when some were closed
+  bool kernel_first = false;  // taking turns, so that a small `maxevents` starves neither
+  // Registrations of which the kernel alone knows: connections on TCP, and what is none. Too many when some of the
+  // latter were closed.
+  std::atomic<uint32_t> foreign{0};
   std::atomic<uint32_t> nested_count{0};
   struct Nested {
     uint32_t instance;

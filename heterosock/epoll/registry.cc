@@ -58,7 +58,10 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   item.next_of_slot = channel.first_item.load();
   channel.first_item.store(index);
   channel.items.fetch_add(1);
-  if (!moved) return 0;
+  if (!moved) {
+    CountForeign(instance, 1);
+    return 0;
+  }
   const Guard guard(number);
   item.managed = true;
   item.with_out = (managed & EPOLLOUT) != 0;
@@ -230,9 +233,8 @@ int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* 
   }
   if (word.kind() != FdWord::kStream || (operation != EPOLL_CTL_DEL && event == nullptr)) {
     const int result = real.epoll_ctl(epfd, operation, fd, event);
-    std::atomic<uint32_t>& foreign = Pool::InstanceAt(number).foreign;
-    if (result == 0 && operation == EPOLL_CTL_ADD) foreign.fetch_add(1);
-    if (result == 0 && operation == EPOLL_CTL_DEL && foreign.load() > 0) foreign.fetch_sub(1);
+    if (result == 0 && operation == EPOLL_CTL_ADD) CountForeign(Pool::InstanceAt(number), 1);
+    if (result == 0 && operation == EPOLL_CTL_DEL) CountForeign(Pool::InstanceAt(number), -1);
     return result;
   }
   const uint32_t slot = word.index();

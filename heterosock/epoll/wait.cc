@@ -20,7 +20,7 @@ namespace {
 static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLPRI == POLLPRI && EPOLLERR == POLLERR &&
               EPOLLHUP == POLLHUP && EPOLLRDHUP == POLLRDHUP);
 constexpr uint64_t kKernelEveryUs = 50;  // while there is always something in shared memory
-constexpr uint64_t kForeignEveryUs = 1;  // with other descriptors in the set: what is ready together comes together
+constexpr uint64_t kForeignEveryUs = 1;  // with others in it (Instance::foreign): what is ready together comes together
 constexpr int kRoomForBoth = 8;          // below it the kernel's events and ours take turns at being first
 constexpr uint8_t kMostMisses = 16;      // looks that find nothing before an item is armed although the others are busy
 

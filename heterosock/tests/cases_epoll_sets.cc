@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <thread>
 
 #include "heterosock/tests/cases_epoll.h"
@@ -113,6 +114,41 @@ CASE{"epoll: an edge-triggered set that is polled hears of room",
               e.RecvAll(e.sock, static_cast<size_t>(e.Told()));
               e.Meet();
             }
+            e.Meet();
+          }}};
+
+// As long as a program has to do with what it was told; much less than the kernel could be left unasked.
+void WorkFor(int microseconds) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(microseconds);
+  while (std::chrono::steady_clock::now() < end) {
+  }
+}
+
+CASE{"epoll: what is readable on TCP is told with what is in shared memory, call after call",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            const int quiet = e.Connect();
+            e.SendAll(quiet, "x");  // too little to move
+            e.SendAll(e.sock, "abc");
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            const int listener = e.Listen();
+            e.Meet();
+            const int quiet = e.Accept(listener);
+            const int ep = epoll_create1(0);
+            Add(e, ep, quiet, EPOLLIN, 1);
+            Add(e, ep, e.sock, EPOLLIN, 2);
+            e.AwaitBytes(quiet, 1);
+            e.AwaitBytes(e.sock, 3);
+            for (int i = 0; i < 20; ++i) {
+              Wait(e, ep, 1000);
+              WorkFor(5);
+            }
+            e.Recv(quiet, 10);
+            for (int i = 0; i < 3; ++i) Wait(e, ep, 1000);
             e.Meet();
           }}};
 
