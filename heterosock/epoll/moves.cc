@@ -32,6 +32,21 @@ void EpollConvert(uint32_t slot) {
   }
 }
 
+void EpollShut(uint32_t slot) {
+  if (Slots::Local(slot).items.load() == 0) return;
+  const PoolGuard guard;
+  for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;
+       index = Pool::At(index).next_of_slot) {
+    Item& item = Pool::At(index);
+    const Guard instance_guard(item.instance);
+    if (!instance_guard || !item.managed) continue;
+    item.edge = true;
+    Manage(index);
+    // The kernel, which knows of no more than is on TCP, says so as well: a socket that was shut has something to say.
+    item.changed = item.changed || item.with_out;
+  }
+}
+
 void EpollPoke(uint32_t slot) {
   const PoolGuard guard;
   for (uint32_t index = Slots::Local(slot).first_item.load(); guard && index != kNone;

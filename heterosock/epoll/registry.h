@@ -43,6 +43,7 @@ int EpollAdopt(uint32_t number, int epfd, epoll_event* events, int n, int max);
 // Attach: false when some registration cannot be kept up outside the kernel; the connection must not arm then.
 bool EpollAttach(uint32_t slot);
 void EpollConvert(uint32_t slot);
+void EpollShut(uint32_t slot);               // the program has called shutdown(): an edge, whatever comes of it
 void EpollPoke(uint32_t slot);               // its bell was emptied by somebody else: every set looks again
 void EpollForget(uint32_t slot, bool last);  // last: the socket is still open, and in no other process
 void EpollForgetBell(uint32_t slot);         // the channel goes, the registrations stay

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 
+#include "heterosock/epoll/registry.h"
 #include "heterosock/hooks/hook.h"
 #include "heterosock/hooks/transfer.h"
 #include "heterosock/lib/real.h"
@@ -179,8 +180,12 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
     Fence(slot, fd, Reason::kClosed);  // a direction that has ended does not move any more
   }
   const int result = real.shutdown(fd, how);
+  const int error = errno;
   // A sender that waits for room in the ring hears nothing of this end's FIN.
   if (result == 0 && how != SHUT_RD) WakeOwn(slot);
+  // Also of a connection that is over (inet_shutdown() in net/ipv4/af_inet.c).
+  if (result == 0 || error == ENOTCONN) EpollShut(slot);
+  errno = error;
   return result;
 }
 

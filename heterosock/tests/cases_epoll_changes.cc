@@ -38,6 +38,36 @@ CASE{"epoll: taken out and put back with each request",
             Wait(e, ep, 0);
           }}};
 
+// Each shutdown() is one, also where it changes nothing.
+CASE{"epoll: a shutdown is an edge", Parts({"abc", "de"}, [](End& e, auto next) {
+       int ep = epoll_create1(0), in = epoll_create1(0), level = epoll_create1(0);
+       const auto wait = [&e, ep, in, level](int timeout) {
+         for (int set : {ep, in, level}) Wait(e, set, timeout);
+         for (int set : {ep, in, level}) Wait(e, set, 0, 1);
+       };
+       Add(e, ep, e.sock, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, 1);
+       Add(e, in, e.sock, EPOLLIN | EPOLLET, 2);
+       Add(e, level, e.sock, EPOLLIN, 3);
+       Wait(e, ep, 0);
+       next();
+       wait(5000);
+       for (int i = 0; i < 2; ++i) {
+         DO(shutdown(e.sock, SHUT_WR));
+         AwaitFinAcknowledged(e.sock);
+         wait(0);
+       }
+       DO(shutdown(e.sock, 77));
+       wait(0);
+       e.Recv(e.sock, 3);
+       DO(shutdown(e.sock, SHUT_WR));
+       wait(0);
+       next();
+       wait(5000);
+       e.Recv(e.sock, 1);
+       DO(shutdown(e.sock, SHUT_RD));
+       wait(0);
+     })};
+
 CASE{"epoll: what comes while a descriptor is out of the set", Parts({"abc", "def", "ghi"}, [](End& e, auto next) {
        int ep = epoll_create1(0);
        for (uint32_t kind : {uint32_t{EPOLLIN}, uint32_t{EPOLLIN | EPOLLET}, uint32_t{EPOLLIN | EPOLLONESHOT}}) {

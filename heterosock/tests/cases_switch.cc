@@ -117,6 +117,31 @@ CASE{"switch: a peek sees what is on both sides of it, from a sender that has en
             e.Meet();
           }}};
 
+CASE{"switch: an own half-close is an edge, with bytes unread on both sides of it",
+     {.client =
+          [](End& e) {
+            SwitchWriter(e);
+            e.SendAll(e.sock, Pattern(3000));
+            e.Meet();
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            const int ep = epoll_create1(0);
+            epoll::Add(e, ep, e.sock, EPOLLIN | EPOLLOUT | EPOLLET);
+            SwitchReader(e);
+            e.Meet();
+            e.AwaitBytes(e.sock, kKept + 3000);
+            epoll_event event;
+            while (epoll_wait(ep, &event, 1, 0) > 0) {
+            }
+            DO(shutdown(e.sock, SHUT_WR));
+            AwaitFinAcknowledged(e.sock);
+            epoll::Wait(e, ep, 0);
+            epoll::Wait(e, ep, 0);
+            e.Meet();
+          }}};
+
 CASE{"switch: a peek for all of it waits for what comes behind the switch",
      {.client =
           [](End& e) {
