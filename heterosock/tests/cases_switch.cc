@@ -1,7 +1,9 @@
 // A receiver between two queues: its sender has gone on to shared memory, perhaps back again, and bytes that were sent
 // over TCP before are unread.
 #include <dlfcn.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -155,6 +157,39 @@ CASE{"switch: a peek for all of it waits for what comes behind the switch",
             e.Recv(e.sock, kKept + 2, MSG_PEEK | MSG_WAITALL);
             e.Recv(e.sock, kKept + 2, MSG_WAITALL);
           }}};
+
+// Of bytes behind which more is to come (MSG_MORE) TCP keeps some back. The more may go by the ring, when the writer
+// moves between them; TCP must not wait for it.
+CASE{"switch: what was kept back in TCP is sent with what comes behind it",
+     {.client =
+          [](End& e) {
+            constexpr int kOnTcp = 3, kMost = 60;
+            const Moved moved = FindMoved();
+            for (int i = 0; i < 6; ++i) {
+              e.SendAll(e.sock, "h");
+              e.RecvAll(e.sock, 1);
+              Sleep(1);
+            }
+            for (int i = 0; i < kOnTcp || (moved && (moved(e.sock) & 1) == 0 && i < kMost); ++i) {
+              send(e.sock, "h", 1, MSG_MORE);
+              Sleep(1);
+            }
+            DO(send(e.sock, "b", 1, 0));
+            int kept = -1;
+            DO(ioctl(e.sock, SIOCOUTQNSD, &kept));
+            e.Say("kept %d", kept);
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            for (int i = 0; i < 6; ++i) {
+              e.RecvAll(e.sock, 1);
+              e.SendAll(e.sock, "r");
+            }
+            while (e.RecvAll(e.sock, 1) == "h") {
+            }
+          },
+      .halfway = true}};
 
 // The reader's half-close brings the writer back to TCP with its next send: bytes, then more of them, then the end.
 void WriteOverTcpAgain(End& e, int before) {
