@@ -9,11 +9,6 @@
 #include "heterosock/stream/receiver.h"
 
 namespace heterok8s::heterosock {
-namespace {
-
-constexpr size_t kMostIovecs = 64;
-
-}  // namespace
 
 long Receiver::KernelReceive(const IovCursor& cursor, size_t most) const {
   iovec part[kMostIovecs];
@@ -87,8 +82,8 @@ bool Receiver::NothingQueued(Mode mode) const {
          (queued == 0 && channel_.peer().sender.tail.load(std::memory_order_acquire) == rx_.head.load());
 }
 
-// The direction is on TCP. What a call has already taken from the ring is returned; MSG_WAITALL goes on in the
-// kernel.
+// The direction is on TCP. What a call has already taken from the ring is returned, with what the kernel has;
+// MSG_WAITALL goes on in there.
 ssize_t Receiver::FromKernel() {
   if (done_ == 0) return kUseKernel;
   if (flags_ & MSG_PEEK) return done_;
@@ -97,18 +92,18 @@ ssize_t Receiver::FromKernel() {
   Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
   if (queued == 0 && (!(flags_ & MSG_WAITALL) || (PollNow(fd_, POLLRDHUP) & (POLLRDHUP | POLLERR | POLLHUP)) != 0))
     return done_;
-  if (!(flags_ & MSG_WAITALL)) {
-    const long more = KernelReceive(cursor_, cursor_.Total());
-    return more > 0 ? done_ + more : done_;
-  }
-  iovec part[kMostIovecs];
-  msghdr message = {};
-  message.msg_iov = part;
-  message.msg_iovlen = cursor_.Rest(part, kMostIovecs, ~size_t{0});
-  rx_.lock.Release();
-  const long got = Syscall(SYS_recvmsg, fd_, reinterpret_cast<long>(&message), flags_);
-  LockReceive(index_);
-  return got > 0 ? done_ + got : done_;
+  const int flags = flags_ & MSG_WAITALL ? flags_ : flags_ | MSG_DONTWAIT;
+  const size_t got = InParts(cursor_, [this, flags](iovec* part, size_t count) -> long {
+    if (slot_.generation != generation_) return 0;
+    msghdr message = {};
+    message.msg_iov = part;
+    message.msg_iovlen = count;
+    rx_.lock.Release();
+    const long n = Syscall(SYS_recvmsg, fd_, reinterpret_cast<long>(&message), flags);
+    LockReceive(index_);
+    return n;
+  });
+  return done_ + static_cast<ssize_t>(got);
 }
 
 Receiver::Look Receiver::End(ssize_t result) {

@@ -19,9 +19,8 @@
 namespace heterok8s::heterosock {
 namespace {
 
-constexpr size_t kPiece = 32 << 10;      // published at once, so that the receiver copies while we do
-constexpr uint64_t kAskKernelUs = 1000;  // how stale "the peer lives" may be for one that only sends
-constexpr size_t kMostIovecs = 64;
+constexpr size_t kPiece = 32 << 10;        // published at once, so that the receiver copies while we do
+constexpr uint64_t kAskKernelUs = 1000;    // how stale "the peer lives" may be for one that only sends
 constexpr uint32_t kKeptBytes = 16 << 10;  // of a ring, for as long as the connection lives
 constexpr uint64_t kKeptUs = 1'000'000;    // how long the memory of a burst is kept for the next one
 
@@ -190,17 +189,19 @@ class Sender {
   // The rest of a call that began in the ring and ends on TCP.
   ssize_t ToKernel() {
     if (done_ == 0) return kUseKernel;
-    // An error of the socket is for the next call: this one has sent something.
-    if (PollNow(fd_, 0) & (POLLERR | POLLHUP)) return done_;
-    iovec part[kMostIovecs];
-    msghdr message = {};
-    message.msg_iov = part;
-    message.msg_iovlen = cursor_.Rest(part, kMostIovecs, ~size_t{0});
-    tx_.lock.Release();
-    // A call that has sent something tells how much, and raises no SIGPIPE.
-    const long sent = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&message), flags_ | MSG_NOSIGNAL);
-    LockSend(index_);
-    return sent > 0 ? done_ + sent : done_;
+    const size_t sent = InParts(cursor_, [this](iovec* part, size_t count) -> long {
+      // An error of the socket is for the next call: this one has sent something.
+      if (slot_.generation != generation_ || (PollNow(fd_, 0) & (POLLERR | POLLHUP)) != 0) return 0;
+      msghdr message = {};
+      message.msg_iov = part;
+      message.msg_iovlen = count;
+      tx_.lock.Release();
+      // A call that has sent something tells how much, and raises no SIGPIPE.
+      const long n = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&message), flags_ | MSG_NOSIGNAL);
+      LockSend(index_);
+      return n;
+    });
+    return done_ + static_cast<ssize_t>(sent);
   }
 
   // Copies a piece and publishes it. 0: no room.
