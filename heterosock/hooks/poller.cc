@@ -1,0 +1,172 @@
+#include "heterosock/hooks/poller.h"
+
+#include <string.h>
+
+#include "heterosock/lib/process.h"
+#include "heterosock/lib/real.h"
+#include "heterosock/notify/bell.h"
+#include "heterosock/notify/spin.h"
+#include "heterosock/stream/stream.h"
+
+namespace heterok8s::heterosock {
+namespace {
+constexpr uint64_t kKernelEveryUs = 5;
+}  // namespace
+
+int Poller::Run(const timespec* timeout, const sigset_t* mask) {
+  if (expanded_ == nullptr) {
+    errno = ENOMEM;
+    return -1;
+  }
+  const bool forever = timeout == nullptr;
+  const uint64_t wait =
+      forever ? 0 : static_cast<uint64_t>(timeout->tv_sec) * 1000000000u + static_cast<uint64_t>(timeout->tv_nsec);
+  const uint64_t end = Nanoseconds() + wait;
+  bool last = !forever && wait == 0;
+  bool patient = true;  // the first time: a program that waits for long is left alone
+  for (;;) {
+    int ready = Look();
+    if (ready != 0 || last) return ready;
+    if (mask == nullptr && Spin(&ready)) return ready;
+    if (!Sleep(forever ? 0 : end, mask, patient)) return -1;
+    patient = false;
+    last = !forever && Nanoseconds() >= end;
+  }
+}
+
+// Everybody's state now. The kernel is asked once for all that is its own.
+int Poller::Look() {
+  int ready = LookAtOurs();
+  bool others = false;
+  for (nfds_t i = 0; i < count_; ++i) {
+    const Kind kind = KindOf(fds_[i].fd);
+    const bool ours = kind == Kind::kRing || (kind == Kind::kEpoll && fds_[i].revents != 0);
+    expanded_[i] = {ours ? -1 : fds_[i].fd, fds_[i].events, 0};
+    others = others || (!ours && fds_[i].fd >= 0);
+  }
+  if (!others) return ready;
+  const timespec now = {};
+  const long n = Syscall(SYS_ppoll, reinterpret_cast<long>(expanded_), static_cast<long>(count_),
+                         reinterpret_cast<long>(&now), 0, 8);
+  for (nfds_t i = 0; n > 0 && i < count_; ++i) {
+    if (expanded_[i].fd < 0 || expanded_[i].revents == 0) continue;
+    fds_[i].revents = Confirmed(expanded_[i]);
+    ready += fds_[i].revents != 0;
+  }
+  return ready;
+}
+
+// What the kernel said, but for a set that it calls readable because of something of ours.
+short Poller::Confirmed(const pollfd& said) {
+  const uint32_t set = FdTable::Get(said.fd).index();
+  if (KindOf(said.fd) != Kind::kEpoll || (said.revents & POLLIN) == 0 || !EpollTakeRings(set)) return said.revents;
+  return EpollReady(set) ? POLLIN : PollNow(said.fd, said.events);
+}
+
+int Poller::LookAtOurs() {
+  int ready = 0;
+  for (nfds_t i = 0; i < count_; ++i) {
+    fds_[i].revents = 0;
+    const Kind kind = KindOf(fds_[i].fd);
+    if (kind == Kind::kRing) {
+      fds_[i].revents = Readiness(FdTable::Get(fds_[i].fd).index(), fds_[i].fd, fds_[i].events);
+    } else if (kind == Kind::kEpoll && (fds_[i].events & POLLIN) != 0 &&
+               EpollReady(FdTable::Get(fds_[i].fd).index())) {
+      fds_[i].revents = POLLIN;
+    }
+    ready += fds_[i].revents != 0;
+  }
+  return ready;
+}
+
+bool Poller::Spin(int* ready) {
+  uint32_t cpu = 0;
+  bool any = false;
+  for (nfds_t i = 0; i < count_ && !any; ++i) {
+    if (KindOf(fds_[i].fd) != Kind::kRing) continue;
+    any = true;
+    LocalChannel& channel = Slots::Local(FdTable::Get(fds_[i].fd).index());
+    cpu = channel.peer().wait.cpu.load(std::memory_order_relaxed);
+    NoteCpu(channel.own().wait);
+  }
+  if (!any) return false;
+  Spinner spinner(cpu);
+  uint64_t due = Cycles() + kKernelEveryUs * process.cycles_per_us;
+  while (spinner.Again()) {
+    *ready = LookAtOurs();
+    if (*ready == 0 && Cycles() > due) {
+      *ready = Look();
+      due = Cycles() + kKernelEveryUs * process.cycles_per_us;
+    }
+    if (*ready == 0) continue;
+    *ready = Look();
+    spinner.Succeeded();
+    return true;
+  }
+  return false;
+}
+
+// False with errno set when a signal came or the kernel refused.
+bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
+  bool hurry = false, limited = false;
+  nfds_t n = count_;
+  for (nfds_t i = 0; i < count_; ++i) {
+    const int fd = fds_[i].fd;
+    expanded_[i] = {fd, fds_[i].events, 0};
+    const Kind kind = KindOf(fd);
+    if (kind == Kind::kCounted) {
+      const uint32_t index = FdTable::Get(fd).index();
+      Slots::Get(index).rx.calls.Enter();
+      if (Slots::Get(index).phase.load(std::memory_order_seq_cst) == Phase::kArmed) hurry = true;
+      expanded_[n++] = {-1, 0, 0};
+      notes_[n - 1 - count_] = index << 1 | 1;
+    } else if (kind == Kind::kRing) {
+      const uint32_t index = FdTable::Get(fd).index();
+      if (EnterBell(index)) EpollPoke(index);
+      limited = ArmBell(index, fds_[i].events, patient) || limited;
+      ServePeer(index, fd);
+      if (Readiness(index, fd, fds_[i].events) != 0) hurry = true;
+      // What the kernel says of a direction in shared memory is not news: its ends are, and of TCP what is asked.
+      short events = 0;
+      LocalChannel& channel = Slots::Local(index);
+      const bool sends = Slots::Get(index).tx.mode.load() == Mode::kRing;
+      if (fds_[i].events & (POLLIN | POLLRDNORM | POLLRDHUP)) events |= POLLIN | POLLRDHUP;
+      if (!sends) events |= fds_[i].events & (POLLOUT | POLLWRNORM | POLLWRBAND);
+      // An end that was not announced: whether it is a reset depends on what was left unread.
+      if (sends && !(channel.peer().wait.flags.load() & layout::kFlagFin)) events |= POLLRDHUP;
+      expanded_[i].events = events;
+      expanded_[n++] = {channel.bell_dead ? -1 : channel.own_bell, POLLIN, 0};
+      notes_[n - 1 - count_] = index << 1;
+    } else if (kind == Kind::kEpoll && EpollReady(FdTable::Get(fd).index())) {
+      hurry = true;
+    }
+  }
+  timespec left = {};
+  const uint64_t now = (end != 0 || limited) && !hurry ? Nanoseconds() : 0;
+  if (limited && (end == 0 || end > now + bell::kPatienceNs)) end = now + bell::kPatienceNs;
+  if (end != 0 && !hurry) {
+    const uint64_t ns = now < end ? end - now : 0;
+    left = {static_cast<time_t>(ns / 1000000000u), static_cast<long>(ns % 1000000000u)};
+  }
+  const int result = real.ppoll(expanded_, n, end != 0 || hurry ? &left : nullptr, mask);
+  const int error = errno;
+  for (nfds_t i = count_; i < n; ++i) {
+    // Noted before: the descriptor table may have changed while the kernel waited.
+    const uint32_t index = notes_[i - count_] >> 1;
+    if (notes_[i - count_] & 1) {
+      Slots::Get(index).rx.calls.Leave(0);
+      continue;
+    }
+    LeaveBell(index);
+    if (result > 0 && (expanded_[i].revents & (POLLIN | POLLHUP)) == POLLHUP) Slots::Local(index).bell_dead = true;
+  }
+  for (nfds_t i = 0; result > 0 && i < count_; ++i) {
+    if (expanded_[i].revents != 0 && KindOf(fds_[i].fd) == Kind::kRing) {
+      Slots::Get(FdTable::Get(fds_[i].fd).index()).rx.kernel_event.store(1, std::memory_order_relaxed);
+    }
+  }
+  errno = error;
+  return result >= 0;
+}
+
+}  // namespace heterok8s::heterosock
