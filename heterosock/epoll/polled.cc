@@ -19,7 +19,7 @@ void TakeRing(uint32_t slot, uint32_t number) {
   const uint32_t first = Slots::Local(slot).first_item.load();
   EnterBell(slot);
   LeaveBell(slot);
-  ServePeer(slot, Pool::At(first).fd);
+  if (PeerWaits(slot)) ServePeer(slot, Pool::At(first).fd);
   for (uint32_t index = first; index != kNone; index = Pool::At(index).next_of_slot) {
     const Guard instance_guard(Pool::At(index).instance);
     const Instance& instance = Pool::InstanceAt(Pool::At(index).instance);

@@ -136,7 +136,7 @@ class Waiter {
       // Emptied at once, as an edge comes only with the first ring of an empty pipe on some kernels (5.5 to 5.13).
       EnterBell(slot);
       LeaveBell(slot);
-      ServePeer(slot, Pool::At(index).fd);
+      if (PeerWaits(slot)) ServePeer(slot, Pool::At(index).fd);
     }
     // The bell is one for all descriptors of the socket, and for other sets that hold it.
     for (uint32_t item = Slots::Local(slot).first_item.load(); item != kNone; item = Pool::At(item).next_of_slot) {

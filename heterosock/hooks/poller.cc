@@ -6,11 +6,51 @@
 #include "heterosock/lib/real.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/notify/spin.h"
+#include "heterosock/stream/direction.h"
 #include "heterosock/stream/stream.h"
 
 namespace heterok8s::heterosock {
 namespace {
+
 constexpr uint64_t kKernelEveryUs = 5;
+
+// Another thread may close the connection and unmap its channel at any time but under its lock. A signal handler that
+// interrupted its thread there does not get it, and needs it as little.
+
+// Where the other end runs, and to it where this one does. False when the channel has gone.
+bool NotePlaces(uint32_t index, uint32_t* cpu) {
+  const bool locked = LockReceive(index);
+  const LocalChannel& channel = Slots::Local(index);
+  const bool mapped = channel.page != nullptr;
+  if (mapped) {
+    *cpu = channel.peer().wait.cpu.load(std::memory_order_relaxed);
+    NoteCpu(channel.own().wait);
+  }
+  if (locked) Slots::Get(index).rx.lock.Release();
+  return mapped;
+}
+
+// What a sleeper must know of a channel.
+struct Glance {
+  bool mapped = false;  // it has not gone
+  bool serve = false;   // the peer waits for this end to come back to TCP
+  bool ended = false;   // the peer has announced its end
+  int bell = -1;
+};
+
+// After EnterBell(): who changes any of it afterwards rings.
+Glance LookOnce(uint32_t index) {
+  Glance seen;
+  const bool locked = LockReceive(index);
+  const LocalChannel& channel = Slots::Local(index);
+  if (channel.page != nullptr) {
+    const bool ended = (channel.peer().wait.flags.load() & layout::kFlagFin) != 0;
+    seen = {true, PeerWaits(index), ended, channel.bell_dead ? -1 : channel.own_bell};
+  }
+  if (locked) Slots::Get(index).rx.lock.Release();
+  return seen;
+}
+
 }  // namespace
 
 int Poller::Run(const timespec* timeout, const sigset_t* mask) {
@@ -70,8 +110,7 @@ int Poller::LookAtOurs() {
     const Kind kind = KindOf(fds_[i].fd);
     if (kind == Kind::kRing) {
       fds_[i].revents = Readiness(FdTable::Get(fds_[i].fd).index(), fds_[i].fd, fds_[i].events);
-    } else if (kind == Kind::kEpoll && (fds_[i].events & POLLIN) != 0 &&
-               EpollReady(FdTable::Get(fds_[i].fd).index())) {
+    } else if (kind == Kind::kEpoll && (fds_[i].events & POLLIN) != 0 && EpollReady(FdTable::Get(fds_[i].fd).index())) {
       fds_[i].revents = POLLIN;
     }
     ready += fds_[i].revents != 0;
@@ -84,10 +123,7 @@ bool Poller::Spin(int* ready) {
   bool any = false;
   for (nfds_t i = 0; i < count_ && !any; ++i) {
     if (KindOf(fds_[i].fd) != Kind::kRing) continue;
-    any = true;
-    LocalChannel& channel = Slots::Local(FdTable::Get(fds_[i].fd).index());
-    cpu = channel.peer().wait.cpu.load(std::memory_order_relaxed);
-    NoteCpu(channel.own().wait);
+    any = NotePlaces(FdTable::Get(fds_[i].fd).index(), &cpu);
   }
   if (!any) return false;
   Spinner spinner(cpu);
@@ -124,18 +160,19 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       const uint32_t index = FdTable::Get(fd).index();
       if (EnterBell(index)) EpollPoke(index);
       limited = ArmBell(index, fds_[i].events, patient) || limited;
-      ServePeer(index, fd);
-      if (Readiness(index, fd, fds_[i].events) != 0) hurry = true;
+      const Glance seen = LookOnce(index);
+      if (seen.serve) ServePeer(index, fd);
+      // What was closed meanwhile is the kernel's to judge.
+      if (!seen.mapped || Readiness(index, fd, fds_[i].events) != 0) hurry = true;
       // What the kernel says of a direction in shared memory is not news: its ends are, and of TCP what is asked.
       short events = 0;
-      LocalChannel& channel = Slots::Local(index);
       const bool sends = Slots::Get(index).tx.mode.load() == Mode::kRing;
       if (fds_[i].events & (POLLIN | POLLRDNORM | POLLRDHUP)) events |= POLLIN | POLLRDHUP;
       if (!sends) events |= fds_[i].events & (POLLOUT | POLLWRNORM | POLLWRBAND);
       // An end that was not announced: whether it is a reset depends on what was left unread.
-      if (sends && !(channel.peer().wait.flags.load() & layout::kFlagFin)) events |= POLLRDHUP;
+      if (sends && !seen.ended) events |= POLLRDHUP;
       expanded_[i].events = events;
-      expanded_[n++] = {channel.bell_dead ? -1 : channel.own_bell, POLLIN, 0};
+      expanded_[n++] = {seen.bell, POLLIN, 0};
       notes_[n - 1 - count_] = index << 1;
     } else if (kind == Kind::kEpoll && EpollReady(FdTable::Get(fd).index())) {
       hurry = true;

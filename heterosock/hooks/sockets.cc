@@ -170,9 +170,7 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
   if (Slots::Get(slot).phase.load() == Phase::kArmed) {
     // What is unread in the ring goes to TCP in front of the FIN, so that a program without the library finds it there.
     if (how != SHUT_RD) ReturnSend(slot, fd, Reason::kClosed);
-    LocalChannel& channel = Slots::Local(slot);
-    if (how != SHUT_RD && channel.page != nullptr)
-      channel.own().wait.flags.fetch_or(layout::kFlagFin, std::memory_order_release);
+    if (how != SHUT_RD) AnnounceFin(slot);
     // What arrives after SHUT_RD is the kernel's to throw away.
     if (how != SHUT_WR) ShutReceive(slot);
     Slots::Get(slot).rx.kernel_event.store(1);

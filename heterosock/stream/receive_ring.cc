@@ -200,9 +200,10 @@ ssize_t Receiver::Wait() {
   constexpr timespec kPatience = {0, bell::kPatienceNs};
   if (patient && (timeout == nullptr || left.tv_sec > 0 || left.tv_nsec > kPatience.tv_nsec)) timeout = &kPatience;
   if (peeks_on_ && (timeout == nullptr || left.tv_sec > 0 || left.tv_nsec > kPeekAgain.tv_nsec)) timeout = &kPeekAgain;
+  const bool serve = PeerWaits(index_);  // who asks later rings
   rx_.lock.Release();
   if (poke) EpollPoke(index_);
-  ServePeer(index_, fd_);
+  if (serve) ServePeer(index_, fd_);
   errno = 0;
   const int n = real.ppoll(sources, 2, timeout, nullptr);  // libc's: a cancellation point, as recv() is one
   const int error = errno;

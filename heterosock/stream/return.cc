@@ -174,6 +174,13 @@ void ReturnSend(uint32_t index, int fd, Reason reason) {
   slot.tx.lock.Release();
 }
 
+void AnnounceFin(uint32_t index) {
+  LocalChannel& channel = Slots::Local(index);
+  if (!LockSend(index)) return;
+  if (channel.page != nullptr) channel.own().wait.flags.fetch_or(layout::kFlagFin, std::memory_order_release);
+  Slots::Get(index).tx.lock.Release();
+}
+
 bool PeerEnded(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
@@ -197,16 +204,23 @@ bool PeerEnded(uint32_t index, int fd) {
   return unread;
 }
 
+bool PeerWaits(uint32_t index) {
+  const LocalChannel& channel = Slots::Local(index);
+  const Mode mode = Slots::Get(index).tx.mode.load(std::memory_order_relaxed);
+  if (mode == Mode::kReturning) return true;
+  return mode == Mode::kRing && channel.page != nullptr &&
+         (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
+}
+
 void ServePeer(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
-  const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
-  const bool asked = mode == Mode::kRing && channel.page != nullptr &&
-                     (channel.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
-  if ((!asked && mode != Mode::kReturning) || !LockSend(index)) return;
-  if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kReturning)
-    FlushReturn(index, fd);
-  if (channel.page != nullptr && asked) StartReturn(index, fd, Reason::kPeerAsked);
+  if (!LockSend(index)) return;
+  if (Slots::Local(index).page != nullptr && PeerWaits(index)) {
+    if (slot.tx.mode.load(std::memory_order_relaxed) == Mode::kReturning)
+      FlushReturn(index, fd);
+    else
+      StartReturn(index, fd, Reason::kPeerAsked);
+  }
   slot.tx.lock.Release();
 }
 

@@ -56,10 +56,15 @@ bool PeerEnded(uint32_t index, int fd);
 // Moves the own direction back to TCP / asks the peer to move its direction back and gives up reading the ring.
 void ReturnSend(uint32_t index, int fd, Reason reason);
 void RecallReceive(uint32_t index, int fd, Reason reason);
+// SHUT_WR: the FIN that the kernel is about to send is the program's own.
+void AnnounceFin(uint32_t index);
 // SHUT_RD: what came before may still be read, what comes later is thrown away.
 void ShutReceive(uint32_t index);
-// If the peer asked for TCP, or the agent did.
+// If the peer asked for TCP, or the agent did: brings the own direction back, or goes on with that.
 void ServePeer(uint32_t index, int fd);
+// True when ServePeer() would have to. A glance without the send lock, for who keeps the connection mapped: by the lock
+// of the other direction, or by a set that it is in.
+bool PeerWaits(uint32_t index);
 
 // The peer did what a library never does: the connection is reset.
 void Break(uint32_t index, int fd, const char* what);

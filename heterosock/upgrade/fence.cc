@@ -7,6 +7,7 @@
 #include "heterosock/lib/quiet.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/ofd/fd_table.h"
+#include "heterosock/stream/direction.h"
 #include "heterosock/stream/stream.h"
 #include "heterosock/upgrade/agent_state.h"
 #include "heterosock/upgrade/upgrade.h"
@@ -63,12 +64,21 @@ void AskToHandBack(uint64_t channel_id, uint64_t until_ns) {
   if (order.wanted) Obey(order);
 }
 
-// Nothing of ours is in the ring any more that the next reader of the socket would miss.
-bool Settled(const Slot& slot, const LocalChannel& channel) {
-  const layout::SideLines& peer = channel.peer();
-  return peer.control.continue_at.load(std::memory_order_acquire) != 0 ||
-         peer.control.returned_to.load(std::memory_order_acquire) != 0 ||
-         peer.sender.tail.load(std::memory_order_acquire) == slot.rx.head.load(std::memory_order_relaxed);
+// Nothing of ours is in the ring any more that the next reader of the socket would miss; or another thread has closed
+// the connection.
+bool Settled(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  const bool locked = LockReceive(index);  // else this thread interrupted itself under it
+  bool settled = true;
+  if (channel.page != nullptr) {
+    const layout::SideLines& peer = channel.peer();
+    settled = peer.control.continue_at.load(std::memory_order_acquire) != 0 ||
+              peer.control.returned_to.load(std::memory_order_acquire) != 0 ||
+              peer.sender.tail.load(std::memory_order_acquire) == slot.rx.head.load(std::memory_order_relaxed);
+  }
+  if (locked) slot.rx.lock.Release();
+  return settled;
 }
 
 // The other end may be this process's own: then nobody else brings back what was called back, for this thread is about
@@ -92,7 +102,7 @@ void Settle(uint32_t index, int fd, uint64_t until_ns) {
   const uint64_t ask_at = Nanoseconds() + kAnswerNs;
   bool asked = false, served = false;
   while (channel.page != nullptr && slot.phase.load() == Phase::kArmed && !slot.broken.load()) {
-    if (Settled(slot, channel)) return;
+    if (Settled(index)) return;
     if (!std::exchange(served, true)) {
       ServeOtherEnd(index);
       continue;

@@ -60,13 +60,16 @@ void Leave(uint32_t index, int fd) {
     channel.own().wait.flags.fetch_or(layout::kFlagFin | layout::kFlagClosed, std::memory_order_release);
   }
   EpollForget(index, fd >= 0 && alone);
-  // Whoever looks at the channel holds one of the two locks; sleepers find the page gone.
+  // Whoever looks at the channel holds one of the two locks, or that of the bell for its number; sleepers find the page
+  // gone.
   const bool rx = LockReceive(index);
   const bool tx = LockSend(index);
+  const bool bell = slot.bell_lock.Acquire();
   if (alone) ++slot.generation;
   const uint64_t channel_id = channel.channel_id;
   channel.channel_id = 0;
   Unmap(channel);
+  if (bell) slot.bell_lock.Release();
   if (tx) slot.tx.lock.Release();
   if (rx) slot.rx.lock.Release();
   if (alone && agent_lock.Acquire()) {
