@@ -46,6 +46,9 @@ inline bool StreamOf(int fd, uint32_t* slot) {
 // bad addresses fault in our copy as they would in the program's own.
 inline bool NoAddress(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) < 4096; }
 
+// execve or execveat by syscall(2).
+long ExecBySystemCall(long number, long a, long b, long c, long d, long e, long f);
+
 // A wrapper of a call that makes descriptors: whatever the number meant before is over. Returns it.
 int Fresh(int fd);
 

@@ -167,6 +167,19 @@ void BeforeExec() {
   FenceInheritable(Reason::kExec);
 }
 
+// This process becomes another program, or the call fails.
+template <typename Call>
+[[gnu::always_inline]] inline long Exec(Call call) {
+  BeforeExec();
+  if (thread_state.in_vfork != 0) return call();
+  Slots::BeforeExec();
+  const long result = call();
+  const int saved = errno;
+  if (Slots::AfterFailedExec()) LeaveLost();
+  errno = saved;
+  return result;
+}
+
 // The arguments of an execl: up to the null, then perhaps the environment.
 #define HETEROSOCK_COLLECT(first)                                         \
   va_list counting, arguments;                                            \
@@ -181,48 +194,45 @@ void BeforeExec() {
   for (size_t i = 1; i <= count; ++i) argv[i] = va_arg(arguments, char*);
 }  // namespace
 
+namespace heterok8s::heterosock {
+long ExecBySystemCall(long number, long a, long b, long c, long d, long e, long f) {
+  return Exec([&] { return real.syscall(number, a, b, c, d, e, f); });
+}
+}  // namespace heterok8s::heterosock
+
 HETEROSOCK_EXPORT int execve(const char* path, char* const* argv, char* const* env) {
-  BeforeExec();
-  return real.execve(path, argv, env);
+  return static_cast<int>(Exec([&] { return real.execve(path, argv, env); }));
 }
 HETEROSOCK_EXPORT int execv(const char* path, char* const* argv) {
-  BeforeExec();
-  return real.execve(path, argv, environ);
+  return static_cast<int>(Exec([&] { return real.execve(path, argv, environ); }));
 }
 HETEROSOCK_EXPORT int execvp(const char* file, char* const* argv) {
-  BeforeExec();
-  return real.execvpe(file, argv, environ);
+  return static_cast<int>(Exec([&] { return real.execvpe(file, argv, environ); }));
 }
 HETEROSOCK_EXPORT int execvpe(const char* file, char* const* argv, char* const* env) {
-  BeforeExec();
-  return real.execvpe(file, argv, env);
+  return static_cast<int>(Exec([&] { return real.execvpe(file, argv, env); }));
 }
 HETEROSOCK_EXPORT int fexecve(int fd, char* const* argv, char* const* env) {
-  BeforeExec();
-  return real.fexecve(fd, argv, env);
+  return static_cast<int>(Exec([&] { return real.fexecve(fd, argv, env); }));
 }
 HETEROSOCK_EXPORT int execveat(int at, const char* path, char* const* argv, char* const* env, int flags) {
-  BeforeExec();
-  return real.execveat(at, path, argv, env, flags);
+  return static_cast<int>(Exec([&] { return real.execveat(at, path, argv, env, flags); }));
 }
 HETEROSOCK_EXPORT int execl(const char* path, const char* first, ...) {
   HETEROSOCK_COLLECT(first)
   va_end(arguments);
-  BeforeExec();
-  return real.execve(path, argv, environ);
+  return static_cast<int>(Exec([&] { return real.execve(path, argv, environ); }));
 }
 HETEROSOCK_EXPORT int execlp(const char* file, const char* first, ...) {
   HETEROSOCK_COLLECT(first)
   va_end(arguments);
-  BeforeExec();
-  return real.execvpe(file, argv, environ);
+  return static_cast<int>(Exec([&] { return real.execvpe(file, argv, environ); }));
 }
 HETEROSOCK_EXPORT int execle(const char* path, const char* first, ...) {
   HETEROSOCK_COLLECT(first)
   char* const* env = va_arg(arguments, char* const*);
   va_end(arguments);
-  BeforeExec();
-  return real.execve(path, argv, env);
+  return static_cast<int>(Exec([&] { return real.execve(path, argv, env); }));
 }
 
 HETEROSOCK_EXPORT int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,

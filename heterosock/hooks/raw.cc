@@ -55,10 +55,7 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
   const long f = va_arg(arguments, long);
   va_end(arguments);
   // The new image reads what it inherits as it likes, also when a vfork child starts it.
-  if (number == SYS_execve || number == SYS_execveat) {
-    NoticeFork();
-    FenceInheritable(Reason::kExec);
-  }
+  if (number == SYS_execve || number == SYS_execveat) return ExecBySystemCall(number, a, b, c, d, e, f);
   if (thread_state.in_vfork != 0) return real.syscall(number, a, b, c, d, e, f);
   const int fd = static_cast<int>(a);
   const bool ours = FdTable::Get(fd).raw() != 0;

@@ -12,7 +12,7 @@
 
 namespace heterok8s::heterosock {
 
-// A set of slot numbers, used by the one thread that forks.
+// A set of slot numbers, used by the one thread that forks, or becomes another program.
 class SlotSet {
  public:
   void Set(uint32_t index) {
@@ -20,6 +20,7 @@ class SlotSet {
     word |= uint64_t{1} << (index % 64);
     if (index / 64 >= high_) high_ = index / 64 + 1;
   }
+  bool Has(uint32_t index) const { return (words_[index / 64] >> (index % 64) & 1) != 0; }
   template <typename F>
   void ForEach(F function) const {
     for (uint32_t i = 0; i < high_; ++i) {

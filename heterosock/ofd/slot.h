@@ -117,7 +117,8 @@ struct LocalChannel {
   bool bell_dead = false;        // nobody can ring it any more
   std::atomic<uint32_t> fds{0};  // descriptor numbers of this process that mean the slot
   std::atomic<uint32_t> first_item{0};
-  uint32_t generation = 0;  // of the slot when this process, or the one that it is a fork of, took it
+  std::atomic<bool> let_go{false};  // counted as no holder, for an exec
+  uint32_t generation = 0;          // of the slot when this process, or the one that it is a fork of, took it
 
   layout::SideLines& own() const { return page->side[side]; }
   layout::SideLines& peer() const { return page->side[1 - side]; }
@@ -147,6 +148,13 @@ class Slots {
   // Around fork, with its result: every slot this process holds gets one more holder, which the child then names.
   static void BeforeFork();
   static void AfterFork(int child);
+  // Around exec, of slots that other processes hold too and of which the new program inherits no descriptor: before it
+  // this process lets go of them, as the kernel is about to. After one that failed it holds them again; true when one
+  // was ended by the others meanwhile, whose Local().fds is 0 then.
+  static void BeforeExec();
+  static bool AfterFailedExec();
+  // This process has let go of it for an exec that is under way.
+  static bool LetGo(uint32_t index) { return local_[index].let_go.load(); }
   // In a child of a fork that nobody saw coming: it is one more holder of all that it has. Of what its parent let go
   // before, Local().fds is 0 afterwards: such a slot is not this process's.
   static void AfterUnseenFork();
@@ -158,6 +166,7 @@ class Slots {
 
   static bool Map();
   static bool Join(uint32_t index);
+  static void LetGoForExec(uint32_t index);
   static constinit Slot* slots_;
   static LocalChannel local_[kCount];
 };

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -109,6 +110,7 @@ int Slots::Allocate() {
 
 bool Slots::Drop(uint32_t index) {
   Slot& slot = slots_[index];
+  if (local_[index].let_go.exchange(false)) return false;
   RemoveHolder(slot, process.pid);
   if (slot.holders.fetch_sub(1) != 1) return false;
   slot.used.store(0, std::memory_order_release);
@@ -149,6 +151,49 @@ void Slots::AfterUnseenFork() {
     if (!Join(index)) local_[index].fds.store(0);
   });
   process.fork_marks.Clear();
+}
+
+void Slots::LetGoForExec(uint32_t index) {
+  Slot& slot = slots_[index];
+  uint32_t holders = slot.holders.load();
+  if (holders <= 1 || local_[index].let_go.exchange(true)) return;
+  RemoveHolder(slot, process.pid);
+  while (holders > 1) {
+    if (slot.holders.compare_exchange_weak(holders, holders - 1)) return;
+  }
+  // The others went meanwhile: it ends with the exec.
+  AddHolder(slot, process.pid);
+  local_[index].let_go.store(false);
+}
+
+void Slots::BeforeExec() {
+  // In a child of a bare vfork the holder is its parent.
+  if (slots_ == nullptr || Syscall(SYS_getpid) != static_cast<long>(process.pid) || !process.fork_lock.Acquire())
+    return;
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() != FdWord::kStream || slots_[word.index()].holders.load() <= 1) continue;
+    const long flags = Syscall(SYS_fcntl, fd, F_GETFD);
+    if (flags < 0 || (flags & FD_CLOEXEC) == 0) process.fork_marks.Set(word.index());
+  }
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() == FdWord::kStream && !process.fork_marks.Has(word.index())) LetGoForExec(word.index());
+  }
+  process.fork_marks.Clear();
+  process.fork_lock.Release();
+}
+
+bool Slots::AfterFailedExec() {
+  if (slots_ == nullptr) return false;
+  bool lost = false;
+  for (int fd = 0; fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() != FdWord::kStream || !local_[word.index()].let_go.exchange(false) || Join(word.index())) continue;
+    local_[word.index()].fds.store(0);
+    lost = true;
+  }
+  return lost;
 }
 
 bool Slots::Alone(Slot& slot) {

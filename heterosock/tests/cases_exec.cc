@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -56,6 +57,78 @@ void Spawn(End& e, bool keep_environment) {
   waitpid(child, &status, 0);
   e.Say("cat ended %d", status);
 }
+
+// Another program in a child, until its input ends. Returns when it runs: then no descriptor of ours that is
+// close-on-exec is open there.
+struct Beside {
+  pid_t child = -1;
+  int input = -1;
+};
+Beside StartBeside(End& e) {
+  int input[2], started[2];
+  if (pipe2(input, O_CLOEXEC) != 0 || pipe2(started, O_CLOEXEC) != 0) e.Say("no pipes");
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(input[0], 0);
+    execlp("cat", "cat", static_cast<char*>(nullptr));
+    _exit(1);
+  }
+  close(input[0]);
+  close(started[1]);
+  char byte;
+  if (read(started[0], &byte, 1) != 0) e.Say("it does not start");
+  close(started[0]);
+  return {child, input[1]};
+}
+void EndBeside(End& e, const Beside& beside) {
+  close(beside.input);
+  int status = -1;
+  waitpid(beside.child, &status, 0);
+  e.Say("cat ended %d", status);
+}
+
+// The child had the connection until it ran that program: the last close is the parent's.
+CASE{"process: a child that runs another program has a close-on-exec connection no more",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "never read");
+            e.Meet();
+            e.Meet();
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            e.AwaitBytes(e.sock, 10);
+            fcntl(e.sock, F_SETFD, FD_CLOEXEC);
+            const Beside beside = StartBeside(e);
+            DO(close(e.sock));
+            e.Meet();
+            EndBeside(e, beside);
+          }}};
+
+CASE{"process: a child whose exec fails goes on with the connection",
+     {.client = Echo, .server = [](End& e) {
+        fcntl(e.sock, F_SETFD, FD_CLOEXEC);
+        int tried[2];
+        if (pipe2(tried, O_CLOEXEC) != 0) e.Say("no pipe");
+        const pid_t child = fork();
+        if (child == 0) {
+          char* argv[] = {const_cast<char*>("none"), nullptr};
+          DO(execv("/nonexistent", argv));
+          DO(syscall(SYS_execve, "/nonexistent", argv, environ));
+          close(tried[1]);
+          Sleep(10);
+          e.SendAll(e.sock, Pattern(100'000));
+          e.Say("%d", e.RecvAll(e.sock, 100'000) == Pattern(100'000));
+          _exit(0);
+        }
+        close(tried[1]);
+        char byte;
+        if (read(tried[0], &byte, 1) != 0) e.Say("a byte of nobody");
+        close(e.sock);
+        waitpid(child, nullptr, 0);
+      }}};
 
 const auto kThroughCat = [](End& e) {
   e.SendAll(e.sock, Pattern(150'000));

@@ -3,9 +3,11 @@
 // One server lives through all cycles. In each it starts a client, which connects, streams a pattern and reads back
 // what the server echoes, and is killed after a random time, so that clients die in every step of connecting, moving,
 // filling and publishing. The server must see a beginning of the pattern and then an end or a reset. Afterwards the
-// server's and the agent's descriptors and mappings are as many as after the first cycles.
+// server's and the agent's descriptors and mappings are as many as after the first cycles, although programs still run
+// that the server has started beside some of its connections.
 #include <arpa/inet.h>
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -69,7 +71,8 @@ sockaddr_in Loopback(int port) {
 }
 
 constexpr unsigned kShortestLife = 10'000, kLongestLife = 80'000;  // of a client, in microseconds, at most
-constexpr int kLately = 16;                                        // cycles after which that is thought over
+constexpr size_t kBeside = 20;  // programs that the server starts: a connection that each kept would be seen
+constexpr int kLately = 16;     // cycles after which that is thought over
 
 struct Held {
   long descriptors = 0, mappings = 0;
@@ -98,8 +101,26 @@ struct Seen {
   const char* wrong = nullptr;
 };
 
-// Everything that a client wrote until it died.
-Seen ReadAll(int fd) {
+// By fork and exec, as servers start their helpers. Returns when it runs, and has none of our connections any more.
+pid_t StartBeside() {
+  int started[2];
+  if (pipe2(started, O_CLOEXEC) != 0) return -1;
+  const pid_t child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    execlp("sleep", "sleep", "infinity", static_cast<char*>(nullptr));
+    _exit(1);
+  }
+  close(started[1]);
+  char byte;
+  const ssize_t n = read(started[0], &byte, 1);
+  close(started[0]);
+  return n == 0 ? child : -1;
+}
+
+// Everything that a client wrote until it died. A connection that moved has a program started beside it while they are
+// fewer than `most`.
+Seen ReadAll(int fd, std::vector<pid_t>& beside, size_t most) {
   static auto* moved = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "heterosock_moved"));
   Seen seen;
   std::string buffer(20'000, '\0');
@@ -111,7 +132,9 @@ Seen ReadAll(int fd) {
       if (n < 0 && errno != ECONNRESET) seen.wrong = strerrorname_np(errno);
       return seen;
     }
-    seen.moved |= moved && (moved(fd) & 2);
+    const bool moves = !seen.moved && moved && (moved(fd) & 2);
+    if (moves && beside.size() < most) beside.push_back(StartBeside());
+    seen.moved |= moves;
     for (ssize_t i = 0; i < n; ++i) {
       if (buffer[static_cast<size_t>(i)] != Bytes()[(seen.bytes + static_cast<size_t>(i)) % Bytes().size()])
         return seen.wrong = "a byte that the client did not send", seen;
@@ -134,6 +157,7 @@ int Serve(int cycles, pid_t agent) {
   Held mine, agents;
   int moved = 0, moved_lately = 0, failed = 0, reached = 0;
   unsigned window = kShortestLife;
+  std::vector<pid_t> beside;
   for (int cycle = 1; cycle <= cycles && failed < 3; ++cycle) {
     if (cycle == std::min(kSettleCycles, cycles / 2)) mine = Count(getpid()), agents = Count(agent);
     char* argv[] = {self.data(), const_cast<char*>("--client"), port.data(), nullptr};
@@ -152,7 +176,7 @@ int Serve(int cycles, pid_t agent) {
       fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
     }
     if (fd >= 0) {
-      Seen seen = ReadAll(fd);
+      Seen seen = ReadAll(fd, beside, mine.descriptors > 0 ? kBeside : 0);
       close(fd);
       ++reached;
       moved += seen.moved;
@@ -171,11 +195,17 @@ int Serve(int cycles, pid_t agent) {
     }
   }
   usleep(200'000);  // the agent hears of the last deaths
+  if (std::count(beside.begin(), beside.end(), -1) != 0) ++failed;
   if (Grew("server", mine, Count(getpid()))) ++failed;
   if (agent > 0 && Grew("agent", agents, Count(agent))) ++failed;
   if (agent > 0 && moved == 0) {
     std::printf("no connection moved: nothing was tried\n");
     ++failed;
+  }
+  for (pid_t each : beside) {
+    if (each <= 0) continue;
+    kill(each, SIGKILL);
+    waitpid(each, nullptr, 0);
   }
   std::printf("# %d cycles, %d connected, %d on shared memory: %s\n", cycles, reached, moved, failed ? "FAILED" : "ok");
   std::fflush(stdout);

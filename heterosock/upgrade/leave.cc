@@ -45,7 +45,7 @@ void Leave(uint32_t index, int fd) {
     return;
   }
   const SignalsBlocked quiet;
-  const bool alone = Slots::Alone(slot);
+  const bool alone = !Slots::LetGo(index) && Slots::Alone(slot);
   if (alone && !slot.broken.load()) {
     // What is unread in the ring goes to TCP in front of the FIN; of an abortive close nothing has to arrive.
     if (fd >= 0 && UnreadBytes(index) == 0 && !ClosesWithReset(fd)) ReturnSend(index, fd, Reason::kClosed);
