@@ -49,6 +49,9 @@ inline bool NoAddress(const void* pointer) { return reinterpret_cast<uintptr_t>(
 // execve or execveat by syscall(2).
 long ExecBySystemCall(long number, long a, long b, long c, long d, long e, long f);
 
+// The program is about to give up system calls, or to try: from here on its connections are the kernel's.
+void BeforeRestriction();
+
 // A wrapper of a call that makes descriptors: whatever the number meant before is over. Returns it.
 int Fresh(int fd);
 

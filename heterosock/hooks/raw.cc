@@ -1,10 +1,12 @@
 // syscall(2) with the numbers that matter, and io_uring, which reads and writes sockets where nobody can see it.
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -178,6 +180,12 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
       break;
     case SYS_io_uring_setup:
       LeaveToRing();
+      break;
+    case SYS_prctl:
+      return prctl(fd, b, c, d, e);
+    case SYS_seccomp:
+      // Its other operations are questions, and so is a filter that is none.
+      if (a == SECCOMP_SET_MODE_STRICT || (a == SECCOMP_SET_MODE_FILTER && c != 0)) BeforeRestriction();
       break;
     default:
       break;

@@ -43,6 +43,8 @@ struct Process {
   uint32_t cpus = 1;                 // that this process may run on
   std::atomic<bool> enabled{false};  // sockets are tracked
   std::atomic<Reason> disabled_because{Reason::kNone};
+  // The program has given up system calls: nothing makes any of its own for a connection that is on TCP.
+  std::atomic<bool> restricted{false};
   uint64_t cycles_per_us = 1000;
   // Evidence of life: so many writes and as many reads, or so many bytes. A one-shot exchange, however large its
   // answer, must not pay for an upgrade that comes when it is nearly over.

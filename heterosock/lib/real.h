@@ -112,6 +112,7 @@ namespace heterok8s::heterosock {
   X(siglongjmp, void, (void*, int))                                                                                 \
   X(__longjmp_chk, void, (void*, int))                                                                              \
   X(pthread_exit, void, (void*))                                                                                    \
+  X(prctl, int, (int, unsigned long, unsigned long, unsigned long, unsigned long))                                  \
   X(syscall, long, (long, long, long, long, long, long, long))
 
 struct Real {

@@ -47,7 +47,8 @@ enum class Reason : uint32_t {
   kDescriptors = 46,  // no room for hidden descriptors
   kEpoll = 47,        // in an epoll set in a way that only the kernel can serve
   kDisabled = 48,
-  kMemory = 49,  // the channel could not be mapped
+  kMemory = 49,   // the channel could not be mapped
+  kSeccomp = 50,  // the program gives up system calls, or rdtsc, that the library needs
 };
 
 constexpr const char* ReasonText(Reason reason) {
@@ -124,6 +125,8 @@ constexpr const char* ReasonText(Reason reason) {
       return "switched off";
     case Reason::kMemory:
       return "the channel could not be mapped";
+    case Reason::kSeccomp:
+      return "the program gives up system calls";
   }
   return "unknown";
 }

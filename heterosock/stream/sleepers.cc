@@ -127,6 +127,7 @@ bool RingOwn(uint32_t index) {
 void WakeOwn(uint32_t index) {
   Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
+  if (slot.phase.load() != Phase::kArmed) return;
   const SignalsBlocked quiet;
   if (!slot.bell_lock.Acquire()) return;
   if (channel.page != nullptr && channel.own_bell != 0 && SomebodySleeps(slot, index)) RingOwn(index);

@@ -2,6 +2,7 @@
 #include <sys/socket.h>
 
 #include "heterosock/epoll/registry.h"
+#include "heterosock/lib/process.h"
 #include "heterosock/lib/quiet.h"
 #include "heterosock/ofd/fd_table.h"
 #include "heterosock/stream/direction.h"
@@ -40,8 +41,10 @@ void LeaveLost() {
 void Leave(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  if (channel.page == nullptr) {
-    EpollForget(index, fd >= 0 && Slots::Alone(slot));
+  const bool retired = process.restricted.load() && slot.phase.load() == Phase::kNever;
+  if (channel.page == nullptr || retired) {
+    // The memory of a retired one stays until the process ends, and the agent takes that for its end.
+    EpollForget(index, fd >= 0 && !process.restricted.load() && Slots::Alone(slot));
     return;
   }
   const SignalsBlocked quiet;

@@ -33,6 +33,9 @@ void FenceAll(Reason reason);
 // After FenceAll(), where somebody else reads the sockets from now on.
 void SettleAll();
 
+// After that, too: what is wholly on TCP again is the kernel's alone, as if it had never been tracked.
+void RetireAll();
+
 // The last descriptor of the process is about to be closed.
 void Leave(uint32_t index, int fd);
 // It was closed behind our back.
