@@ -2,6 +2,9 @@
 #include "heterosock/hooks/hook.h"
 #include "heterosock/hooks/poller.h"
 #include "heterosock/lib/real.h"
+#include "heterosock/upgrade/upgrade.h"
+
+#include <initializer_list>
 
 using namespace heterok8s::heterosock;  // NOLINT
 
@@ -71,11 +74,24 @@ bool AnyStream(const fd_set* set, int nfds) {
   return false;
 }
 
+// Programs that make larger sets than an fd_set wait by the kernel alone, for what is on TCP.
+void FenceSet(const fd_set* set, int nfds) {
+  for (int fd = 0; set != nullptr && fd < nfds && fd <= FdTable::High(); ++fd) {
+    constexpr int kBits = 8 * sizeof(unsigned long);
+    const unsigned long word = reinterpret_cast<const unsigned long*>(set)[fd / kBits];
+    uint32_t slot;
+    if ((word >> (fd % kBits) & 1) != 0 && StreamOf(fd, &slot)) FenceAndSettle(slot, fd, Reason::kLargeSet);
+  }
+}
+
 // select() in terms of poll(), with the kernel's own table of what counts as readable, writable and exceptional
 // (select(2)). `timeout` says what is left in `left`, as Linux's select does.
 template <typename Native>
 int Select(int nfds, fd_set* in, fd_set* out, fd_set* except, const timespec* timeout, const sigset_t* mask,
            timespec* left, Native&& native) {
+  if (nfds > FD_SETSIZE) [[unlikely]] {
+    for (const fd_set* set : {in, out, except}) FenceSet(NoAddress(set) ? nullptr : set, nfds);
+  }
   if (nfds < 0 || nfds > FD_SETSIZE || !(AnyStream(in, nfds) || AnyStream(out, nfds) || AnyStream(except, nfds)) ||
       thread_state.in_vfork != 0) [[likely]] {
     return native();

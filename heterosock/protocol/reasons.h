@@ -47,8 +47,9 @@ enum class Reason : uint32_t {
   kDescriptors = 46,  // no room for hidden descriptors
   kEpoll = 47,        // in an epoll set in a way that only the kernel can serve
   kDisabled = 48,
-  kMemory = 49,   // the channel could not be mapped
-  kSeccomp = 50,  // the program gives up system calls, or rdtsc, that the library needs
+  kMemory = 49,    // the channel could not be mapped
+  kSeccomp = 50,   // the program gives up system calls, or rdtsc, that the library needs
+  kLargeSet = 51,  // select() with sets of more than FD_SETSIZE descriptors
 };
 
 constexpr const char* ReasonText(Reason reason) {
@@ -127,6 +128,8 @@ constexpr const char* ReasonText(Reason reason) {
       return "the channel could not be mapped";
     case Reason::kSeccomp:
       return "the program gives up system calls";
+    case Reason::kLargeSet:
+      return "select() with sets larger than an fd_set";
   }
   return "unknown";
 }

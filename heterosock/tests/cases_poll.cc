@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -282,6 +283,29 @@ CASE{"select: sets and counts",
             SaySelect(e, 0, {}, {}, {}, {0, 1000});
             SaySelect(e, top, {e.sock}, {}, {}, {0, -1});
           }}};
+
+CASE{"select: with sets larger than an fd_set",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            e.SendAll(e.sock, "abc");
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            rlimit limit{};
+            getrlimit(RLIMIT_NOFILE, &limit);
+            limit.rlim_cur = limit.rlim_max;
+            setrlimit(RLIMIT_NOFILE, &limit);
+            const int high = fcntl(e.sock, F_DUPFD, 2 * FD_SETSIZE);
+            std::vector<fd_set> sets(static_cast<size_t>(high) / FD_SETSIZE + 1);
+            reinterpret_cast<unsigned long*>(sets.data())[high / 64] |= 1ul << (high % 64);
+            e.Meet();
+            timeval limit_of_wait{3, 0};
+            DO(select(high + 1, sets.data(), nullptr, nullptr, &limit_of_wait));
+            e.Recv(high, 10);
+          },
+      .stays = true}};
 
 CASE{"select: sleeps until the peer writes, and tells the time that was left",
      {.client =
