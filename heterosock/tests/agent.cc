@@ -25,12 +25,17 @@ std::string BesideThisProgram(const std::string& name) {
 }
 
 bool Agent::Start() {
-  std::string program = BesideThisProgram("../agent/heterosockd");
-  if (program.empty()) return false;
   char name[] = "/tmp/hk-heterosock-XXXXXX";
   if (!mkdtemp(name)) return false;
   folder_ = name;
   path_ = folder_ + "/agent.sock";
+  return StartAgain();
+}
+
+bool Agent::StartAgain() {
+  std::string program = BesideThisProgram("../agent/heterosockd");
+  if (program.empty()) return false;
+  unlink(path_.c_str());  // what is there then is the new one's
   std::string socket = "--socket=" + path_, admin = "--admin=" + folder_ + "/admin.sock";
   char* argv[] = {program.data(), socket.data(), admin.data(), nullptr};
   if (posix_spawn(&pid_, program.c_str(), nullptr, nullptr, argv, environ) != 0) return false;
@@ -42,6 +47,8 @@ bool Agent::Start() {
   }
   return false;
 }
+
+void Agent::Stop() { kill(pid_, SIGSTOP); }
 
 void Agent::Kill() {
   if (pid_ <= 0) return;

@@ -19,7 +19,9 @@ class Agent {
 
   // False when the program is not built or did not come up.
   bool Start();
-  void Kill();  // as a crash
+  void Kill();        // as a crash
+  bool StartAgain();  // after Kill(), at the same path
+  void Stop();        // it does nothing until it is killed
   const std::string& path() const { return path_; }
   pid_t pid() const { return pid_; }  // -1: none
 

@@ -21,6 +21,7 @@ class AgentLink final : public Rendezvous {
   bool Connected() const { return fd_ >= 0; }
   int socket() const { return fd_; }  // -1: none
   bool Up() const { return state_ == kUp; }
+  bool Awaits() const { return pending_ > 0; }  // answers to offers
 
  private:
   enum State { kDown, kGreeted, kUp };

@@ -202,7 +202,10 @@ FenceOrder AdvanceLocked(uint32_t index, int fd) {
   const SignalsBlocked quiet;
   if (!agent_lock.TryAcquire()) return order;
   if (agent.Connected()) order = PollAgent();
-  const Phase phase = Slots::Get(index).phase.load();
+  Slot& slot = Slots::Get(index);
+  // Nobody will answer: the agent died, or the process that had offered it closed its descriptor.
+  if (slot.phase.load() == Phase::kOffered && !agent.Awaits() && Slots::Alone(slot)) slot.phase.store(Phase::kTcp);
+  const Phase phase = slot.phase.load();
   if (phase == Phase::kTcp) TryOffer(index, fd);
   if (phase == Phase::kPaired) TryArm(index, fd);
   agent_lock.Release();
