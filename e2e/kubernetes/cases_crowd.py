@@ -25,8 +25,8 @@ def run(cluster, cases):
         print_times(pods)
         print_memory(cluster, f"with {len(pods)} Pods")
     with cases.case("every one of the split Pods has its second container on the DPU"):
-        whole = [each["metadata"]["name"] for each in pods if each["metadata"]["labels"]["app"] == "crowd-split"
-                 and cluster.places_of(each)["sidecar"] != "dpu"]
+        whole = {each["metadata"]["name"]: cluster.reasons_of(each) for each in pods
+                 if each["metadata"]["labels"]["app"] == "crowd-split" and cluster.places_of(each)["sidecar"] != "dpu"}
         assert not whole, whole
     with cases.case("the Nodes stayed Ready, and all of them go"):
         assert all(condition["status"] == "True" for node in cluster.get("nodes")["items"]

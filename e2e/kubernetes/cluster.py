@@ -126,9 +126,12 @@ class Cluster(Lab):
 
     def places_of(self, pod):
         """The same of a Pod as `get` has it."""
+        return {row["container"]: row["pu"] for row in self.reasons_of(pod)}
+
+    def reasons_of(self, pod):
+        """Its rows of `heteroctl why` on its Node: container, pu, reason."""
         name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        said = json.loads(run([HETEROCTL, "--lab", pod["spec"]["nodeName"], "-o", "json", "why", name]).stdout)
-        return {row["container"]: row["pu"] for row in said["containers"]}
+        return json.loads(run([HETEROCTL, "--lab", pod["spec"]["nodeName"], "-o", "json", "why", name]).stdout)["containers"]
 
 
 def container(name, script="exec sleep 1000000", **fields):
