@@ -22,6 +22,7 @@ inline constexpr const char* kPlacement = "heteropod.io/placement";             
 inline constexpr const char* kPlacementReason = "heteropod.io/placement-reason";  // on containers too
 inline constexpr const char* kRefused = "heteropod.io/dpu-refused";               // see PodVerdict.refused
 inline constexpr const char* kLogDirectory = "heteropod.io/log-directory";        // PodSandboxConfig.log_directory
+inline constexpr const char* kMark = "heteropod.io/mark";                         // see SandboxMark
 inline constexpr const char* kTwin = "heteropod.io/twin";                         // "true" on a sandbox of the DPU
 inline constexpr const char* kCgroup = "heteropod.io/cgroup";  // on a twin: the Pod's own on the DPU; see PodCgroupOf
 // LinuxContainerResources as text: on a twin the whole Pod's, on DPU containers theirs, when they were made.

@@ -104,13 +104,14 @@ Daemon::Daemon(const HeterocriConfig& config, std::shared_ptr<grpc::Channel> dpu
 }
 
 absl::Status Daemon::Connect() {
+  HK_ASSIGN_OR_RETURN(mark_, SandboxMark::Open(config_.state_dir + "/cri.key"));
   HK_ASSIGN_OR_RETURN(streaming_, StreamingServer::Start(*runtime_, [this] { return link_->Alive(); }));
   volumes_ =
       std::make_unique<VolumeMirror>(*runtime_, config_.state_dir + "/cri-volumes", [this] { return link_->Alive(); });
   HK_RETURN_IF_ERROR(volumes_->Start());
   router_ = std::make_unique<Router>(
       RouterOptions{.rules = config_.rules, .paths = config_.dpu_paths},
-      RouterParts{host_, dpu_, *runtime_, table_, *link_, mirror_, tasks_, *streaming_, *volumes_, events_});
+      RouterParts{host_, dpu_, *runtime_, table_, *link_, mirror_, tasks_, *streaming_, *volumes_, events_, mark_});
   return absl::OkStatus();
 }
 

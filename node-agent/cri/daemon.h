@@ -56,6 +56,7 @@ class Daemon {
   std::unique_ptr<v1::DpuRuntime::Stub> runtime_;
   PodTable table_;
   ContainerEvents events_;
+  SandboxMark mark_{""};  // until Connect
   // The mirror tells the link that a log has ended, and the link tells the mirror to go on: the later one by pointer.
   std::atomic<DpuLink*> link_of_mirror_{nullptr};
   LogMirror mirror_;

@@ -70,6 +70,63 @@ struct Scene {
 
 }  // namespace
 
+TEST_CASE("a sandbox that was made without heterocri is the host's, whatever its annotations claim") {
+  TwoFakes node;
+  CriClient host(UnixChannel(node.host().socket()));
+  rt::RunPodSandboxRequest request;
+  *request.mutable_config() = node.PodConfig("web");
+  auto& annotations = *request.mutable_config()->mutable_annotations();
+  annotations[kFallback] = "fail";
+  annotations[kLogDirectory] = "/etc";
+  SECTION("to be split") { annotations[kPlacement] = "split"; }
+  SECTION("to have been refused by the DPU") { annotations[kRefused] = "x"; }
+  SECTION("to be marked") {
+    annotations[kPlacement] = "split";
+    annotations[kMark] = std::string(64, '0');
+  }
+  node.StopDaemon();
+  auto made = host.Call<rt::RunPodSandboxResponse>(kRunPodSandbox, request, In(testing::kPatience));
+  REQUIRE_OK(made);
+  node.StartDaemon();
+
+  const std::string id = node.Create(made->pod_sandbox_id(), request.config(), "side");
+
+  CHECK(node.host().Asked("CreateContainer").size() == 1);
+  CHECK(node.dpu().Asked("RunPodSandbox").empty());
+  CHECK_THAT(node.StatusOf(id).log_path(), !Catch::StartsWith("/etc"));
+}
+
+TEST_CASE("a Pod that heterocri made is split after its restart, also without the state file") {
+  TwoFakes node;
+  const rt::PodSandboxConfig pod = node.PodConfig("web");
+  const std::string sandbox = node.RunPod(pod);
+  node.StopDaemon();
+  std::filesystem::remove(node.folder() + "/state/cri.state");
+  node.StartDaemon();
+
+  node.Create(sandbox, pod, "side");
+
+  CHECK(node.dpu().Asked("CreateContainer").size() == 1);
+}
+
+TEST_CASE("a Pod of a heterocri that made no marks is split for one that does, by the state file") {
+  TwoFakes node;
+  const rt::PodSandboxConfig pod = node.PodConfig("web");
+  const std::string sandbox = node.RunPod(pod);
+  node.Create(sandbox, pod, "side");
+  REQUIRE(Eventually([&] {
+    PodTable written(node.folder() + "/state/cri.state");
+    return written.Load().ok() && written.KnowsTwinOf(sandbox);
+  }));
+  node.StopDaemon();
+  std::filesystem::remove(node.folder() + "/state/cri.key");
+  node.StartDaemon();
+
+  node.Create(sandbox, pod, "side");
+
+  CHECK(node.dpu().Asked("CreateContainer").size() == 2);
+}
+
 TEST_CASE("a twin that a reboot of the DPU has ended is made anew for the Pod's next container") {
   Scene scene;
   const std::string first = scene.Running(0);

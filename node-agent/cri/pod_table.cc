@@ -160,6 +160,11 @@ std::optional<SplitPod> PodTable::FindPodOfTwin(const std::string& twin_id) cons
   return std::nullopt;
 }
 
+bool PodTable::KnowsTwinOf(const std::string& sandbox_id) const {
+  std::lock_guard lock(mutex_);
+  return saved_twins_.contains(sandbox_id);
+}
+
 std::vector<SplitPod> PodTable::Pods() const {
   std::lock_guard lock(mutex_);
   std::vector<SplitPod> pods;

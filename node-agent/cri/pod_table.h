@@ -73,6 +73,8 @@ class PodTable {
   void PutPod(SplitPod pod);
   std::optional<SplitPod> FindPod(const std::string& sandbox_id) const;  // also by a prefix of 12 or more characters
   std::optional<SplitPod> FindPodOfTwin(const std::string& twin_id) const;
+  // Whether the state file that was loaded has a twin of it.
+  bool KnowsTwinOf(const std::string& sandbox_id) const;
   std::vector<SplitPod> Pods() const;
   // Unless its twin is another one than `from` by now.
   void SetTwin(const std::string& sandbox_id, const std::string& from, const std::string& to);

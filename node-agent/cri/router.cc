@@ -37,6 +37,13 @@ absl::Status Router::RebuildFromHost() {
     if (!pod.verdict.wanted) continue;
     pod.sandbox_id = sandbox.id();
     pod.metadata = sandbox.metadata();
+    // An older heterocri left no mark, but a note of each twin.
+    if (!parts_.mark.Made(sandbox.metadata(), sandbox.annotations()) && !parts_.table.KnowsTwinOf(sandbox.id())) {
+      pod.verdict.split = false;
+      pod.verdict.reason = "its sandbox was made without heterocri";
+      parts_.table.PutPod(std::move(pod));
+      continue;
+    }
     pod.log_directory = AnnotationOf(sandbox.annotations(), kLogDirectory);
     pod.stopped = sandbox.state() != rt::SANDBOX_READY;
     // What was decided when it was made counts, not what today's configuration would say.

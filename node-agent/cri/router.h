@@ -32,6 +32,7 @@
 #include "node-agent/cri/out_stream.h"
 #include "node-agent/cri/pod_limits.h"
 #include "node-agent/cri/pod_table.h"
+#include "node-agent/cri/sandbox_mark.h"
 #include "node-agent/cri/stats.h"
 #include "node-agent/cri/streaming.h"
 #include "node-agent/cri/tasks.h"
@@ -62,13 +63,14 @@ struct RouterParts {
   StreamingServer& streaming;
   VolumeMirror& volumes;
   ContainerEvents& events;
+  const SandboxMark& mark;
 };
 
 class Router {
  public:
   Router(RouterOptions options, RouterParts parts) : options_(std::move(options)), parts_(parts) {}
 
-  // Fills the table with the host's sandboxes that asked for a split. Before the socket opens.
+  // Fills the table with the host's sandboxes that asked for a split, after its Load. Before the socket opens.
   absl::Status RebuildFromHost();
   void Handle(std::shared_ptr<Call> call);
   absl::StatusOr<v1::PlacementsReply> Placements(const std::string& pod_uid);

@@ -24,7 +24,7 @@ std::string NameOf(const rt::PodSandboxMetadata& metadata) {
 // These say what heterocri decided; from a Pod's author they would be a claim.
 size_t EraseClaims(google::protobuf::Map<std::string, std::string>* annotations) {
   size_t claims = 0;
-  for (const char* key : {kPlacement, kPlacementReason, kTwin, kLogDirectory, kRefused})
+  for (const char* key : {kPlacement, kPlacementReason, kTwin, kLogDirectory, kRefused, kMark})
     claims += annotations->erase(key);
   return claims;
 }
@@ -132,6 +132,7 @@ void Router::RunPodSandbox(const CallPtr& call) {
   annotations[kPlacement] = pod.verdict.split ? "split" : "host";
   annotations[kPlacementReason] = pod.verdict.reason;
   annotations[kLogDirectory] = pod.log_directory;
+  annotations[kMark] = parts_.mark.Of(pod.metadata, annotations);
   spdlog::info("{}: {}: {}", name, pod.verdict.split ? "split" : "on the host", pod.verdict.reason);
 
   absl::StatusOr<rt::RunPodSandboxResponse> made =
