@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "node-agent/cri/grpc_status.h"
+
 namespace heterok8s::cri {
 namespace {
 
@@ -51,7 +53,7 @@ void DpuLink::Stop() {
 }
 
 void DpuLink::Start() {
-  last_good_ = steady_clock::now();  // the first lease counts from here
+  last_good_ = last_sign_ = steady_clock::now();  // the first lease counts from here
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -69,7 +71,7 @@ bool DpuLink::IsLost(steady_clock::time_point now) const {
   if (heterod.word == HeterodLease::Word::kLost) return true;
   if (heterod.word == HeterodLease::Word::kAlive) return false;
   // Nobody says: what the DPU itself answered counts, from the last heartbeat on.
-  return now - std::max(last_good_, heterod.alive_at.value_or(last_good_)) >= options_.duration;
+  return now - std::max(last_sign_, heterod.alive_at.value_or(last_sign_)) >= options_.duration;
 }
 
 DpuState DpuLink::state() const {
@@ -160,6 +162,7 @@ absl::Status DpuLink::Round() {
     return absl::UnavailableError("no heartbeat within heterod's lease: " + heterod.reason);
   };
   HK_RETURN_IF_ERROR(check_lease());
+  HK_RETURN_IF_ERROR(HearHeterod());
   bool here;
   {
     std::lock_guard lock(mutex_);
@@ -168,6 +171,21 @@ absl::Status DpuLink::Round() {
   if (!here) HK_RETURN_IF_ERROR(Annotate(Fence(), "stop what is left of older epochs"));
   HK_RETURN_IF_ERROR(Poll());
   return check_lease();  // it may have ended while we read
+}
+
+// Its runtime, behind the same channel, may be away while it is not: the relay's UNAVAILABLE and that of a DPU that is
+// gone look the same. Of the answer nothing is used: an error of its own (an older heterod has no About) is one as
+// well.
+absl::Status DpuLink::HearHeterod() {
+  const auto asked = steady_clock::now();
+  grpc::ClientContext context;
+  context.set_deadline(In(options_.duration / 2));
+  v1::AboutReply about;
+  const absl::Status answer = FromGrpc(runtime_.About(&context, {}, &about));
+  if (IsAway(answer)) return Annotate(answer, "heterod on the DPU");
+  std::lock_guard lock(mutex_);
+  last_sign_ = asked;
+  return absl::OkStatus();
 }
 
 }  // namespace heterok8s::cri

@@ -4,13 +4,14 @@
 // runtime every `interval` and brings the state of its containers into the table. When the lease is over, the
 // containers are shown as ended (reason DPULost), which begins a new epoch. A DPU that is alive while its runtime does
 // not answer for `duration` is another state: what runs there goes on and stays listed, nothing new is put there, no
-// epoch begins. While heterod on the host is away as well, answers of the DPU renew the lease. What was shown as ended
-// has ended: a DPU that returns is first rid of what still runs of older epochs (Fence), and only then counts as there;
-// then the last lines of their logs come to the host, and the containers are removed on the DPU. They stay listed as
-// lost until kubelet removes them, which then has nothing left to do there. An outage that is shorter than the lease
-// begins no epoch and ends nothing. Twins without a sandbox on the host, and stopped ones that still run, are put right
-// at each round. Threading: thread-safe. Ownership: borrows table, mirror, tasks and the clients, which must outlive
-// it. Errors: logged; LastError has the latest.
+// epoch begins. While heterod on the host is away, answers of the DPU's own heterod renew the lease, whatever becomes
+// of its runtime. What was shown as ended has ended: a DPU that returns is first rid of what still runs of older epochs
+// (Fence), and only then counts as there; then the last lines of their logs come to the host, and the containers are
+// removed on the DPU. They stay listed as lost until kubelet removes them, which then has nothing left to do there. An
+// outage that is shorter than the lease begins no epoch and ends nothing. Twins without a sandbox on the host, and
+// stopped ones that still run, are put right at each round.
+// Threading: thread-safe. Ownership: borrows table, mirror, tasks and the clients, which must outlive it. Errors:
+// logged; LastError has the latest.
 //
 //   link.Start();
 //   if (!link.Valid()) … the Pod runs on the host …
@@ -116,6 +117,7 @@ class DpuLink {
   bool IsLost(std::chrono::steady_clock::time_point now) const;  // under mutex_
   void Loop();
   absl::Status Round();
+  absl::Status HearHeterod();  // the DPU's; its answer is a sign of life
   absl::Status Poll();
   absl::Status Fence();
   void SweepLogs(const runtime::v1::ListContainersResponse& list);
@@ -145,9 +147,10 @@ class DpuLink {
   bool known_ = false;
   bool here_ = false;  // fenced and read since the last loss
   bool ever_ = false;
-  bool lost_ = false;          // its containers are shown as lost; it has not been here since
-  bool runtime_down_ = false;  // and said so
-  std::chrono::steady_clock::time_point last_good_;
+  bool lost_ = false;                                // its containers are shown as lost; it has not been here since
+  bool runtime_down_ = false;                        // and said so
+  std::chrono::steady_clock::time_point last_good_;  // all that a round asks was answered
+  std::chrono::steady_clock::time_point last_sign_;  // the DPU's heterod answered
   std::string last_error_;
   std::multiset<std::pair<std::string, uint32_t>> at_work_;
   std::set<std::string> cleaning_;               // twins and containers that a task is at

@@ -124,6 +124,26 @@ TEST_CASE("while heterod on the host is away the DPU's own answers count, and it
   CHECK(node.StatusOf(side).state() == rt::CONTAINER_RUNNING);
 }
 
+TEST_CASE(
+    "while heterod on the host and the DPU's runtime are away, the DPU's heterod alone keeps it from being lost") {
+  TwoFakes node;
+  const std::string side = Running(node);
+
+  node.heterod().Stop();
+  node.dpu().SetAway(true);
+  const auto end = std::chrono::steady_clock::now() + 2 * TwoFakes::kLease;
+  CHECK(Eventually([&] { return std::chrono::steady_clock::now() > end; }));
+
+  CHECK(node.DpuCondition().reason() == "DPURuntimeDown");
+  CHECK(node.StatusOf(side).state() == rt::CONTAINER_RUNNING);
+  node.dpu().SetAway(false);
+  CHECK(IsThereAgain(node));
+  node.heterod().Start();
+  CHECK(IsThereAgain(node));
+  CHECK(node.StatusOf(side).state() == rt::CONTAINER_RUNNING);
+  CHECK(node.dpu().Asked("StopContainer").empty());
+}
+
 TEST_CASE("a container whose start was in flight while the DPU was lost does not run again") {
   TwoFakes node;
   const rt::PodSandboxConfig pod = node.PodConfig("web");

@@ -23,6 +23,16 @@ bool IsReady(Lab& lab) {
   return std::all_of(conditions.begin(), conditions.end(), [](const auto& condition) { return condition.status(); });
 }
 
+// Why kubelet is told that the DPU is not ready.
+std::string DpuReason(Lab& lab) {
+  rt::StatusResponse now;
+  if (!Ask(lab.cri(), &CriStub::Status, rt::StatusRequest(), &now).ok()) return "";
+  for (const rt::RuntimeCondition& condition : now.status().conditions()) {
+    if (condition.type() == "HeteroK8sDPUReady") return condition.reason();
+  }
+  return "";
+}
+
 TEST_CASE("a lost DPU ends its containers for kubelet, blocks nothing, and is fenced when it returns") {
   Lab lab;
   Kubelet kubelet(lab);
@@ -164,6 +174,31 @@ TEST_CASE("an outage of the DPU's agent that is shorter than the lease changes n
   CHECK(Eventually([&] { return Numbers(log).size() > lines; }));
   CHECK(Consecutive(Numbers(log)));
   kubelet.End(sandbox);
+}
+
+TEST_CASE("heterod on the host and containerd on the DPU may be away together for longer than the lease") {
+  Lab lab;
+  Kubelet kubelet(lab);
+  rt::PodSandboxConfig pod = lab.Pod("kept");
+  (*pod.mutable_annotations())[kOffload] = "dpu";
+  const std::string sandbox = kubelet.Run(pod);
+  const std::string side = kubelet.Create(kubelet.Request(sandbox, pod, "side", kCount));
+  kubelet.Start(side);
+  const int64_t started = kubelet.Status(side).started_at();
+
+  lab.heterod().Stop();
+  lab.dpu->Kill();
+  REQUIRE(Eventually([&] { return DpuReason(lab) == "DPURuntimeDown"; }));
+  CHECK(kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_RUNNING);
+  lab.dpu->Start();
+  lab.heterod().Start();
+
+  REQUIRE(Eventually([&] { return IsReady(lab); }));
+  CHECK(kubelet.List(lab.dpu->cri())["side"].state() == rt::CONTAINER_RUNNING);
+  CHECK(kubelet.Status(side).state() == rt::CONTAINER_RUNNING);
+  CHECK(kubelet.Status(side).started_at() == started);
+  kubelet.End(sandbox);
+  CHECK(kubelet.Sandboxes(lab.dpu->cri()) == 0);
 }
 
 TEST_CASE("a Pod whose twin has died gets a new one with its next container, and what had ended stays listed") {

@@ -52,6 +52,7 @@ void FakeRuntime::Stop() {
 }
 
 void FakeRuntime::Handle(const std::shared_ptr<Call>& call) {
+  if (away_) return call->Fail(grpc::StatusCode::UNAVAILABLE, "the runtime is away");
   std::string method = call->method().substr(call->method().rfind('/') + 1);
   Handler handler;
   {

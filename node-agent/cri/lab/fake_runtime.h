@@ -11,6 +11,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -33,6 +34,8 @@ class FakeRuntime {
   ~FakeRuntime() { Stop(); }
   void Start();
   void Stop();
+  // While true every method is answered as a relay does whose runtime is away; `with` is served.
+  void SetAway(bool away) { away_ = away; }
   const std::string& socket() const { return socket_; }
 
   void On(const std::string& method, Handler handler);        // "PullImage"
@@ -62,6 +65,7 @@ class FakeRuntime {
 
   std::string socket_, name_;
   grpc::Service* with_;
+  std::atomic<bool> away_{false};
   std::recursive_mutex mutex_;
   std::map<std::string, Handler> handlers_;
   std::map<std::string, std::vector<std::string>> asked_;

@@ -66,7 +66,8 @@ class Lab {
   void StartHeterocri();
   void KillHeterocri() { heterocri_.Kill(); }
   void ServeDpu();
-  void StopDpu();  // the DPU's heterod, not its containerd
+  void StopDpu();                              // the DPU's heterod, not its containerd
+  LabHeterod& heterod() { return *heterod_; }  // the host's
 
   runtime::v1::RuntimeService::Stub& cri() { return *runtime_; }
   runtime::v1::ImageService::Stub& images() { return *image_; }
