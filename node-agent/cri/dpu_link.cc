@@ -114,6 +114,9 @@ void DpuLink::Loop() {
   while (true) {
     auto begun = steady_clock::now();
     absl::Status round = Round();
+    // What calls changed before the DPU went is on disk before it returns: we may not live so long.
+    if (const uint64_t version = table_.version(); !round.ok() && (unsaved_ || version != saved_version_))
+      SaveTable(version);
     std::unique_lock lock(mutex_);
     if (round.ok()) {
       if (!here_) spdlog::info("the DPU is here");

@@ -190,6 +190,10 @@ TEST_CASE("heterod on the host and containerd on the DPU may be away together fo
   lab.dpu->Kill();
   REQUIRE(Eventually([&] { return DpuReason(lab) == "DPURuntimeDown"; }));
   CHECK(kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_RUNNING);
+  lab.KillHeterocri();
+  lab.StartHeterocri();
+  CHECK(DpuReason(lab) == "DPURuntimeDown");
+  CHECK(kubelet.List(lab.cri())["side"].state() == rt::CONTAINER_RUNNING);
   lab.dpu->Start();
   lab.heterod().Start();
 
