@@ -20,6 +20,7 @@ from lib.lab import BIN, HETEROCTL, ROOT, run, wait_for  # noqa: E402
 
 SYSTEMD = "/lib/systemd/systemd"
 UNITS = "/etc/systemd/system"
+WHERE = f"SYSTEMD_UNIT_PATH={UNITS}:/run/systemd/transient"  # the second: what systemd-run makes stays over a daemon-reload
 TARGETS = ["sysinit", "basic", "shutdown", "umount", "final", "sockets", "timers", "paths", "slices", "local-fs", "local-fs-pre", "swap", "network",
            "network-online", "multi-user", "rescue", "emergency"]
 
@@ -49,7 +50,7 @@ cp -L {' '.join(f'/lib/systemd/system/{each}.target' for each in TARGETS)} /lib/
 cp {ours}/*.service {UNITS}/
 mount -t tmpfs tmpfs /lib/systemd/system-generators
 mount -t overlay overlay -o lowerdir={self.folder}:/run/lab/bin:/usr/bin /usr/bin
-exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH={UNITS} {SYSTEMD} --system --unit=basic.target
+exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin {WHERE} {SYSTEMD} --system --unit=basic.target
 """
         with open(self.output, "wb") as output:
             self.process = subprocess.Popen(
@@ -96,7 +97,7 @@ exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH={
 
     def run(self, *argv, **kwargs):
         """Runs argv beside systemd."""
-        inside = ["nsenter", f"--target={self.pid}", "--pid", "--mount", "--", "env", f"SYSTEMD_UNIT_PATH={UNITS}", *argv]
+        inside = ["nsenter", f"--target={self.pid}", "--pid", "--mount", "--", "env", WHERE, *argv]
         return run([HETEROCTL, "lab", "exec", "--name", self.lab.name, self.place, "--", *inside], **kwargs)
 
     def systemctl(self, *args, **kwargs):
