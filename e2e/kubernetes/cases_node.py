@@ -5,6 +5,7 @@ real.
 """
 import os
 import shlex
+import time
 
 from cluster import container, pod, talker, wait_for
 
@@ -15,10 +16,10 @@ CONTAINERD = "/run/containerd/containerd.sock"
 
 
 class Units:
-    """Daemons of the lab's host as units of "systemd"; kubelet uses containerd's own socket."""
+    """Daemons of the lab's host as units of "systemd"; kubelet, one of them, uses containerd's own socket."""
 
-    def __init__(self, cluster, *daemons):
-        self.cluster, self.daemons = cluster, daemons
+    def __init__(self, cluster, cases, *daemons):
+        self.cluster, self.cases, self.daemons, self.failed = cluster, cases, daemons, cases.failed
 
     def host(self, script, **kwargs):
         environment = f"export PATH={ROOT}/bin:/run/lab/kubernetes:/run/lab/bin:$PATH SYSTEMD_ROOT={ROOT}; "
@@ -26,21 +27,30 @@ class Units:
 
     def __enter__(self):
         self.host(f"mkdir -p {ROOT}/bin {ROOT}/lib/systemd/system && cp {HERE}/systemctl {ROOT}/bin/")
-        for daemon in self.daemons:
-            words = self.words(daemon)
+        # All are asked for before one ends: a kubelet that is without its runtime at its start ends too, until it is there.
+        lines = {daemon: self.words(daemon) for daemon in self.daemons}
+        for daemon, words in lines.items():
             if daemon == "kubelet":
                 words.append(f"--container-runtime-endpoint=unix://{CONTAINERD}")
             self.cluster.daemon("stop", daemon, "host")
+            since = now()
             unit = f"[Unit]\nDescription={daemon}\n[Service]\nExecStart={shlex.join(words)}\n"
             self.host(f"printf %s {shlex.quote(unit)} > {ROOT}/lib/systemd/system/{daemon}.service; systemctl restart {daemon}.service")
+        wait_node(self.cluster, since)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is not None or self.cases.failed > self.failed:
+            for daemon in self.daemons:
+                print(f"#    last words of {daemon}:\n" + self.host(f"tail -n 40 {ROOT}/{daemon}.service.log", check=False).stdout, flush=True)
         for daemon in self.daemons:
             self.host(f"systemctl stop {daemon}.service", check=False)
         self.host(f"rm -rf {ROOT}")
+        since = now()
         for daemon in self.daemons:
             self.cluster.daemon("start", daemon, "host")
+        if kind is None:
+            wait_node(self.cluster, since)
 
     def node(self, verb, *more, **kwargs):
         return self.host(f"heteroctl node {verb} --root {ROOT} --node-name {self.cluster.name} --kubeconfig /etc/heterok8s/kubelet.kubeconfig " +
@@ -48,15 +58,24 @@ class Units:
 
     def words(self, daemon):
         """The command line of the one that runs."""
-        return self.host(f"tr '\\0' '\\n' < /proc/$(pgrep -xo {daemon})/cmdline", check=False).stdout.split("\n")[:-1]
+        return wait_for(daemon, lambda: self.host(f"tr '\\0' '\\n' < /proc/$(pgrep -xo {daemon})/cmdline", check=False).stdout.split("\n")[:-1])
 
     def runtime(self):
         """The endpoint that kubelet was started with."""
         return [word for word in self.words("kubelet") if word.startswith("--container-runtime-endpoint=")][-1:]
 
 
-def wait_node(cluster):
-    wait_for("the Node", lambda: cluster.kubectl("wait", f"node/{cluster.name}", "--for=condition=Ready", "--timeout=5s", check=False).returncode == 0, 120)
+def now():
+    """As Kubernetes writes times, so that later is greater."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def wait_node(cluster, since):
+    """Until a kubelet that was started after `since` has said that the Node is Ready: what the one before it said stays there."""
+    def ready():
+        return any(each["type"] == "Ready" and each["status"] == "True" and each["lastHeartbeatTime"] >= since
+                   for each in cluster.get("node", cluster.name)["status"]["conditions"])
+    wait_for("the Node", ready, 120, every=0.5)
 
 
 class Stays:
@@ -73,17 +92,24 @@ class Stays:
             assert (status["containerID"], status["restartCount"]) == (container_id, 0), status
 
 
+def disable(unit, *more):
+    """Until it is done: it refuses while the sandbox of a split Pod goes, and for no other reason."""
+    def disabled():
+        done = unit.node("disable", "--ready-within", "120", *more, check=False)
+        assert done.returncode == 0 or "split Pods run" in done.stderr, done
+        assert "not enabled" not in done.stderr, done
+        return done.returncode == 0
+    wait_for("the split Pod's sandbox is gone", disabled, 200, every=2)
+
+
 def run(cluster, cases):
     by_kubelet(cluster, cases)
-    wait_node(cluster)
     by_socket(cluster, cases)
-    wait_node(cluster)
 
 
 def by_kubelet(cluster, cases):
     here = {"nodeName": cluster.name}
-    with Units(cluster, "kubelet") as unit:
-        wait_node(cluster)
+    with Units(cluster, cases, "kubelet") as unit:
         cluster.apply(pod("stays", [talker("app"), talker("sidecar")], True, **here))
         cluster.wait_ready("stays")
         stays = Stays(cluster, "stays").check
@@ -105,7 +131,7 @@ def by_kubelet(cluster, cases):
             assert done.returncode != 0 and "1 split Pods run" in done.stderr, done
             cluster.delete("pod", "new")
         with cases.case("node: disable goes back to containerd; the Pod goes on"):
-            wait_for("the split Pod's sandbox is gone", lambda: unit.node("disable", "--ready-within", "120", check=False).returncode == 0, 200, every=2)
+            disable(unit)
             assert unit.runtime() == [f"--container-runtime-endpoint=unix://{CONTAINERD}"], unit.runtime()
             stays()
         with cases.case("node: when heterocri does not answer, enable changes nothing"):
@@ -135,9 +161,7 @@ def by_socket(cluster, cases):
     """kubelet is not touched: heterocri takes containerd's socket, and containerd gets another one."""
     here, limit = {"nodeName": cluster.name}, {"resources": {"limits": {"memory": "24Mi"}}}
     greedy = "while [ ! -e /tmp/go ]; do sleep 0.2; done; exec tail /dev/zero"
-    with Units(cluster, "containerd", "heterocri", "kubelet") as unit:
-        wait_node(cluster)
-
+    with Units(cluster, cases, "containerd", "heterocri", "kubelet") as unit:
         def make(name, split):
             cluster.apply(pod(name, [container("app", greedy, **limit), talker("sidecar")], split, restartPolicy="Never", **here))
             cluster.wait_ready(name)
@@ -171,14 +195,7 @@ def by_socket(cluster, cases):
             cluster.delete("pod", "new")
         make("meanwhile", False)
         with cases.case("node, by socket: disable gives containerd its socket back; the Pod goes on"):
-            said = []
-
-            def disabled():
-                done = unit.node("disable", "--via", "socket", "--ready-within", "120", check=False)
-                said.append(f"{done.returncode} {done.stdout}{done.stderr}")
-                return done.returncode == 0
-            wait_for("the split Pod's sandbox is gone", disabled, 200, every=2)
-            print("#   ", said, flush=True)
+            disable(unit, "--via", "socket")
             assert "--address" not in unit.words("containerd"), unit.words("containerd")
             stays()
         with cases.case("node, by socket: and of a container that was made meanwhile as well"):
