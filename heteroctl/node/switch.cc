@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "heteroctl/node/unit.h"
@@ -15,7 +16,6 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLook{500};
-constexpr const char* kNetUnit = "heterok8s-node-rollback";
 constexpr const char* kGoing = "# `heteroctl node disable` is taking this away.\n";
 
 std::string DropInPath(const std::string& unit) {
@@ -34,18 +34,17 @@ std::string Rfc3339(milliseconds since_1970) {
 // was begun before a switch finds it by a link; containerd itself puts its own socket in the place of a link.
 std::string Events(const std::string& socket) { return socket + ".ttrpc"; }
 
-std::string ThisMachine() {
+NodeOptions Named(NodeOptions options) {
   char name[256] = {};
   gethostname(name, sizeof(name) - 1);
-  return name;
+  if (options.node_name.empty()) options.node_name = name;
+  return options;
 }
 
 }  // namespace
 
 NodeSwitch::NodeSwitch(NodeOptions options, Machine& machine, Say say)
-    : options_(std::move(options)), machine_(machine), say_(std::move(say)) {
-  if (options_.node_name.empty()) options_.node_name = ThisMachine();
-}
+    : options_(Named(std::move(options))), machine_(machine), say_(std::move(say)), net_(options_, machine) {}
 
 std::vector<std::string> NodeSwitch::Paths() const {
   if (options_.via == Via::kKubelet) return {DropInPath(options_.kubelet_unit)};
@@ -83,6 +82,11 @@ absl::StatusOr<std::vector<NodeSwitch::File>> NodeSwitch::Wanted() {
                            {"After=" + options_.runtime_unit}));
   }
   return files;
+}
+
+bool NodeSwitch::AnyFile() {
+  const std::vector<std::string> paths = Paths();
+  return std::any_of(paths.begin(), paths.end(), [&](const std::string& path) { return machine_.Read(path).ok(); });
 }
 
 bool NodeSwitch::InPlace(const std::vector<File>& wanted) {
@@ -155,50 +159,10 @@ absl::Status NodeSwitch::Rollback() {
   return WaitReady(since);
 }
 
-// A timer of systemd's that puts the Node back, for a shell that is lost with this program in it.
-void NodeSwitch::ArmNet() {
-  if (options_.own_program.empty()) return;
-  auto seconds = options_.ready_within.count() * 2 + 30;
-  auto armed = machine_.Run({"systemd-run",
-                             "--collect",  // one that failed is not in the way of the next
-                             fmt::format("--unit={}", kNetUnit),
-                             fmt::format("--on-active={}", seconds),
-                             "--timer-property=AccuracySec=1s",  // by itself a timer may be a minute late
-                             options_.own_program,
-                             "node",
-                             "rollback",
-                             "--via",
-                             options_.via == Via::kKubelet ? "kubelet" : "socket",
-                             "--kubelet-unit",
-                             options_.kubelet_unit,
-                             "--runtime-unit",
-                             options_.runtime_unit,
-                             "--runtime-socket",
-                             options_.runtime_socket,
-                             "--node-name",
-                             options_.node_name,
-                             "--kubeconfig",
-                             options_.kubeconfig,
-                             "--healthz-port",
-                             std::to_string(options_.healthz_port)});
-  if (!armed.ok()) say_(fmt::format("no timer that would put the Node back without us: {}", Message(armed.status())));
-}
-
-// An enable that was killed has left it; until it runs, or the Node is switched to an end, nobody knows how far that
-// got.
-bool NodeSwitch::NetIsArmed() {
-  return !options_.own_program.empty() &&
-         machine_.Systemctl({"is-active", "--quiet", fmt::format("{}.timer", kNetUnit)}).ok();
-}
-
-void NodeSwitch::DisarmNet() {
-  if (!options_.own_program.empty()) machine_.Systemctl({"stop", fmt::format("{}.timer", kNetUnit)}).IgnoreError();
-}
-
 absl::Status NodeSwitch::Enable() {
   HK_RETURN_IF_ERROR(NotTheOtherWay());
   HK_ASSIGN_OR_RETURN(std::vector<File> wanted, Wanted());
-  const bool cut = NetIsArmed();
+  const bool cut = net_.IsArmed();
   if (InPlace(wanted) && !cut) {
     say_("enabled already");
     return WaitReady(milliseconds(0));
@@ -210,13 +174,14 @@ absl::Status NodeSwitch::Enable() {
 
   if (cut) {
     say_("an earlier enable was cut off: it is done again");
-    DisarmNet();
+    net_.Disarm();
   } else {
     HK_RETURN_IF_ERROR(KeepFormer());  // of one that was cut off it is there
   }
-  ArmNet();
+  absl::Status armed = net_.Arm();
+  if (!armed.ok()) say_(fmt::format("no timer that would put the Node back without us: {}", Message(armed)));
   auto disarm = absl::MakeCleanup([this] {
-    DisarmNet();
+    net_.Disarm();
     ForgetFormer().IgnoreError();  // in nobody's way: the next enable writes them anew
   });
   const milliseconds since = machine_.Now();
@@ -237,9 +202,7 @@ absl::Status NodeSwitch::Enable() {
 }
 
 absl::Status NodeSwitch::Disable() {
-  bool any = false;
-  for (const std::string& path : Paths()) any |= machine_.Read(path).ok();
-  if (!any) {
+  if (!AnyFile()) {
     HK_RETURN_IF_ERROR(NotTheOtherWay());
     say_("not enabled");
     return absl::OkStatus();
@@ -247,7 +210,7 @@ absl::Status NodeSwitch::Disable() {
   if (!options_.force) HK_RETURN_IF_ERROR(NoSplitPods());
   const milliseconds since = machine_.Now();
   HK_RETURN_IF_ERROR(TakeAway());
-  DisarmNet();  // of an enable that was cut off: what it would do is done
+  net_.Disarm();  // of an enable that was cut off: what it would do is done
   return WaitReady(since);
 }
 
@@ -326,16 +289,13 @@ std::vector<Finding> NodeSwitch::Check() {
     findings.push_back({what, status.ok() ? good : Message(status), status.ok()});
   };
   absl::StatusOr<std::vector<File>> wanted = Wanted();
-  bool any = false;
-  for (const std::string& path : Paths()) any |= machine_.Read(path).ok();
   if (!wanted.ok()) {
     add("units", wanted.status(), "");
-  } else if (!any) {
-    findings.push_back({"heterocri", "not enabled", false});
+  } else if (InPlace(*wanted)) {
+    findings.push_back({"heterocri", "enabled", true});
   } else {
-    bool in_place = InPlace(*wanted);
-    findings.push_back(
-        {"heterocri", in_place ? "enabled" : "enabled, but the unit has changed since: enable again", in_place});
+    const char* state = AnyFile() ? "enabled, but the unit has changed since: enable again" : "not enabled";
+    findings.push_back({"heterocri", state, false});
   }
   const std::string socket = options_.via == Via::kKubelet ? options_.router_socket : options_.runtime_socket;
   absl::StatusOr<int> split = machine_.SplitPods(socket);

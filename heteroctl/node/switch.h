@@ -4,8 +4,8 @@
 // sides, so kubelet finds all of them. By kubelet: kubelet gets another endpoint and is restarted. By socket:
 // containerd moves to another socket, heterocri takes the one it had, and kubelet is not touched (its containers' shims
 // go on while containerd restarts). A Node that is not Ready again in time is put back as it was; should this program
-// die on the way, systemd does it. Threading: one thread. Ownership: borrows the machine. Errors: what failed, and
-// whether the Node was put back.
+// die on the way, systemd does it. Threading: one thread.
+// Ownership: borrows the machine. Errors: what failed, and whether the Node was put back.
 //
 //   NodeSwitch node({.via = Via::kKubelet}, machine, say);
 //   HK_RETURN_IF_ERROR(node.Enable());
@@ -16,25 +16,10 @@
 #include <vector>
 
 #include "heteroctl/node/machine.h"
+#include "heteroctl/node/options.h"
+#include "heteroctl/node/rollback_timer.h"
 
 namespace heterok8s::ctl {
-
-enum class Via { kKubelet, kSocket };
-
-struct NodeOptions {
-  Via via = Via::kKubelet;
-  std::string kubelet_unit = "kubelet.service", runtime_unit = "containerd.service", router_unit = "heterocri.service";
-  std::string router_socket = "/run/heterok8s/cri.sock";
-  std::string runtime_socket = "/run/containerd/containerd.sock";
-  std::string moved_socket = "/run/containerd/containerd-host.sock";  // by socket: where containerd is then
-  std::string node_name;                                              // empty: this machine's name
-  std::string kubeconfig = "/etc/kubernetes/kubelet.conf";
-  int healthz_port = 10248;  // kubelet's default
-  std::chrono::seconds ready_within{60};
-  std::chrono::seconds steady_for{10};  // Ready without a break, before it is believed
-  bool force = false;                   // disable: although split Pods run
-  std::string own_program;              // for systemd, should we die; empty: no such net
-};
 
 // One line of `heteroctl node check`.
 struct Finding {
@@ -46,6 +31,7 @@ class NodeSwitch {
  public:
   using Say = std::function<void(const std::string&)>;
   NodeSwitch(NodeOptions options, Machine& machine, Say say);
+  NodeSwitch(const NodeSwitch&) = delete;  // the timer has its options
 
   absl::Status Enable();
   absl::Status Disable();
@@ -60,6 +46,7 @@ class NodeSwitch {
   // The drop-ins that this way needs, as they should be now.
   absl::StatusOr<std::vector<File>> Wanted();
   std::vector<std::string> Paths() const;
+  bool AnyFile();
   bool InPlace(const std::vector<File>& wanted);
   absl::Status Apply(const std::vector<File>& wanted);  // writes them, and restarts what they are about
   absl::Status TakeAway();
@@ -72,13 +59,11 @@ class NodeSwitch {
   absl::Status WaitReady(std::chrono::milliseconds since);
   absl::Status Ready(std::chrono::milliseconds since);
   absl::Status NodeCondition(std::chrono::milliseconds since);
-  void ArmNet();
-  bool NetIsArmed();
-  void DisarmNet();
 
   NodeOptions options_;
   Machine& machine_;
   Say say_;
+  RollbackTimer net_;
 };
 
 }  // namespace heterok8s::ctl
