@@ -1,9 +1,11 @@
-// What was killed half-way is done again, or undone by systemd's timer.
+// What was killed half-way is done again, or undone by systemd's timer; nobody else is at work meanwhile.
 #include "common/testing/matchers.h"
 #include "heteroctl/node/scripted_machine.h"
 
 namespace heterok8s::ctl {
 namespace {
+
+using testing::HasCode;
 
 TEST_CASE("the net of systemd does for this Node what we would do, also when it has names of its own") {
   Node node;
@@ -76,6 +78,44 @@ TEST_CASE("a disable after an enable that was killed disarms the net") {
 
   REQUIRE_OK(node.Disable());
   CHECK_FALSE(node.machine.armed);
+}
+
+TEST_CASE("one at a time: enable and disable refuse while another is at work, rollback waits for it") {
+  Node node;
+  const auto busy = [&] { node.machine.others_until = node.machine.Now() + std::chrono::minutes(3); };
+  busy();
+  CHECK_THAT(node.Enable(), HasCode(absl::StatusCode::kUnavailable));
+  CHECK(!node.machine.Read(kKubeletDropIn).ok());
+  node.machine.others_until.reset();
+  REQUIRE_OK(node.Enable());
+  busy();
+  CHECK_THAT(node.Disable(), HasCode(absl::StatusCode::kUnavailable));
+  CHECK(node.machine.Read(kKubeletDropIn).ok());
+  node.machine.log.clear();
+
+  const auto begun = node.machine.Now();
+  REQUIRE_OK(node.Rollback());
+  CHECK(node.machine.Now() - begun >= std::chrono::minutes(3));
+  CHECK(!node.machine.Read(kKubeletDropIn).ok());
+}
+
+TEST_CASE("an enable that comes to its end ends a rollback that waits for it") {
+  Node node;
+  REQUIRE_OK(node.Enable());
+  CHECK(node.machine.Did("stop heterok8s-node-rollback.timer"));
+  CHECK(node.machine.Did("stop heterok8s-node-rollback.service"));
+}
+
+TEST_CASE("one of two machines' objects is the only one, until it goes") {
+  Folder folder;
+  SystemdMachine second(folder.path);
+  {
+    SystemdMachine first(folder.path);
+    REQUIRE_OK(first.BeTheOnlyOne());
+    REQUIRE_OK(first.BeTheOnlyOne());
+    CHECK_THAT(second.BeTheOnlyOne(), HasCode(absl::StatusCode::kUnavailable));
+  }
+  CHECK_OK(second.BeTheOnlyOne());
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 #include "heteroctl/node/machine.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <netinet/in.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -12,7 +14,6 @@
 
 #include "common/sys/file.h"
 #include "common/sys/process.h"
-#include "common/sys/unique_fd.h"
 #include "heteroctl/pod/cri_client.h"
 
 namespace heterok8s::ctl {
@@ -21,6 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds kCommand{90};  // systemd's own limit for a start, DefaultTimeoutStartSec
+constexpr const char* kLock = "/run/heterok8s-node.lock";
 
 }  // namespace
 
@@ -93,6 +95,22 @@ void SystemdMachine::Sleep(std::chrono::milliseconds time) { std::this_thread::s
 
 std::chrono::milliseconds SystemdMachine::Now() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch());
+}
+
+absl::Status SystemdMachine::BeTheOnlyOne() {
+  if (lock_.valid()) return absl::OkStatus();
+  const std::string path = root_ + kLock;
+  std::error_code error;
+  fs::create_directories(fs::path(path).parent_path(), error);  // of a folder that stands for "/"
+  sys::UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd.valid()) return ErrnoToStatus(errno, fmt::format("open '{}'", path));
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return ErrnoToStatus(errno, fmt::format("lock '{}'", path));
+    return absl::UnavailableError(
+        fmt::format("another `heteroctl node` is at work on this machine: it has '{}'", path));
+  }
+  lock_ = std::move(fd);
+  return absl::OkStatus();
 }
 
 }  // namespace heterok8s::ctl

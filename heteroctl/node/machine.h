@@ -1,8 +1,8 @@
 // What setting a Node up does to its machine: files, systemd, and looks at kubelet. A port, so that the order of the
 // steps is tested against a kubelet that behaves as a script says.
 //
-// Threading: one thread. Ownership: none kept; what it changes is the machine's. Errors: name the file or the command
-// and what it printed.
+// Threading: one thread. Ownership: a lock, which the kernel frees with the process; what it changes is the machine's.
+// Errors: name the file or the command and what it printed.
 //
 //   SystemdMachine machine("");                       // or a folder that stands for "/"
 //   HK_RETURN_IF_ERROR(machine.Systemctl({"restart", "kubelet"}));
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/status/status.h"
+#include "common/sys/unique_fd.h"
 
 namespace heterok8s::ctl {
 
@@ -33,6 +34,9 @@ class Machine {
   virtual absl::StatusOr<int> SplitPods(const std::string& socket) = 0;
   virtual void Sleep(std::chrono::milliseconds time) = 0;
   virtual std::chrono::milliseconds Now() = 0;  // since 1970
+  // This program is the only one that switches the Node, for as long as the object lives and however the program ends;
+  // kUnavailable while another is. Also when it has been called before.
+  virtual absl::Status BeTheOnlyOne() = 0;
 };
 
 class SystemdMachine final : public Machine {
@@ -49,9 +53,11 @@ class SystemdMachine final : public Machine {
   absl::StatusOr<int> SplitPods(const std::string& socket) override;
   void Sleep(std::chrono::milliseconds time) override;
   std::chrono::milliseconds Now() override;
+  absl::Status BeTheOnlyOne() override;
 
  private:
   const std::string root_;
+  sys::UniqueFd lock_;
 };
 
 }  // namespace heterok8s::ctl

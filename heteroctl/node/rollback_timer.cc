@@ -7,6 +7,7 @@ namespace {
 
 constexpr const char* kUnit = "heterok8s-node-rollback";
 constexpr const char* kTimer = "heterok8s-node-rollback.timer";
+constexpr const char* kService = "heterok8s-node-rollback.service";
 
 }  // namespace
 
@@ -41,12 +42,14 @@ absl::Status RollbackTimer::Arm() {
 
 bool RollbackTimer::IsArmed() {
   if (options_.own_program.empty()) return false;
+  // While the service waits for an enable to end, or is about to begin, the timer counts as active too.
   return machine_.Systemctl({"is-active", "--quiet", kTimer}).ok();
 }
 
 void RollbackTimer::Disarm() {
   if (options_.own_program.empty()) return;
   machine_.Systemctl({"stop", kTimer}).IgnoreError();
+  machine_.Systemctl({"stop", kService}).IgnoreError();
 }
 
 }  // namespace heterok8s::ctl

@@ -1,7 +1,8 @@
 // A timer of systemd's that puts a Node back, for a shell that is lost with `heteroctl node enable` in it.
 //
-// Purpose: it runs `heteroctl node rollback`. Threading: one thread. Ownership: borrows options and machine; the timer
-// is systemd's and outlives this. Errors: systemd's own words.
+// Purpose: it runs `heteroctl node rollback`, which does nothing while the enable goes on (Machine::BeTheOnlyOne). So
+// the time of the timer need not be longer than an enable may take. Threading: one thread. Ownership: borrows options
+// and machine; the timer is systemd's and outlives this. Errors: systemd's own words.
 //
 //   RollbackTimer net(options, machine);
 //   HK_RETURN_IF_ERROR(net.Arm());
@@ -21,6 +22,7 @@ class RollbackTimer {
   // An enable that was killed has left it; until it runs, or the Node is switched to an end, nobody knows how far that
   // got.
   bool IsArmed();
+  // Also ends a rollback that waits for us: to be called by the only one at work.
   void Disarm();
 
  private:

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "heteroctl/node/switch.h"
@@ -88,6 +89,10 @@ class ScriptedMachine final : public Machine {
   }
   void Sleep(std::chrono::milliseconds time) override { now_ += time; }
   std::chrono::milliseconds Now() override { return now_; }
+  absl::Status BeTheOnlyOne() override {
+    if (others_until && now_ >= *others_until) others_until.reset();
+    return others_until ? absl::UnavailableError("another is at work") : absl::OkStatus();
+  }
 
   bool Did(const std::string& what) const { return std::find(log.begin(), log.end(), what) != log.end(); }
 
@@ -103,9 +108,10 @@ class ScriptedMachine final : public Machine {
   std::chrono::milliseconds ready_after{5000};
   int split_pods = 0;
   std::vector<std::string> log;
-  std::string net;       // what systemd would run
-  bool armed = false;    // and will
-  std::string fails_at;  // a verb of systemctl's
+  std::string net;                                        // what systemd would run
+  bool armed = false;                                     // and will
+  std::string fails_at;                                   // a verb of systemctl's
+  std::optional<std::chrono::milliseconds> others_until;  // another `heteroctl node` is at work
   Folder folder;
 
  private:

@@ -16,6 +16,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLook{500};
+constexpr std::chrono::hours kLongestEnable{4};  // an hour of --ready-within is the most, there and back
 constexpr const char* kGoing = "# `heteroctl node disable` is taking this away.\n";
 
 std::string DropInPath(const std::string& unit) {
@@ -154,12 +155,18 @@ absl::Status NodeSwitch::PutBack() {
 }
 
 absl::Status NodeSwitch::Rollback() {
+  const milliseconds begun = machine_.Now();
+  for (absl::Status alone = machine_.BeTheOnlyOne(); !alone.ok(); alone = machine_.BeTheOnlyOne()) {
+    if (alone.code() != absl::StatusCode::kUnavailable || machine_.Now() - begun >= kLongestEnable) return alone;
+    machine_.Sleep(kLook);
+  }
   const milliseconds since = machine_.Now();
   HK_RETURN_IF_ERROR(PutBack());
   return WaitReady(since);
 }
 
 absl::Status NodeSwitch::Enable() {
+  HK_RETURN_IF_ERROR(machine_.BeTheOnlyOne());
   HK_RETURN_IF_ERROR(NotTheOtherWay());
   HK_ASSIGN_OR_RETURN(std::vector<File> wanted, Wanted());
   const bool cut = net_.IsArmed();
@@ -202,6 +209,7 @@ absl::Status NodeSwitch::Enable() {
 }
 
 absl::Status NodeSwitch::Disable() {
+  HK_RETURN_IF_ERROR(machine_.BeTheOnlyOne());
   if (!AnyFile()) {
     HK_RETURN_IF_ERROR(NotTheOtherWay());
     say_("not enabled");

@@ -4,7 +4,7 @@
 // sides, so kubelet finds all of them. By kubelet: kubelet gets another endpoint and is restarted. By socket:
 // containerd moves to another socket, heterocri takes the one it had, and kubelet is not touched (its containers' shims
 // go on while containerd restarts). A Node that is not Ready again in time is put back as it was; should this program
-// die on the way, systemd does it. Threading: one thread.
+// die on the way, systemd does it. One at a time: another that is at work is kUnavailable. Threading: one thread.
 // Ownership: borrows the machine. Errors: what failed, and whether the Node was put back.
 //
 //   NodeSwitch node({.via = Via::kKubelet}, machine, say);
@@ -35,7 +35,8 @@ class NodeSwitch {
 
   absl::Status Enable();
   absl::Status Disable();
-  // What an enable that was cut off has done is undone: systemd's timer asks for it.
+  // What an enable that was cut off has done is undone: systemd's timer asks for it. Waits while that enable goes on;
+  // it ends this program then.
   absl::Status Rollback();
   std::vector<Finding> Check();
 
