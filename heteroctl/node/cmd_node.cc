@@ -19,8 +19,9 @@ NodeOptions OptionsOf(const Flags& flags) {
   NodeOptions options = flags.options;
   options.via = flags.via == "socket" ? Via::kSocket : Via::kKubelet;
   // By socket kubelet does not tell when it was served by another: what it says must hold for longer than the 30 s
-  // after which it gives a runtime up.
-  if (options.via == Via::kSocket) options.steady_for = std::chrono::seconds(35);
+  // after which it gives a runtime up, and the 10 s in which it tells the cluster (kubelet's baseRuntimeSync and
+  // nodeStatusUpdateFrequency).
+  if (options.via == Via::kSocket) options.steady_for = std::chrono::seconds(45);
   options.ready_within = std::chrono::seconds(flags.ready_within);
   std::error_code error;
   if (flags.root.empty()) options.own_program = std::filesystem::read_symlink("/proc/self/exe", error).string();

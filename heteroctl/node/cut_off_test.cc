@@ -82,7 +82,7 @@ TEST_CASE("a disable after an enable that was killed disarms the net") {
 
 TEST_CASE("one at a time: enable and disable refuse while another is at work, rollback waits for it") {
   Node node;
-  const auto busy = [&] { node.machine.others_until = node.machine.Now() + std::chrono::minutes(3); };
+  const auto busy = [&] { node.machine.others_until = node.machine.Clock() + std::chrono::minutes(3); };
   busy();
   CHECK_THAT(node.Enable(), HasCode(absl::StatusCode::kUnavailable));
   CHECK(!node.machine.Read(kKubeletDropIn).ok());

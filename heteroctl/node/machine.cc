@@ -94,6 +94,10 @@ absl::StatusOr<int> SystemdMachine::SplitPods(const std::string& socket) {
 void SystemdMachine::Sleep(std::chrono::milliseconds time) { std::this_thread::sleep_for(time); }
 
 std::chrono::milliseconds SystemdMachine::Now() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+std::chrono::milliseconds SystemdMachine::Clock() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch());
 }
 

@@ -33,7 +33,8 @@ class Machine {
   // Whether a CRI runtime answers there, and how many split Pods run through it; 0 for one that is not heterocri.
   virtual absl::StatusOr<int> SplitPods(const std::string& socket) = 0;
   virtual void Sleep(std::chrono::milliseconds time) = 0;
-  virtual std::chrono::milliseconds Now() = 0;  // since 1970
+  virtual std::chrono::milliseconds Now() = 0;    // of a clock that nobody sets: for how long something took
+  virtual std::chrono::milliseconds Clock() = 0;  // since 1970, as the cluster counts
   // This program is the only one that switches the Node, for as long as the object lives and however the program ends;
   // kUnavailable while another is. Also when it has been called before.
   virtual absl::Status BeTheOnlyOne() = 0;
@@ -53,6 +54,7 @@ class SystemdMachine final : public Machine {
   absl::StatusOr<int> SplitPods(const std::string& socket) override;
   void Sleep(std::chrono::milliseconds time) override;
   std::chrono::milliseconds Now() override;
+  std::chrono::milliseconds Clock() override;
   absl::Status BeTheOnlyOne() override;
 
  private:

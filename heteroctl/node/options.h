@@ -20,11 +20,11 @@ struct NodeOptions {
   std::string moved_socket = "/run/containerd/containerd-host.sock";  // by socket: where containerd is then
   std::string node_name;                                              // empty: this machine's name
   std::string kubeconfig = "/etc/kubernetes/kubelet.conf";
-  int healthz_port = 10248;  // kubelet's default
-  std::chrono::seconds ready_within{60};
-  std::chrono::seconds steady_for{10};  // Ready without a break, before it is believed
-  bool force = false;                   // disable: although split Pods run
-  std::string own_program;              // for systemd, should we die; empty: no such net
+  int healthz_port = 10248;               // kubelet's default
+  std::chrono::seconds ready_within{60};  // of the change
+  std::chrono::seconds steady_for{10};    // without a break from then on, before it is believed
+  bool force = false;                     // disable: although split Pods run
+  std::string own_program;                // for systemd, should we die; empty: no such net
 };
 
 }  // namespace heterok8s::ctl

@@ -54,5 +54,26 @@ TEST_CASE("by socket: a Node that is called Ready while nobody answers on its ru
   CHECK(!node.machine.Read(kRouterDropIn).ok());
 }
 
+TEST_CASE("by socket: a kubelet that gives its runtime up after its half minute is seen, also when the clock is set") {
+  Node node(Via::kSocket);
+  node.options.steady_for = std::chrono::seconds(35);
+  node.machine.gives_up_after = std::chrono::seconds(33);
+  SECTION("the clock runs as ours") {}
+  SECTION("the clock is set forward meanwhile") { node.machine.clock_jumps = std::chrono::hours(1); }
+
+  const absl::Status status = node.Enable();
+
+  REQUIRE(!status.ok());
+  CHECK(ToString(status).find("is not Ready") != std::string::npos);
+  CHECK(!node.machine.Read(kRuntimeDropIn).ok());
+}
+
+TEST_CASE("a Node that is Ready late is given the time in which it must stay so") {
+  Node node;
+  node.machine.ready_after = std::chrono::seconds(55);
+
+  CHECK_OK(node.Enable());
+}
+
 }  // namespace
 }  // namespace heterok8s::ctl

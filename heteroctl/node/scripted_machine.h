@@ -56,7 +56,7 @@ class ScriptedMachine final : public Machine {
     if (arguments[0] == "cat") return Cat(arguments[1]);
     if (arguments[0] == "is-active" && !armed) return absl::InternalError("inactive");
     if (arguments[0] == "stop" && arguments[1] == "heterok8s-node-rollback.timer") armed = false;
-    if (arguments[0] == "restart" && arguments[1] != "containerd.service") started_ = now_;
+    if (arguments[0] == "restart") (arguments[1] == "containerd.service" ? moved_ : started_) = now_;
     return "";
   }
   absl::StatusOr<std::string> Run(const std::vector<std::string>& argv) override {
@@ -71,9 +71,9 @@ class ScriptedMachine final : public Machine {
       log.push_back(fmt::format("{}", fmt::join(argv, " ")));
       return "";
     }
-    const bool ready = Likes() && now_ - started_ >= ready_after;
+    const bool ready = Likes() && now_ - started_ >= ready_after && !GaveUp();
     // A kubelet that hangs says nothing new: the cluster still has its last word for a while.
-    std::chrono::milliseconds heard = ready ? now_ : std::min(now_, started_ - std::chrono::milliseconds(1000));
+    std::chrono::milliseconds heard = ready ? Clock() : std::min(now_, started_ - std::chrono::milliseconds(1000));
     return fmt::format(
         R"({{"status": {{"conditions": [{{"type": "MemoryPressure", "status": "False"}},
             {{"type": "Ready", "status": "{}", "message": "as the script says", "lastHeartbeatTime": "{}"}}]}}}})",
@@ -87,8 +87,12 @@ class ScriptedMachine final : public Machine {
     if (!listens) return absl::UnavailableError(fmt::format("nobody listens on '{}'", socket));
     return split_pods;
   }
-  void Sleep(std::chrono::milliseconds time) override { now_ += time; }
-  std::chrono::milliseconds Now() override { return now_; }
+  void Sleep(std::chrono::milliseconds time) override {
+    now_ += time;
+    set_ = clock_jumps;
+  }
+  std::chrono::milliseconds Now() override { return now_ - std::chrono::hours(1000); }
+  std::chrono::milliseconds Clock() override { return now_ + set_; }
   absl::Status BeTheOnlyOne() override {
     if (others_until && now_ >= *others_until) others_until.reset();
     return others_until ? absl::UnavailableError("another is at work") : absl::OkStatus();
@@ -108,10 +112,12 @@ class ScriptedMachine final : public Machine {
   std::chrono::milliseconds ready_after{5000};
   int split_pods = 0;
   std::vector<std::string> log;
-  std::string net;                                        // what systemd would run
-  bool armed = false;                                     // and will
-  std::string fails_at;                                   // a verb of systemctl's
-  std::optional<std::chrono::milliseconds> others_until;  // another `heteroctl node` is at work
+  std::string net;                                          // what systemd would run
+  bool armed = false;                                       // and will
+  std::string fails_at;                                     // a verb of systemctl's
+  std::optional<std::chrono::milliseconds> gives_up_after;  // by socket: kubelet, of a runtime that does not serve it
+  std::chrono::milliseconds clock_jumps{0};                 // forward, in the first Sleep
+  std::optional<std::chrono::milliseconds> others_until;    // another `heteroctl node` is at work
   Folder folder;
 
  private:
@@ -122,6 +128,7 @@ class ScriptedMachine final : public Machine {
     }
     return false;
   }
+  bool GaveUp() { return gives_up_after && Read(kRuntimeDropIn).ok() && now_ - moved_ >= *gives_up_after; }
   bool Likes() {
     if (Disliked()) return false;
     return likes_heterocri || (!Read(kKubeletDropIn).ok() && !Read(kRuntimeDropIn).ok());
@@ -142,7 +149,7 @@ class ScriptedMachine final : public Machine {
 
   SystemdMachine files_{folder.path};
   std::chrono::milliseconds now_{1764000000000};
-  std::chrono::milliseconds started_{now_ - std::chrono::milliseconds(3600000)};
+  std::chrono::milliseconds started_{now_ - std::chrono::milliseconds(3600000)}, moved_{0}, set_{0};
 };
 
 inline NodeOptions Options(Via via) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "heteroctl/node/unit.h"
 
@@ -160,9 +161,9 @@ absl::Status NodeSwitch::Rollback() {
     if (alone.code() != absl::StatusCode::kUnavailable || machine_.Now() - begun >= kLongestEnable) return alone;
     machine_.Sleep(kLook);
   }
-  const milliseconds since = machine_.Now();
+  const milliseconds since = machine_.Clock();
   HK_RETURN_IF_ERROR(PutBack());
-  return WaitReady(since);
+  return WaitReady(since, machine_.Now());
 }
 
 absl::Status NodeSwitch::Enable() {
@@ -172,7 +173,7 @@ absl::Status NodeSwitch::Enable() {
   const bool cut = net_.IsArmed();
   if (InPlace(wanted) && !cut) {
     say_("enabled already");
-    return WaitReady(milliseconds(0));
+    return WaitReady(milliseconds(0), machine_.Now());
   }
   if (options_.via == Via::kKubelet) {
     HK_RETURN_IF_ERROR(Annotate(machine_.SplitPods(options_.router_socket).status(), "heterocri is not there yet"));
@@ -191,17 +192,17 @@ absl::Status NodeSwitch::Enable() {
     net_.Disarm();
     ForgetFormer().IgnoreError();  // in nobody's way: the next enable writes them anew
   });
-  const milliseconds since = machine_.Now();
+  const milliseconds since = machine_.Clock(), begun = machine_.Now();
   say_(options_.via == Via::kKubelet ? "kubelet is restarted with heterocri as its runtime"
                                      : "containerd is restarted on another socket, heterocri takes its own");
   absl::Status done = Apply(wanted);
-  if (done.ok()) done = WaitReady(since);
+  if (done.ok()) done = WaitReady(since, begun);
   if (done.ok()) return done;
 
   say_(fmt::format("{}: the Node is put back as it was", Message(done)));
-  const milliseconds back_since = machine_.Now();
+  const milliseconds back_since = machine_.Clock();
   absl::Status back = PutBack();
-  if (back.ok()) back = WaitReady(back_since);
+  if (back.ok()) back = WaitReady(back_since, machine_.Now());
   if (!back.ok()) {
     return absl::Status(done.code(), fmt::format("{}; put back, and that failed: {}", Message(done), Message(back)));
   }
@@ -216,10 +217,10 @@ absl::Status NodeSwitch::Disable() {
     return absl::OkStatus();
   }
   if (!options_.force) HK_RETURN_IF_ERROR(NoSplitPods());
-  const milliseconds since = machine_.Now();
+  const milliseconds since = machine_.Clock();
   HK_RETURN_IF_ERROR(TakeAway());
   net_.Disarm();  // of an enable that was cut off: what it would do is done
-  return WaitReady(since);
+  return WaitReady(since, machine_.Now());
 }
 
 absl::Status NodeSwitch::NoSplitPods() {
@@ -239,20 +240,21 @@ absl::Status NodeSwitch::NoSplitPods() {
       "{} split Pods run on this Node: kubelet would start their DPU containers again on the host (--force)", *split));
 }
 
-absl::Status NodeSwitch::WaitReady(milliseconds since) {
-  const milliseconds begun = machine_.Now();
-  milliseconds steady_since = begun;
-  absl::Status last;
+absl::Status NodeSwitch::WaitReady(milliseconds since, milliseconds begun) {
+  std::optional<milliseconds> steady_since;
   while (true) {
-    last = Ready(since);
-    milliseconds now = machine_.Now();
-    if (!last.ok()) steady_since = now;
-    if (last.ok() && now - steady_since >= std::min(options_.steady_for, options_.ready_within / 2)) return last;
-    if (now - begun >= options_.ready_within) break;
+    const absl::Status last = Ready(since);
+    const milliseconds now = machine_.Now();
+    if (!last.ok()) {
+      steady_since.reset();
+      if (now - begun >= options_.ready_within)
+        return Annotate(last, fmt::format("not Ready within {} s", options_.ready_within.count()));
+    } else {
+      if (!steady_since) steady_since = now;
+      if (now - *steady_since >= options_.steady_for) return last;
+    }
     machine_.Sleep(kLook);
   }
-  if (last.ok()) last = absl::UnavailableError("it does not stay Ready");
-  return Annotate(last, fmt::format("not Ready within {} s", options_.ready_within.count()));
 }
 
 absl::Status NodeSwitch::Ready(milliseconds since) {

@@ -57,7 +57,9 @@ class NodeSwitch {
   absl::Status NotTheOtherWay();  // an error where the drop-ins of the other --via are there
   absl::Status Restart();
   absl::Status NoSplitPods();  // what makes disable safe; also an error when nobody knows
-  absl::Status WaitReady(std::chrono::milliseconds since);
+  // Ready within the time from `begun`, and from then on without a break; `since`: as Ready.
+  absl::Status WaitReady(std::chrono::milliseconds since, std::chrono::milliseconds begun);
+  // `since`: when something was changed, by Machine::Clock(); 0: nothing was.
   absl::Status Ready(std::chrono::milliseconds since);
   absl::Status NodeCondition(std::chrono::milliseconds since);
 
