@@ -80,6 +80,31 @@ TEST_CASE("a disable after an enable that was killed disarms the net") {
   CHECK_FALSE(node.machine.armed);
 }
 
+TEST_CASE("a disable that was killed before all was done is finished by the next one, and check says so meanwhile") {
+  Node node(Via::kSocket);
+  REQUIRE_OK(node.Enable());
+  node.machine.fails_at = "ln";
+  REQUIRE(!node.Disable().ok());
+  const std::vector<Finding> findings = node.Check();
+  CHECK(std::any_of(findings.begin(), findings.end(),
+                    [](const Finding& finding) { return finding.state.find("disable again") != std::string::npos; }));
+
+  node.machine.fails_at.clear();
+  node.machine.log.clear();
+  REQUIRE_OK(node.Disable());
+  CHECK(node.machine.Did("ln -sfn /run/containerd/containerd.sock.ttrpc /run/containerd/containerd-host.sock.ttrpc"));
+  CHECK(!node.machine.Read(kRuntimeDropIn).ok());
+}
+
+TEST_CASE("a disable disarms the net of an enable that was killed before it changed anything") {
+  Node node;
+  node.machine.armed = true;
+
+  REQUIRE_OK(node.Disable());
+  CHECK_FALSE(node.machine.armed);
+  CHECK(!node.machine.Did("restart kubelet.service"));
+}
+
 TEST_CASE("one at a time: enable and disable refuse while another is at work, rollback waits for it") {
   Node node;
   const auto busy = [&] { node.machine.others_until = node.machine.Clock() + std::chrono::minutes(3); };

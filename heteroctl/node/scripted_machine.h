@@ -68,6 +68,7 @@ class ScriptedMachine final : public Machine {
       return "";
     }
     if (argv[0] == "ln") {
+      if (argv[0] == fails_at) return absl::InternalError("as the script says");
       log.push_back(fmt::format("{}", fmt::join(argv, " ")));
       return "";
     }
@@ -114,7 +115,7 @@ class ScriptedMachine final : public Machine {
   std::vector<std::string> log;
   std::string net;                                          // what systemd would run
   bool armed = false;                                       // and will
-  std::string fails_at;                                     // a verb of systemctl's
+  std::string fails_at;                                     // a verb of systemctl's, or a program
   std::optional<std::chrono::milliseconds> gives_up_after;  // by socket: kubelet, of a runtime that does not serve it
   std::chrono::milliseconds clock_jumps{0};                 // forward, in the first Sleep
   std::optional<std::chrono::milliseconds> others_until;    // another `heteroctl node` is at work

@@ -91,6 +91,14 @@ bool NodeSwitch::AnyFile() {
   return std::any_of(paths.begin(), paths.end(), [&](const std::string& path) { return machine_.Read(path).ok(); });
 }
 
+bool NodeSwitch::IsGoing() {
+  const std::vector<std::string> paths = Paths();
+  return std::any_of(paths.begin(), paths.end(), [&](const std::string& path) {
+    absl::StatusOr<std::string> text = machine_.Read(path);
+    return text.ok() && *text == kGoing;
+  });
+}
+
 bool NodeSwitch::InPlace(const std::vector<File>& wanted) {
   for (const File& file : wanted) {
     absl::StatusOr<std::string> there = machine_.Read(file.path);
@@ -114,17 +122,19 @@ absl::Status NodeSwitch::Apply(const std::vector<File>& wanted) {
 }
 
 absl::Status NodeSwitch::TakeAway() {
-  // Files that say nothing stay until the units run without them: whoever comes after one that was killed on the way
-  // finds them and does it again.
+  // Files that say nothing stay until all else is done: whoever comes after one that was killed on the way finds them
+  // and does it again.
   for (const std::string& path : Paths()) {
     if (machine_.Read(path).ok()) HK_RETURN_IF_ERROR(machine_.Write(path, kGoing));
   }
   HK_RETURN_IF_ERROR(Restart());
+  if (options_.via == Via::kSocket) {
+    HK_RETURN_IF_ERROR(
+        machine_.Run({"ln", "-sfn", Events(options_.runtime_socket), Events(options_.moved_socket)}).status());
+  }
   for (const std::string& path : Paths()) HK_RETURN_IF_ERROR(machine_.Remove(path));
   HK_RETURN_IF_ERROR(ForgetFormer());
-  HK_RETURN_IF_ERROR(machine_.Systemctl({"daemon-reload"}).status());
-  if (options_.via == Via::kKubelet) return absl::OkStatus();
-  return machine_.Run({"ln", "-sfn", Events(options_.runtime_socket), Events(options_.moved_socket)}).status();
+  return machine_.Systemctl({"daemon-reload"}).status();
 }
 
 absl::Status NodeSwitch::KeepFormer() {
@@ -213,6 +223,7 @@ absl::Status NodeSwitch::Disable() {
   HK_RETURN_IF_ERROR(machine_.BeTheOnlyOne());
   if (!AnyFile()) {
     HK_RETURN_IF_ERROR(NotTheOtherWay());
+    if (net_.IsArmed()) net_.Disarm();  // of an enable that was cut off before it changed anything
     say_("not enabled");
     return absl::OkStatus();
   }
@@ -304,7 +315,9 @@ std::vector<Finding> NodeSwitch::Check() {
   } else if (InPlace(*wanted)) {
     findings.push_back({"heterocri", "enabled", true});
   } else {
-    const char* state = AnyFile() ? "enabled, but the unit has changed since: enable again" : "not enabled";
+    const char* state = !AnyFile()  ? "not enabled"
+                        : IsGoing() ? "half disabled, by one that was cut off: disable again"
+                                    : "enabled, but the unit has changed since: enable again";
     findings.push_back({"heterocri", state, false});
   }
   const std::string socket = options_.via == Via::kKubelet ? options_.router_socket : options_.runtime_socket;

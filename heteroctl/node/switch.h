@@ -48,6 +48,7 @@ class NodeSwitch {
   absl::StatusOr<std::vector<File>> Wanted();
   std::vector<std::string> Paths() const;
   bool AnyFile();
+  bool IsGoing();  // a disable was cut off
   bool InPlace(const std::vector<File>& wanted);
   absl::Status Apply(const std::vector<File>& wanted);  // writes them, and restarts what they are about
   absl::Status TakeAway();
