@@ -75,5 +75,17 @@ TEST_CASE("a Node that is Ready late is given the time in which it must stay so"
   CHECK_OK(node.Enable());
 }
 
+TEST_CASE(
+    "by socket: heterocri that does not start at its first try is waited for, and keeps no disable from its end") {
+  Node node(Via::kSocket);
+  node.machine.fails_at = "start";
+
+  CHECK_OK(node.Enable());
+  CHECK(node.machine.Read(kRuntimeDropIn).ok());
+  CHECK_OK(node.Disable());
+  CHECK(!node.machine.Read(kRuntimeDropIn).ok());
+  CHECK(node.machine.Did("ln -sfn /run/containerd/containerd.sock.ttrpc /run/containerd/containerd-host.sock.ttrpc"));
+}
+
 }  // namespace
 }  // namespace heterok8s::ctl
