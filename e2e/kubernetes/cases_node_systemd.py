@@ -14,6 +14,7 @@ from cases_node import CONTAINERD, Stays, now, wait_node
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "systemd"))
 from machine import UNITS, Machine, why_not  # noqa: E402
 
+DAEMONS = ("containerd", "heterod", "heterocri", "kubelet")
 TIMER, SERVICE = "heterok8s-node-rollback.timer", "heterok8s-node-rollback.service"
 ROUTER = ["--container-runtime-endpoint=unix:///run/heterok8s/cri.sock"]
 DIRECT = [f"--container-runtime-endpoint=unix://{CONTAINERD}"]
@@ -24,6 +25,7 @@ class Units:
 
     def __init__(self, cluster, machine):
         self.cluster, self.machine = cluster, machine
+        machine.keep_words(*DAEMONS)
         machine.systemctl("set-environment", "PATH=/run/lab/kubernetes:/usr/sbin:/usr/bin:/sbin:/bin")
         machine.write(f"{UNITS}/kubelet.service", "[Unit]\nDescription=kubelet\n[Service]\nExecStart=/bin/false\nRestart=always\nRestartSec=1\n")
         for daemon in ("kubelet", "heterocri", "heterod"):
@@ -35,7 +37,7 @@ class Units:
         path = f"{UNITS}/kubelet.service.d/10-lab.conf"
         machine.run("sed", "-i", f"/^ExecStart=./s|$| --container-runtime-endpoint=unix://{CONTAINERD}|", path)
         machine.systemctl("daemon-reload")
-        machine.systemctl("start", "containerd", "heterod", "heterocri", "kubelet", timeout=180)
+        machine.systemctl("start", *DAEMONS, timeout=180)
 
     def command(self, verb, *more):
         return ["env", "PATH=/run/lab/kubernetes:/usr/bin:/bin", "heteroctl", "node", verb, "--node-name", self.cluster.name,
@@ -85,10 +87,12 @@ def run(cluster, cases):
         def same():
             stays()
             assert unit.containers() == processes, (processes, unit.containers())
-        by_kubelet(cases, unit, same, before)
-        killed(cases, unit, same, before)
-        rolled_back(cases, unit, same, before)
-        by_socket(cases, unit, same, before)
+        for part in (by_kubelet, killed, rolled_back, by_socket):
+            failed = cases.failed
+            part(cases, unit, same, before)
+            if cases.failed > failed:
+                for daemon in DAEMONS:
+                    print(f"#    last words of {daemon}:\n{machine.last_words(daemon)}", flush=True)
         cluster.delete("pod", "stays", "--grace-period=0", "--force")
 
 

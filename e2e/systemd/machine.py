@@ -95,6 +95,14 @@ exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin {WHERE} {SYSTEMD} -
         self.write(f"{UNITS}/{unit}.service.d/20-notes.conf",
                    f"[Service]\nExecStopPost=/bin/sh -c 'echo $$SERVICE_RESULT >> /run/{unit}.ends'\n")
 
+    def keep_words(self, *units):
+        """What they print from their next start on is kept; there is no journal here."""
+        for unit in units:
+            self.write(f"{UNITS}/{unit}.service.d/30-words.conf", f"[Service]\nStandardOutput=append:/run/{unit}.words\nStandardError=inherit\n")
+
+    def last_words(self, unit, lines=30):
+        return self.run("tail", "-n", str(lines), f"/run/{unit}.words", check=False).stdout
+
     def run(self, *argv, **kwargs):
         """Runs argv beside systemd."""
         inside = ["nsenter", f"--target={self.pid}", "--pid", "--mount", "--", "env", WHERE, *argv]
