@@ -73,7 +73,8 @@ absl::StatusOr<WireReply> Exchange(const NetworkConfig& config, const std::strin
 }
 
 absl::Status Enqueue(const Request& request, const std::string& text) {
-  const std::string folder = request.config.queue_dir.empty() ? kDefaultQueueDir : request.config.queue_dir;
+  std::string folder = request.config.queue_dir.empty() ? kDefaultQueueDir : request.config.queue_dir;
+  while (folder.size() > 1 && folder.back() == '/') folder.pop_back();  // the last part is the one that is root's alone
   // With its parents: where heterod has never run there are none.
   for (size_t end = 0; end != std::string::npos;) {
     end = folder.find('/', end + 1);

@@ -86,14 +86,15 @@ TEST_CASE("a heterod that accepts and says nothing costs the configured time, an
   REQUIRE(bind(mute.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
   REQUIRE(listen(mute.get(), 5) == 0);
   std::string config = fmt::format(
-      R"({{"cniVersion":"1.1.0","name":"n","type":"t","socket":"{0}/s","queueDir":"{0}/not/made/q","timeoutSeconds":1}})",
-      folder);
+      R"({{"cniVersion":"1.1.0","name":"n","type":"t","socket":"{0}/s","queueDir":"{0}/not/made/q{1}","timeoutSeconds":1}})",
+      folder, GENERATE("", "/"));
   Environment environment = Add("/x");
 
   CHECK(Error(Call(environment, config))["code"] == kTryAgainLater);
   environment["CNI_COMMAND"] = "DEL";
   CHECK(Call(environment, config).exit_code == 0);
   CHECK(std::filesystem::exists(folder + "/not/made/q/n@c1@eth0.del"));
+  CHECK(std::filesystem::status(folder + "/not/made/q").permissions() == std::filesystem::perms::owner_all);
   std::filesystem::remove_all(folder);
 }
 
