@@ -40,11 +40,7 @@ void KernelPodNet::MendUntilStopped() {
   std::unique_lock lock(stop_mutex_);
   while (!stopped_.wait_for(lock, options_.mend_interval, [this] { return stop_; })) {
     lock.unlock();
-    absl::Status mended = InRoot([&]() -> absl::Status {
-      HK_ASSIGN_OR_RETURN(bool remade, root_table_.Mend());
-      if (remade) refused_.RootIsNew();
-      return absl::OkStatus();
-    });
+    absl::Status mended = InRoot([&] { return root_table_.Mend().status(); });
     const std::string failure = mended.ok() ? "" : Message(mended);
     if (!mended.ok() && failure != last_failure) {
       spdlog::error("look after the root table: {}; trying again every {} ms", failure, options_.mend_interval.count());

@@ -23,8 +23,8 @@ class KernelPodNet : public PodNet {
   KernelPodNet(Options options, sys::NetnsRef root)
       : options_(std::move(options)),
         root_(std::move(root)),
-        refused_(options_.instance),
-        root_table_(options_.instance, options_.guard) {}
+        root_table_(options_.instance, options_.guard),
+        refused_(options_.instance, root_table_) {}
   ~KernelPodNet() override;
 
   absl::Status PrepareRoot() override;
@@ -61,8 +61,8 @@ class KernelPodNet : public PodNet {
 
   const Options options_;
   const sys::NetnsRef root_;
-  podnet::RefusedPackets refused_;
   podnet::RootTable root_table_;
+  podnet::RefusedPackets refused_;
 
   void MendUntilStopped();
   std::mutex stop_mutex_;

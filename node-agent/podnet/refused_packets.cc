@@ -54,10 +54,11 @@ void RefusedPackets::Read() {
   }
   std::map<std::string, absl::StatusOr<RefusedByReason>> read;
   for (const auto& [path, pod] : seen) read.emplace(path, ReadPod(path));
+  const uint64_t generation = root_table_.generation();
   absl::StatusOr<RefusedByReason> root = ReadRefusedInRoot(instance_);
 
   std::lock_guard lock(mutex_);
-  if (root.ok()) Raise(root_, *root);
+  if (root.ok()) ReadRootLocked(*root, generation);
   for (const auto& [path, now] : read) {
     auto pod = pods_.find(path);
     if (pod == pods_.end() || pod->second.watch != seen[path].watch) continue;
@@ -82,10 +83,16 @@ void RefusedPackets::CountFromHere() {
   before_ = SumLocked();
 }
 
-void RefusedPackets::RootIsNew() {
-  std::lock_guard lock(mutex_);
-  AddTo(gone_, root_);
-  root_.clear();
+// A table that was made again counts from 0, whoever saw first that it was gone.
+void RefusedPackets::ReadRootLocked(const RefusedByReason& now, uint64_t generation) {
+  const bool of_one_table = generation == root_table_.generation() && generation % 2 == 0;
+  if (!of_one_table || generation < root_generation_) return;  // the next reading has it
+  if (generation > root_generation_) {
+    AddTo(gone_, root_);
+    root_.clear();
+    root_generation_ = generation;
+  }
+  Raise(root_, now);
 }
 
 RefusedByReason RefusedPackets::Sum() const {

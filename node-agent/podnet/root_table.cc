@@ -46,7 +46,10 @@ absl::StatusOr<bool> RootTable::MendLocked() {
   const bool missing = absl::IsNotFound(seen);
   if (!missing) HK_RETURN_IF_ERROR(seen);
   if (missing) {
-    HK_RETURN_IF_ERROR(PrepareHostPorts(instance_, guard_));
+    ++generation_;
+    const absl::Status made = PrepareHostPorts(instance_, guard_);
+    ++generation_;
+    HK_RETURN_IF_ERROR(made);
     ++remade_;
     to_fill_ = true;
     spdlog::warn("nft table '{}' was gone, with its guard and host ports: made again, for {} Pods",

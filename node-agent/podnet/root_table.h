@@ -11,7 +11,7 @@
 //   RootTable table("demo", {.link_range = link_range});
 //   HK_RETURN_IF_ERROR(table.Prepare());
 //   HK_RETURN_IF_ERROR(table.Ensure(spec));
-//   if (absl::StatusOr<bool> remade = table.Mend(); remade.ok() && *remade) …  // its counters begin at 0 again
+//   HK_RETURN_IF_ERROR(table.Mend().status());   // each second
 #pragma once
 
 #include <atomic>
@@ -36,6 +36,9 @@ class RootTable {
   // again by the next call.
   absl::StatusOr<bool> Mend();
   uint64_t remade() const { return remade_; }
+  // Another one after the table was made again, odd while it is being made: what was read between two looks that saw
+  // the same even number is of one table.
+  uint64_t generation() const { return generation_; }
 
  private:
   absl::StatusOr<bool> MendLocked();
@@ -46,7 +49,7 @@ class RootTable {
   bool prepared_ = false;
   bool to_fill_ = false;  // it was made anew, and not all of specs_ is in it
   std::map<std::string, HostPortSpec> specs_;
-  std::atomic<uint64_t> remade_{0};
+  std::atomic<uint64_t> remade_{0}, generation_{0};
 };
 
 }  // namespace heterok8s::podnet
