@@ -2,6 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "node-agent/podnet/hostports.h"
 
 namespace heterok8s::podnet {
@@ -21,6 +24,7 @@ absl::Status RootTable::Ensure(const HostPortSpec& spec) {
     ensured = EnsureHostPorts(instance_, spec);
   }
   HK_RETURN_IF_ERROR(ensured);
+  unfilled_.erase(spec.pod_key);
   if (spec.empty()) {
     specs_.erase(spec.pod_key);
   } else {
@@ -32,6 +36,7 @@ absl::Status RootTable::Ensure(const HostPortSpec& spec) {
 absl::Status RootTable::Remove(const std::string& pod_key) {
   std::lock_guard lock(mutex_);
   specs_.erase(pod_key);
+  unfilled_.erase(pod_key);
   return RemoveHostPorts(instance_, pod_key);
 }
 
@@ -51,15 +56,24 @@ absl::StatusOr<bool> RootTable::MendLocked() {
     ++generation_;
     HK_RETURN_IF_ERROR(made);
     ++remade_;
-    to_fill_ = true;
     spdlog::warn("nft table '{}' was gone, with its guard and host ports: made again, for {} Pods",
                  HostPortTable(instance_), specs_.size());
+    for (const auto& [pod_key, spec] : specs_) unfilled_.insert(pod_key);
+    failures_ = rest_ = 0;
   }
-  if (!to_fill_) return missing;
-  bool all = true;
-  for (const auto& [pod_key, spec] : specs_) all &= EnsureHostPorts(instance_, spec).ok();
-  to_fill_ = !all;
+  FillLocked();
   return missing;
+}
+
+void RootTable::FillLocked() {
+  if (unfilled_.empty() || rest_-- > 0) return;
+  for (auto pod_key = unfilled_.begin(); pod_key != unfilled_.end();) {
+    const absl::Status filled = EnsureHostPorts(instance_, specs_[*pod_key]);
+    if (!filled.ok() && failures_ == 0) spdlog::error("{}: not back in the table; tried again", Message(filled));
+    pod_key = filled.ok() ? unfilled_.erase(pod_key) : std::next(pod_key);
+  }
+  // A Pod that cannot be served costs each attempt a look at all routes and sets, under the lock that ADD needs.
+  rest_ = unfilled_.empty() ? 0 : (1 << std::min(failures_++, 6)) - 1;
 }
 
 }  // namespace heterok8s::podnet

@@ -18,7 +18,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
-#include <optional>
+#include <set>
 #include <string>
 
 #include "node-agent/podnet/podnet.h"
@@ -33,7 +33,7 @@ class RootTable {
   absl::Status Ensure(const HostPortSpec& spec);
   absl::Status Remove(const std::string& pod_key);
   // True when the table was missing and is there again. Nothing before Prepare. What could not be filled in is tried
-  // again by the next call.
+  // again by one of the next calls: the first, then one of 2, 4, … 64.
   absl::StatusOr<bool> Mend();
   uint64_t remade() const { return remade_; }
   // Another one after the table was made again, odd while it is being made: what was read between two looks that saw
@@ -42,13 +42,16 @@ class RootTable {
 
  private:
   absl::StatusOr<bool> MendLocked();
+  void FillLocked();
 
   const std::string instance_;
   const RootGuard guard_;
   std::mutex mutex_;  // guards what follows, and that a spec and its elements change together
   bool prepared_ = false;
-  bool to_fill_ = false;  // it was made anew, and not all of specs_ is in it
   std::map<std::string, HostPortSpec> specs_;
+  std::set<std::string> unfilled_;  // Pods: the table was made anew, and theirs of specs_ is not in it
+  int failures_ = 0;                // to fill them, in a row
+  int rest_ = 0;                    // calls that leave them alone
   std::atomic<uint64_t> remade_{0}, generation_{0};
 };
 

@@ -41,6 +41,9 @@ struct Node {
     }));
     return refused.Sum()["spoofed"];
   }
+  bool Has(uint16_t host_port) const {
+    return world.root.Exit({"sh", "-c", "nft list ruleset | grep -qw " + std::to_string(host_port)}) == 0;
+  }
 };
 
 TEST_CASE("what was refused stays counted when the table is made again, whoever makes it", "[netns]") {
@@ -61,6 +64,26 @@ TEST_CASE("what was refused stays counted when the table is made again, whoever 
   node.Spoof();
 
   CHECK(node.Spoofed() == 3);
+}
+
+TEST_CASE("one Pod that cannot be served again keeps no other from it, and is served once it can be", "[netns]") {
+  Node node;
+  HostPortSpec without_way = node.Ports(8081);
+  without_way.addresses = {*IpAddress::Parse("10.88.0.99")};
+  REQUIRE(node.world.root.Exit({"ip", "route", "add", "10.88.0.99/32", "dev", "lo"}) == 0);
+  REQUIRE_OK(node.Ensure(node.Ports(8080)));
+  REQUIRE_OK(node.Ensure(without_way));
+  REQUIRE(node.world.root.Exit({"ip", "route", "del", "10.88.0.99/32", "dev", "lo"}) == 0);
+
+  node.Flush();
+  for (int i = 0; i < 8; ++i) node.Mend();
+  CHECK(node.Has(8080));
+  CHECK_FALSE(node.Has(8081));
+
+  REQUIRE(node.world.root.Exit({"ip", "route", "add", "10.88.0.99/32", "dev", "lo"}) == 0);
+  for (int i = 0; i < 8; ++i) node.Mend();  // the fifth attempt is the sixteenth call
+  CHECK(node.Has(8081));
+  CHECK(node.table.remade() == 1);
 }
 
 }  // namespace
