@@ -53,10 +53,12 @@ bool Agent::Impl::OnRelease(Session& session, const Packet& packet) {
   protocol::Release message;
   if (!protocol::Parse(packet.bytes.data(), packet.bytes.size(), packet.descriptors.size(), message)) return false;
   ++counters_.releases;
-  const std::set<ChannelKey> channels = session.channels;
-  for (const ChannelKey& key : channels) {
+  // The message has no epoch: a process may hold channels of earlier agents too. Each epoch is asked once.
+  const std::set<ChannelKey>& held = session.channels;
+  for (auto at = held.begin(); at != held.end(); at = held.upper_bound({at->first, ~uint64_t{0}})) {
+    const ChannelKey key{at->first, message.channel_id};
     auto channel = channels_.find(key);
-    if (key.second != message.channel_id || channel == channels_.end()) continue;
+    if (!held.contains(key) || channel == channels_.end()) continue;
     // A process connected to itself holds both ends and releases each.
     const int side = channel->second.ends[0].holders.contains(session.id) ? 0 : 1;
     LetGo(key, side, session.id, static_cast<Reason>(message.reason));
