@@ -52,6 +52,7 @@ TEST_CASE("a Pod is known by the path of its cgroup, in both of kubelet's spelli
                        "kubepods-burstable-pod0a1b2c3d_0000_4000_8000_123456789abc.slice/cri-containerd-1.scope") ==
         uid);
   CHECK(PodUidOfCgroup("/user.slice/podman-123.scope") == "");
+  CHECK(PodUidOfCgroup("/user.slice/user-1000.slice/user@1000.service/kubepods/pod" + uid) == "");
   CHECK(PodUidOfCgroup("/system.slice/podium.service") == "");
   CHECK(PodUidOfCgroup("/") == "");
 }

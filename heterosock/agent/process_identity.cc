@@ -40,6 +40,8 @@ bool IsUidCharacter(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <=
 std::string PodUidOfCgroup(const std::string& cgroup) {
   std::istringstream parts(cgroup);
   for (std::string part; std::getline(parts, part, '/');) {
+    // Below it a user makes cgroups of any name: systemd delegates it (systemd.resource-control(5), Delegate=).
+    if (part.starts_with("user@") && part.ends_with(".service")) return "";
     if (part.ends_with(".slice")) part.resize(part.size() - 6);
     // cgroupfs: "pod<uid>"; systemd: "kubepods-burstable-pod<uid with '_' for '-'>".
     size_t at = part.starts_with("pod") ? 0 : part.rfind("-pod");

@@ -28,7 +28,8 @@ ProcessIdentity IdentifyPeer(int unix_socket);
 // A descriptor of that process; invalid when it is gone or in a PID namespace that this one does not contain.
 sys::UniqueFd PidFdOfPeer(int unix_socket);
 
-// "0a1b2c3d-…" for ".../kubepods-burstable-pod0a1b2c3d_….slice/…" and ".../pod0a1b2c3d-…/…"; empty for others.
+// "0a1b2c3d-…" for ".../kubepods-burstable-pod0a1b2c3d_….slice/…" and ".../pod0a1b2c3d-…/…"; empty for others,
+// and below a user@UID.service, where users name cgroups as they like.
 std::string PodUidOfCgroup(const std::string& cgroup);
 // The cgroup of a /proc/PID/cgroup text; see ProcessIdentity::cgroup.
 std::string CgroupOfText(const std::string& text);
