@@ -5,10 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 
+#include "common/fault/fault.h"
 #include "common/sys/file.h"
 #include "common/testing/eventually.h"
 #include "common/testing/matchers.h"
@@ -94,6 +96,26 @@ struct Pair {
 };
 
 std::string Text(const fs::path& path) { return sys::ReadFile(path).value_or("(none)"); }
+
+TEST_CASE("a volume that kubelet changes while it is read is read again, as it is then") {
+  const fs::path root = fs::temp_directory_path() / fmt::format("hk-volume-reader-{}", getpid());
+  Kubelet volume(root / "cm");
+  volume.Put({{"key", "one"}});
+  int reads = 0;
+  fault::ScopedAction changes("cri.volume.folder-read", [&] {
+    if (++reads <= 3) volume.Put({{"key", fmt::format("{}", reads)}});
+    return absl::OkStatus();
+  });
+
+  auto read = ReadVolume(volume.at);
+
+  REQUIRE_OK(read);
+  const std::string version = fmt::format("..2026_{}/key", volume.versions);
+  CHECK(std::any_of(read->entries().begin(), read->entries().end(),
+                    [&](const v1::VolumeEntry& entry) { return entry.path() == version && entry.data() == "3"; }));
+  CHECK_THAT(ReadVolume(root / "none").status(), testing::HasCode(absl::StatusCode::kNotFound));
+  fs::remove_all(root);
+}
 
 TEST_CASE("a copy follows its volume: values, modes, new names and names that are gone") {
   Pair pair;

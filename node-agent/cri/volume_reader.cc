@@ -4,19 +4,27 @@
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <set>
+#include <thread>
 #include <vector>
 
+#include "common/fault/fault.h"
 #include "common/sys/file.h"
 
 namespace heterok8s::cri {
 namespace {
 
 namespace fs = std::filesystem;
+
+// kubelet puts a new version in place within milliseconds, and seldom.
+constexpr int kTimes = 20;
+constexpr std::chrono::milliseconds kPause{20};
 
 class Reader {
  public:
@@ -76,6 +84,7 @@ class Reader {
       names.push_back(at->path().filename());
     }
     if (error) return ErrnoToStatus(error.value(), fmt::format("read folder '{}'", path));
+    HK_FAULT_POINT("cri.volume.folder-read");
     std::sort(names.begin(), names.end());  // one content has one order, and so one name on the DPU
     for (const std::string& name : names) HK_RETURN_IF_ERROR(Add(relative.empty() ? name : relative + "/" + name));
     return absl::OkStatus();
@@ -86,15 +95,30 @@ class Reader {
   v1::PutVolumeRequest volume_;
 };
 
-}  // namespace
+// Names that are listed and then not there, or a link to what is not: kubelet was between its steps.
+bool WasChanged(const absl::Status& status, const std::string& path) {
+  return status.code() == absl::StatusCode::kAborted ||
+         (status.code() == absl::StatusCode::kNotFound && access(path.c_str(), F_OK) == 0);
+}
 
-absl::StatusOr<v1::PutVolumeRequest> ReadVolume(const std::string& path) {
+absl::StatusOr<v1::PutVolumeRequest> ReadOnce(const std::string& path) {
   Reader reader(path);
   HK_RETURN_IF_ERROR(reader.Add(""));
   HK_RETURN_IF_ERROR(reader.Check());
   v1::PutVolumeRequest volume = reader.Take();
   struct statfs info = {};
   volume.set_memory(statfs(path.c_str(), &info) == 0 && info.f_type == TMPFS_MAGIC);
+  return volume;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::PutVolumeRequest> ReadVolume(const std::string& path) {
+  absl::StatusOr<v1::PutVolumeRequest> volume = ReadOnce(path);
+  for (int time = 1; time < kTimes && WasChanged(volume.status(), path); ++time) {
+    std::this_thread::sleep_for(kPause);
+    volume = ReadOnce(path);
+  }
   return volume;
 }
 
