@@ -16,13 +16,14 @@ namespace {
 
 namespace rt = runtime::v1;
 
-const std::string kId = "0123456789abcdef";
+const std::string kId = "0123456789abcdef", kTwin = "twin-1";
 
 DpuContainer Container(rt::ContainerState state) {
   DpuContainer container;
   container.listed.set_id(kId);
   container.listed.set_pod_sandbox_id("sandbox-1");
   container.listed.set_state(state);
+  container.twin_id = kTwin;
   container.status.set_id(kId);
   container.status.set_state(state);
   return container;
@@ -42,6 +43,7 @@ struct Case {
     std::optional<DpuContainer> found = table.FindContainer(kId);
     if (!found) return table.Removed().contains(kId) ? "removed" : "none";
     if (found->lost) return "lost";
+    if (found->kept) return "kept";
     if (found->listed.state() == rt::CONTAINER_CREATED) return "created";
     return found->running() ? "running" : "exited";
   }
@@ -60,6 +62,11 @@ const std::vector<Step>& States() {
       {"created", [](Case& c) { c.Put(rt::CONTAINER_CREATED); }},
       {"running", [](Case& c) { c.Put(rt::CONTAINER_RUNNING); }},
       {"exited", [](Case& c) { c.Put(rt::CONTAINER_EXITED); }},
+      {"kept",
+       [](Case& c) {
+         c.Put(rt::CONTAINER_EXITED);
+         c.table.KeepEnded(kTwin);
+       }},
       {"lost",
        [](Case& c) {
          c.Put(rt::CONTAINER_RUNNING);
@@ -80,6 +87,7 @@ const std::vector<Step>& Events() {
       {"the DPU has it, running", [](Case& c) { c.Sees(rt::CONTAINER_RUNNING); }},
       {"the DPU has it, exited", [](Case& c) { c.Sees(rt::CONTAINER_EXITED); }},
       {"the DPU has it no more", [](Case& c) { c.Sees(std::vector<DpuContainer>()); }},
+      {"its twin is removed, to be made anew", [](Case& c) { c.table.KeepEnded(kTwin); }},
       {"the DPU is lost", [](Case& c) { c.table.LoseAll(1); }},
       {"removed, the DPU there", [](Case& c) { c.table.EraseContainer(kId); }},
       {"removed, the DPU away", [](Case& c) { c.table.AddRemoved(kId); }},
