@@ -22,6 +22,7 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kHeadTime{10};
+constexpr std::chrono::seconds kSayTime{5};  // for the client to take an answer of ours and go
 constexpr std::chrono::milliseconds kLook{200};
 
 absl::StatusOr<std::string> RandomToken() {
@@ -39,8 +40,9 @@ void Say(int socket, const std::string& status, const std::string& text) {
   shutdown(socket, SHUT_WR);
   // What the client still sends is read, or closing would reset the connection before it has our answer.
   char rest[4096];
+  const auto until = steady_clock::now() + kSayTime;
   for (pollfd waiting = {.fd = socket, .events = POLLIN, .revents = 0};
-       poll(&waiting, 1, 1000) > 0 && recv(socket, rest, sizeof rest, 0) > 0;) {
+       steady_clock::now() < until && poll(&waiting, 1, 1000) > 0 && recv(socket, rest, sizeof rest, 0) > 0;) {
   }
 }
 

@@ -219,6 +219,23 @@ TEST_CASE("a URL is good for one connection, and nothing else is served") {
   CHECK(path.Ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").find("404") != std::string::npos);
 }
 
+TEST_CASE("a client that is refused and goes on sending does not keep its place") {
+  Path path;
+  sys::UniqueFd fd = ConnectTo(path.streaming->port());
+  SendText(fd.get(), "POST /exec/none HTTP/1.1\r\n\r\n");
+  std::atomic<bool> enough{false};
+  std::thread sender([&] {
+    while (!enough && send(fd.get(), "more", 4, MSG_NOSIGNAL) > 0) {
+    }
+  });
+
+  CHECK_THAT(ReadHeadOf(fd.get()), Catch::StartsWith("HTTP/1.1 404"));
+  CHECK(testing::Eventually([&] { return path.streaming->sessions() == 0; }));
+
+  enough = true;
+  sender.join();
+}
+
 TEST_CASE("a runtime that is not there, and a DPU that is away, are told as 502") {
   testing::HeldPort refusing;
   Path path;
