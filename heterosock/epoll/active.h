@@ -17,6 +17,8 @@ void Manage(uint32_t index, bool kick = true);
 // Takes the lock of an instance; where its last owner went in the middle, the list is made anew. False when this thread
 // holds it already.
 bool LockInstance(uint32_t number);
+// What moved in another process that has it is managed here too, from now on.
+void NoteMoves(uint32_t number);
 // Items that are patient (notify/bell.h) are looked at again and armed for good, unless something came for them.
 void EndPatience(uint32_t number);
 // To the end, so that a set larger than `maxevents` is served in turn.

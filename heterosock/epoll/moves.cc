@@ -32,6 +32,18 @@ void EpollConvert(uint32_t slot) {
   }
 }
 
+void NoteMoves(uint32_t number) {
+  const PoolGuard guard;
+  if (!guard) return;
+  Pool::InstanceAt(number).moves = Slots::TheCrowd().moves.load();
+  for (uint32_t index = 1; index < Pool::HighWater(); ++index) {
+    const Item& item = Pool::At(index);
+    if (item.instance != number || item.managed || !item.has_bell) continue;
+    const Guard instance_guard(number);
+    if (instance_guard && Slots::Get(item.slot).rx.mode.load() != Mode::kTcp) Manage(index, false);
+  }
+}
+
 void EpollShut(uint32_t slot) {
   if (Slots::Local(slot).items.load() == 0) return;
   const PoolGuard guard;

@@ -61,6 +61,7 @@ struct Instance {
   bool watched = false;    // by another set or by poll(): then the kernel's view of it must have nothing of ours left
   std::atomic<uint64_t> patient_until{0};  // nanoseconds; 0: no item is patient. Nobody sleeps beyond it
   uint64_t kernel_looked = 0;
+  uint32_t moves = 0;         // Crowd::moves, when the items were looked through for it
   bool kernel_first = false;  // taking turns, so that a small `maxevents` starves neither
   // Registrations of which the kernel alone knows: connections on TCP, and what is none. Too many when some of the
   // latter were closed.

@@ -178,6 +178,7 @@ void EpollCreated(int epfd) {
     instance.kick = 0;
     instance.inherited = instance.watched = false;
     instance.kernel_looked = 0;
+    instance.moves = 0;
     instance.patient_until.store(0);
     instance.foreign.store(0);
     instance.plain.store(0);

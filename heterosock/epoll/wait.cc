@@ -56,6 +56,8 @@ class Waiter {
       }
       if (n != 0 || timeout_ns == 0) return n;
       if (mask == nullptr && Spin(&n)) return n;
+      if (Slots::TheCrowd().moves.load() != instance_.moves) [[unlikely]]
+        NoteMoves(number_);
       if (!Arm()) continue;
       n = Block(timeout_ns, end, mask);
       if (n < 0) return n;

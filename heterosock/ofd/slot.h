@@ -124,10 +124,12 @@ struct LocalChannel {
   layout::SideLines& peer() const { return page->side[1 - side]; }
 };
 
-// Sleepers of all slots that have more than fit into them: slot and thread id, or 0.
+// Sleepers of all slots that have more than fit into them: slot and thread id, or 0. And how often a connection that
+// several processes have was seen moving by one of them: the sets of the others have to hear of it (epoll/wait.cc).
 struct Crowd {
   static constexpr uint32_t kPlaces = 16384;  // untouched ones cost nothing
 
+  std::atomic<uint32_t> moves{0};
   std::atomic<uint32_t> high{0};  // no place from here on was ever taken
   std::atomic<uint64_t> places[kPlaces];
 };

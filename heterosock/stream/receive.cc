@@ -7,6 +7,7 @@
 #include "heterosock/lib/trace.h"
 #include "heterosock/stream/direction.h"
 #include "heterosock/stream/receiver.h"
+#include "heterosock/stream/sleepers.h"
 
 namespace heterok8s::heterosock {
 
@@ -131,6 +132,7 @@ Receiver::Look Receiver::LookAtTcp() {
     most = switch_at - 1 - received;
     if (most == 0) {
       rx_.mode.store(Mode::kRing, std::memory_order_release);
+      TellOtherProcesses(index_);
       convert_ = true;
       boundary_ = true;
       Trace("fd %d: receives from shared memory after %llu bytes of TCP", fd_,

@@ -124,6 +124,16 @@ bool RingOwn(uint32_t index) {
   return true;
 }
 
+void TellOtherProcesses(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  if (slot.holders.load() <= 1) return;
+  Slots::TheCrowd().moves.fetch_add(1);
+  const SignalsBlocked quiet;
+  if (!slot.bell_lock.Acquire()) return;
+  if (Slots::Local(index).page != nullptr && Slots::Local(index).own_bell != 0) RingOwn(index);
+  slot.bell_lock.Release();
+}
+
 void WakeOwn(uint32_t index) {
   Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
