@@ -51,7 +51,8 @@ struct Kubelet {
 
 struct Pair {
   Pair() {
-    root = fs::temp_directory_path() / fmt::format("hk-volume-mirror-{}", getpid());
+    // On a disk: a volume that lies in memory, as /tmp may, has a copy in memory (volume_memory_test).
+    root = fs::path("/var/tmp") / fmt::format("hk-volume-mirror-{}", getpid());
     auto opened = DpuRuntimeService::Open({.pod_log_root = root / "logs", .volume_root = root / "dpu"});
     REQUIRE_OK(opened);
     service = *std::move(opened);
@@ -70,6 +71,11 @@ struct Pair {
   }
   ~Pair() {
     mirror.reset();
+    grpc::ClientContext context;
+    v1::RemovePodRequest request;
+    request.set_pod_uid("uid");
+    v1::RemovePodReply reply;
+    CHECK(stub->RemovePod(&context, request, &reply).ok());  // memory, too, where /var/tmp is in memory
     server->Shutdown(std::chrono::system_clock::now());
     fs::remove_all(root);
   }
