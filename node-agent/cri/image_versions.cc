@@ -5,13 +5,28 @@
 namespace heterok8s::cri {
 namespace {
 
-// Without the tag; the port of a registry stays.
+// Docker's rule, which the runtimes share: what is before the first '/' is a registry if it looks like a host's name.
+bool IsRegistry(const std::string& first) {
+  return first == "localhost" || first.find_first_of(".:") != std::string::npos ||
+         std::any_of(first.begin(), first.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
+}
+
+// Without tag and digest, and with what Docker's short names leave out: "nginx:1" is "docker.io/library/nginx". The
+// port of a registry stays.
 std::string RepositoryOf(std::string name) {
   name.resize(std::min(name.size(), name.find('@')));
-  const size_t slash = name.rfind('/');
-  const size_t colon = name.find(':', slash == std::string::npos ? 0 : slash);
+  const size_t last_slash = name.rfind('/');
+  const size_t colon = name.find(':', last_slash == std::string::npos ? 0 : last_slash);
   name.resize(std::min(name.size(), colon));
-  return name;
+  std::string registry = "docker.io";
+  const size_t slash = name.find('/');
+  if (slash != std::string::npos && IsRegistry(name.substr(0, slash))) {
+    registry = name.substr(0, slash);
+    name.erase(0, slash + 1);
+  }
+  if (registry == "index.docker.io") registry = "docker.io";  // as it was called once
+  const bool official = registry == "docker.io" && name.find('/') == std::string::npos;
+  return registry + (official ? "/library/" : "/") + name;
 }
 
 }  // namespace
@@ -21,13 +36,7 @@ ImageVersions VersionsOf(const runtime::v1::Image& image, const std::string& nam
   ImageVersions versions;
   for (const std::string& known : image.repo_digests()) {
     const size_t at = known.find('@');
-    const std::string of = known.substr(0, at);
-    if (at == std::string::npos || (of != repository && !of.ends_with("/" + repository))) continue;
-    // Runtimes write out what Docker leaves out. Another registry's copy is as good a version, but not where to pull
-    // it.
-    const bool own = of == repository || of == "docker.io/" + repository || of == "docker.io/library/" + repository;
-    std::string& version = versions[known.substr(at + 1)];
-    if (own || version.empty()) version = known;
+    if (at != std::string::npos && RepositoryOf(known) == repository) versions[known.substr(at + 1)] = known;
   }
   return versions;
 }

@@ -17,8 +17,9 @@ namespace heterok8s::cri {
 // Digest to the name with it. Several: the registry's index has changed and this architecture's part of it has not.
 using ImageVersions = std::map<std::string, std::string>;
 
-// Those that are of the repository in `name` ("nginx:1", of "docker.io/library/nginx"). None for an image that came
-// from a file.
+// Those that are of the very repository in `name` ("nginx:1", of "docker.io/library/nginx"), by whose owner alone the
+// name may be led to another image. Another repository with the same image for this architecture has its owner's for
+// the others. None for an image that came from a file.
 ImageVersions VersionsOf(const runtime::v1::Image& image, const std::string& name);
 
 // They have one in common, or one of the two is not known.

@@ -16,8 +16,8 @@ ImageVersions Versions(const std::vector<std::string>& digests, const std::strin
 
 TEST_CASE("a version is of the repository in the name, written out or not, whatever the tag") {
   const std::string known = "docker.io/library/nginx@sha256:1";
-  for (const char* name :
-       {"nginx", "nginx:1.27", "library/nginx", "docker.io/library/nginx:1", "nginx@sha256:1", "nginx:1@sha256:1"}) {
+  for (const char* name : {"nginx", "nginx:1.27", "library/nginx", "docker.io/nginx", "index.docker.io/nginx",
+                           "docker.io/library/nginx:1", "nginx@sha256:1", "nginx:1@sha256:1"}) {
     INFO(name);
     CHECK(Versions({known}, name) == ImageVersions{{"sha256:1", known}});
   }
@@ -29,14 +29,20 @@ TEST_CASE("a version is of the repository in the name, written out or not, whate
   CHECK(Versions({port, "not a digest", known}, "localhost:5000/tool") == ImageVersions{{"sha256:2", port}});
 }
 
-TEST_CASE("a version is pulled by the name that the Pod means, whatever other registries have it") {
-  const std::string own = "docker.io/library/nginx@sha256:1";
-  for (const char* other : {"a.example/nginx@sha256:1", "z.example/x/nginx@sha256:1"}) {
+TEST_CASE("another repository's digest is no version of the name, however alike they are") {
+  const std::string own = "docker.io/library/nginx@sha256:2";
+  for (const char* other : {"docker.io/a/nginx", "a.example/nginx", "z.example/x/nginx", "localhost:5000/library/nginx",
+                            "evil.example/docker.io/library/nginx"}) {
     INFO(other);
-    CHECK(Versions({own, other}, "nginx") == ImageVersions{{"sha256:1", own}});
-    CHECK(Versions({other, own}, "nginx") == ImageVersions{{"sha256:1", own}});
-    CHECK(Versions({other}, "nginx") == ImageVersions{{"sha256:1", other}});
+    const std::string digest = std::string(other) + "@sha256:1";  // of one host's image, and the first by its digest
+    CHECK(Versions({own, digest}, "nginx") == ImageVersions{{"sha256:2", own}});
+    CHECK(Versions({digest, own}, "docker.io/library/nginx:1") == ImageVersions{{"sha256:2", own}});
+    CHECK(Versions({digest}, "nginx").empty());
+    CHECK(Versions({digest}, other) == ImageVersions{{"sha256:1", digest}});
   }
+  CHECK(Versions({"evil.example/registry.corp/app@sha256:1"}, "registry.corp/app").empty());
+  CHECK(Versions({"registry.corp/library/app@sha256:1"}, "registry.corp/app").empty());
+  CHECK(Versions({"docker.io/registry/app@sha256:1"}, "Registry/app").empty());  // a capital makes it a registry
 }
 
 TEST_CASE("two images of one name are told apart only where both came from the registry") {

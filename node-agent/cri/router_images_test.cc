@@ -244,6 +244,28 @@ TEST_CASE("of several versions that the host's image has one runs on the DPU, an
   CHECK(on_dpu.config().image().image() == repository + "03");
 }
 
+TEST_CASE("an image of another repository is not run on the DPU, though the host's is the same in both") {
+  TwoFakes node;
+  rt::PodSandboxConfig pod = node.PodConfig("web");
+  std::string sandbox = node.RunPod(pod);
+  // Each PU's part of an index is its own: whoever copies the host's may put any program beside it for the DPU.
+  const std::string copy = "registry.example/registry.example/private/tool@sha256:01";
+  const std::string own = "registry.example/private/tool@sha256:02";
+  node.dpu().AddImage(copy, copy);
+  node.host().On("ImageStatus", [&](std::shared_ptr<Call> call) {
+    rt::ImageStatusResponse response;
+    response.mutable_image()->set_id("sha256:0a");
+    for (const std::string& digest : {copy, own}) response.mutable_image()->add_repo_digests(digest);
+    call->Finish(grpc::Status::OK, ToBuffer(response.SerializeAsString()));
+  });
+
+  REQUIRE_OK(node.TryCreate(ByHostsId(node, sandbox, pod)).status());
+
+  rt::CreateContainerRequest on_dpu;
+  REQUIRE(on_dpu.ParseFromString(node.dpu().Asked("CreateContainer").at(0)));
+  CHECK(on_dpu.config().image().image() == own);
+}
+
 TEST_CASE("an image of one version runs by its name, and so does one whose version is not known") {
   TwoFakes node;
   rt::PodSandboxConfig pod = node.PodConfig("web");
