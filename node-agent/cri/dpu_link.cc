@@ -49,12 +49,15 @@ void DpuLink::Stop() {
     stop_ = true;
   }
   changed_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  for (std::thread* thread : {&thread_, &listener_}) {
+    if (thread->joinable()) thread->join();
+  }
 }
 
 void DpuLink::Start() {
   last_good_ = last_sign_ = steady_clock::now();  // the first lease counts from here
   thread_ = std::thread([this] { Loop(); });
+  listener_ = std::thread([this] { Listen(); });
 }
 
 void DpuLink::WaitUntilKnown() {
@@ -187,8 +190,18 @@ absl::Status DpuLink::HearHeterod() {
   const absl::Status answer = FromGrpc(runtime_.About(&context, {}, &about));
   if (IsAway(answer)) return Annotate(answer, "heterod on the DPU");
   std::lock_guard lock(mutex_);
-  last_sign_ = asked;
+  last_sign_ = std::max(last_sign_, asked);
   return absl::OkStatus();
+}
+
+void DpuLink::Listen() {
+  std::unique_lock lock(mutex_);
+  while (!changed_.wait_for(lock, options_.interval, [this] { return stop_; })) {
+    if (steady_clock::now() - last_sign_ < options_.interval) continue;
+    lock.unlock();
+    HearHeterod().IgnoreError();  // the round says so
+    lock.lock();
+  }
 }
 
 }  // namespace heterok8s::cri

@@ -5,11 +5,12 @@
 // containers are shown as ended (reason DPULost), which begins a new epoch. A DPU that is alive while its runtime does
 // not answer for `duration` is another state: what runs there goes on and stays listed, nothing new is put there, no
 // epoch begins. While heterod on the host is away, answers of the DPU's own heterod renew the lease, whatever becomes
-// of its runtime. What was shown as ended has ended: a DPU that returns is first rid of what still runs of older epochs
-// (Fence), and only then counts as there; then the last lines of their logs come to the host, and the containers are
-// removed on the DPU. They stay listed as lost until kubelet removes them, which then has nothing left to do there. An
-// outage that is shorter than the lease begins no epoch and ends nothing. Twins without a sandbox on the host, and
-// stopped ones that still run, are put right at each round.
+// of its runtime and however slow that is: a second thread asks it meanwhile. What was shown as ended has ended: a DPU
+// that returns is first rid of what still runs of older epochs (Fence), and only then counts as there; then the last
+// lines of their logs come to the host, and the containers are removed on the DPU. They stay listed as lost until
+// kubelet removes them, which then has nothing left to do there. An outage that is shorter than the lease begins no
+// epoch and ends nothing. Twins without a sandbox on the host, and stopped ones that still run, are put right at each
+// round.
 // Threading: thread-safe. Ownership: borrows table, mirror, tasks and the clients, which must outlive it. Errors:
 // logged; LastError has the latest.
 //
@@ -65,7 +66,7 @@ class DpuLink {
   ~DpuLink();
 
   void Start();
-  void Stop();  // and waits for the thread
+  void Stop();  // and waits for the threads
   // The first answer, or the end of the first lease without one: the table may be shown from then on. Not longer than
   // two leases: what is known then must do.
   void WaitUntilKnown();
@@ -118,6 +119,7 @@ class DpuLink {
   void Loop();
   absl::Status Round();
   absl::Status HearHeterod();  // the DPU's; its answer is a sign of life
+  void Listen();               // on a thread: while a round takes longer than an interval, heterod is heard beside it
   absl::Status Poll();
   absl::Status Fence();
   void SweepLogs(const runtime::v1::ListContainersResponse& list);
@@ -160,7 +162,7 @@ class DpuLink {
   bool unsaved_ = false;                         // the link's thread only
   bool swept_ = false;                           // the link's thread only
   HeterodLease lease_;                           // calls PollSoon
-  std::thread thread_;
+  std::thread thread_, listener_;
 };
 
 }  // namespace heterok8s::cri

@@ -144,6 +144,31 @@ TEST_CASE(
   CHECK(node.dpu().Asked("StopContainer").empty());
 }
 
+TEST_CASE("while heterod on the host is away, a runtime that is slow on a DPU whose heterod answers loses nothing") {
+  constexpr std::chrono::milliseconds kLongLease{10000};
+  TwoFakes node(true, kLongLease);
+  const std::string side = Running(node);
+  const rt::PodSandboxConfig next = node.PodConfig("next");
+  const std::string other = node.Create(node.RunPod(next), next, "side");
+  node.dpu().On("ContainerStatus", [](std::shared_ptr<Call> call) {
+    call->Fail(grpc::StatusCode::UNAVAILABLE, "its disk does not answer");
+  });
+
+  node.heterod().Stop();
+  // Two lists and one status, which each look at `other` then needs, are longer than the lease.
+  node.dpu().SetSlow(kLongLease * 2 / 5);
+  node.dpu().Exit(other, 3);
+  const size_t asked = node.dpu().Asked("ListPodSandbox").size();
+  bool lost = false;
+  REQUIRE(Eventually([&] {
+    lost |= node.DpuCondition().reason() == "DPULost";
+    return node.dpu().Asked("ListPodSandbox").size() > asked + 1;
+  }));
+
+  CHECK_FALSE(lost);
+  CHECK(node.StatusOf(side).state() == rt::CONTAINER_RUNNING);
+}
+
 TEST_CASE("a container whose start was in flight while the DPU was lost does not run again") {
   TwoFakes node;
   const rt::PodSandboxConfig pod = node.PodConfig("web");

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <thread>
+
 #include "common/testing/matchers.h"
 
 namespace heterok8s::cri {
@@ -41,11 +43,14 @@ void FakeRuntime::Start() {
 
 void FakeRuntime::Stop() {
   if (!server_) return;
+  std::vector<std::future<void>> late;
   {
     std::lock_guard lock(mutex_);
+    late.swap(late_);
     for (auto& reader : readers_) reader->End({grpc::StatusCode::UNAVAILABLE, "stopped"});
     readers_.clear();
   }
+  late.clear();
   server_->Shutdown(std::chrono::system_clock::now());
   server_.reset();
   unlink(socket_.c_str());
@@ -62,7 +67,13 @@ void FakeRuntime::Handle(const std::shared_ptr<Call>& call) {
     if (found != handlers_.end()) handler = found->second;
   }
   if (!handler) return call->Fail(grpc::StatusCode::UNIMPLEMENTED, "unknown method " + method);
-  handler(call);
+  const std::chrono::milliseconds slow = slow_;
+  if (slow.count() == 0) return handler(call);
+  std::lock_guard lock(mutex_);
+  late_.push_back(std::async(std::launch::async, [handler, call, slow] {
+    std::this_thread::sleep_for(slow);
+    handler(call);
+  }));
 }
 
 void FakeRuntime::On(const std::string& method, Handler handler) {

@@ -12,7 +12,9 @@
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
+#include <chrono>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -36,6 +38,8 @@ class FakeRuntime {
   void Stop();
   // While true every method is answered as a relay does whose runtime is away; `with` is served.
   void SetAway(bool away) { away_ = away; }
+  // From now on every method is answered so much later; `with` is served at once.
+  void SetSlow(std::chrono::milliseconds slow) { slow_ = slow; }
   const std::string& socket() const { return socket_; }
 
   void On(const std::string& method, Handler handler);        // "PullImage"
@@ -66,6 +70,7 @@ class FakeRuntime {
   std::string socket_, name_;
   grpc::Service* with_;
   std::atomic<bool> away_{false};
+  std::atomic<std::chrono::milliseconds> slow_{std::chrono::milliseconds(0)};
   std::recursive_mutex mutex_;
   std::map<std::string, Handler> handlers_;
   std::map<std::string, std::vector<std::string>> asked_;
@@ -75,6 +80,7 @@ class FakeRuntime {
   std::map<std::string, runtime::v1::ContainerStatus> statuses_;
   std::map<std::string, std::string> images_;  // digest by name
   std::vector<std::shared_ptr<OutStream>> readers_;
+  std::vector<std::future<void>> late_;  // each waits for its thread
   std::unique_ptr<ByteService> service_;
   std::unique_ptr<grpc::Server> server_;
 };

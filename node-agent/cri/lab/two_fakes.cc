@@ -22,7 +22,8 @@ std::atomic<int> serial{0};
 
 }  // namespace
 
-TwoFakes::TwoFakes(bool cgroup_v2) : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++serial)) {
+TwoFakes::TwoFakes(bool cgroup_v2, milliseconds lease)
+    : folder_(fmt::format("/tmp/hk-fakes-{}-{}", getpid(), ++serial)) {
   std::filesystem::create_directories(folder_ + "/dpu/logs");
   PodCgroups cgroups(fmt::format("34 24 0:31 / {}/dpu/cgroup rw - {}\n", folder_,
                                  cgroup_v2 ? "cgroup2 cgroup2 rw" : "cgroup cgroup rw,cpu,memory"),
@@ -33,14 +34,14 @@ TwoFakes::TwoFakes(bool cgroup_v2) : folder_(fmt::format("/tmp/hk-fakes-{}-{}", 
   dpu_runtime_ = *std::move(runtime);
   host_ = std::make_unique<FakeRuntime>(folder_ + "/host.sock", "0a");
   dpu_ = std::make_unique<FakeRuntime>(folder_ + "/dpu.sock", "0d", dpu_runtime_.get());
-  heterod_ = std::make_unique<LabHeterod>(folder_ + "/heterod.sock", kLease);
+  heterod_ = std::make_unique<LabHeterod>(folder_ + "/heterod.sock", lease);
   config_.listen = folder_ + "/cri.sock";
   config_.state_dir = folder_ + "/state";
   config_.host_socket = host_->socket();
   config_.dpu_paths.pod_log_root = folder_ + "/dpu/logs";
   // Each look at the DPU has an interval's time: on a loaded machine a short one would lose it.
   config_.lease_interval = milliseconds(300);
-  config_.lease_duration = kLease;
+  config_.lease_duration = lease;
   config_.heterod_socket = heterod_->socket();
   config_.rules.offload_containers = {"side"};
   config_.metrics_listen = "127.0.0.1:0";

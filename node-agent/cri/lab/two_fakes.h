@@ -25,7 +25,8 @@ class TwoFakes {
  public:
   static constexpr std::chrono::milliseconds kLease{5000};
 
-  explicit TwoFakes(bool cgroup_v2 = true);  // the DPU is there, and has this version
+  // The DPU is there, and has this version of cgroups.
+  explicit TwoFakes(bool cgroup_v2 = true, std::chrono::milliseconds lease = kLease);
   ~TwoFakes();
 
   FakeRuntime& host() { return *host_; }
