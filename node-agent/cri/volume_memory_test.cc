@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <future>
 
+#include "common/sys/file.h"
 #include "common/sys/unique_fd.h"
 #include "common/testing/matchers.h"
 #include "node-agent/cri/volume_store.h"
@@ -145,6 +146,30 @@ TEST_CASE("volumes that an older heterod put into one memory for all stay where 
   CHECK((fresh.ok() && stat(fresh->c_str(), &new_one) == 0));
   CHECK(old_one.st_dev != new_one.st_dev);
   for (const char* pod : {"uid-1", "uid-2"}) CHECK_OK(store->RemovePod(pod));
+  CHECK(fs::is_empty(shared));
+}
+
+TEST_CASE("the one memory of an older heterod counts once, however many Pods have volumes in it") {
+  if (geteuid() != 0) {
+    WARN("SKIPPED: mounts need root");
+    return;
+  }
+  Folder folder;
+  const std::string shared = folder.path + "/.memory";
+  fs::create_directories(shared);
+  REQUIRE(mount("older", shared.c_str(), "tmpfs", 0, "size=2m") == 0);
+  for (int pod = 0; pod < 8; ++pod) fs::create_directories(fmt::format("{}/uid-{}/token/live", shared, pod));
+  REQUIRE_OK(sys::WriteFileAtomic(shared + "/uid-0/token/live/token", std::string(1 << 20, 'x'), 0600));
+  auto store = VolumeStore::Open(folder.path, 4u << 20);
+  REQUIRE_OK(store);
+
+  CHECK_OK(store->Put(InMemory("uid-1", "other", 1000)).status());
+  CHECK_OK(store->Put(InMemory("uid-8", "token", 1000)).status());
+  absl::Status full = store->Put(InMemory("uid-9", "secret", 3 << 20)).status();
+
+  CHECK_THAT(full, HasCode(absl::StatusCode::kResourceExhausted));
+  CHECK_THAT(full, testing::Says("volumes in memory have 1 of 4 MiB"));
+  for (int pod = 0; pod < 10; ++pod) CHECK_OK(store->RemovePod(fmt::format("uid-{}", pod)));
   CHECK(fs::is_empty(shared));
 }
 

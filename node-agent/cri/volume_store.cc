@@ -170,10 +170,13 @@ absl::Status VolumeStore::MountMemory(const std::string& pod_uid) {
 absl::Status VolumeStore::CheckMemory(uint64_t bytes) const {
   const std::string memory = root_.path() + "/" + kMemory;
   uint64_t used = 0;
+  std::set<dev_t> counted;  // what an older heterod put into one tmpfs for all Pods is there once
   std::error_code none;
   for (fs::directory_iterator at(memory, none), end; !none && at != end; at.increment(none)) {
     struct statfs pod = {};
-    if (statfs(at->path().c_str(), &pod) == 0 && pod.f_type == TMPFS_MAGIC)
+    struct stat folder = {};
+    if (statfs(at->path().c_str(), &pod) == 0 && pod.f_type == TMPFS_MAGIC && stat(at->path().c_str(), &folder) == 0 &&
+        counted.insert(folder.st_dev).second)
       used += (pod.f_blocks - pod.f_bfree) * static_cast<uint64_t>(pod.f_bsize);
   }
   if (used + bytes <= memory_bytes_) return absl::OkStatus();
