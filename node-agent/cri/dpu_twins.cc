@@ -48,7 +48,7 @@ void DpuLink::PutTwinsRight(const rt::ListPodSandboxResponse& sandboxes) {
   }
   std::map<std::pair<std::string, uint32_t>, SplitPod> pods;
   for (SplitPod& pod : table_.Pods()) {
-    if (pod.verdict.split) pods[{pod.metadata.uid(), pod.metadata.attempt()}] = std::move(pod);
+    if (pod.verdict.split || pod.unproved) pods[{pod.metadata.uid(), pod.metadata.attempt()}] = std::move(pod);
   }
   for (const rt::PodSandbox& twin : sandboxes.items()) {
     if (AnnotationOf(twin.annotations(), kTwin) != "true") continue;

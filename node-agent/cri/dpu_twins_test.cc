@@ -127,6 +127,31 @@ TEST_CASE("a Pod of a heterocri that made no marks is split for one that does, b
   CHECK(node.dpu().Asked("CreateContainer").size() == 2);
 }
 
+TEST_CASE("a Pod of which nothing says that heterocri made it is the host's, but its twin lives as long as it does") {
+  Scene scene;
+  const std::string first = scene.Running(0);
+  scene.node.StopDaemon();
+  std::filesystem::remove(scene.node.folder() + "/state/cri.key");
+  std::filesystem::remove(scene.node.folder() + "/state/cri.state");
+  scene.node.StartDaemon();
+  scene.LooksAgain();
+
+  REQUIRE(scene.node.dpu().Asked("StopPodSandbox").empty());
+  CHECK(scene.Listed(scene.dpu) == std::set<std::string>{first});
+  const std::string second = scene.node.Create(scene.sandbox, scene.pod, "side");
+  CHECK(scene.node.host().Asked("CreateContainer").size() == 1);
+  CHECK(scene.Listed(scene.node.cri()) == std::set<std::string>{second});
+
+  rt::StopPodSandboxRequest stop;
+  stop.set_pod_sandbox_id(scene.sandbox);
+  scene.node.Call<rt::StopPodSandboxResponse>(kStopPodSandbox, stop);
+  CHECK(Eventually([&] { return scene.Twins().at(0).state() == rt::SANDBOX_NOTREADY; }));
+  rt::RemovePodSandboxRequest remove;
+  remove.set_pod_sandbox_id(scene.sandbox);
+  scene.node.Call<rt::RemovePodSandboxResponse>(kRemovePodSandbox, remove);
+  CHECK(Eventually([&] { return scene.Twins().empty(); }));
+}
+
 TEST_CASE("a twin that a reboot of the DPU has ended is made anew for the Pod's next container") {
   Scene scene;
   const std::string first = scene.Running(0);

@@ -33,6 +33,7 @@ struct SplitPod {
   std::optional<std::string> dpu_cgroup;                          // the Pod's own there; empty: it has none
   std::optional<runtime::v1::LinuxContainerResources> resources;  // of the whole Pod, as kubelet said last
   bool stopped = false;                                           // the twin must not run
+  bool unproved = false;  // nothing says that heterocri made it: not split, but a twin of it stays until it is gone
 };
 
 struct DpuContainer {

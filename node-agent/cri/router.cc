@@ -37,15 +37,16 @@ absl::Status Router::RebuildFromHost() {
     if (!pod.verdict.wanted) continue;
     pod.sandbox_id = sandbox.id();
     pod.metadata = sandbox.metadata();
-    // An older heterocri left no mark, but a note of each twin.
+    pod.stopped = sandbox.state() != rt::SANDBOX_READY;
+    // An older heterocri left no mark, but a note of each twin that it had time to write down.
     if (!parts_.mark.Made(sandbox.metadata(), sandbox.annotations()) && !parts_.table.KnowsTwinOf(sandbox.id())) {
       pod.verdict.split = false;
-      pod.verdict.reason = "its sandbox was made without heterocri";
+      pod.verdict.reason = "its sandbox was made without heterocri, or by an older one";
+      pod.unproved = true;
       parts_.table.PutPod(std::move(pod));
       continue;
     }
     pod.log_directory = AnnotationOf(sandbox.annotations(), kLogDirectory);
-    pod.stopped = sandbox.state() != rt::SANDBOX_READY;
     // What was decided when it was made counts, not what today's configuration would say.
     pod.verdict.split = AnnotationOf(sandbox.annotations(), kPlacement) == "split";
     pod.verdict.reason = AnnotationOf(sandbox.annotations(), kPlacementReason);

@@ -156,6 +156,7 @@ void Router::StopPodSandbox(const CallPtr& call) {
   if (!ParseRequest(*call, &request)) return;
   std::optional<SplitPod> pod = parts_.table.FindPod(request.pod_sandbox_id());
   if (!pod || !pod->verdict.split) {
+    if (pod && pod->unproved) parts_.table.MarkStopped(pod->sandbox_id);
     ForwardToHost(call);
     return;
   }

@@ -22,7 +22,8 @@ class SandboxMark {
  public:
   using Annotations = google::protobuf::Map<std::string, std::string>;
 
-  // The key is made when there is none. One that is damaged is replaced: Pods then count as made without heterocri.
+  // The key is made when there is none. One that is damaged is replaced: Pods that the table
+  // has no twin of then count as made without heterocri.
   static absl::StatusOr<SandboxMark> Open(const std::string& key_file);
   explicit SandboxMark(std::string key) : key_(std::move(key)) {}
 
