@@ -99,6 +99,18 @@ absl::Status Unmount(const std::string& path) {
   return ErrnoToStatus(errno, fmt::format("unmount '{}'", path));
 }
 
+// What a copy takes of a tmpfs: each file whole pages, and so a link that is too long for its inode (SHORT_SYMLINK_LEN
+// in the kernel's mm/shmem.c, with the 0 at its end).
+uint64_t PagesOf(const v1::PutVolumeRequest& request) {
+  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  uint64_t bytes = 0;
+  for (const v1::VolumeEntry& entry : request.entries()) {
+    if (entry.kind() == v1::VolumeEntry::FILE || entry.data().size() >= 128)
+      bytes += (entry.data().size() + page - 1) / page * page;
+  }
+  return bytes;
+}
+
 uint64_t EighthOfThisMachine() {
   struct sysinfo machine = {};
   sysinfo(&machine);  // fails for a bad address only
@@ -167,7 +179,15 @@ absl::Status VolumeStore::MountMemory(const std::string& pod_uid) {
   return absl::OkStatus();
 }
 
-absl::Status VolumeStore::CheckMemory(uint64_t bytes) const {
+absl::Status VolumeStore::CheckMemory(const v1::PutVolumeRequest& request, const std::string& folder) const {
+  const uint64_t wanted = PagesOf(request);
+  uint64_t bytes = wanted + static_cast<uint64_t>(sysconf(_SC_PAGESIZE));  // and the file with its version
+  if (auto live = root_.OpenFile(folder + "/live", O_RDONLY | O_DIRECTORY); request.live() && live.ok()) {
+    const std::atomic<bool> never = false;
+    const uint64_t there = UseOf(*std::move(live), never).bytes;
+    if (wanted <= there) return absl::OkStatus();  // a token keeps its size: renewed whatever the others have
+    bytes = wanted - there;
+  }
   const std::string memory = root_.path() + "/" + kMemory;
   uint64_t used = 0;
   std::set<dev_t> counted;  // what an older heterod put into one tmpfs for all Pods is there once
@@ -204,15 +224,14 @@ absl::StatusOr<std::string> VolumeStore::Put(const v1::PutVolumeRequest& request
   std::string folder = request.pod_uid() + "/" + request.volume();
   // To the end: were the Pod removed after its memory is mounted, what is written would be on the disk.
   std::lock_guard lock(*live_);
+  if (request.memory()) folder = fmt::format("{}/{}", kMemory, folder);
+  const std::string final_name = folder + "/" + ContentName(request.SerializeAsString() + boot_id_);
+  if (!request.live() && root_.OpenFile(final_name, O_PATH).ok()) return root_.path() + "/" + final_name;
   if (request.memory()) {
-    folder = fmt::format("{}/{}", kMemory, folder);
-    // What is there is renewed all the same: its Pod has a limit of its own.
-    if (!root_.OpenFile(folder, O_PATH).ok()) HK_RETURN_IF_ERROR(CheckMemory(request.ByteSizeLong()));
+    HK_RETURN_IF_ERROR(CheckMemory(request, folder));
     HK_RETURN_IF_ERROR(MountMemory(request.pod_uid()));
   }
   if (request.live()) return PutLive(request, folder);
-  std::string final_name = folder + "/" + ContentName(request.SerializeAsString() + boot_id_);
-  if (root_.OpenFile(final_name, O_PATH).ok()) return root_.path() + "/" + final_name;
 
   HK_ASSIGN_OR_RETURN(std::string aside, WriteAside(request, folder));
   auto undo = absl::MakeCleanup([&] { root_.Remove(aside).IgnoreError(); });

@@ -5,9 +5,10 @@
 // named "live" and does change: each of its top entries in one step, in the order that keeps kubelet's promise, that
 // a program sees all files of one version. Half an update that a crash left is finished by the next one.
 // What must not touch a disk lives under <root>/.memory/<pod uid>, a tmpfs of the Pod's own with room for 32 MiB,
-// mounted when first needed, and no new one when all together have a share of the machine's memory; an emptyDir in
-// memory is a tmpfs too, for the life of the Pod (both root only). Threading: thread-safe. Errors: kInvalidArgument for
-// names and links that leave the volume, kResourceExhausted when memory is full, else errno with the path.
+// mounted when first needed; when all together have a share of the machine's memory there is no new copy, and a live
+// one does not grow. An emptyDir in memory is a tmpfs too, for the life of the Pod (both root only). Threading:
+// thread-safe. Errors: kInvalidArgument for names and links that leave the volume, kResourceExhausted when memory is
+// full, else errno with the path.
 //
 //   HK_ASSIGN_OR_RETURN(std::string path, store.Put(request));   // becomes Mount.host_path
 #pragma once
@@ -48,8 +49,8 @@ class VolumeStore {
   VolumeStore(ConfinedRoot root, std::string boot_id, uint64_t memory_bytes)
       : root_(std::move(root)), boot_id_(std::move(boot_id)), memory_bytes_(memory_bytes) {}
   absl::Status MountMemory(const std::string& pod_uid);
-  // Whether one more volume may be there.
-  absl::Status CheckMemory(uint64_t bytes) const;
+  // Whether there is room for one more copy, or for what a live one grows by.
+  absl::Status CheckMemory(const v1::PutVolumeRequest& request, const std::string& folder) const;
   absl::Status MountVolume(const std::string& relative, const v1::MakeVolumeRequest& request);
   absl::Status Write(const v1::VolumeEntry& entry, const std::string& base);
   // The content below `folder` under a name that nobody looks at yet; the caller renames or removes it.
