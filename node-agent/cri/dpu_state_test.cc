@@ -108,13 +108,14 @@ TEST_CASE("a DPU whose heartbeats return while it is being told lost is not ther
 }
 
 TEST_CASE("while heterod on the host is away the DPU's own answers count, and its restart loses nothing") {
-  TwoFakes node;
+  constexpr std::chrono::milliseconds kLongLease{10000};
+  TwoFakes node(true, kLongLease);
   const std::string side = Running(node);
 
   node.heterod().Stop();
   const size_t asked = node.dpu().Asked("ListContainers").size();
   // Longer than a lease of heterocri's.
-  const auto end = std::chrono::steady_clock::now() + TwoFakes::kLease + std::chrono::seconds(1);
+  const auto end = std::chrono::steady_clock::now() + kLongLease + std::chrono::seconds(1);
   CHECK(Eventually([&] { return std::chrono::steady_clock::now() > end; }));
   CHECK(Eventually([&] { return node.dpu().Asked("ListContainers").size() > asked; }));
   CHECK(node.StatusOf(side).state() == rt::CONTAINER_RUNNING);
@@ -126,12 +127,13 @@ TEST_CASE("while heterod on the host is away the DPU's own answers count, and it
 
 TEST_CASE(
     "while heterod on the host and the DPU's runtime are away, the DPU's heterod alone keeps it from being lost") {
-  TwoFakes node;
+  constexpr std::chrono::milliseconds kLongLease{15000};
+  TwoFakes node(true, kLongLease);
   const std::string side = Running(node);
 
   node.heterod().Stop();
   node.dpu().SetAway(true);
-  const auto end = std::chrono::steady_clock::now() + 2 * TwoFakes::kLease;
+  const auto end = std::chrono::steady_clock::now() + kLongLease + std::chrono::seconds(3);
   CHECK(Eventually([&] { return std::chrono::steady_clock::now() > end; }));
 
   CHECK(node.DpuCondition().reason() == "DPURuntimeDown");

@@ -177,7 +177,7 @@ TEST_CASE("an outage of the DPU's agent that is shorter than the lease changes n
 }
 
 TEST_CASE("heterod on the host and containerd on the DPU may be away together for longer than the lease") {
-  Lab lab;
+  Lab lab(std::chrono::seconds(15));  // also from the start of a heterocri to the first answer of the DPU's heterod
   Kubelet kubelet(lab);
   rt::PodSandboxConfig pod = lab.Pod("kept");
   (*pod.mutable_annotations())[kOffload] = "dpu";

@@ -225,8 +225,8 @@ TEST_CASE("a client that is refused and goes on sending does not keep its place"
   SendText(fd.get(), "POST /exec/none HTTP/1.1\r\n\r\n");
   std::atomic<bool> enough{false};
   std::thread sender([&] {
-    while (!enough && send(fd.get(), "more", 4, MSG_NOSIGNAL) > 0) {
-    }
+    while (!enough && send(fd.get(), "more", 4, MSG_NOSIGNAL) > 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
   });
 
   CHECK_THAT(ReadHeadOf(fd.get()), Catch::StartsWith("HTTP/1.1 404"));
