@@ -165,8 +165,12 @@ void VolumeMirror::SendOne() {
   {
     std::lock_guard lock(mutex_);
     auto now = steady_clock::now();
-    auto due = std::find_if(volumes_.begin(), volumes_.end(),
-                            [now](const auto& item) { return item.second.changed && item.second.next <= now; });
+    // Who waits longest: those that are refused, and are due again while others of them are sent, keep nobody waiting.
+    auto due = volumes_.end();
+    for (auto at = volumes_.begin(); at != volumes_.end(); ++at) {
+      if (!at->second.changed || at->second.next > now) continue;
+      if (due == volumes_.end() || at->second.next < due->second.next) due = at;
+    }
     if (due == volumes_.end()) return;
     due->second.changed = false;  // what happens from here on is another change
     key = due->first;

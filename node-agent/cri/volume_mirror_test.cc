@@ -207,6 +207,43 @@ TEST_CASE("a Pod that is gone is not followed, also over a restart") {
   CHECK(Text(copy / "a") == "1");
 }
 
+// Has no room but for the volume "token".
+class FullDpu : public v1::DpuRuntime::Service {
+ public:
+  grpc::Status PutVolume(grpc::ServerContext*, const v1::PutVolumeRequest* request, v1::PutVolumeReply*) override {
+    if (request->volume() == "token") {
+      token = true;
+      return grpc::Status::OK;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // by then the one before is due again
+    return {grpc::StatusCode::RESOURCE_EXHAUSTED, "volumes in memory have 8 of 8 MiB"};
+  }
+  std::atomic<bool> token{false};
+};
+
+TEST_CASE("volumes that are refused over and over keep no other from being renewed") {
+  const fs::path root = fs::temp_directory_path() / fmt::format("hk-volume-full-{}", getpid());
+  Kubelet volume(root / "volume");
+  volume.Put({{"a", "1"}});
+  FullDpu dpu;
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&dpu);
+  auto server = builder.BuildAndStart();
+  auto stub = v1::DpuRuntime::NewStub(
+      grpc::CreateChannel(fmt::format("127.0.0.1:{}", port), grpc::InsecureChannelCredentials()));
+  VolumeMirror mirror(*stub, root / "state", [] { return true; });
+  REQUIRE_OK(mirror.Start());
+
+  for (const char* name : {"secret-1", "secret-2", "token"}) CHECK_OK(mirror.Follow("uid", name, volume.at));
+
+  CHECK(Eventually([&] { return dpu.token.load(); }));
+  mirror.Stop();
+  server->Shutdown(std::chrono::system_clock::now());
+  fs::remove_all(root);
+}
+
 TEST_CASE("an update that was cut short is finished by the next one") {
   Pair pair;
   Kubelet volume(pair.root / "conf");
