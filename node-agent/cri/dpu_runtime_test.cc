@@ -1,6 +1,7 @@
 // The DPU's files: logs that are followed and released, volumes that are copied, names that try to get out.
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -176,6 +177,31 @@ TEST_CASE("a volume is copied once per content, with modes and inner links") {
 
   REQUIRE_OK(store->RemovePod("uid-1"));
   CHECK(fs::is_empty(folder.path));
+}
+
+TEST_CASE("a copy that a disk holds up keeps neither memory nor other Pods waiting") {
+  Folder folder;
+  auto store = VolumeStore::Open(folder.path);
+  REQUIRE_OK(store);
+  v1::PutVolumeRequest request;
+  request.set_pod_uid("uid-1");
+  request.set_volume("conf");
+  request.set_live(true);
+  request.add_entries()->set_kind(v1::VolumeEntry::FOLDER);
+  REQUIRE_OK(store->Put(request));
+  // Whoever opens a file with a lease (fcntl(2)) waits until the lease is given back, and its owner is sent a SIGIO.
+  auto before = signal(SIGIO, SIG_IGN);
+  sys::UniqueFd lease(open((folder.path + "/uid-1/conf/version").c_str(), O_RDONLY | O_CLOEXEC));
+  REQUIRE(fcntl(lease.get(), F_SETLEASE, F_WRLCK) == 0);
+  auto held_up = std::async(std::launch::async, [&] { return store->Put(request).status(); });
+  CHECK(testing::Eventually([&] { return fcntl(lease.get(), F_GETLEASE) != F_WRLCK; }));
+
+  CHECK_OK(store->RemovePod("uid-2"));  // it takes the lock of what is in memory
+
+  CHECK(held_up.wait_for(milliseconds(0)) == std::future_status::timeout);
+  CHECK(fcntl(lease.get(), F_SETLEASE, F_UNLCK) == 0);
+  CHECK_OK(held_up.get());
+  signal(SIGIO, before);
 }
 
 TEST_CASE("an emptyDir in memory has its own size, mode and owner, is made once, and goes with the Pod") {

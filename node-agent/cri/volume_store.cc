@@ -223,7 +223,7 @@ absl::StatusOr<std::string> VolumeStore::Put(const v1::PutVolumeRequest& request
   HK_RETURN_IF_ERROR(CheckName(request.volume()));
   std::string folder = request.pod_uid() + "/" + request.volume();
   // To the end: were the Pod removed after its memory is mounted, what is written would be on the disk.
-  std::lock_guard lock(*live_);
+  std::lock_guard lock(request.memory() ? *memory_ : *disk_);
   if (request.memory()) folder = fmt::format("{}/{}", kMemory, folder);
   const std::string final_name = folder + "/" + ContentName(request.SerializeAsString() + boot_id_);
   if (!request.live() && root_.OpenFile(final_name, O_PATH).ok()) return root_.path() + "/" + final_name;
@@ -282,7 +282,7 @@ absl::StatusOr<std::string> VolumeStore::Make(const v1::MakeVolumeRequest& reque
 // Of its own size, as kubelet makes it: a Pod that fills one harms no other. What is written is charged to its writer.
 absl::Status VolumeStore::MountVolume(const std::string& relative, const v1::MakeVolumeRequest& request) {
   const std::string path = root_.path() + "/" + relative;
-  std::lock_guard lock(*live_);
+  std::lock_guard lock(*disk_);
   struct stat inside = {}, around = {};
   if (stat(path.c_str(), &inside) != 0 || stat((path + "/..").c_str(), &around) != 0)
     return ErrnoToStatus(errno, fmt::format("stat '{}'", path));
@@ -351,7 +351,7 @@ absl::Status VolumeStore::RemovePod(const std::string& pod_uid) {
   HK_RETURN_IF_ERROR(CheckName(pod_uid));
   const std::string memory = fmt::format("{}/{}", kMemory, pod_uid);
   {
-    std::lock_guard lock(*live_);
+    std::lock_guard lock(*memory_);
     HK_RETURN_IF_ERROR(Unmount(root_.path() + "/" + memory));
     HK_RETURN_IF_ERROR(root_.Remove(memory));
   }

@@ -34,7 +34,8 @@ class VolumeStore {
       : root_(std::move(other.root_)),
         boot_id_(std::move(other.boot_id_)),
         memory_bytes_(other.memory_bytes_),
-        live_(std::move(other.live_)),
+        memory_(std::move(other.memory_)),
+        disk_(std::move(other.disk_)),
         walk_(std::move(other.walk_)) {}
 
   absl::StatusOr<std::string> Put(const v1::PutVolumeRequest& request);
@@ -62,7 +63,8 @@ class VolumeStore {
   std::string boot_id_;
   uint64_t memory_bytes_;
   std::atomic<uint64_t> counter_{0};
-  std::unique_ptr<std::mutex> live_ = std::make_unique<std::mutex>();  // one copy at a time
+  // One copy at a time to each: a disk that hangs holds up no token in memory.
+  std::unique_ptr<std::mutex> memory_ = std::make_unique<std::mutex>(), disk_ = std::make_unique<std::mutex>();
   std::unique_ptr<VolumeWalk> walk_ = std::make_unique<VolumeWalk>();  // last: its thread uses the root
 };
 
