@@ -26,10 +26,11 @@ absl::StatusOr<SandboxMark> SandboxMark::Open(const std::string& key_file) {
   sys::RemoveUnfinished(key_file);
   absl::StatusOr<std::string> known = sys::ReadFile(key_file, 4096);
   if (known.ok() && known->size() == kKeyBytes) return SandboxMark(*std::move(known));
-  if (!known.ok() && known.status().code() != absl::StatusCode::kNotFound) return known.status();
-  if (known.ok()) {
-    spdlog::error("'{}' has {} bytes in place of {}; Pods of now count as made without heterocri", key_file,
-                  known->size(), kKeyBytes);
+  const bool damaged = known.ok() || known.status().code() == absl::StatusCode::kResourceExhausted;
+  if (!damaged && known.status().code() != absl::StatusCode::kNotFound) return known.status();
+  if (damaged) {
+    spdlog::error("'{}' does not have {} bytes and is made anew; Pods of now count as made without heterocri", key_file,
+                  kKeyBytes);
   }
   std::string key(kKeyBytes, '\0');
   if (getrandom(key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()))
@@ -46,15 +47,17 @@ std::string SandboxMark::Of(const runtime::v1::PodSandboxMetadata& metadata, con
   }
   std::vector<unsigned char> code(EVP_MAX_MD_SIZE);
   unsigned int size = 0;
-  HMAC(EVP_sha256(), key_.data(), static_cast<int>(key_.size()), reinterpret_cast<const unsigned char*>(said.data()),
-       said.size(), code.data(), &size);
+  if (HMAC(EVP_sha256(), key_.data(), static_cast<int>(key_.size()),
+           reinterpret_cast<const unsigned char*>(said.data()), said.size(), code.data(), &size) == nullptr) {
+    return "";  // nobody's mark
+  }
   code.resize(size);
   return fmt::format("{:02x}", fmt::join(code, ""));
 }
 
 bool SandboxMark::Made(const runtime::v1::PodSandboxMetadata& metadata, const Annotations& annotations) const {
   const std::string claimed = AnnotationOf(annotations, kMark), ours = Of(metadata, annotations);
-  return claimed.size() == ours.size() && CRYPTO_memcmp(claimed.data(), ours.data(), ours.size()) == 0;
+  return !ours.empty() && claimed.size() == ours.size() && CRYPTO_memcmp(claimed.data(), ours.data(), ours.size()) == 0;
 }
 
 }  // namespace heterok8s::cri
