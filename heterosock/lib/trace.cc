@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "heterosock/lib/hidden_fd.h"
 #include "heterosock/lib/process.h"
@@ -12,6 +14,21 @@
 namespace heterok8s::heterosock {
 
 constinit int trace_fd = -1;
+
+namespace {
+
+// A write beyond RLIMIT_FSIZE is SIGXFSZ (setrlimit(2)), which would end the program: sshd sets it to 0 before its
+// sandbox.
+bool MayGrow(int length) {
+  rlimit limit{};
+  if (Syscall(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, reinterpret_cast<long>(&limit)) != 0) return false;
+  if (limit.rlim_cur == RLIM_INFINITY) return true;
+  struct stat file {};
+  if (Syscall(SYS_fstat, trace_fd, reinterpret_cast<long>(&file)) != 0) return false;
+  return !S_ISREG(file.st_mode) || static_cast<rlim_t>(file.st_size) + static_cast<rlim_t>(length) <= limit.rlim_cur;
+}
+
+}  // namespace
 
 void StartTrace() {
   const char* where = getenv("HETEROSOCK_TRACE");
@@ -24,6 +41,7 @@ void StartTrace() {
 }
 
 void WriteTrace(const char* format, ...) {
+  if (process.restricted.load()) return;  // the program's filter knows nothing of these calls
   const int saved = errno;
   char line[512];
   int length = snprintf(line, sizeof line, "heterosock[%u/%u] ", process.pid, ThreadId());
@@ -34,7 +52,7 @@ void WriteTrace(const char* format, ...) {
   if (more > 0)
     length += more < static_cast<int>(sizeof line) - length - 1 ? more : static_cast<int>(sizeof line) - length - 2;
   line[length++] = '\n';
-  Syscall(SYS_write, trace_fd, reinterpret_cast<long>(line), length);
+  if (MayGrow(length)) Syscall(SYS_write, trace_fd, reinterpret_cast<long>(line), length);
   errno = saved;
 }
 

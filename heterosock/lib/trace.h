@@ -1,5 +1,6 @@
 // What HETEROSOCK_TRACE prints: one line per event of a connection's life, never per byte. Off unless asked for.
 // HETEROSOCK_TRACE=1 writes to the standard error of the start of the program, =PATH appends to a file.
+// A program that has given up system calls, or the growth of files, writes no line from then on.
 // Threading: any; a line is one write. Allocates nothing; errno is kept.
 //
 //   Trace("fd %d: moved to shared memory", fd);
