@@ -35,14 +35,24 @@ int FindFd(uint32_t index) {
   return -1;
 }
 
+// From the phase that was looked at, or not at all: another thread may have fenced the connection meanwhile, or closed
+// it.
+bool Step(Slot& slot, Phase from, Phase to) { return slot.phase.compare_exchange_strong(from, to); }
+
 // With the agent's lock held.
 void GiveUpChannel(uint32_t index, Reason reason) {
+  Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   EpollForgetBell(index);
   if (channel.channel_id != 0) agent.Release(channel.channel_id, reason);
   channel.channel_id = 0;
+  // As Leave() does, which may be at it in another thread.
+  const bool rx = LockReceive(index);
+  const bool tx = LockSend(index);
   Unmap(channel);
-  StayOnTcp(Slots::Get(index), reason);
+  if (tx) slot.tx.lock.Release();
+  if (rx) slot.rx.lock.Release();
+  StayOnTcp(slot, reason);
 }
 
 // With the agent's lock held.
@@ -55,14 +65,18 @@ void TryArm(uint32_t index, int fd) {
   if (HasUnseenSet(channel.own_bell)) return GiveUpChannel(index, Reason::kEpoll);
   if (!CountsAgree(slot, fd)) return GiveUpChannel(index, Reason::kByteCount);
   // From here on registrations that the program adds are made for shared memory; the others get their bell below.
-  slot.phase.store(Phase::kArmed, std::memory_order_seq_cst);
+  if (channel.page == nullptr || !Step(slot, Phase::kPaired, Phase::kArmed)) return;
   if (!slot.rx.calls.Settle() || slot.rx.calls.inside() != 0) {
-    slot.phase.store(Phase::kPaired, std::memory_order_seq_cst);  // somebody just went into the kernel: another time
+    Step(slot, Phase::kArmed, Phase::kPaired);  // somebody just went into the kernel: another time
     return;
   }
   // The other end cannot switch before it sees the epoch, so nothing is in the ring if this fails.
   if (!EpollAttach(index)) return Fence(index, fd, Reason::kEpoll);
   if (!LockReceive(index)) return Fence(index, fd, Reason::kShared);
+  if (channel.page == nullptr) {  // closed by another thread; no longer from here on, as that takes this lock
+    slot.rx.lock.Release();
+    return;
+  }
   layout::SideLines& own = channel.own();
   own.counters.pid.store(process.pid, std::memory_order_relaxed);
   own.counters.tcp_received.store(slot.rx.calls.bytes(), std::memory_order_relaxed);
@@ -95,7 +109,7 @@ void Paired(const Rendezvous::Event& event) {
     StayOnTcp(slot, Reason::kMemory);
     return;
   }
-  slot.phase.store(Phase::kPaired);
+  if (!Step(slot, Phase::kOffered, Phase::kPaired)) return GiveUpChannel(index, slot.reason.load());
   TryArm(index, FindFd(index));
 }
 
@@ -110,7 +124,7 @@ void Declined(const Rendezvous::Event& event) {
   } else {
     slot.reason.store(event.reason);
     slot.retry_at = Later(uint64_t{event.retry_ms} * 1000);
-    slot.phase.store(Phase::kTcp);
+    Step(slot, Phase::kOffered, Phase::kTcp);
   }
 }
 
@@ -174,8 +188,8 @@ void TryOffer(uint32_t index, int fd) {
     return;
   }
   if (UnseenSetStays(agent.socket())) return StayOnTcp(slot, Reason::kEpoll);
-  slot.phase.store(Phase::kOffered);
-  if (!agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) slot.phase.store(Phase::kTcp);
+  if (!Step(slot, Phase::kTcp, Phase::kOffered)) return;
+  if (!agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) Step(slot, Phase::kOffered, Phase::kTcp);
 }
 
 }  // namespace
@@ -204,7 +218,8 @@ FenceOrder AdvanceLocked(uint32_t index, int fd) {
   if (agent.Connected()) order = PollAgent();
   Slot& slot = Slots::Get(index);
   // Nobody will answer: the agent died, or the process that had offered it closed its descriptor.
-  if (slot.phase.load() == Phase::kOffered && !agent.Awaits() && Slots::Alone(slot)) slot.phase.store(Phase::kTcp);
+  if (slot.phase.load() == Phase::kOffered && !agent.Awaits() && Slots::Alone(slot))
+    Step(slot, Phase::kOffered, Phase::kTcp);
   const Phase phase = slot.phase.load();
   if (phase == Phase::kTcp) TryOffer(index, fd);
   if (phase == Phase::kPaired) TryArm(index, fd);
