@@ -267,4 +267,3 @@ ALL = [redis, memcached, nginx, haproxy, envoy, postgres, python("asyncio_echo")
        static, go]
 NEVER_MOVE = {"static", "go"}  # these bypass libc
 NEED_NOT_MOVE = {"openssh"}    # sshd executes itself for each connection, which then has two holders
-LONG = {"go"}                  # compiles for long
