@@ -8,12 +8,6 @@
 
 namespace heterok8s::heterosock {
 
-inline size_t Bytes(const iovec* iov, size_t count) {
-  size_t bytes = 0;
-  for (size_t i = 0; i < count; ++i) bytes += iov[i].iov_len;
-  return bytes;
-}
-
 class IovCursor {
  public:
   IovCursor(const iovec* iov, size_t count) : iov_(iov), left_(count) { Settle(); }
@@ -26,7 +20,11 @@ class IovCursor {
     at_ += n;
     Settle();
   }
-  size_t Total() const { return Bytes(iov_, left_) - at_; }
+  size_t Total() const {
+    size_t total = 0;
+    for (size_t i = 0; i < left_; ++i) total += iov_[i].iov_len;
+    return total - at_;
+  }
   // The rest as iovecs, at most `most` bytes of it, for a system call. `out` holds `room` of them.
   size_t Rest(iovec* out, size_t room, size_t most) const {
     size_t n = 0;
@@ -54,23 +52,7 @@ class IovCursor {
   size_t at_ = 0;
 };
 
-// Calls `call` (iovec*, count), which answers as a system call does, with as many of the pieces that are left as there
-// is room for here, until they are done or one takes less than it was given. Returns the bytes; the cursor is behind
-// them.
+// So many are handed to the kernel at a time.
 inline constexpr size_t kMostIovecs = 64;
-template <typename Call>
-size_t InParts(IovCursor& cursor, Call&& call) {
-  size_t all = 0;
-  while (!cursor.done()) {
-    iovec part[kMostIovecs];
-    const size_t count = cursor.Rest(part, kMostIovecs, ~size_t{0});
-    const long n = call(part, count);
-    if (n <= 0) break;
-    all += static_cast<size_t>(n);
-    cursor.Advance(static_cast<size_t>(n));
-    if (static_cast<size_t>(n) < Bytes(part, count)) break;
-  }
-  return all;
-}
 
 }  // namespace heterok8s::heterosock

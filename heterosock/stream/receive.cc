@@ -4,6 +4,7 @@
 
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/quiet.h"
+#include "heterosock/lib/real.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/stream/direction.h"
 #include "heterosock/stream/receiver.h"
@@ -84,27 +85,38 @@ bool Receiver::NothingQueued(Mode mode) const {
 }
 
 // The direction is on TCP. What a call has already taken from the ring is returned, with what the kernel has;
-// MSG_WAITALL goes on in there.
+// MSG_WAITALL goes on there. An error or the end is for the next call, as this one has received something: who asks for
+// bytes where there are none is told of it.
 ssize_t Receiver::FromKernel() {
   if (done_ == 0) return kUseKernel;
   if (flags_ & MSG_PEEK) return done_;
-  // An error or the end is for the next call: this one has received something.
-  int queued = 0;
-  Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
-  if (queued == 0 && (!(flags_ & MSG_WAITALL) || (PollNow(fd_, POLLRDHUP) & (POLLRDHUP | POLLERR | POLLHUP)) != 0))
-    return done_;
-  const int flags = flags_ & MSG_WAITALL ? flags_ : flags_ | MSG_DONTWAIT;
-  const size_t got = InParts(cursor_, [this, flags](iovec* part, size_t count) -> long {
-    if (slot_.generation != generation_) return 0;
-    msghdr message = {};
-    message.msg_iov = part;
-    message.msg_iovlen = count;
-    rx_.lock.Release();
-    const long n = Syscall(SYS_recvmsg, fd_, reinterpret_cast<long>(&message), flags);
-    LockReceive(index_);
-    return n;
-  });
-  return done_ + static_cast<ssize_t>(got);
+  short news = 0;
+  while (!cursor_.done()) {
+    int queued = 0;
+    Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
+    if (queued > 0 || news == POLLIN) {  // before a byte that is urgent the count may say 0 (tcp_inq())
+      news = 0;
+      const long got = KernelReceive(cursor_, cursor_.Total());
+      if (got == -EAGAIN) continue;  // another reader was first
+      if (got <= 0) break;
+      Took(static_cast<size_t>(got));
+    } else if (news != 0 || !(flags_ & MSG_WAITALL) || (news = AwaitKernel()) == 0) {
+      break;
+    }
+  }
+  return done_;
+}
+
+// POLLIN, an end, or both; 0 when this call waits no longer. Enters and leaves with the lock held.
+short Receiver::AwaitKernel() {
+  if ((flags_ & MSG_DONTWAIT) != 0 || !MayBlock(slot_, fd_) || deadline_.Expired()) return 0;
+  pollfd source = {fd_, POLLIN | POLLRDHUP, 0};
+  timespec left = {};
+  const timespec* timeout = deadline_.Left(&left);
+  rx_.lock.Release();
+  const int n = real.ppoll(&source, 1, timeout, nullptr);
+  LockReceive(index_);
+  return n > 0 && slot_.generation == generation_ ? source.revents : static_cast<short>(0);
 }
 
 Receiver::Look Receiver::End(ssize_t result) {

@@ -35,6 +35,7 @@ class Receiver {
   ssize_t Loop();
   bool NothingQueued(Mode mode) const;
   ssize_t FromKernel();
+  short AwaitKernel();
   Look End(ssize_t result);
   void Took(size_t n);
   Look LookAtTcp();

@@ -186,22 +186,23 @@ class Sender {
     }
   }
 
-  // The rest of a call that began in the ring and ends on TCP.
+  // The rest of a call that began in the ring and ends on TCP. It waits here and not in the kernel, which would tell it
+  // an error that is for the next call: this one has sent something.
   ssize_t ToKernel() {
     if (done_ == 0) return kUseKernel;
-    const size_t sent = InParts(cursor_, [this](iovec* part, size_t count) -> long {
-      // An error of the socket is for the next call: this one has sent something.
-      if (slot_.generation != generation_ || (PollNow(fd_, 0) & (POLLERR | POLLHUP)) != 0) return 0;
+    while (!cursor_.done() && slot_.generation == generation_ && (PollNow(fd_, 0) & (POLLERR | POLLHUP)) == 0) {
+      iovec part[kMostIovecs];
       msghdr message = {};
       message.msg_iov = part;
-      message.msg_iovlen = count;
-      tx_.lock.Release();
+      message.msg_iovlen = cursor_.Rest(part, kMostIovecs, ~size_t{0});
       // A call that has sent something tells how much, and raises no SIGPIPE.
-      const long n = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&message), flags_ | MSG_NOSIGNAL);
-      LockSend(index_);
-      return n;
-    });
-    return done_ + static_cast<ssize_t>(sent);
+      const long n = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&message), flags_ | MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (n == -EAGAIN && WaitForTcp() == 0) continue;
+      if (n <= 0) break;
+      done_ += n;
+      cursor_.Advance(static_cast<size_t>(n));
+    }
+    return done_;
   }
 
   // Copies a piece and publishes it. 0: no room.

@@ -191,59 +191,6 @@ CASE{"switch: what was kept back in TCP is sent with what comes behind it",
           },
       .halfway = true}};
 
-// One call, of more pieces than are handed to the kernel at a time.
-constexpr size_t kPieces = 1000, kPieceBytes = 4096;
-
-std::vector<iovec> Pieces(std::string& bytes) {
-  std::vector<iovec> pieces(kPieces);
-  for (size_t i = 0; i < kPieces; ++i) pieces[i] = {bytes.data() + i * kPieceBytes, kPieceBytes};
-  return pieces;
-}
-
-CASE{"switch: one writev of many pieces that ends on TCP",
-     {.client =
-          [](End& e) {
-            std::string bytes = Pattern(kPieces * kPieceBytes);
-            std::vector<iovec> pieces = Pieces(bytes);
-            e.Meet();
-            DO(writev(e.sock, pieces.data(), static_cast<int>(pieces.size())));
-            DO(shutdown(e.sock, SHUT_WR));
-            e.Drain(e.sock, 10);
-          },
-      .server =
-          [](End& e) {
-            e.Meet();
-            e.AwaitBytes(e.sock, 60'000);
-            int on = 1;
-            DO(setsockopt(e.sock, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on));
-            e.Drain(e.sock, 60'000);
-          }}};
-
-CASE{"switch: one recvmsg of many pieces, for all of them, that ends on TCP",
-     {.client =
-          [](End& e) {
-            const std::string bytes = Pattern(kPieces * kPieceBytes);
-            e.SendAll(e.sock, {bytes.data(), 30'000});
-            e.Meet();
-            Sleep(20);
-            int on = 1;
-            DO(setsockopt(e.sock, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on));
-            e.SendAll(e.sock, {bytes.data() + 30'000, bytes.size() - 30'000});
-            e.Meet();
-          },
-      .server =
-          [](End& e) {
-            std::string bytes(kPieces * kPieceBytes, '\0');
-            std::vector<iovec> pieces = Pieces(bytes);
-            msghdr message{};
-            message.msg_iov = pieces.data();
-            message.msg_iovlen = pieces.size();
-            e.Meet();
-            DO(recvmsg(e.sock, &message, MSG_WAITALL));
-            e.Say("%d", bytes == Pattern(bytes.size()));
-            e.Meet();
-          }}};
-
 // The reader's half-close brings the writer back to TCP with its next send: bytes, then more of them, then the end.
 void WriteOverTcpAgain(End& e, int before) {
   SwitchWriter(e);
