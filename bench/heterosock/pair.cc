@@ -6,8 +6,10 @@
 //   pair stream WIRE BLOCK SECONDS CPU CPU            bytes a second, one line for each tenth of the time
 //   pair connections SECONDS CPU CPU                  connections a second over TCP: connect, 16 bytes and back, close
 //   pair calls COUNT                                  ns of one write to /dev/null, of one poll of it, of one recv on a
-//                                                     silent socket, of one poll of that, and of one epoll_wait on a
-//                                                     set with it: the cost of hooks; a line for each 1,000
+//                                                     silent socket, of one poll of that, of one poll of both that may
+//                                                     sleep, of one epoll_wait on a set with the socket, and of one
+//                                                     that may sleep, on a set with more: the cost of hooks; a line
+//                                                     for each 1,000
 //
 // The last line is "moved 1" when the connection was on shared memory at the end.
 #include <arpa/inet.h>
@@ -16,6 +18,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -168,17 +171,23 @@ int Calls(int count) {
     pause();
   });
   wire->Open(0);
-  pollfd one{null, POLLOUT, 0}, silent{wire->Descriptor(), POLLIN, 0};
-  const int set = epoll_create1(EPOLL_CLOEXEC);
+  pollfd one{null, POLLOUT, 0}, silent{wire->Descriptor(), POLLIN, 0}, both[]{one, silent};
+  const int set = epoll_create1(EPOLL_CLOEXEC), ready = epoll_create1(EPOLL_CLOEXEC);
+  const int one_more = eventfd(1, EFD_CLOEXEC);
   epoll_event event{EPOLLIN, {}};
-  if (set < 0 || epoll_ctl(set, EPOLL_CTL_ADD, wire->Descriptor(), &event) != 0) Die("epoll");
+  if (set < 0 || epoll_ctl(set, EPOLL_CTL_ADD, wire->Descriptor(), &event) != 0 ||
+      epoll_ctl(ready, EPOLL_CTL_ADD, wire->Descriptor(), &event) != 0 ||
+      epoll_ctl(ready, EPOLL_CTL_ADD, one_more, &event) != 0)
+    Die("epoll");
   char byte = 0;
   const std::function<void()> calls[] = {
       [&] { (void)!write(null, &byte, 1); },
       [&] { poll(&one, 1, 0); },
       [&] { recv(wire->Descriptor(), &byte, 1, MSG_DONTWAIT); },
       [&] { poll(&silent, 1, 0); },
+      [&] { poll(both, 2, -1); },
       [&] { epoll_wait(set, &event, 1, 0); },
+      [&] { epoll_wait(ready, &event, 1, -1); },
   };
   for (int i = 0; i < count / kBatch; ++i) {
     for (const auto& call : calls) {

@@ -20,7 +20,7 @@ void Activate(uint32_t index, bool kick) {
     instance.last = index;
     ++instance.active;
   }
-  if (kick && (instance.blocked > 0 || instance.plain.load() > 0 || instance.watched)) Kick(instance);
+  if (kick && (instance.blocked > 0 || instance.WaitsPlain() || instance.watched)) Kick(instance);
 }
 
 void Kick(const Instance& instance) {

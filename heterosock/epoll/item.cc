@@ -79,12 +79,14 @@ bool AddBell(uint32_t index) {
     const Guard guard(Pool::At(other).instance);
     if (guard) Manage(other);
   }
+  instance.Attach();  // before the kernel can report the cookie
   const int result = KernelControl(instance, EPOLL_CTL_ADD, Slots::Local(item.slot).own_bell, EPOLLIN | EPOLLET,
                                    Pool::Cookie(index, true));
-  if (result == -EEXIST) return true;  // another descriptor of the same socket is in this set
-  if (result != 0) return false;
+  if (result != 0) {
+    instance.Detach();
+    return result == -EEXIST;  // another descriptor of the same socket is in this set
+  }
   item.has_bell = true;
-  instance.attached.fetch_add(1);
   return true;
 }
 
@@ -94,7 +96,7 @@ void ForgetBell(uint32_t slot) {
     if (!item.has_bell) continue;
     item.has_bell = false;
     Instance& instance = Pool::InstanceAt(item.instance);
-    instance.attached.fetch_sub(1);
+    instance.Detach();
     if (!instance.inherited) KernelControl(instance, EPOLL_CTL_DEL, Slots::Local(slot).own_bell, 0, 0);
   }
 }
@@ -106,7 +108,7 @@ void RemoveBell(uint32_t index) {
   if (!item.has_bell) return;
   Instance& instance = Pool::InstanceAt(item.instance);
   item.has_bell = false;
-  instance.attached.fetch_sub(1);
+  instance.Detach();
   if (instance.inherited) return;
   KernelControl(instance, EPOLL_CTL_DEL, Slots::Local(item.slot).own_bell, 0, 0);
   for (uint32_t other = Slots::Local(item.slot).first_item.load(); other != kNone;
@@ -180,11 +182,16 @@ void Manage(uint32_t index, bool kick) {
   const uint32_t events = ManagedEvents(item);
   const bool with_out = (events & EPOLLOUT) != 0;
   if ((!item.managed || item.with_out != with_out) && item.registered >= 0) {
-    if (!item.managed) NoteWhatWasTold(item, instance);
-    if (KernelControl(instance, EPOLL_CTL_MOD, item.fd, events, Pool::Cookie(index, false)) != 0) return;
+    if (!item.managed) {
+      NoteWhatWasTold(item, instance);
+      instance.Attach();
+    }
+    if (KernelControl(instance, EPOLL_CTL_MOD, item.fd, events, Pool::Cookie(index, false)) != 0) {
+      if (!item.managed) instance.Detach();
+      return;
+    }
     item.changed = true;
     if (!item.managed) {
-      instance.attached.fetch_add(1);
       CountForeign(instance, -1);
       item.moved_now = true;
     }
@@ -202,7 +209,7 @@ void Remove(uint32_t index) {
   Deactivate(index);
   if (item.parked && item.registered >= 0 && !instance.inherited) KernelControl(instance, EPOLL_CTL_DEL, item.fd, 0, 0);
   if (item.managed)
-    instance.attached.fetch_sub(1);
+    instance.Detach();
   else
     CountForeign(instance, -1);
   LocalChannel& channel = Slots::Local(item.slot);

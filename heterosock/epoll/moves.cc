@@ -114,7 +114,8 @@ void EpollAfterFork() {
     instance.lock.Reset();
     instance.inherited = true;
     instance.blocked = 0;
-    instance.plain.store(0);
+    instance.plain.Reset();
+    instance.unsettled = false;
   }
 }
 

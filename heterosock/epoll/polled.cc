@@ -23,7 +23,7 @@ void TakeRing(uint32_t slot, uint32_t number) {
   for (uint32_t index = first; index != kNone; index = Pool::At(index).next_of_slot) {
     const Guard instance_guard(Pool::At(index).instance);
     const Instance& instance = Pool::InstanceAt(Pool::At(index).instance);
-    const bool sleeps = Pool::At(index).instance != number || instance.blocked > 0 || instance.plain.load() > 0;
+    const bool sleeps = Pool::At(index).instance != number || instance.blocked > 0 || instance.WaitsPlain();
     if (instance_guard) Manage(index, sleeps);
   }
 }
@@ -86,7 +86,7 @@ bool TakeRings(uint32_t number, int deep) {
     const Guard instance_guard(number);
     uint64_t kicks = 0;
     // A thread that waits in the set is told of it once, and would not be when it were gone.
-    if (instance_guard && instance.blocked == 0 && instance.plain.load() == 0)
+    if (instance_guard && instance.blocked == 0 && !instance.WaitsPlain())
       any = Syscall(SYS_read, instance.kick, reinterpret_cast<long>(&kicks), sizeof kicks) > 0 || any;
   }
   for (uint32_t index = 1; index < Pool::HighWater();) {

@@ -7,6 +7,7 @@
 
 #include <atomic>
 
+#include "heterosock/ofd/call_count.h"
 #include "heterosock/ofd/lock.h"
 
 namespace heterok8s::heterosock {
@@ -53,9 +54,10 @@ struct Instance {
   uint32_t first = kNone;  // active items
   uint32_t last = kNone;
   uint32_t active = 0;
-  uint32_t blocked = 0;            // threads inside the kernel's wait
-  std::atomic<uint32_t> plain{0};  // threads in a wait that began before anything was attached
-  int kick = 0;                    // an eventfd in the set, made with the first bell: wakes them. 0: none
+  uint32_t blocked = 0;    // threads inside the kernel's wait
+  CallCount plain;         // threads in a wait that began before anything was attached: Attach() settles it
+  bool unsettled = false;  // it could not: there may be some
+  int kick = 0;            // an eventfd in the set, made with the first bell: wakes them. 0: none
   uint32_t kick_item = kNone;
   bool inherited = false;  // shared with the process that forked us
   bool watched = false;    // by another set or by poll(): then the kernel's view of it must have nothing of ours left
@@ -75,6 +77,14 @@ struct Instance {
     bool disabled;  // EPOLLONESHOT has fired
     bool told;      // reported, and ready ever since: EPOLLET reports only what is new, which rings a bell
   } nested[kMostNested] = {};
+
+  // One more registration is ours. A wait that begins from here on sees it, and of those that began before the count
+  // holds. With the pool's lock held.
+  void Attach() {
+    if (attached.fetch_add(1) == 0 && !plain.Settle()) unsettled = true;
+  }
+  void Detach() { attached.fetch_sub(1); }
+  bool WaitsPlain() const { return unsettled || plain.inside() != 0; }
 };
 
 class Pool {

@@ -49,9 +49,11 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   item.events = event.events;
   item.data = event.data.u64;
   const uint32_t managed = ManagedEvents(item);
+  if (moved) instance.Attach();  // before the kernel can report the cookie
   const int result = KernelControl(instance, EPOLL_CTL_ADD, fd, moved ? managed : event.events,
                                    moved ? Pool::Cookie(index, false) : event.data.u64);
   if (result != 0) {
+    if (moved) instance.Detach();
     Pool::Give(index);
     return result;
   }
@@ -66,7 +68,6 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   item.managed = true;
   item.with_out = (managed & EPOLLOUT) != 0;
   item.changed = true;
-  instance.attached.fetch_add(1);
   AddBell(index);
   item.edge = true;
   Activate(index);
@@ -181,16 +182,13 @@ void EpollCreated(int epfd) {
     instance.moves = 0;
     instance.patient_until.store(0);
     instance.foreign.store(0);
-    instance.plain.store(0);
+    instance.plain.Reset();
+    instance.unsettled = false;
     instance.lock.Reset();
     instance.descriptors.store(1);
     FdTable::Set(epfd, FdWord(FdWord::kEpoll, number));
     return;
   }
-}
-
-void EpollPlainWait(uint32_t number, int change) {
-  Pool::InstanceAt(number).plain.fetch_add(static_cast<uint32_t>(change));
 }
 
 void EpollReported(uint32_t number, const epoll_event* events, int n) {

@@ -31,8 +31,6 @@ int EpollWait(uint32_t number, int epfd, epoll_event* events, int max, int64_t t
 // A signal handler jumped out of this thread's wait in the kernel.
 void EpollLeaveWait();
 
-// Around a plain wait, so that it is woken when a connection moves meanwhile.
-void EpollPlainWait(uint32_t number, int change);
 // After a plain wait that returned n > 0 events: the kernel has disabled what was for one report.
 void EpollReported(uint32_t number, const epoll_event* events, int n);
 // After a plain wait that returned n > 0 events, should connections have moved meanwhile: takes our cookies out. 0:

@@ -251,7 +251,7 @@ class Waiter {
 
   // Whoever sleeps in the set from now on does so no longer than to patient_until; and nobody sleeps in it already.
   bool MayBePatient() const {
-    return instance_.blocked == 0 && instance_.plain.load() == 0 && !instance_.watched && !instance_.inherited;
+    return instance_.blocked == 0 && !instance_.WaitsPlain() && !instance_.watched && !instance_.inherited;
   }
 
   void LookAgain() {

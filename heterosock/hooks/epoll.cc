@@ -1,4 +1,5 @@
 // The epoll family. A set without connections in shared memory is the kernel's alone.
+#include "heterosock/epoll/pool.h"
 #include "heterosock/epoll/registry.h"
 #include "heterosock/hooks/hook.h"
 #include "heterosock/lib/real.h"
@@ -15,36 +16,66 @@ int Created(int epfd) {
   return epfd;
 }
 
-constexpr int64_t kForever = -1;
-
-// A set without connections in shared memory is the kernel's, but one may move while a thread waits.
-template <typename Native>
-int Wait(int epfd, epoll_event* events, int max, int64_t timeout_ns, const sigset_t* mask, Native&& native) {
-  const FdWord word = FdTable::Get(epfd);
-  if (word.kind() != FdWord::kEpoll || thread_state.in_vfork != 0 || max <= 0 || NoAddress(events)) [[likely]]
-    return native();
-  NoticeFork();
-  if (!EpollAttached(word.index())) {
-    const uint64_t start = timeout_ns > 0 ? Nanoseconds() : 0;
-    EpollPlainWait(word.index(), 1);
-    int n = native();
-    EpollPlainWait(word.index(), -1);
-    if (n <= 0) return n;
-    if (!EpollAttached(word.index())) [[likely]] {
-      EpollReported(word.index(), events, n);
-      return n;
-    }
-    n = EpollAdopt(word.index(), epfd, events, n, max);
-    if (n != 0 || timeout_ns == 0) return n;
-    if (timeout_ns > 0) {
-      const int64_t gone = static_cast<int64_t>(Nanoseconds() - start);
-      timeout_ns = gone < timeout_ns ? timeout_ns - gone : 0;
-    }
-  }
-  return EpollWait(word.index(), epfd, events, max, timeout_ns, mask);
+bool HasRings(uint32_t number) {
+  const Instance& instance = Pool::InstanceAt(number);
+  return instance.attached.load(std::memory_order_relaxed) != 0 ||
+         (instance.nested_count.load(std::memory_order_relaxed) != 0 && EpollAttached(number));
 }
 
+// A plain wait that began at `start` (nanoseconds) reported n > 0 events, and connections moved meanwhile.
+HETEROSOCK_OWN_FRAME int WaitOn(uint32_t number, int epfd, epoll_event* events, int n, int max, int64_t timeout_ns,
+                                uint64_t start, const sigset_t* mask) {
+  n = EpollAdopt(number, epfd, events, n, max);
+  if (n != 0 || timeout_ns == 0) return n;
+  if (timeout_ns > 0) {
+    const int64_t gone = static_cast<int64_t>(Nanoseconds() - start);
+    timeout_ns = gone < timeout_ns ? timeout_ns - gone : 0;
+  }
+  return EpollWait(number, epfd, events, max, timeout_ns, mask);
+}
+
+// A set without connections in shared memory is the kernel's, but one may move while a thread waits: who waits is
+// counted, so that it is woken then.
+template <typename Native>
+[[gnu::always_inline]] inline int Wait(int epfd, epoll_event* events, int max, int64_t timeout_ns, const sigset_t* mask,
+                                       Native native) {
+  const FdWord word = FdTable::Get(epfd);
+  if (word.kind() != FdWord::kEpoll || thread_state.in_vfork != 0 || max <= 0 || NoAddress(events)) [[unlikely]]
+    return native();
+  NoticeFork();
+  const uint32_t number = word.index();
+  if (HasRings(number)) return EpollWait(number, epfd, events, max, timeout_ns, mask);
+  const uint64_t start = timeout_ns > 0 ? Nanoseconds() : 0;
+  Instance& instance = Pool::InstanceAt(number);
+  instance.plain.Enter();
+  if (HasRings(number)) [[unlikely]] {
+    instance.plain.Leave(0);
+    return EpollWait(number, epfd, events, max, timeout_ns, mask);
+  }
+  const int n = native();
+  instance.plain.Leave(0);
+  if (n <= 0) return n;
+  if (HasRings(number)) [[unlikely]]
+    return WaitOn(number, epfd, events, n, max, timeout_ns, start, mask);
+  if (instance.nested_count.load(std::memory_order_relaxed) != 0) EpollReported(number, events, n);
+  return n;
+}
+
+bool IsSet(int fd) { return FdTable::Get(fd).kind() == FdWord::kEpoll; }
+
+constexpr int64_t kForever = -1;
+
 int64_t FromMilliseconds(int timeout_ms) { return timeout_ms < 0 ? kForever : int64_t{timeout_ms} * 1000000; }
+
+HETEROSOCK_OWN_FRAME int WaitInSet(int epfd, epoll_event* events, int max, int timeout_ms) {
+  return Wait(epfd, events, max, FromMilliseconds(timeout_ms), nullptr,
+              [=] { return real.epoll_wait(epfd, events, max, timeout_ms); });
+}
+
+HETEROSOCK_OWN_FRAME int WaitInSet(int epfd, epoll_event* events, int max, int timeout_ms, const sigset_t* mask) {
+  return Wait(epfd, events, max, FromMilliseconds(timeout_ms), mask,
+              [=] { return real.epoll_pwait(epfd, events, max, timeout_ms, mask); });
+}
 
 }  // namespace
 
@@ -59,13 +90,12 @@ HETEROSOCK_EXPORT int epoll_ctl(int epfd, int operation, int fd, epoll_event* ev
 }
 
 HETEROSOCK_EXPORT int epoll_wait(int epfd, epoll_event* events, int max, int timeout_ms) {
-  return Wait(epfd, events, max, FromMilliseconds(timeout_ms), nullptr,
-              [&] { return real.epoll_wait(epfd, events, max, timeout_ms); });
+  return IsSet(epfd) ? WaitInSet(epfd, events, max, timeout_ms) : real.epoll_wait(epfd, events, max, timeout_ms);
 }
 
 HETEROSOCK_EXPORT int epoll_pwait(int epfd, epoll_event* events, int max, int timeout_ms, const sigset_t* mask) {
-  return Wait(epfd, events, max, FromMilliseconds(timeout_ms), mask,
-              [&] { return real.epoll_pwait(epfd, events, max, timeout_ms, mask); });
+  return IsSet(epfd) ? WaitInSet(epfd, events, max, timeout_ms, mask)
+                     : real.epoll_pwait(epfd, events, max, timeout_ms, mask);
 }
 
 HETEROSOCK_EXPORT int epoll_pwait2(int epfd, epoll_event* events, int max, const timespec* timeout,

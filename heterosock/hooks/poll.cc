@@ -44,14 +44,51 @@ template <typename Native>
   return Poller(fds, count).Run(timeout, mask);
 }
 
-HETEROSOCK_OWN_FRAME int PollTracked(pollfd* fds, nfds_t count, int timeout_ms) {
+HETEROSOCK_OWN_FRAME int PollMany(pollfd* fds, nfds_t count, int timeout_ms) {
   const timespec timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
   return Poll(fds, count, timeout_ms < 0 ? nullptr : &timeout, nullptr,
               [=] { return real.poll(fds, count, timeout_ms); });
 }
 
-HETEROSOCK_OWN_FRAME int PollTracked(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask) {
+HETEROSOCK_OWN_FRAME int PollMany(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask) {
   return Poll(fds, count, timeout, mask, [=] { return real.ppoll(fds, count, timeout, mask); });
+}
+
+// Most sets have one connection, and it is on TCP: counted without the Poller and its arrays. Whatever is different
+// goes to PollMany(). The set is an array (OnlyKernels() is false). `sleeps`: it may.
+template <typename... Rest>
+[[gnu::always_inline]] inline int PollOne(bool sleeps, int (*native)(pollfd*, nfds_t, Rest...), pollfd* fds,
+                                          nfds_t count, Rest... rest) {
+  Slot* only = nullptr;
+  for (nfds_t i = 0; i < count; ++i) {
+    const FdWord word = FdTable::Get(fds[i].fd);
+    if (word.kind() == FdWord::kEpoll) return PollMany(fds, count, rest...);
+    if (word.kind() != FdWord::kStream) continue;
+    Slot& slot = Slots::Get(word.index());
+    const Phase phase = slot.phase.load(std::memory_order_relaxed);
+    if (phase == Phase::kNever) continue;
+    if (phase == Phase::kArmed || only != nullptr) return PollMany(fds, count, rest...);
+    only = &slot;
+  }
+  // Who only looks holds up no move: what the kernel says was so when this began.
+  if (only == nullptr || !sleeps || thread_state.in_vfork != 0) return native(fds, count, rest...);
+  if (ForkedUnnoticed()) return PollMany(fds, count, rest...);
+  only->rx.calls.Enter();
+  if (only->phase.load(std::memory_order_seq_cst) == Phase::kArmed) [[unlikely]] {
+    only->rx.calls.Leave(0);
+    return PollMany(fds, count, rest...);
+  }
+  const int result = native(fds, count, rest...);
+  only->rx.calls.Leave(0);
+  return result;
+}
+
+HETEROSOCK_OWN_FRAME int PollTracked(pollfd* fds, nfds_t count, int timeout_ms) {
+  return PollOne(timeout_ms != 0, real.poll, fds, count, timeout_ms);
+}
+
+HETEROSOCK_OWN_FRAME int PollTracked(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask) {
+  return PollOne(true, real.ppoll, fds, count, timeout, mask);
 }
 
 inline int PollAny(pollfd* fds, nfds_t count, int timeout_ms) {
@@ -106,7 +143,7 @@ int Select(int nfds, fd_set* in, fd_set* out, fd_set* except, const timespec* ti
     if (events != 0) fds[count++] = {fd, events, 0};
   }
   const uint64_t start = Nanoseconds();
-  const int n = PollTracked(fds, count, timeout, mask);
+  const int n = PollMany(fds, count, timeout, mask);
   if (timeout != nullptr) {
     const uint64_t wait =
         static_cast<uint64_t>(timeout->tv_sec) * 1000000000u + static_cast<uint64_t>(timeout->tv_nsec);

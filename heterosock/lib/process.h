@@ -67,10 +67,14 @@ void Calibrate();
 // Puts the child's copy right: its ids, locks that other threads of the parent held, the parent's agent connection. A
 // child that nobody counted (a bare system call made it) counts itself among the holders of its connections.
 void AfterForkInChild();
+// True in a process that was forked and in which NoticeFork() was not asked since.
+inline bool ForkedUnnoticed() {
+  return process.alive != nullptr && process.alive->load(std::memory_order_relaxed) == 0;
+}
 // True in a process that was forked since the last time. Then AfterForkInChild() has run. Asked before anything that
 // slots, sets or locks are used for.
 inline bool NoticeFork() {
-  if (process.alive == nullptr || process.alive->load(std::memory_order_relaxed) != 0) [[likely]]
+  if (!ForkedUnnoticed()) [[likely]]
     return false;
   AfterForkInChild();
   return true;

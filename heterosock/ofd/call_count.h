@@ -45,6 +45,12 @@ class CallCount {
       return ChangeOwned(by);
     shared_.fetch_add(by, std::memory_order_seq_cst);
   }
+  // In a forked child, which has no call of its parent's.
+  void Reset() {
+    owned_.store(0, std::memory_order_relaxed);
+    shared_.store(0, std::memory_order_relaxed);
+    owner_.store(0, std::memory_order_relaxed);
+  }
   void Add(uint64_t bytes) { shared_.fetch_add(bytes << kShift, std::memory_order_relaxed); }
 
   // After this, what inside() says holds for all calls that do not see what this thread stored before. False: the
