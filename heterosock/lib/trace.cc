@@ -31,7 +31,8 @@ bool MayGrow(int length) {
 }  // namespace
 
 void StartTrace() {
-  const char* where = getenv("HETEROSOCK_TRACE");
+  // A user must not choose what a program with more rights than his writes to: /etc/ld.so.preload reaches these too.
+  const char* where = secure_getenv("HETEROSOCK_TRACE");
   if (where == nullptr || where[0] == '\0' || (where[0] == '0' && where[1] == '\0')) return;
   const bool to_stderr = where[0] == '1' && where[1] == '\0';
   const long fd = to_stderr ? Syscall(SYS_dup, 2)
