@@ -74,6 +74,7 @@ struct alignas(128) ReceiveState {
   uint64_t shut_at = 0;            // after SHUT_RD: 1 + the offset up to which bytes had come
   uint64_t dropped = 0;            // passing to TCP: copies of the ring's bytes that were thrown away there
   uint64_t tcp_base = 0;           // after that: what TCP had received when it had nothing but what the ring had had
+  std::atomic<uint64_t> settle_until{0};  // whoever waits for what was called back stops then (ns); 0: nobody has yet
 };
 
 struct alignas(128) Slot {

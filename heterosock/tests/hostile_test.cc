@@ -25,8 +25,8 @@
 #include <sstream>
 #include <thread>
 
-#include "heterosock/layout/channel.h"
 #include "heterosock/tests/agent.h"
+#include "heterosock/tests/channels.h"
 #include "heterosock/tests/outcome.h"
 
 namespace heterok8s::heterosock::behaviour {
@@ -34,29 +34,6 @@ namespace {
 
 constexpr char kVictims = 'V';  // every byte the victim sends to the attacker; the attacker never sends one
 constexpr auto kAttackTime = std::chrono::milliseconds(150);
-
-struct Mapping {
-  char* at;
-  size_t size;
-};
-
-// The writable shared memory of this process that is a channel of the library.
-std::vector<Mapping> Channels() {
-  std::vector<Mapping> found;
-  std::ifstream maps("/proc/self/maps");
-  for (std::string line; std::getline(maps, line);) {
-    if (line.find("memfd:") == std::string::npos || line.find("rw-s") == std::string::npos ||
-        line.find("hk-stage") != std::string::npos)
-      continue;
-    uintptr_t from = 0, to = 0;
-    if (std::sscanf(line.c_str(), "%lx-%lx", &from, &to) != 2 || to - from < sizeof(layout::ChannelPage)) continue;
-    auto* header = reinterpret_cast<layout::ChannelHeader*>(from);
-    if (header->magic == layout::kChannelMagic) found.push_back({reinterpret_cast<char*>(from), to - from});
-  }
-  return found;
-}
-
-layout::ChannelPage& Page(const Mapping& mapping) { return *reinterpret_cast<layout::ChannelPage*>(mapping.at); }
 
 using Attack = std::function<void(End&, const Mapping&, std::mt19937_64&)>;
 
@@ -87,12 +64,6 @@ struct Named {
 };
 
 constexpr size_t kSent = 3000;
-
-// The attacker's lines: either end may be side 0.
-layout::SideLines& Mine(const Mapping& mapping, bool mine = true) {
-  const bool first = Page(mapping).side[0].counters.pid.load() == static_cast<uint32_t>(getpid());
-  return Page(mapping).side[first == mine ? 0 : 1];
-}
 
 void SayAgentReturns(End&, const Mapping& mapping, std::mt19937_64&) {
   layout::SideLines &its = Mine(mapping, false), &own = Mine(mapping);

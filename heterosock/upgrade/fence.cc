@@ -94,10 +94,17 @@ void ServeOtherEnd(uint32_t index) {
   }
 }
 
+// Calls that fence may be made again and again, while the other end does not answer: they have this one wait.
+uint64_t OnceUntil(Slot& slot, uint64_t until_ns) {
+  uint64_t first = 0;
+  if (slot.rx.settle_until.compare_exchange_strong(first, until_ns)) return until_ns;
+  return first < until_ns ? first : until_ns;
+}
+
 }  // namespace
 
 void Settle(uint32_t index, int fd, uint64_t until_ns) {
-  const Slot& slot = Slots::Get(index);
+  Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
   const uint64_t ask_at = Nanoseconds() + kAnswerNs;
   bool asked = false, served = false;
@@ -105,6 +112,7 @@ void Settle(uint32_t index, int fd, uint64_t until_ns) {
     if (Settled(index)) return;
     if (!std::exchange(served, true)) {
       ServeOtherEnd(index);
+      until_ns = OnceUntil(slot, until_ns);
       continue;
     }
     const uint64_t now = Nanoseconds();

@@ -24,7 +24,7 @@ bool WorthAdvancing(const Slot& slot);
 // Puts the connection on TCP for good, from whatever phase: both directions come back. Bytes that the peer has put into
 // shared memory follow over TCP, at once if it waits in any call of ours.
 void Fence(uint32_t index, int fd, Reason reason);
-// Until the peer has done that, or a moment has passed.
+// Until the peer has done that, or a moment has passed, which a connection has once.
 void Settle(uint32_t index, int fd, uint64_t until_ns);
 void FenceAndSettle(uint32_t index, int fd, Reason reason);
 // Every connection that an exec would pass on and that is in shared memory. What is on TCP may stay a candidate.

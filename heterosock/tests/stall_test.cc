@@ -1,0 +1,122 @@
+// stall_test [--library FILE] [--only TEXT] [-v]: a peer that keeps calls of the library waiting which on TCP wait for
+// nobody.
+//
+// Victim (server) and attacker (client) are processes with the library whose connections have moved. The victim makes
+// many such calls; one that waited in each for as long as the library waits at all would not be done when the run is
+// over, and is HUNG. What honest ends have sent must be there, every byte of it.
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "heterosock/tests/agent.h"
+#include "heterosock/tests/channels.h"
+#include "heterosock/tests/outcome.h"
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+constexpr char kLeft[] = "lies in the ring", kLater[] = "follows";
+
+struct Stall {
+  const char* name;
+  void (*victim)(End&);
+  void (*attacker)(End&);
+};
+
+constexpr int kCalls = 50;
+
+// Each of these calls brings the connection back to TCP first.
+void CallsManyTimes(End& e) {
+  e.sock = e.Accept();
+  e.Warm(e.sock);
+  e.Meet();
+  e.AwaitBytes(e.sock, sizeof kLeft - 1);
+  e.Meet();
+  char byte;
+  for (int i = 0; i < kCalls; ++i) recv(e.sock, &byte, 1, MSG_OOB);
+  e.Meet();
+  e.Say("whole %d", e.RecvAll(e.sock, sizeof kLeft + sizeof kLater - 2) == std::string(kLeft) + kLater);
+}
+
+// It has bytes in the ring and says that it is bringing them back, but only when the victim has asked.
+void ComesBackLate(End& e) {
+  e.sock = e.Connect();
+  e.Warm(e.sock);
+  const std::vector<Mapping> channels = Channels();
+  e.Say("channels %zu", channels.size());
+  if (channels.size() != 1) return;
+  e.Meet();
+  e.SendAll(e.sock, kLeft);
+  e.Meet();
+  layout::SideLines &own = Mine(channels[0]), &its = Mine(channels[0], false);
+  while ((its.wait.flags.load() & layout::kFlagWantTcp) == 0) {
+  }
+  uint32_t nobody = 0;
+  const bool first = own.control.returning.compare_exchange_strong(nobody, layout::kSenderReturns);
+  e.Meet();
+  if (first) own.control.returning.store(0);
+  e.SendAll(e.sock, kLater);
+}
+
+constexpr Stall kStalls[] = {
+    {"does not come back while the victim calls and calls", CallsManyTimes, ComesBackLate},
+};
+
+int Main(int argc, char** argv) {
+  if (argc == 6 && !std::strcmp(argv[1], "--end")) {
+    End e(argv[2][0] == 's' ? Role::kServer : Role::kClient, AF_INET, true);
+    const Stall& stall = kStalls[std::atoi(argv[5])];
+    if (e.role == Role::kServer) e.listener = e.Listen();
+    e.Meet();
+    (e.role == Role::kServer ? stall.victim : stall.attacker)(e);
+    return 0;
+  }
+  Preload preload{BesideThisProgram("../libheterosock.so"), {}};
+  std::string only;
+  bool verbose = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--library" && i + 1 < argc)
+      preload.library = argv[++i];
+    else if (word == "--only" && i + 1 < argc)
+      only = argv[++i];
+    else if (word == "-v")
+      verbose = true;
+    else
+      return 2;
+  }
+  Agent agent;
+  if (preload.library.empty() || !agent.Start()) {
+    std::printf("no library or no agent: nothing is shared\n");
+    return 77;
+  }
+  preload.agent = agent.path();
+  int failed = 0, runs = 0;
+  for (size_t i = 0; i < std::size(kStalls); ++i) {
+    if (std::string(kStalls[i].name).find(only) == std::string::npos) continue;
+    const Outcome outcome = RunOnce(
+        std::to_string(i), {.name = "stall", .warm = true, .preload_server = true, .preload_client = true}, preload);
+    const bool moved = outcome.said[1].find("channels 0") == std::string::npos;
+    const bool right =
+        moved && outcome.said[0] == "whole 1\nexit 0\n" && outcome.said[1].find("exit 0\n") != std::string::npos;
+    ++runs;
+    failed += !right;
+    std::printf("%-5s a peer that %s%s\n", right ? "ok" : "FAIL", kStalls[i].name,
+                moved ? "" : ": the connection stayed on TCP");
+    if (!right || verbose)
+      std::printf("  victim: %s\n  attacker: %s\n%s\n", outcome.said[0].c_str(), outcome.said[1].c_str(),
+                  outcome.output.c_str());
+    std::fflush(stdout);
+  }
+  std::printf("# %d peers, %d stopped the victim\n", runs, failed);
+  return failed || runs == 0 ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace heterok8s::heterosock::behaviour
+
+int main(int argc, char** argv) { return heterok8s::heterosock::behaviour::Main(argc, argv); }
