@@ -43,11 +43,11 @@
 // good. What comes on TCP while `returning` is set and continue_at is not is such a copy. A receiver that will not read
 // the ring any longer (the socket goes to a program without the library) stores recall_at = 1 + head, sets
 // kFlagWantTcp, and rings. The sender then takes F = recall_at - 1, and R is the tail: nothing is lost and the order is
-// kept. Where `returning` is set after that store, the sender may not have seen it: the receiver waits for continue_at
-// and drops head - F bytes of TCP. The agent can do the writing for a sender that is busy elsewhere (HAND_BACK): it
-// sets `returning` from 0 to kAgentReturns, and stores returned_to when done. The sender, who may go on publishing
-// meanwhile, then writes what is behind returned_to itself and stores continue_at. It must not wait for that in place:
-// the other side can write kAgentReturns too.
+// kept; it stores kSenderAnswers in `returning`. Where kSenderReturns is there after that store, the sender may not
+// have seen it: the receiver waits for continue_at, and drops head - F bytes of TCP. The agent can do the writing for a
+// sender that is busy elsewhere (HAND_BACK): it sets `returning` from 0 to kAgentReturns, and stores returned_to when
+// done. The sender, who may go on publishing meanwhile, then writes what is behind returned_to itself and stores
+// continue_at. It must not wait for that in place: the other side can write kAgentReturns too.
 //
 // Who reads must take the other side for hostile: load every field once, check it, and treat what cannot be as a reset.
 #pragma once
@@ -73,6 +73,7 @@ inline constexpr uint32_t kFlagClosed = 4;   // this side closed its last descri
 // Values of ControlLine::returning.
 inline constexpr uint32_t kSenderReturns = 1;
 inline constexpr uint32_t kAgentReturns = 2;
+inline constexpr uint32_t kSenderAnswers = 3;  // the sender, which has seen recall_at
 
 template <typename T>
 using Shared = std::atomic<T>;

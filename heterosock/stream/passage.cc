@@ -10,6 +10,7 @@
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/patience.h"
 #include "heterosock/stream/stream.h"
 
 namespace heterok8s::heterosock {
@@ -18,7 +19,7 @@ namespace {
 // tcpi_state from which on the peer's FIN has come, or nothing comes any more: TCP_TIME_WAIT, and those behind it
 // (include/net/tcp_states.h; linux/tcp.h does not have it). Listeners, among them, are not connections.
 constexpr uint8_t kTimeWait = 6;
-constexpr uint64_t kCopiesNs = 2'000'000'000;  // what a living sender brings back is there in far less
+constexpr uint64_t kCopiesNs = 1'000'000'000;  // what a living sender brings back is there in far less
 
 // Throws away up to `most` bytes of TCP (tcp(7): MSG_TRUNC). Returns how many are left to be thrown away. An error that
 // the kernel tells meanwhile is kept for the program: it is told once.
@@ -126,11 +127,40 @@ uint64_t ArrivedOverTcp(uint32_t index, int fd) {
   return mode == Mode::kTcp && received < before ? received : before;
 }
 
+namespace {
+
+// The other end came back by itself at the same time, perhaps from a byte that we have read since: copies of such bytes
+// are thrown away. False: it does not say from which, or they do not come.
+bool DropCopies(Slot& slot, int fd, const LocalChannel& channel, uint64_t head) {
+  const layout::SideLines& peer = channel.peer();
+  if (head == 0) return true;
+  Patience patience(fd, kCopiesNs);
+  while (peer.control.continue_at.load(std::memory_order_acquire) == 0) {
+    if (peer.control.returning.load(std::memory_order_acquire) != layout::kSenderReturns) return true;
+    if (patience.Again()) continue;
+    // It died in the middle: then all that came are copies. Of what else is in the ring some may be there, too.
+    if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == 0 || peer.sender.tail.load() != head)
+      return false;
+    if (peer.control.continue_at.load(std::memory_order_acquire) != 0) break;
+    Drop(slot, fd, channel.ring_bytes);
+    return true;
+  }
+  uint64_t from = 0, to = 0;
+  if (!Copies(peer, channel.ring_bytes, peer.sender.tail.load(), &from, &to) || head < from) return false;
+  while (!DropRead(slot, fd, from, to, head) && slot.rx.reset.load() == 0) {
+    if (!patience.Again()) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 void RecallReceive(uint32_t index, int fd, Reason reason) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   if (!LockReceive(index)) return;
-  if (channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) != Mode::kPlain) {
+  if (channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) != Mode::kPlain &&
+      slot.broken.load() == 0) {
     const SignalsBlocked quiet;
     layout::SideLines& own = channel.own();
     const layout::SideLines& peer = channel.peer();
@@ -141,17 +171,11 @@ void RecallReceive(uint32_t index, int fd, Reason reason) {
     FullFence();
     // Rung without looking whether somebody sleeps: this is rare, and a sleeper of any kind must see it.
     bell::Ring(channel.peer_bell);
-    if (peer.control.returning.load(std::memory_order_relaxed) != 0) {
-      // It came back by itself at the same time, perhaps from a byte that we have read since.
-      const uint64_t end = Nanoseconds() + kCopiesNs;
-      while (peer.control.continue_at.load(std::memory_order_acquire) == 0 && Nanoseconds() < end) sched_yield();
-      uint64_t from = 0, to = 0;
-      while (Copies(peer, channel.ring_bytes, peer.sender.tail.load(), &from, &to) &&
-             !DropRead(slot, fd, from, to, head) && head >= from && slot.rx.reset.load() == 0 && Nanoseconds() < end) {
-        sched_yield();
-      }
-    }
-    slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
+    if (peer.control.returning.load(std::memory_order_acquire) != 0 && !DropCopies(slot, fd, channel, head))
+      Break(index, fd, "it does not say what it brought back");
+    // An error that the kernel has told us is told by the calls that ask here.
+    if (slot.broken.load() == 0 && slot.rx.reset.load() == 0)
+      slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
     Trace("fd %d: asked the other end to send over TCP (%s)%s", fd, Text(reason),
           peer.control.switch_at.load() == 0 ? ", it had not switched" : "");
   }

@@ -5,6 +5,7 @@
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/patience.h"
 #include "heterosock/stream/sleepers.h"
 #include "heterosock/stream/stream.h"
 
@@ -59,13 +60,11 @@ Reason WhyReturned(const LocalChannel& channel) {
   return asked ? Reason::kPeerAsked : Reason::kPeerClosed;
 }
 
-// The agent was first: the offset up to which it has written. False when it does not say so within `patience_ns`.
-bool AgentWrote(const layout::SideLines& own, uint64_t patience_ns, uint64_t* to) {
-  const uint64_t end = Nanoseconds() + patience_ns;
+// The agent was first: the offset up to which it has written. False when it does not say so in time.
+bool AgentWrote(const layout::SideLines& own, Patience patience, uint64_t* to) {
   uint64_t value = 0;
   while ((value = own.control.returned_to.load(std::memory_order_acquire)) == 0) {
-    if (Nanoseconds() >= end) return false;
-    sched_yield();
+    if (!patience.Again()) return false;
   }
   *to = value - 1;
   return true;
@@ -76,12 +75,12 @@ bool AgentWrote(const layout::SideLines& own, uint64_t patience_ns, uint64_t* to
 bool AgentIsDone(uint32_t index, int fd) {
   SendState& tx = Slots::Get(index).tx;
   LocalChannel& channel = Slots::Local(index);
-  if (!AgentWrote(channel.own(), tx.agent_until == 0 ? kInPlaceNs : 0, &tx.returned)) {
+  if (!AgentWrote(channel.own(), {fd, tx.agent_until == 0 ? kInPlaceNs : 0}, &tx.returned)) {
     const uint32_t now = Milliseconds();
     if (tx.agent_until == 0) tx.agent_until = (now + kAgentMs) | 1;
     const bool over = static_cast<int32_t>(now - tx.agent_until) >= 0;
     if (!over && RingOwn(index)) return false;
-    if (over || !AgentWrote(channel.own(), kLastNs, &tx.returned)) {
+    if (over || !AgentWrote(channel.own(), {fd, kLastNs}, &tx.returned)) {
       Break(index, fd, "the agent died while it brought bytes back");
       return false;
     }
@@ -135,6 +134,7 @@ void StartReturn(uint32_t index, int fd, Reason reason) {
   tx.returned_from = tx.returned = recall - 1;
   if (recall == 0 || ring::Used(tx.tail, recall - 1, channel.ring_bytes) == ring::kImpossible)
     return Break(index, fd, "recall");
+  if (ours) channel.own().control.returning.store(layout::kSenderAnswers, std::memory_order_release);
   if (!ours && !AgentIsDone(index, fd)) return;
   tx.mode.store(Mode::kReturning, std::memory_order_release);
   FlushReturn(index, fd);
@@ -161,12 +161,9 @@ void ReturnSend(uint32_t index, int fd, Reason reason) {
   if (!LockSend(index)) return;
   const Mode mode = slot.tx.mode.load(std::memory_order_relaxed);
   if (mode == Mode::kRing && Slots::Local(index).page != nullptr) {
-    const uint64_t end = Nanoseconds() + kLastNs;
+    Patience patience(fd, kLastNs);
     StartReturn(index, fd, reason);
-    while (AgentIsAtIt(slot) && Nanoseconds() < end) {
-      sched_yield();
-      StartReturn(index, fd, reason);
-    }
+    while (AgentIsAtIt(slot) && patience.Again()) StartReturn(index, fd, reason);
     if (AgentIsAtIt(slot)) Break(index, fd, "the agent does not bring the last bytes back");
   }
   if (mode == Mode::kReturning && Slots::Local(index).page != nullptr) FlushReturn(index, fd);

@@ -164,7 +164,11 @@ void Break(uint32_t index, int fd, const char* what) {
   slot.reason.store(Reason::kCorrupt, std::memory_order_relaxed);
   if (slot.broken.exchange(1) != 0) return;
   Trace("fd %d: the other end broke the protocol (%s): reset", fd, what);
-  // The kernel tells the other end, and whoever else holds our side.
+  // The kernel tells the other end, and whoever else holds our side, with an error and not with an end: dissolving the
+  // association sends the RST now (tcp_disconnect() in net/ipv4/tcp.c). Linux 6.5 refuses while another thread waits.
+  const sockaddr nobody = {};
+  static_assert(AF_UNSPEC == 0);
+  if (Syscall(SYS_connect, fd, reinterpret_cast<long>(&nobody), sizeof nobody) == 0) return;
   const struct {
     int on;
     int seconds;

@@ -62,8 +62,71 @@ void ComesBackLate(End& e) {
   e.SendAll(e.sock, kLater);
 }
 
+constexpr int kAttacked = 60;
+constexpr size_t kMuch = 100'000;
+
+// Half of them are closed, the others brought back to TCP, beside two that are honest: one of this process with itself,
+// and one with the attacker's process, whose address has nothing left by then.
+void EndsMany(End& e) {
+  std::vector<int> attacked;
+  for (int i = 0; i < kAttacked; ++i) e.Warm(attacked.emplace_back(e.Accept()));
+  e.Meet();
+  e.Meet();
+  e.sock = e.Accept();
+  e.Warm(e.sock);
+  e.Meet();
+  e.AwaitBytes(e.sock, kMuch);
+  const int inner = e.Listen(), left = e.Connect(), right = e.Accept(inner), one = 1;
+  bool good = true;
+  for (int i = 0; i < kAttacked; ++i) {
+    const int fd = attacked[static_cast<size_t>(i)];
+    char byte;
+    if (i % 2 == 0) {
+      setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof one);
+      good = good && recv(fd, &byte, 1, MSG_DONTWAIT) == -1 && errno == ECONNRESET;
+    }
+    close(fd);
+    e.SendAll(left, Pattern(500, static_cast<uint32_t>(i)));
+    good = good && e.RecvAll(right, 500) == Pattern(500, static_cast<uint32_t>(i));
+  }
+  setsockopt(e.sock, SOL_SOCKET, SO_OOBINLINE, &one, sizeof one);
+  e.Meet();
+  good = good && e.RecvAll(e.sock, 2 * kMuch) == Pattern(2 * kMuch);
+  e.SendAll(e.sock, Pattern(kMuch));
+  e.Say("whole %d", good);
+  e.Meet();
+}
+
+// It says of each other connection that the agent brings the victim's bytes back, of the rest that it brings its own.
+void NeverComesBack(End& e) {
+  for (int i = 0; i < kAttacked; ++i) e.Warm(e.Connect());
+  const std::vector<Mapping> channels = Channels();
+  e.Say("channels %zu", channels.size());
+  e.Meet();
+  for (size_t i = 0; i < channels.size(); ++i) {
+    layout::SideLines &own = Mine(channels[i]), &its = Mine(channels[i], false);
+    if (i % 2 != 0) {
+      own.control.returning.store(layout::kSenderReturns);
+      continue;
+    }
+    its.control.returning.store(layout::kAgentReturns);
+    own.control.recall_at.store(own.receiver.head.load() + 1);
+    own.wait.flags.fetch_or(layout::kFlagWantTcp);
+  }
+  e.Meet();
+  e.sock = e.Connect();
+  e.Warm(e.sock);
+  e.SendAll(e.sock, Pattern(2 * kMuch).substr(0, kMuch));
+  e.Meet();
+  e.Meet();
+  e.SendAll(e.sock, Pattern(2 * kMuch).substr(kMuch));
+  e.Say("answer %d", e.RecvAll(e.sock, kMuch) == Pattern(kMuch));
+  e.Meet();
+}
+
 constexpr Stall kStalls[] = {
     {"does not come back while the victim calls and calls", CallsManyTimes, ComesBackLate},
+    {"comes back on none of many connections", EndsMany, NeverComesBack},
 };
 
 int Main(int argc, char** argv) {

@@ -8,6 +8,7 @@
 #include "heterosock/lib/trace.h"
 #include "heterosock/ofd/fd_table.h"
 #include "heterosock/stream/direction.h"
+#include "heterosock/stream/patience.h"
 #include "heterosock/stream/stream.h"
 #include "heterosock/upgrade/agent_state.h"
 #include "heterosock/upgrade/upgrade.h"
@@ -94,32 +95,34 @@ void ServeOtherEnd(uint32_t index) {
   }
 }
 
-// Calls that fence may be made again and again, while the other end does not answer: they have this one wait.
-uint64_t OnceUntil(Slot& slot, uint64_t until_ns) {
-  uint64_t first = 0;
-  if (slot.rx.settle_until.compare_exchange_strong(first, until_ns)) return until_ns;
-  return first < until_ns ? first : until_ns;
-}
-
 }  // namespace
 
 void Settle(uint32_t index, int fd, uint64_t until_ns) {
   Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
   const uint64_t ask_at = Nanoseconds() + kAnswerNs;
+  Patience patience(fd, kSettleNs);
   bool asked = false, served = false;
   while (channel.page != nullptr && slot.phase.load() == Phase::kArmed && !slot.broken.load()) {
     if (Settled(index)) return;
     if (!std::exchange(served, true)) {
       ServeOtherEnd(index);
-      until_ns = OnceUntil(slot, until_ns);
+      // Calls that fence may be made again and again while the other end does not answer: they have this one wait.
+      uint64_t first = 0;
+      if (!slot.rx.settle_until.compare_exchange_strong(first, until_ns)) {
+        if (first < until_ns) until_ns = first;
+        if (Nanoseconds() > until_ns) return;
+      }
       continue;
     }
     const uint64_t now = Nanoseconds();
-    if (now > until_ns || (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0) return;
-    if (!asked && now > ask_at) AskToHandBack(channel.channel_id, until_ns);
+    const bool over = now > until_ns || !patience.Again();
+    if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0) return;
+    if (!asked && (over || now > ask_at)) AskToHandBack(channel.channel_id, until_ns);
     asked = asked || now > ask_at;
-    sched_yield();
+    if (!over) continue;
+    slot.rx.settle_until.store(now);
+    return;
   }
 }
 
