@@ -21,10 +21,10 @@ int MoveAbove(int fd, const rlimit& limit) {
     if (Syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, reinterpret_cast<long>(&raised), 0) == 0) {
       const long moved = Syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, static_cast<long>(soft));
       Syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, reinterpret_cast<long>(&limit), 0);
-      if (moved >= 0) return static_cast<int>(moved);
+      return static_cast<int>(moved);  // when all are taken, those below are the program's all the same
     }
   }
-  // No number above: high ones, so that small numbers come out as the program expects.
+  // None above: the highest quarter, so that small numbers come out as the program expects.
   const rlim_t from = soft > kMostHidden ? kMostHidden - kMostHidden / 4 : soft - soft / 4;
   return static_cast<int>(Syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, static_cast<long>(from)));
 }
