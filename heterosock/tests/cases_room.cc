@@ -61,5 +61,36 @@ void UseAll(End& e) {
 
 CASE{"descriptors: channels take none that the program may have", {.client = UseAll, .server = UseAll, .bare = true}};
 
+int Another(End& e) {
+  if (e.role == Role::kServer) e.listener = e.Listen();
+  e.Meet();
+  const int fd = e.role == Role::kServer ? e.Accept() : e.Connect();
+  if (e.role == Role::kServer) close(e.listener);
+  return fd;
+}
+
+// The server has no number left for what the agent sends while its second connection would move. The third one moves.
+void RunOut(End& e) {
+  const int second = Another(e);
+  if (e.role == Role::kServer) {
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = kSoft;
+    DO(setrlimit(RLIMIT_NOFILE, &limit));
+    const std::vector<int> all = TakeAll();
+    Exchange(e, {second});
+    for (int fd : all) close(fd);
+  } else {
+    Exchange(e, {second});
+  }
+  const int third = Another(e);
+  Sleep(1000);  // no offer is made meanwhile
+  for (int i = 0; i < 3 && e.warm(); ++i) e.Warm(third);
+  close(second);
+  close(third);
+}
+
+CASE{"descriptors: when there was none for a moment, later connections move", {.client = RunOut, .server = RunOut}};
+
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour

@@ -137,7 +137,9 @@ bool AgentLink::Receive(uint8_t* packet, size_t* bytes, int* fds, size_t* count)
     for (size_t i = 0; i < n && *count < protocol::kMaxDescriptors; ++i)
       memcpy(&fds[(*count)++], CMSG_DATA(header) + i * sizeof(int), sizeof(int));
   }
-  *bytes = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 ? 0 : static_cast<size_t>(got);
+  *bytes = (message.msg_flags & MSG_TRUNC) != 0 ? 0 : static_cast<size_t>(got);
+  if ((message.msg_flags & MSG_CTRUNC) == 0) return true;
+  for (; *count > 0; fds[*count] = -1) Syscall(SYS_close, fds[--*count]);
   return true;
 }
 
@@ -145,7 +147,7 @@ bool AgentLink::Next(Event* event) {
   while (fd_ >= 0) {
     alignas(8) uint8_t packet[protocol::kMaxMessageBytes];
     size_t bytes = 0, count = 0;
-    int fds[protocol::kMaxDescriptors];
+    int fds[protocol::kMaxDescriptors] = {-1, -1, -1};
     if (!Receive(packet, &bytes, fds, &count)) return false;
     *event = Event();
     protocol::Welcome welcome;
@@ -164,7 +166,8 @@ bool AgentLink::Next(Event* event) {
       Drop("it refused", refused.retry_after_ms);
       return false;
     }
-    if (protocol::Parse(packet, bytes, count, paired)) {
+    // This process had no number free, so the kernel passed none (recvmsg(2), MSG_CTRUNC): it cannot be mapped.
+    if (protocol::Parse(packet, bytes, count == 0 ? protocol::kMaxDescriptors : count, paired)) {
       if (pending_ > 0) --pending_;
       event->kind = Event::kPaired;
       event->id = paired.offer_id;

@@ -21,7 +21,7 @@ class AgentLink final : public Rendezvous {
   bool Connected() const { return fd_ >= 0; }
   int socket() const { return fd_; }  // -1: none
   bool Up() const { return state_ == kUp; }
-  bool Awaits() const { return pending_ > 0; }  // answers to offers
+  uint32_t pending() const { return pending_; }  // offers without an answer
 
  private:
   enum State { kDown, kGreeted, kUp };

@@ -10,6 +10,7 @@
 #include "heterosock/stream/stream.h"
 #include "heterosock/upgrade/agent_state.h"
 #include "heterosock/upgrade/mapping.h"
+#include "heterosock/upgrade/pace.h"
 #include "heterosock/upgrade/unseen.h"
 
 namespace heterok8s::heterosock {
@@ -22,8 +23,10 @@ namespace {
 constexpr uint64_t kPollUs = 20;       // between looks for the agent's answers
 constexpr uint64_t kRetryUs = 2000;    // an offer that could not be made
 constexpr uint64_t kSharedUs = 50000;  // a socket that another process holds too; it often closes its copy soon
+constexpr uint64_t kPauseUs = 100000;  // there was no room for a channel
 
 std::atomic<uint64_t> poll_at{0};
+Pace pace;  // guarded by agent_lock
 
 uint64_t Later(uint64_t us) { return Cycles() + us * process.cycles_per_us; }
 
@@ -107,8 +110,10 @@ void Paired(const Rendezvous::Event& event) {
     Unmap(channel);
     agent.Release(pairing.channel_id, Reason::kMemory);
     StayOnTcp(slot, Reason::kMemory);
+    if (pace.NoRoom(Nanoseconds())) Trace("agent: no room for another channel: no offer for %u ms", pace.pause_ms());
     return;
   }
+  pace.Mapped();
   if (!Step(slot, Phase::kOffered, Phase::kPaired)) return GiveUpChannel(index, slot.reason.load());
   TryArm(index, FindFd(index));
 }
@@ -187,6 +192,11 @@ void TryOffer(uint32_t index, int fd) {
     slot.reason.store(Reason::kNoAgent);
     return;
   }
+  if (const uint64_t now = Nanoseconds(); !pace.Allows(agent.pending(), now)) {
+    slot.reason.store(Reason::kMemory);
+    if (pace.Pauses(now)) slot.retry_at = Later(kPauseUs);
+    return;
+  }
   if (UnseenSetStays(agent.socket())) return StayOnTcp(slot, Reason::kEpoll);
   if (!Step(slot, Phase::kTcp, Phase::kOffered)) return;
   if (!agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) Step(slot, Phase::kOffered, Phase::kTcp);
@@ -218,7 +228,7 @@ FenceOrder AdvanceLocked(uint32_t index, int fd) {
   if (agent.Connected()) order = PollAgent();
   Slot& slot = Slots::Get(index);
   // Nobody will answer: the agent died, or the process that had offered it closed its descriptor.
-  if (slot.phase.load() == Phase::kOffered && !agent.Awaits() && Slots::Alone(slot))
+  if (slot.phase.load() == Phase::kOffered && agent.pending() == 0 && Slots::Alone(slot))
     Step(slot, Phase::kOffered, Phase::kTcp);
   const Phase phase = slot.phase.load();
   if (phase == Phase::kTcp) TryOffer(index, fd);
