@@ -9,6 +9,7 @@
 //   rate N          round trips a second (busy)
 //   moved N         connections on shared memory before these SECONDS
 //   moved_after N   and at their end
+//   room N          connections for whose channels this machine's hard limit leaves descriptors above the soft one
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -132,13 +133,17 @@ int Main(int argc, char** argv) {
   size_t count = static_cast<size_t>(std::atoi(argv[1]));
   double seconds = std::atof(argv[2]);
   bool busy = !std::strcmp(argv[3], "busy"), burst = !std::strcmp(argv[3], "burst");
-  rlimit files{count + 4096, count + 4096};
+  rlimit files{count + 1024, count + 1024};
   rlimit most{};
   getrlimit(RLIMIT_NOFILE, &most);
   files.rlim_max = std::max(files.rlim_max, most.rlim_max);
   // A connection that has moved takes three descriptors more, above the soft limit.
   rlimit enough{files.rlim_cur, std::max<rlim_t>(files.rlim_max, 4 * count + 4096)};
-  if (setrlimit(RLIMIT_NOFILE, &enough) != 0 && setrlimit(RLIMIT_NOFILE, &files) != 0) Die("setrlimit");
+  if (setrlimit(RLIMIT_NOFILE, &enough) == 0) {
+    files = enough;
+  } else if (setrlimit(RLIMIT_NOFILE, &files) != 0) {
+    Die("setrlimit");
+  }
 
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};
@@ -191,9 +196,10 @@ int Main(int argc, char** argv) {
   cpu = (Cpu(getpid()) + Cpu(server) - cpu) / took.count() * 100;
   size_t moved_after = 0;
   for (int fd : fds) moved_after += Moved(fd);
-  std::printf("memory %ld\nkernel %ld\ncpu %.2f\nrate %.0f\nmoved %zu\nmoved_after %zu\n",
+  std::printf("memory %ld\nkernel %ld\ncpu %.2f\nrate %.0f\nmoved %zu\nmoved_after %zu\nroom %zu\n",
               Pss(getpid()) + Pss(server) - before, std::max(0L, KernelTcp() - kernel_before), cpu,
-              static_cast<double>(round_trips) / took.count(), moved, moved_after);
+              static_cast<double>(round_trips) / took.count(), moved, moved_after,
+              static_cast<size_t>(files.rlim_max - files.rlim_cur) / 3);
   kill(server, SIGKILL);
   waitpid(server, nullptr, 0);
   return 0;
