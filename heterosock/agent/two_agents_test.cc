@@ -1,0 +1,93 @@
+// Two agents, each with the processes of one PU (testing/namespaces.h draws the connection between them).
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "common/testing/matchers.h"
+#include "heterosock/agent/testing/namespaces.h"
+
+namespace heterok8s::heterosock::agent {
+namespace {
+
+using nlohmann::json;
+using protocol::Reason;
+using namespace testing;
+
+TEST_CASE("two agents join a connection whose ends are on two PUs", "[netns]") {
+  TwoNamespaces namespaces;
+  REQUIRE_OK(namespaces.SetUp());
+  const std::string folder = MakeFolder();
+  Agent::Options host = Options(namespaces, /*allow=*/true), dpu = host;
+  host.offer_deadline = dpu.offer_deadline = kPatience;
+  dpu.pu_listen = host.pu_connect = folder + "/pu.sock";
+  auto dpu_agent = RunningAgent::Start(dpu);
+  REQUIRE_OK(dpu_agent);
+  auto host_agent = RunningAgent::Start(host);
+  REQUIRE_OK(host_agent);
+  const auto joined = [](const json& status) { return status["totals"]["pu_link"].get<bool>(); };
+  for (int i = 0; i < 4000 && !joined(json::parse((*dpu_agent)->StatusText())); ++i) usleep(5000);
+  REQUIRE(joined(json::parse((*host_agent)->StatusText())));
+
+  auto ends = MakeEnds(namespaces, /*through_nat=*/false);
+  REQUIRE_OK(ends);
+  auto on_host = Client::Connect((*host_agent)->socket()), on_dpu = Client::Connect((*dpu_agent)->socket());
+  REQUIRE_OK(on_host);
+  REQUIRE_OK(on_dpu);
+
+  SECTION("either end may offer first; both get one channel") {
+    const bool host_first = GENERATE(true, false);
+    if (host_first) {
+      REQUIRE_OK(on_host->Offer(1, ends->client.get()));
+      for (int i = 0; i < 4000; ++i) {
+        if (json::parse((*dpu_agent)->StatusText())["totals"]["waiting_offers"] == 1) break;
+        usleep(5000);
+      }
+      REQUIRE_OK(on_dpu->Offer(1, ends->server.get()));
+    } else {
+      REQUIRE_OK(on_dpu->Offer(1, ends->server.get()));
+      REQUIRE_OK(on_host->Offer(1, ends->client.get()));
+    }
+    auto near = on_host->Await<protocol::Paired>(), far = on_dpu->Await<protocol::Paired>();
+    REQUIRE_OK(near);
+    REQUIRE_OK(far);
+    CHECK(near->first.nonce == far->first.nonce);
+    CHECK(near->first.side + far->first.side == 1);
+    const uint64_t word = 0x77;
+    uint64_t seen = 0;
+    CHECK(pwrite(near->second.descriptors[0].get(), &word, sizeof word, 65536) == sizeof word);
+    CHECK(pread(far->second.descriptors[0].get(), &seen, sizeof seen, 65536) == sizeof seen);
+    CHECK(seen == word);
+    CHECK(write(near->second.descriptors[2].get(), &word, 8) == 8);
+    CHECK(read(far->second.descriptors[1].get(), &seen, 8) == 8);
+    CHECK(json::parse((*host_agent)->StatusText())["channels"][0]["ends"].dump().find("\"other\"") !=
+          std::string::npos);
+
+    // The end of one side is the end of the other's count.
+    REQUIRE_OK(on_host->Release(near->first.channel_id, Reason::kClosed));
+    REQUIRE_OK(on_dpu->Release(far->first.channel_id, Reason::kClosed));
+    for (RunningAgent* agent : {host_agent->get(), dpu_agent->get()}) {
+      size_t left = 1;
+      for (int i = 0; i < 4000 && left != 0; ++i, usleep(5000)) {
+        left = json::parse(agent->StatusText())["channels"].size();
+      }
+      CHECK(left == 0);
+    }
+  }
+  SECTION("the other agent dies: what waits is declined, what exists goes on, and they join again") {
+    REQUIRE_OK(on_host->Offer(1, ends->client.get()));
+    dpu_agent->reset();
+    for (int i = 0; i < 4000 && joined(json::parse((*host_agent)->StatusText())); ++i) usleep(5000);
+    CHECK_FALSE(joined(json::parse((*host_agent)->StatusText())));
+    dpu_agent = RunningAgent::Start(dpu);
+    REQUIRE_OK(dpu_agent);
+    for (int i = 0; i < 4000 && !joined(json::parse((*host_agent)->StatusText())); ++i) usleep(5000);
+    CHECK(joined(json::parse((*host_agent)->StatusText())));
+  }
+  host_agent->reset();
+  dpu_agent->reset();
+  rmdir(folder.c_str());
+}
+
+}  // namespace
+}  // namespace heterok8s::heterosock::agent
