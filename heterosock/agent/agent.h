@@ -54,6 +54,7 @@ class Agent {
     Credits::Limits credits;
     Policy policy;
     const TokenReader* tokens = nullptr;
+    bool believe_addresses = false;     // of sockets in two network namespaces; see pairing.h
     std::vector<Mechanism> mechanisms;  // what the caller chose; the agent adds its own
   };
   static absl::StatusOr<std::unique_ptr<Agent>> Start(Options options);

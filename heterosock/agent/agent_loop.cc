@@ -45,7 +45,7 @@ Agent::Impl::Impl(Options options)
     : options_(std::move(options)),
       policy_(std::move(options_.policy)),
       epoch_(RandomNonZero()),
-      pairing_([this](const Domain& a, const Domain& b) { return policy_.Allows(a, b); }),
+      pairing_([this](const Domain& a, const Domain& b) { return policy_.Allows(a, b); }, options_.believe_addresses),
       credits_(options_.credits),
       next_channel_(RandomNonZero() >> kNumberShift | 1) {}
 

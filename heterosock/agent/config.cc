@@ -59,6 +59,7 @@ absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& n
   Section tokens = root.Child("tokens");
   config.tokens = OneOf(tokens, "mode", "auto", {"auto", "off"}) == "auto" ? TokenMode::kAuto : TokenMode::kOff;
   config.token_cgroup = Path(tokens, "cgroup", "");
+  agent.believe_addresses = OneOf(tokens, "addresses", "same-netns", {"same-netns", "any-netns"}) == "any-netns";
   config.bpffs = Path(tokens, "bpffs", "/run/heterosock/bpf");
 
   Section policy = root.Child("policy");

@@ -16,6 +16,7 @@ TEST_CASE("an empty file gives the defaults") {
   CHECK(config->agent.socket == "/run/heterosock/agent.sock");
   CHECK(config->agent.ring_bytes == 1 << 20);
   CHECK(config->tokens == TokenMode::kAuto);
+  CHECK_FALSE(config->agent.believe_addresses);
 }
 
 TEST_CASE("every key is read") {
@@ -26,7 +27,7 @@ other_pu: {connect: /a/pu}
 offer_deadline_ms: 50
 ring_kib: 128
 limits: {offers_per_process: 1, channels_per_process: 2, processes_per_domain: 3, channels_per_domain: 4, mib_per_domain: 5}
-tokens: {mode: "off", cgroup: /sys/fs/cgroup/x, bpffs: /a/bpf}
+tokens: {mode: "off", addresses: any-netns, cgroup: /sys/fs/cgroup/x, bpffs: /a/bpf}
 policy: {groups: ["a = pod:1", "b = pod:2"], chains: ["a b"]}
 metrics: {listen: "127.0.0.1:0"}
 log: {level: debug}
@@ -38,6 +39,7 @@ log: {level: debug}
   CHECK(config->agent.credits.bytes == 5u << 20);
   CHECK(config->agent.max_processes == 3);
   CHECK(config->tokens == TokenMode::kOff);
+  CHECK(config->agent.believe_addresses);
   CHECK(config->agent.policy.Allows({.pod_uid = "1"}, {.pod_uid = "2"}));
 }
 

@@ -45,7 +45,7 @@ std::unique_ptr<BpfTokens> StartTokens(const Config& config, std::vector<Mechani
   absl::StatusOr<std::unique_ptr<BpfTokens>> tokens =
       BpfTokens::Attach({.cgroup = config.token_cgroup, .bpffs = config.bpffs});
   if (!tokens.ok()) {
-    spdlog::warn("connections are matched by addresses: {}", Message(tokens.status()));
+    spdlog::warn("connections are matched by addresses, within a network namespace: {}", Message(tokens.status()));
     mechanisms.push_back(DescribeMatching(false, Message(tokens.status())));
     return nullptr;
   }

@@ -36,7 +36,7 @@ bool HasPeerPidfd() {
 
 Mechanism DescribeMatching(bool tokens, const std::string& detail) {
   if (tokens) return {"matching", "tokens", "TCP option in the SYN, written by BPF in " + detail};
-  return {"matching", "addresses", "no NAT may lie between the ends; " + detail};
+  return {"matching", "addresses", "connections within one network namespace; " + detail};
 }
 
 std::vector<Mechanism> ProbeMechanisms() {

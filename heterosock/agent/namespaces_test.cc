@@ -55,6 +55,29 @@ TEST_CASE("ends in two namespaces need a chain that joins them", "[netns]") {
   }
 }
 
+TEST_CASE("mirrored addresses of another namespace are not believed", "[netns]") {
+  TwoNamespaces namespaces;
+  REQUIRE_OK(namespaces.SetUp());
+  auto ends = MakeEnds(namespaces, /*through_nat=*/false);
+  REQUIRE_OK(ends);
+  Agent::Options options = Options(namespaces, /*allow=*/true);
+  options.believe_addresses = false;
+  options.offer_deadline = std::chrono::milliseconds(100);
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+
+  REQUIRE_OK(client->Offer(1, ends->client.get()));
+  REQUIRE_OK(client->Offer(2, ends->server.get()));
+
+  for (int i = 0; i < 2; ++i) {
+    auto declined = client->Await<protocol::Declined>();
+    REQUIRE_OK(declined);
+    CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kNoPeer));
+  }
+}
+
 TEST_CASE("behind NAT ends are joined by the token of their SYN, and by nothing else", "[netns]") {
   TwoNamespaces namespaces;
   REQUIRE_OK(namespaces.SetUp());
@@ -123,6 +146,22 @@ TEST_CASE("behind NAT ends are joined by the token of their SYN, and by nothing 
     CHECK(write(ends->client.get(), "x", 1) == 1);
     CHECK(read(ends->server.get(), &byte, 1) == 1);
     CHECK(byte == 'x');
+  }
+  SECTION("of two agents' programs, both have the same token") {
+    const std::string other_bpffs = bpffs + "-other";
+    auto others = BpfTokens::Attach({.cgroup = cgroup.path(), .bpffs = other_bpffs});
+    REQUIRE_OK(others);
+    auto ends = MakeEnds(namespaces, /*through_nat=*/true);
+    REQUIRE_OK(ends);
+    for (const BpfTokens* each : {tokens->get(), others->get()}) {
+      CHECK(each->Read(ends->client.get()).value != 0);
+      CHECK(each->Read(ends->client.get()).value == (*tokens)->Read(ends->server.get()).value);
+      CHECK(each->Read(ends->server.get()).value == (*tokens)->Read(ends->server.get()).value);
+    }
+    others->reset();
+    BpfTokens::Detach(other_bpffs);
+    std::error_code ignored;
+    std::filesystem::remove(other_bpffs, ignored);
   }
   tokens->reset();
   BpfTokens::Detach(bpffs);

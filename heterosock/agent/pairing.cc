@@ -34,6 +34,21 @@ bool Fit(const Offer& waiting, const Offer& added) {
   return IsPlausible(first, second) || (added.brought && IsPlausible(second, first));
 }
 
+// Loopback and link-local: every namespace has these.
+bool IsEverywhere(const IpAddress& address) {
+  const auto& b = address.bytes;
+  const bool link_local =
+      address.family == Family::kV4 ? b[0] == 169 && b[1] == 254 : b[0] == 0xfe && (b[1] & 0xc0) == 0x80;
+  return link_local || address.is_loopback();
+}
+
+// Whether mirrored addresses of two namespaces can be one connection, for who believes them.
+bool MayMirror(const SocketIdentity& a, const SocketIdentity& b) {
+  const auto accepted_with_token = [](const SocketIdentity& s) { return s.token != 0 && !s.connected; };
+  return !accepted_with_token(a) && !accepted_with_token(b) && !IsEverywhere(a.local.address) &&
+         !IsEverywhere(a.remote.address);
+}
+
 }  // namespace
 
 std::vector<OfferName> Pairing::Matches(const Offer& offer) const {
@@ -52,7 +67,7 @@ std::vector<OfferName> Pairing::Matches(const Offer& offer) const {
     if (both_have_tokens || other.cookie == offer.socket.cookie) continue;
     // In one namespace a tuple is one socket; that match is as sure as the kernel.
     if (other.netns_cookie == offer.socket.netns_cookie) return {at->second};
-    matches.push_back(at->second);
+    if (believe_addresses_ && MayMirror(other, offer.socket)) matches.push_back(at->second);
   }
   return matches;
 }

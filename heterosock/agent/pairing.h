@@ -3,9 +3,13 @@
 // An offer waits until its other end is offered too, or its deadline comes. Two offers are the same connection when
 //   - both carry the token that one SYN brought to both ends, and just one of them sent it (NAT in between is no
 //   matter);
-//   - or at least one has no token, their addresses mirror each other, and no third offer claims the same.
-// An offer with a token is never matched by address with one that has another token: behind NAT that is another
-// connection. What the kernel counted must fit, too: nobody received what the other never sent. Which end was looked at
+//   - or at least one has no token, they are of one network namespace, and their addresses mirror each other.
+// Addresses of another namespace prove nothing: whoever may make a namespace gives it any address. They count only
+// where the administrator says so, and even then not those that every namespace has, not for an end that was accepted
+// with a token (the one that sent it has it as well), and not when a third offer claims the same. An offer with a token
+// is never matched by address with one that has another token: behind NAT that is another connection.
+//
+// What the kernel counted must fit, too: nobody received what the other never sent. Which end was looked at
 // first is known of this PU's own looks; an offer that was brought may have been looked at before or after the one that
 // waits here, so it fits when it does in one order.
 //
@@ -66,7 +70,9 @@ using Outcome = std::variant<Pair, Decline>;
 class Pairing {
  public:
   using Allows = std::function<bool(const Domain&, const Domain&)>;
-  explicit Pairing(Allows allows) : allows_(std::move(allows)) {}
+  // `believe_addresses`: those of two namespaces, too.
+  explicit Pairing(Allows allows, bool believe_addresses = false)
+      : allows_(std::move(allows)), believe_addresses_(believe_addresses) {}
 
   std::vector<Outcome> Add(Offer offer);
   // The offer, if it was still waiting.
@@ -84,6 +90,7 @@ class Pairing {
   Offer Take(ByName::iterator at);
 
   const Allows allows_;
+  const bool believe_addresses_;
   ByName waiting_;
   std::multimap<uint64_t, OfferName> by_token_;
   std::multimap<std::pair<Endpoint, Endpoint>, OfferName> by_tuple_;  // local, remote

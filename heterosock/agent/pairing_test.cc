@@ -30,6 +30,10 @@ Pairing Permissive() {
   return Pairing([](const Domain&, const Domain&) { return true; });
 }
 
+Pairing Trusting() {
+  return Pairing([](const Domain&, const Domain&) { return true; }, /*believe_addresses=*/true);
+}
+
 Reason ReasonOf(const Outcome& outcome) {
   return std::holds_alternative<Decline>(outcome) ? std::get<Decline>(outcome).reason : Reason::kNone;
 }
@@ -106,8 +110,65 @@ TEST_CASE("an end without a token is matched by addresses") {
   CHECK(pairing.Add(ServerOffer()).size() == 1);
 }
 
-TEST_CASE("several candidates in other namespaces are ambiguous, and all are declined") {
+TEST_CASE("addresses of another namespace are a claim: without the token they join nobody") {
   Pairing pairing = Permissive();
+  Offer server = ServerOffer(), forged = ClientOffer();
+  server.socket.token = GENERATE(0, 5);
+  forged.socket.cookie = 300;
+  forged.socket.netns_cookie = 99;  // of its own, where it gave itself the client's address and the server's
+  pairing.Add(server);
+
+  CHECK(pairing.Add(forged).empty());
+
+  // The true one comes later, and is not hurt.
+  Offer client = ClientOffer(3);
+  client.socket.token = server.socket.token;
+  client.socket.connected = client.socket.token != 0;
+  auto outcomes = pairing.Add(client);
+  REQUIRE(outcomes.size() == 1);
+  CHECK(std::get<Pair>(outcomes[0]).first.name.session != forged.name.session);
+}
+
+TEST_CASE("who believes addresses gets ends of two namespaces joined by them") {
+  Pairing pairing = Trusting();
+  Offer client = ClientOffer();
+  client.socket.netns_cookie = 8;
+  client.socket.token = GENERATE(0, 5);  // the listener may be older than the program that reads tokens
+  client.socket.connected = client.socket.token != 0;
+  pairing.Add(client);
+
+  auto outcomes = pairing.Add(ServerOffer());
+
+  REQUIRE(outcomes.size() == 1);
+  CHECK(std::holds_alternative<Pair>(outcomes[0]));
+}
+
+TEST_CASE("an accepted end with a token is joined by nothing else across namespaces, whatever is believed") {
+  Pairing pairing = Trusting();
+  Offer server = ServerOffer(), forged = ClientOffer();
+  server.socket.token = 5;
+  forged.socket.netns_cookie = 99;
+  pairing.Add(server);
+
+  CHECK(pairing.Add(forged).empty());
+}
+
+TEST_CASE("addresses that every namespace has are never joined across namespaces") {
+  const auto address = GENERATE("127.0.0.1", "169.254.1.1", "::1", "fe80::1");
+  CAPTURE(address);
+  const IpAddress everywhere = *IpAddress::Parse(address);
+  Pairing pairing = Trusting();
+  Offer client = ClientOffer(), server = ServerOffer();
+  client.socket.local.address = client.socket.remote.address = everywhere;
+  server.socket.local.address = server.socket.remote.address = everywhere;
+  server.socket.netns_cookie = 8;
+  pairing.Add(client);
+
+  CHECK(pairing.Add(server).empty());
+}
+
+TEST_CASE("several candidates in other namespaces are ambiguous, and all are declined") {
+  Pairing pairing = Trusting();
   for (uint64_t i = 0; i < 2; ++i) {
     Offer client = ClientOffer(10 + i);
     client.socket.cookie = 100 + i;
@@ -123,7 +184,7 @@ TEST_CASE("several candidates in other namespaces are ambiguous, and all are dec
 }
 
 TEST_CASE("a candidate in the same namespace is preferred to one elsewhere") {
-  Pairing pairing = Permissive();
+  Pairing pairing = Trusting();
   Offer elsewhere = ClientOffer(10);
   elsewhere.socket.cookie = 101;
   elsewhere.socket.netns_cookie = 20;

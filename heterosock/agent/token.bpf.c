@@ -2,7 +2,8 @@
 //
 // A socket of the cgroup that connects gets a random token and carries it in a TCP option of its SYN. A socket that is
 // accepted takes the token from the SYN that its listener kept. Hosts that do not know the option ignore it (RFC 9293
-// 3.1), and a SYN without room for 12 more bytes goes without.
+// 3.1), and a SYN without room for 12 more bytes goes without. Where two agents share a kernel, both have their program:
+// the first one's token is in the SYN and is the second one's, too.
 #include <linux/bpf.h>
 #include <stdbool.h>
 
@@ -77,7 +78,11 @@ SEC("sockops") int hk_token(struct bpf_sock_ops *o)
 		if (!token)
 			break;
 		option.token = token->value;
-		bpf_store_hdr_opt(o, &option, sizeof option, 0);
+		if (bpf_store_hdr_opt(o, &option, sizeof option, 0) == 0)
+			break;
+		option.length = 4; // look for kind and ExID in what is written so far
+		if (bpf_load_hdr_opt(o, &option, sizeof option, 0) == sizeof option)
+			token->value = option.token;
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		write_options(o, false);

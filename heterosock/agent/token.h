@@ -3,7 +3,8 @@
 // Purpose: attach token.bpf.c to a cgroup and read what it noted at a socket. The program and its map are pinned: they
 // outlive the agent, so connections made while it was away have tokens as well.
 // Threading: Read() from any thread. Ownership: the pins own the kernel's objects; Detach() removes them.
-// Errors: kUnimplemented names what this kernel lacks; matching then goes by addresses.
+// Errors: kUnimplemented names what this kernel lacks; matching then goes by addresses, within one
+// network namespace.
 //
 //   auto tokens = BpfTokens::Attach({.cgroup = "", .bpffs = "/run/heterosock/bpf"});
 //   mechanisms.push_back(DescribeTokens(tokens.status()));

@@ -104,8 +104,10 @@ inline absl::StatusOr<Ends> MakeEnds(TwoNamespaces& namespaces, bool through_nat
   return ends;
 }
 
+// Without tokens; the agent believes addresses instead.
 inline Agent::Options Options(const TwoNamespaces& namespaces, bool allow) {
   Agent::Options options;
+  options.believe_addresses = true;
   options.ring_bytes = 65536;
   if (allow) {
     auto policy =
