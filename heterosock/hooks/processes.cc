@@ -49,7 +49,6 @@ HETEROSOCK_EXPORT pid_t fork() {
   return Fork([] { return real.fork(); });
 }
 HETEROSOCK_EXPORT pid_t __fork() __attribute__((alias("fork")));
-HETEROSOCK_EXPORT pid_t __libc_fork() __attribute__((alias("fork")));
 
 HETEROSOCK_EXPORT pid_t _Fork() {
   return Fork([] { return real._Fork(); });

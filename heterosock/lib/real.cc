@@ -5,11 +5,8 @@
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#ifdef __GLIBC__
-#include <gnu/libc-version.h>
-#endif
 
-#include <string_view>
+#include "heterosock/lib/next_symbol.h"
 
 // The symbol of before glibc 2.34, where libdl became part of libc: it is in both.
 #if defined(__GLIBC__) && defined(__x86_64__)
@@ -60,25 +57,9 @@ int RawCloseRange(unsigned first, unsigned last, int flags) {
   return static_cast<int>(real.syscall(SYS_close_range, first, last, flags, 0, 0, 0));
 }
 
-// The release of glibc 2 that a function came with, of those that the oldest one we run on (2.31) lacks.
-constexpr int Since(std::string_view name) {
-  if (name == "_Fork" || name == "close_range" || name == "execveat") return 34;
-  return name == "epoll_pwait2" ? 35 : 0;
-}
-
-// This libc is expected to have it. Asking for one that it has not makes ld.so allocate the text of dlerror(), and the
-// caller may be malloc itself, which starts (jemalloc and others open a file then).
-bool Expected(std::string_view name) {
-#ifdef __GLIBC__
-  return atoi(gnu_get_libc_version() + sizeof "2." - 1) >= Since(name);
-#else
-  return true;
-#endif
-}
-
 template <typename F>
 void Resolve(F& pointer, const char* name, F fallback) {
-  void* found = Expected(name) ? dlsym(RTLD_NEXT, name) : nullptr;
+  void* found = NextFunction(name);
   __atomic_store_n(&pointer, found != nullptr ? reinterpret_cast<F>(found) : fallback, __ATOMIC_RELAXED);
 }
 
@@ -96,7 +77,10 @@ void ResolveAll() {
 
 }  // namespace
 
-void* NextFunction(const char* name) { return dlsym(RTLD_NEXT, name); }
+void* NextFunction(const char* name) {
+  const NextSymbolAnswer next = NextSymbol(name);
+  return next.certain ? next.address : dlsym(RTLD_NEXT, name);
+}
 
 #define HETEROSOCK_STUB(name, type, parameters) &Stub<&Real::name>::Call,
 constinit Real real = {HETEROSOCK_REAL_FUNCTIONS(HETEROSOCK_STUB)};

@@ -1,10 +1,9 @@
 // libc's own functions, below our wrappers.
 //
 // Every pointer starts as a stub that looks all of them up and then calls on, so a wrapper works before any constructor
-// ran (other libraries' constructors, malloc replacements that read files). Looking up is dlsym(RTLD_NEXT), which
-// allocates nothing when it succeeds; a function that an older glibc does not have is not asked for, and becomes a raw
-// system call or ENOSYS. Functions with a variable part are called with one fixed argument of register width, as libc
-// reads them.
+// ran (other libraries' constructors, malloc replacements that read files). Looking up allocates nothing
+// (`next_symbol.h`); a function that this libc does not have becomes a raw system call or ENOSYS. Functions with a
+// variable part are called with one fixed argument of register width, as libc reads them.
 //
 // Threading: any. Tests may replace pointers before they start threads.
 #pragma once

@@ -1,8 +1,7 @@
-// A program whose malloc makes a system call by syscall(2) when it starts, as jemalloc does, on a libc that lacks what
-// glibc got after 2.31: the library looks up libc's functions in there, and nothing in that may allocate, as it would
-// wait for a lock that is held.
-//
-// The old libc is played: the program's own gnu_get_libc_version() and dlsym(), which the library finds before libc's.
+// A program whose malloc makes a system call by syscall(2) when it starts, as jemalloc does: the library looks up
+// libc's functions in there, and nothing in that may allocate, as it would wait for a lock that is held. dlsym() does,
+// before glibc 2.34 with a thread's first call and later for each name that it does not find, so here it always does:
+// the program has one of its own, which the library finds before libc's.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
@@ -11,7 +10,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "heterosock/tests/agent.h"
@@ -32,7 +30,6 @@ void Start() {
   has_started = true;
 }
 
-// What ld.so does for a name that it does not find.
 void Allocate() { std::free(std::malloc(64)); }
 
 using Find = void* (*)(void*, const char*);
@@ -58,15 +55,9 @@ void* malloc(size_t size) {
   return __libc_malloc(size);
 }
 
-const char* gnu_get_libc_version() { return "2.31"; }
-
 // The last call must be a jump: RTLD_NEXT is what comes behind the caller.
 void* dlsym(void* handle, const char* name) {
-  for (const char* newer : {"_Fork", "close_range", "execveat", "epoll_pwait2"}) {
-    if (std::strcmp(name, newer) != 0) continue;
-    Allocate();
-    return nullptr;
-  }
+  Allocate();
   return RealFind()(handle, name);
 }
 }

@@ -1,0 +1,99 @@
+#include "heterosock/lib/next_symbol.h"
+
+#include <features.h>
+#ifdef __GLIBC__
+#include <elf.h>
+#include <link.h>
+#include <stdint.h>
+#include <string.h>
+#endif
+
+namespace heterok8s::heterosock {
+#ifdef __GLIBC__
+namespace {
+
+constexpr uint16_t kHiddenVersion = 0x8000;  // of an Elf_Versym: not what a program is linked with today
+
+// The tables of one loaded object. ld.so has made their addresses absolute, but not those of the vDSO.
+struct Tables {
+  explicit Tables(const link_map& object) {
+    for (const ElfW(Dyn)* entry = object.l_ld; entry->d_tag != DT_NULL; ++entry) {
+      const uintptr_t value = entry->d_un.d_ptr;
+      const uintptr_t at = value < object.l_addr ? value + object.l_addr : value;
+      if (entry->d_tag == DT_SYMTAB) symbols = reinterpret_cast<const ElfW(Sym)*>(at);
+      if (entry->d_tag == DT_STRTAB) strings = reinterpret_cast<const char*>(at);
+      if (entry->d_tag == DT_VERSYM) versions = reinterpret_cast<const uint16_t*>(at);
+      if (entry->d_tag == DT_GNU_HASH) gnu_hash = reinterpret_cast<const uint32_t*>(at);
+      if (entry->d_tag == DT_HASH) sysv_hash = reinterpret_cast<const uint32_t*>(at);
+    }
+  }
+
+  bool Is(uint32_t index, const char* name) const {
+    const ElfW(Sym)& symbol = symbols[index];
+    const unsigned type = ELF64_ST_TYPE(symbol.st_info);
+    if (symbol.st_shndx == SHN_UNDEF || symbol.st_value == 0 || (type != STT_FUNC && type != STT_GNU_IFUNC))
+      return false;
+    if (versions != nullptr && (versions[index] & kHiddenVersion) != 0) return false;
+    return strcmp(strings + symbol.st_name, name) == 0;
+  }
+
+  // Of the layout see "GNU hash" in binutils' bfd/elflink.c: the number of buckets, the first symbol that is hashed,
+  // the words of a Bloom filter and its shift; then the filter, the buckets and one hash for each symbol, of which the
+  // lowest bit ends a bucket.
+  const ElfW(Sym) * ByGnuHash(const char* name) const {
+    const uint32_t buckets = gnu_hash[0], first = gnu_hash[1], filter_words = gnu_hash[2];
+    const auto* bucket =
+        reinterpret_cast<const uint32_t*>(reinterpret_cast<const ElfW(Addr)*>(gnu_hash + 4) + filter_words);
+    const uint32_t* hashes = bucket + buckets;
+    uint32_t hash = 5381;
+    for (const char* at = name; *at != 0; ++at) hash = hash * 33 + static_cast<unsigned char>(*at);
+    uint32_t index = buckets == 0 ? 0 : bucket[hash % buckets];
+    if (index < first) return nullptr;
+    for (;; ++index) {
+      if (((hashes[index - first] ^ hash) >> 1) == 0 && Is(index, name)) return symbols + index;
+      if ((hashes[index - first] & 1) != 0) return nullptr;
+    }
+  }
+
+  // The number of buckets and of symbols, then the buckets and the chain.
+  const ElfW(Sym) * BySysvHash(const char* name) const {
+    for (uint32_t index = 1; index < sysv_hash[1]; ++index) {
+      if (Is(index, name)) return symbols + index;
+    }
+    return nullptr;
+  }
+
+  const ElfW(Sym) * Find(const char* name) const {
+    if (symbols == nullptr || strings == nullptr) return nullptr;
+    if (gnu_hash != nullptr) return ByGnuHash(name);
+    return sysv_hash != nullptr ? BySysvHash(name) : nullptr;
+  }
+
+  const ElfW(Sym) * symbols = nullptr;
+  const char* strings = nullptr;
+  const uint16_t* versions = nullptr;
+  const uint32_t* gnu_hash = nullptr;
+  const uint32_t* sysv_hash = nullptr;
+};
+
+}  // namespace
+
+NextSymbolAnswer NextSymbol(const char* name) {
+  const link_map* object = _r_debug.r_map;
+  while (object != nullptr && object->l_ld != _DYNAMIC) object = object->l_next;
+  if (object == nullptr) return {};
+  for (object = object->l_next; object != nullptr; object = object->l_next) {
+    const ElfW(Sym)* symbol = Tables(*object).Find(name);
+    if (symbol == nullptr) continue;
+    if (ELF64_ST_TYPE(symbol->st_info) == STT_GNU_IFUNC) return {};
+    return {reinterpret_cast<void*>(object->l_addr + symbol->st_value), true};
+  }
+  return {nullptr, true};
+}
+
+#else
+
+NextSymbolAnswer NextSymbol(const char*) { return {}; }
+
+#endif
+}  // namespace heterok8s::heterosock

@@ -1,0 +1,43 @@
+// Of the test itself "behind this one" is all that it is linked with.
+#include "heterosock/lib/next_symbol.h"
+
+#include <dlfcn.h>
+
+#include <catch2/catch.hpp>
+
+namespace heterok8s::heterosock {
+namespace {
+
+TEST_CASE("it finds what libc has") {
+  void* libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+  REQUIRE(libc != nullptr);
+  for (const char* name : {"read", "write", "close", "fork", "poll", "epoll_wait", "longjmp", "pthread_exit", "syscall",
+                           "posix_spawn", "__recv_chk", "vdprintf"}) {
+    CAPTURE(name);
+    const NextSymbolAnswer answer = NextSymbol(name);
+    CHECK(answer.certain);
+    CHECK(answer.address == dlsym(libc, name));
+  }
+}
+
+TEST_CASE("a name that nobody has is none, and surely so") {
+  const NextSymbolAnswer answer = NextSymbol("write_that_nobody_has");
+  CHECK(answer.certain);
+  CHECK(answer.address == nullptr);
+}
+
+#if defined(__x86_64__)
+TEST_CASE("of several versions it takes the one that programs are linked with today") {
+  void* old = dlvsym(RTLD_DEFAULT, "pthread_cond_wait", "GLIBC_2.2.5");
+  void* now = dlvsym(RTLD_DEFAULT, "pthread_cond_wait", "GLIBC_2.3.2");
+  REQUIRE(old != nullptr);
+  REQUIRE(old != now);
+
+  CHECK(NextSymbol("pthread_cond_wait").address == now);
+}
+
+TEST_CASE("a function that is chosen by a function is dlsym's to find") { CHECK_FALSE(NextSymbol("memcpy").certain); }
+#endif
+
+}  // namespace
+}  // namespace heterok8s::heterosock
