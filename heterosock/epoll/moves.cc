@@ -98,7 +98,7 @@ void EpollMoveFd(uint32_t slot, int closing, int other) {
       Remove(index);
       continue;
     }
-    if (Pool::At(index).registered == closing) Pool::At(index).registered = -1;
+    if (Pool::At(index).registered == closing) Pool::At(index).registered = ~closing;
     if (Pool::At(index).fd == closing) Pool::At(index).fd = other;
   }
 }
@@ -115,6 +115,7 @@ void EpollAfterFork() {
     instance.inherited = true;
     instance.blocked = 0;
     instance.plain.Reset();
+    instance.inside.Reset();
     instance.unsettled = false;
   }
 }

@@ -19,7 +19,7 @@ struct Item {
   uint32_t instance = 0;
   uint32_t slot = 0;
   int fd = 0;          // a descriptor of the socket that is open
-  int registered = 0;  // the number that epoll_ctl knows it by; -1 when that was closed and a duplicate keeps it
+  int registered = 0;  // the number that epoll_ctl knows it by; ~number when that was closed and a duplicate keeps it
   uint32_t events = 0;
   uint64_t data = 0;
   uint64_t seen_tail = 0;  // edge triggered: what was reported
@@ -54,10 +54,12 @@ struct Instance {
   uint32_t first = kNone;  // active items
   uint32_t last = kNone;
   uint32_t active = 0;
-  uint32_t blocked = 0;    // threads inside the kernel's wait
-  CallCount plain;         // threads in a wait that began before anything was attached: Attach() settles it
-  bool unsettled = false;  // it could not: there may be some
-  int kick = 0;            // an eventfd in the set, made with the first bell: wakes them. 0: none
+  uint32_t blocked = 0;              // threads inside the kernel's wait
+  CallCount inside;                  // threads in a wait that is ours
+  std::atomic<bool> retired{false};  // given back to the kernel: who waits goes on there
+  CallCount plain;                   // threads in a wait that began before anything was attached: Attach() settles it
+  bool unsettled = false;            // it could not: there may be some
+  int kick = 0;                      // an eventfd in the set, made with the first bell: wakes them. 0: none
   uint32_t kick_item = kNone;
   bool inherited = false;  // shared with the process that forked us
   bool watched = false;    // by another set or by poll(): then the kernel's view of it must have nothing of ours left

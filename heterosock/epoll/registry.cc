@@ -183,7 +183,9 @@ void EpollCreated(int epfd) {
     instance.patient_until.store(0);
     instance.foreign.store(0);
     instance.plain.Reset();
+    instance.inside.Reset();
     instance.unsettled = false;
+    instance.retired.store(false);
     instance.lock.Reset();
     instance.descriptors.store(1);
     FdTable::Set(epfd, FdWord(FdWord::kEpoll, number));
@@ -223,6 +225,7 @@ void EpollClosed(uint32_t number, int epfd) {
 }
 
 int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* event) {
+  if (EpollRetired(number)) return real.epoll_ctl(epfd, operation, fd, event);
   const FdWord word = FdTable::Get(fd);
   if (word.kind() == FdWord::kEpoll && (operation == EPOLL_CTL_DEL || event != nullptr)) {
     const int result = real.epoll_ctl(epfd, operation, fd, event);

@@ -25,10 +25,12 @@ void EpollCreated(int epfd);
 void EpollCopied(uint32_t number);  // dup
 void EpollClosed(uint32_t number, int epfd);
 int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* event);
-// Like epoll_pwait2; timeout_ns < 0 waits for ever. Returns as libc does.
-int EpollWait(uint32_t number, int epfd, epoll_event* events, int max, int64_t timeout_ns, const sigset_t* mask);
+// Like epoll_pwait2; *timeout_ns < 0 waits for ever. Returns as libc does; or kEpollRetired, and in *timeout_ns what is
+// left of it.
+inline constexpr int kEpollRetired = -2;
+int EpollWait(uint32_t number, int epfd, epoll_event* events, int max, int64_t* timeout_ns, const sigset_t* mask);
 
-// A signal handler jumped out of this thread's wait in the kernel.
+// A signal handler jumped out of this thread's wait.
 void EpollLeaveWait();
 
 // After a plain wait that returned n > 0 events: the kernel has disabled what was for one report.
@@ -36,6 +38,15 @@ void EpollReported(uint32_t number, const epoll_event* events, int n);
 // After a plain wait that returned n > 0 events, should connections have moved meanwhile: takes our cookies out. 0:
 // wait on.
 int EpollAdopt(uint32_t number, int epfd, epoll_event* events, int n, int max);
+
+// The program gives up system calls: every set is the kernel's again, with the registrations that the program made, and
+// nobody waits in one by calls of ours. Not those that another process has too (EpollRetired() is false then), and not
+// in a signal handler that interrupted a change of one.
+void EpollRetireAll();
+bool EpollRetired(uint32_t number);
+// After a plain wait in a retired set that returned n > 0 events: those of ours are left out, and come again when they
+// are the program's.
+int EpollWithoutOurs(epoll_event* events, int n);
 
 // A channel was armed / a direction moved / the process closes its last descriptor of the slot / one of several.
 // Attach: false when some registration cannot be kept up outside the kernel; the connection must not arm then.

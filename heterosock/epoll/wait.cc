@@ -3,6 +3,7 @@
 // wait.
 #include "heterosock/epoll/active.h"
 #include "heterosock/epoll/guard.h"
+#include "heterosock/epoll/inside.h"
 #include "heterosock/epoll/item.h"
 #include "heterosock/epoll/look.h"
 #include "heterosock/epoll/pool.h"
@@ -34,11 +35,22 @@ void StopWaiting(uint32_t number) {
 class Waiter {
  public:
   Waiter(uint32_t number, int epfd, epoll_event* events, int max)
-      : number_(number), instance_(Pool::InstanceAt(number)), epfd_(epfd), events_(events), max_(max) {}
+      : inside_(number),
+        number_(number),
+        instance_(Pool::InstanceAt(number)),
+        epfd_(epfd),
+        events_(events),
+        max_(max) {}
 
-  int Run(int64_t timeout_ns, const sigset_t* mask) {
+  int Run(int64_t* const left_ns, const sigset_t* mask) {
+    const int64_t timeout_ns = *left_ns;
     const uint64_t end = timeout_ns > 0 ? Nanoseconds() + static_cast<uint64_t>(timeout_ns) : 0;
     for (;;) {
+      if (instance_.retired.load()) [[unlikely]] {
+        const uint64_t now = timeout_ns > 0 ? Nanoseconds() : 0;
+        if (timeout_ns > 0) *left_ns = now < end ? static_cast<int64_t>(end - now) : 0;
+        return kEpollRetired;
+      }
       const uint64_t patient_until = instance_.patient_until.load(std::memory_order_relaxed);
       if (patient_until != 0 && Nanoseconds() >= patient_until) LookAgain();
       const bool foreign = instance_.foreign.load(std::memory_order_relaxed) != 0;
@@ -269,10 +281,9 @@ class Waiter {
       all = ArmItem(index) && all;
       index = next;
     }
-    if (all) ++instance_.blocked;
-    if (all && thread_state.waits_in == 0) {
-      thread_state.waits_at = StackPointer();
-      thread_state.waits_in = number_;
+    if (all) {
+      ++instance_.blocked;
+      inside_.Sleeps(true);
     }
     instance_.lock.Release();
     if (all && LookNestedBeforeSleep()) {
@@ -298,7 +309,7 @@ class Waiter {
   }
 
   void Unblock() {
-    if (thread_state.waits_in == number_) thread_state.waits_in = 0;
+    inside_.Sleeps(false);
     StopWaiting(number_);
   }
 
@@ -359,6 +370,7 @@ class Waiter {
     return false;
   }
 
+  const Inside inside_;
   const uint32_t number_;
   Instance& instance_;
   const int epfd_;
@@ -368,7 +380,7 @@ class Waiter {
 
 }  // namespace
 
-int EpollWait(uint32_t number, int epfd, epoll_event* events, int max, int64_t timeout_ns, const sigset_t* mask) {
+int EpollWait(uint32_t number, int epfd, epoll_event* events, int max, int64_t* timeout_ns, const sigset_t* mask) {
   return Waiter(number, epfd, events, max).Run(timeout_ns, mask);
 }
 
@@ -379,6 +391,9 @@ int EpollAdopt(uint32_t number, int epfd, epoll_event* events, int n, int max) {
 void EpollLeaveWait() {
   const uint32_t number = thread_state.waits_in;
   thread_state.waits_in = 0;
+  Pool::InstanceAt(number).inside.Leave(0);
+  if (!thread_state.waits_asleep) return;
+  thread_state.waits_asleep = false;
   StopWaiting(number);
 }
 

@@ -21,13 +21,14 @@ bool OnlyKernels(pollfd* fds, nfds_t count) {
   return true;
 }
 
+// `native`: the program's own call, for so long.
 template <typename Native>
 [[gnu::always_inline]] inline int Poll(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask,
                                        Native native) {
   // What the kernel would refuse goes to it.
-  if ((NoAddress(fds) && count != 0) || count > FdTable::kSize) return native();
+  if ((NoAddress(fds) && count != 0) || count > FdTable::kSize) return native(timeout);
   if (timeout != nullptr && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000))
-    return native();
+    return native(timeout);
   bool ring = false, counted = false;
   for (nfds_t i = 0; i < count; ++i) {
     const Kind kind = KindOf(fds[i].fd);
@@ -35,23 +36,28 @@ template <typename Native>
     ring = ring || kind == Kind::kRing || kind == Kind::kEpoll;
   }
   if ((!ring && !counted) || thread_state.in_vfork != 0) [[likely]]
-    return native();
+    return native(timeout);
   NoticeFork();
   if (!ring) {
-    const int result = Poller(fds, count).Counted(native);
+    const int result = Poller(fds, count).Counted([=] { return native(timeout); });
     if (result != Poller::kArmedMeanwhile) return result;
   }
-  return Poller(fds, count).Run(timeout, mask);
+  timespec left = {};
+  const int result = Poller(fds, count).Run(timeout, mask, &left);
+  return result == Poller::kKernels ? native(timeout != nullptr ? &left : nullptr) : result;
 }
 
 HETEROSOCK_OWN_FRAME int PollMany(pollfd* fds, nfds_t count, int timeout_ms) {
   const timespec timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
-  return Poll(fds, count, timeout_ms < 0 ? nullptr : &timeout, nullptr,
-              [=] { return real.poll(fds, count, timeout_ms); });
+  return Poll(fds, count, timeout_ms < 0 ? nullptr : &timeout, nullptr, [=](const timespec* wait) {
+    const int ms =
+        wait == nullptr ? timeout_ms : static_cast<int>(wait->tv_sec * 1000 + (wait->tv_nsec + 999999) / 1000000);
+    return real.poll(fds, count, ms);
+  });
 }
 
 HETEROSOCK_OWN_FRAME int PollMany(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask) {
-  return Poll(fds, count, timeout, mask, [=] { return real.ppoll(fds, count, timeout, mask); });
+  return Poll(fds, count, timeout, mask, [=](const timespec* wait) { return real.ppoll(fds, count, wait, mask); });
 }
 
 // Most sets have one connection, and it is on TCP: counted without the Poller and its arrays. Whatever is different
@@ -175,6 +181,16 @@ int Select(int nfds, fd_set* in, fd_set* out, fd_set* except, const timespec* ti
 }
 
 }  // namespace
+
+namespace heterok8s::heterosock {
+bool PollIsKernels(pollfd* fds, nfds_t count) { return OnlyKernels(fds, count); }
+bool SelectIsKernels(int nfds, const fd_set* in, const fd_set* out, const fd_set* except) {
+  for (const fd_set* set : {in, out, except}) {
+    if (!NoAddress(set) && AnyStream(set, nfds)) return false;
+  }
+  return nfds <= FD_SETSIZE;
+}
+}  // namespace heterok8s::heterosock
 
 HETEROSOCK_EXPORT int poll(pollfd* fds, nfds_t count, int timeout_ms) { return PollAny(fds, count, timeout_ms); }
 HETEROSOCK_EXPORT int __poll(pollfd* fds, nfds_t count, int timeout_ms) __attribute__((alias("poll")));

@@ -53,7 +53,14 @@ Glance LookOnce(uint32_t index) {
 
 }  // namespace
 
-int Poller::Run(const timespec* timeout, const sigset_t* mask) {
+bool Poller::OnlyKernels() const {
+  for (nfds_t i = 0; i < count_; ++i) {
+    if (KindOf(fds_[i].fd) != Kind::kKernel) return false;
+  }
+  return true;
+}
+
+int Poller::Run(const timespec* timeout, const sigset_t* mask, timespec* left) {
   if (expanded_ == nullptr) {
     errno = ENOMEM;
     return -1;
@@ -70,7 +77,12 @@ int Poller::Run(const timespec* timeout, const sigset_t* mask) {
     if (mask == nullptr && Spin(&ready)) return ready;
     if (!Sleep(forever ? 0 : end, mask, patient)) return -1;
     patient = false;
-    last = !forever && Nanoseconds() >= end;
+    const uint64_t now = forever ? 0 : Nanoseconds();
+    last = !forever && now >= end;
+    if (!OnlyKernels()) continue;
+    const uint64_t rest = now < end ? end - now : 0;
+    *left = {static_cast<time_t>(rest / 1000000000u), static_cast<long>(rest % 1000000000u)};
+    return kKernels;
   }
 }
 

@@ -73,12 +73,16 @@ class Poller {
   }
   static constexpr int kArmedMeanwhile = -2;
 
-  int Run(const timespec* timeout, const sigset_t* mask);
+  // kKernels, and what is left of a timeout in `left`: nothing of them is ours any more, so the program's call is
+  // right.
+  int Run(const timespec* timeout, const sigset_t* mask, timespec* left);
+  static constexpr int kKernels = -3;
 
  private:
   static constexpr nfds_t kOnStack = 128;
 
   int Look();
+  bool OnlyKernels() const;
   static short Confirmed(const pollfd& said);
   int LookAtOurs();
   bool Spin(int* ready);

@@ -25,6 +25,8 @@ namespace {
 template <typename Call>
 pid_t Fork(Call&& call) {
   if (thread_state.in_vfork != 0) return call();
+  // Of a program that gave up system calls the child counts itself, if there is anything left that it uses.
+  if (process.restricted.load() && process.alive != nullptr) return call();
   NoticeFork();
   if (!process.fork_lock.Acquire()) return call();  // within libc's own forkpty or daemon, which is counted already
   Slots::BeforeFork();
@@ -161,7 +163,18 @@ HETEROSOCK_EXPORT int clone(int (*function)(void*), void* stack, int flags, void
 }
 
 namespace {
+// The program gave up system calls, and TCP has taken every byte.
+bool AllOnTcp() {
+  bool all = process.restricted.load();
+  for (int fd = 0; all && fd <= FdTable::High(); ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    all = word.kind() != FdWord::kStream || Slots::Get(word.index()).phase.load() != Phase::kArmed;
+  }
+  return all;
+}
+
 void BeforeExec() {
+  if (AllOnTcp()) return;
   NoticeFork();
   FenceInheritable(Reason::kExec);
 }
@@ -170,7 +183,7 @@ void BeforeExec() {
 template <typename Call>
 [[gnu::always_inline]] inline long Exec(Call call) {
   BeforeExec();
-  if (thread_state.in_vfork != 0) return call();
+  if (thread_state.in_vfork != 0 || process.restricted.load()) return call();
   Slots::BeforeExec();
   const long result = call();
   const int saved = errno;

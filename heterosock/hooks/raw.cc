@@ -159,6 +159,8 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
     case SYS_poll:
       return poll(reinterpret_cast<pollfd*>(a), static_cast<nfds_t>(b), static_cast<int>(c));
     case SYS_select:
+      if (SelectIsKernels(fd, reinterpret_cast<fd_set*>(b), reinterpret_cast<fd_set*>(c), reinterpret_cast<fd_set*>(d)))
+        break;
       return select(fd, reinterpret_cast<fd_set*>(b), reinterpret_cast<fd_set*>(c), reinterpret_cast<fd_set*>(d),
                     reinterpret_cast<timeval*>(e));
     case SYS_epoll_create:
@@ -166,6 +168,7 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
     case SYS_open:
       return Fresh(static_cast<int>(real.syscall(number, a, b, c, d, e, f)));
     case SYS_epoll_wait:
+      if (!ours) break;
       return epoll_wait(fd, reinterpret_cast<epoll_event*>(b), static_cast<int>(c), static_cast<int>(d));
 #endif
 #ifdef SYS_fork

@@ -41,7 +41,7 @@ long Waiting(timespec* timeout, Call&& call) {
 }  // namespace
 
 long PpollByNumber(pollfd* fds, nfds_t count, timespec* timeout, const sigset_t* mask, size_t mask_bytes) {
-  if (!GoodMask(mask, mask_bytes) || (timeout != nullptr && NoAddress(timeout)))
+  if (!GoodMask(mask, mask_bytes) || (timeout != nullptr && NoAddress(timeout)) || PollIsKernels(fds, count))
     return real.syscall(SYS_ppoll, Argument(fds), static_cast<long>(count), Argument(timeout), Argument(mask),
                         static_cast<long>(mask_bytes), 0);
   const timespec given = timeout != nullptr ? *timeout : timespec{};
@@ -51,7 +51,8 @@ long PpollByNumber(pollfd* fds, nfds_t count, timespec* timeout, const sigset_t*
 long Pselect6ByNumber(int nfds, fd_set* in, fd_set* out, fd_set* except, timespec* timeout, const MaskAndSize* mask) {
   const bool readable = mask == nullptr || !NoAddress(mask);
   const MaskAndSize which = mask != nullptr && readable ? *mask : MaskAndSize{};
-  if (!readable || !GoodMask(which.mask, which.bytes) || (timeout != nullptr && NoAddress(timeout)))
+  if (!readable || !GoodMask(which.mask, which.bytes) || (timeout != nullptr && NoAddress(timeout)) ||
+      SelectIsKernels(nfds, in, out, except))
     return real.syscall(SYS_pselect6, nfds, Argument(in), Argument(out), Argument(except), Argument(timeout),
                         Argument(mask));
   const timespec given = timeout != nullptr ? *timeout : timespec{};

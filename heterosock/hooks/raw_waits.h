@@ -1,5 +1,6 @@
 // The waits of syscall(2), by what libc has for them. They differ in what the kernel says of time: it writes what is
-// left into the program's timeout, which libc keeps from it (poll(2), select(2): "C library/kernel differences").
+// left into the program's timeout, which libc keeps from it (poll(2), select(2): "C library/kernel differences"). What
+// is the kernel's alone is waited for by the number that the program gave.
 //
 // Threading: any. Each answers as syscall() does: -1 and errno.
 //
@@ -13,6 +14,10 @@
 #include <sys/select.h>
 
 namespace heterok8s::heterosock {
+
+// poll.cc: nothing of ours is waited for.
+bool PollIsKernels(pollfd* fds, nfds_t count);
+bool SelectIsKernels(int nfds, const fd_set* in, const fd_set* out, const fd_set* except);
 
 long PpollByNumber(pollfd* fds, nfds_t count, timespec* timeout, const sigset_t* mask, size_t mask_bytes);
 

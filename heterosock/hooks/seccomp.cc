@@ -14,6 +14,7 @@ using namespace heterok8s::heterosock;  // NOLINT
 namespace heterok8s::heterosock {
 
 void BeforeRestriction() {
+  if (process.restricted.load()) return;
   NoticeFork();
   DisableProcess(Reason::kSeccomp);
   SettleAll();

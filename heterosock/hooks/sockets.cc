@@ -17,9 +17,9 @@ namespace {
 
 void Track(int fd, bool nonblocking) {
   StartProcess();
+  if (!process.enabled.load(std::memory_order_relaxed) || static_cast<unsigned>(fd) >= FdTable::kSize) return;
   NoticeFork();
   Calibrate();
-  if (!process.enabled.load(std::memory_order_relaxed) || static_cast<unsigned>(fd) >= FdTable::kSize) return;
   const int slot = Slots::Allocate();
   if (slot < 0) {
     Trace("fd %d: not tracked: no slot left", fd);
@@ -27,6 +27,9 @@ void Track(int fd, bool nonblocking) {
   }
   Slots::Get(static_cast<uint32_t>(slot)).nonblocking.store(nonblocking);
   FdTable::Set(fd, FdWord(FdWord::kStream, static_cast<uint32_t>(slot)));
+  // Another thread that has disabled the process since, and fenced all that it saw, may not have seen this one.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (!process.enabled.load()) ForgetFd(fd);
 }
 
 bool IsTcp(int domain, int type, int protocol) {
@@ -57,8 +60,10 @@ bool ListensForTcp(int fd) {
 int Accepted(int listener, int fd, int flags) {
   if (fd < 0 || thread_state.in_vfork != 0) return fd;
   Fresh(fd);
+  StartProcess();
   // Options that rule shared memory out are inherited from the listener; they were seen when they were set on it.
-  if (ListensForTcp(listener)) Track(fd, (flags & SOCK_NONBLOCK) != 0);
+  if (process.enabled.load(std::memory_order_relaxed) && ListensForTcp(listener))
+    Track(fd, (flags & SOCK_NONBLOCK) != 0);
   return fd;
 }
 

@@ -87,6 +87,7 @@ void Calibrate() {
 void AfterForkInChild() {
   const bool counted = process.fork_lock.HeldByMe();  // this thread is still called what it was in the parent
   process.fork_lock.Reset();
+  process.parent = process.pid;
   process.pid = static_cast<uint32_t>(Syscall(SYS_getpid));
   thread_state = ThreadState();
   spin_state.spinners.store(0);
@@ -102,8 +103,10 @@ void AfterForkInChild() {
 
 void DisableProcess(Reason reason) {
   process.disabled_because.store(reason);
-  if (!process.enabled.exchange(false)) return;
-  Trace("no connection of this process moves to shared memory from here on: %s", Text(reason));
+  if (process.enabled.exchange(false))
+    Trace("no connection of this process moves to shared memory from here on: %s", Text(reason));
+  // Whoever makes a socket looks at `enabled` once more behind it (Track() in hooks/sockets.cc).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   FenceAll(reason);
 }
 

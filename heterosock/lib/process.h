@@ -40,6 +40,7 @@ class SlotSet {
 
 struct Process {
   uint32_t pid = 0;
+  uint32_t parent = 0;               // that we were forked from since the library was loaded; 0: none
   uint32_t cpus = 1;                 // that this process may run on
   std::atomic<bool> enabled{false};  // sockets are tracked
   std::atomic<Reason> disabled_because{Reason::kNone};
@@ -79,7 +80,8 @@ inline bool NoticeFork() {
   AfterForkInChild();
   return true;
 }
-// From here on no connection of this process moves to shared memory, and those that did come back.
+// From here on no connection of this process moves to shared memory, and those that did come back: all of them have
+// when this returns, also when another thread is at it.
 void DisableProcess(Reason reason);
 
 }  // namespace heterok8s::heterosock

@@ -57,6 +57,11 @@ class FdTable {
     if (static_cast<unsigned>(fd) >= kSize) return FdWord();
     return FdWord(words_[fd].exchange(0, std::memory_order_acq_rel));
   }
+  // Not any more, unless it has become something else meanwhile.
+  static void Clear(int fd, FdWord was) {
+    uint32_t raw = was.raw();
+    words_[fd].compare_exchange_strong(raw, 0, std::memory_order_acq_rel);
+  }
   // No number above it was ever a stream.
   static int High() { return high_.load(std::memory_order_relaxed); }
 

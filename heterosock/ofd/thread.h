@@ -91,11 +91,12 @@ struct ThreadState {
   // Set around vfork: the child runs in this very memory, so its wrappers only pass on to the kernel.
   uint32_t in_vfork = 0;
   HeldList held;
-  uint32_t asleep = 0;      // places that it has among the sleepers of bells
-  uintptr_t asleep_at = 0;  // the stack pointer at the first
-  uint32_t unnamed = 0;     // of these without its name
-  uint32_t waits_in = 0;    // the epoll instance in whose kernel wait it counts; 0: none
-  uintptr_t waits_at = 0;   // and its stack pointer
+  uint32_t asleep = 0;        // places that it has among the sleepers of bells
+  uintptr_t asleep_at = 0;    // the stack pointer at the first
+  uint32_t unnamed = 0;       // of these without its name
+  uint32_t waits_in = 0;      // the epoll instance that it is inside a wait of; 0: none
+  uintptr_t waits_at = 0;     // and its stack pointer
+  bool waits_asleep = false;  // in the kernel, and counted there
 };
 
 extern thread_local constinit ThreadState thread_state __attribute__((tls_model("initial-exec")));

@@ -144,6 +144,19 @@ void WakeOwn(uint32_t index) {
   slot.bell_lock.Release();
 }
 
+bool WakeOthers(uint32_t index) {
+  Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  const SignalsBlocked quiet;
+  if (!slot.bell_lock.Acquire()) return false;
+  bool others = AnyInCrowd(slot, index);
+  for (const uint32_t sleeper : slot.bell_sleepers)
+    others = others || (sleeper != 0 && sleeper != ThreadId() && !Gone(sleeper));
+  const bool rung = others && channel.page != nullptr && channel.own_bell != 0 && RingOwn(index);
+  slot.bell_lock.Release();
+  return rung;
+}
+
 bool MayBePatient(uint32_t index, uint32_t sets) {
   Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);

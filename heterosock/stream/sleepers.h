@@ -26,6 +26,8 @@ void LeaveBell(uint32_t index);
 // Wakes this side's own sleepers, if any, to look again: what they wait for has changed at this end. Without /proc they
 // sleep until the peer does something.
 void WakeOwn(uint32_t index);
+// The same of a connection that is the kernel's from now on. True while other threads sleep on the bell, and were rung.
+bool WakeOthers(uint32_t index);
 // The direction moved, as this process saw: the sets of others that have the connection look too.
 void TellOtherProcesses(uint32_t index);
 // Rings the own bell, whoever may sleep on it, epoll sets too. False without /proc. While the channel is mapped.

@@ -160,16 +160,6 @@ void SettleAll() {
   }
 }
 
-void RetireAll() {
-  for (int fd = 0; fd <= FdTable::High(); ++fd) {
-    const FdWord word = FdTable::Get(fd);
-    if (word.kind() != FdWord::kStream) continue;
-    Slot& slot = Slots::Get(word.index());
-    // Not one whose last bytes TCP does not take yet: the next calls bring them there.
-    if (slot.tx.mode.load() == Mode::kPlain && slot.rx.mode.load() == Mode::kPlain) slot.phase.store(Phase::kNever);
-  }
-}
-
 void Obey(const FenceOrder& order) {
   const auto for_each = [&order](auto&& function) {
     for (int fd = 0; fd <= FdTable::High(); ++fd) {

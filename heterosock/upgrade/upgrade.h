@@ -33,7 +33,8 @@ void FenceAll(Reason reason);
 // After FenceAll(), where somebody else reads the sockets from now on.
 void SettleAll();
 
-// After that, too: what is wholly on TCP again is the kernel's alone, as if it had never been tracked.
+// After that, too: what is wholly on TCP again is the kernel's alone, as if it had never been tracked, with the epoll
+// sets that it is in. Threads that sleep in calls of ours do so in the kernel's from here on.
 void RetireAll();
 
 // The last descriptor of the process is about to be closed.
