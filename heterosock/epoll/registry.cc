@@ -29,12 +29,14 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   Instance& instance = Pool::InstanceAt(number);
   LocalChannel& channel = Slots::Local(slot);
   const uint32_t index = Pool::Take();
-  const bool moved = channel.page != nullptr && Slots::Get(slot).phase.load() == Phase::kArmed;
-  if (index == kNone || (!moved && (event.events & EPOLLEXCLUSIVE) != 0)) {
-    // EPOLLEXCLUSIVE registrations cannot be changed later, so the connection stays where it is.
+  bool moved = channel.page != nullptr && Slots::Get(slot).phase.load() == Phase::kArmed;
+  const bool fixed = index == kNone || (event.events & EPOLLEXCLUSIVE) != 0;
+  // EPOLLEXCLUSIVE registrations cannot be changed later, so the connection stays where it is; unless another thread
+  // has armed it since.
+  if (!moved && fixed) moved = !StayOnTcp(Slots::Get(slot), Reason::kEpoll);
+  if (index == kNone || (!moved && fixed)) {
     if (index != kNone) Pool::Give(index);
     if (moved) return -ENOMEM;
-    StayOnTcp(Slots::Get(slot), Reason::kEpoll);
     return KernelControl(instance, EPOLL_CTL_ADD, fd, event.events, event.data.u64);
   }
   if (moved && (event.events & EPOLLEXCLUSIVE) != 0 &&

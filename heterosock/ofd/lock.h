@@ -61,6 +61,7 @@ class SharedLock {
     if (HeldByMe() && thread_state.held.Innermost(this) == nullptr) Free(kLeft);
   }
 
+  bool Taken() const { return Owner(word_.load(std::memory_order_seq_cst)) != 0; }
   bool HeldByMe() const { return Owner(word_.load(std::memory_order_relaxed)) == ThreadId(); }
   void Reset() { word_.store(0, std::memory_order_relaxed); }
 

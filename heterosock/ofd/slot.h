@@ -118,8 +118,9 @@ struct LocalChannel {
   bool bell_dead = false;        // nobody can ring it any more
   std::atomic<uint32_t> fds{0};  // descriptor numbers of this process that mean the slot
   std::atomic<uint32_t> first_item{0};
-  std::atomic<bool> let_go{false};  // counted as no holder, for an exec
-  uint32_t generation = 0;          // of the slot when this process, or the one that it is a fork of, took it
+  std::atomic<bool> let_go{false};   // counted as no holder, for an exec
+  std::atomic<bool> closing{false};  // its last descriptor is about to be closed: it is neither mapped nor armed
+  uint32_t generation = 0;           // of the slot when this process, or the one that it is a fork of, took it
 
   layout::SideLines& own() const { return page->side[side]; }
   layout::SideLines& peer() const { return page->side[1 - side]; }
@@ -174,7 +175,7 @@ class Slots {
   static LocalChannel local_[kCount];
 };
 
-// Puts the connection on TCP for good. Only while it is not armed.
-void StayOnTcp(Slot& slot, Reason reason);
+// Puts the connection on TCP for good. False when it is armed: it is Fence() that brings it back then.
+bool StayOnTcp(Slot& slot, Reason reason);
 
 }  // namespace heterok8s::heterosock

@@ -100,6 +100,7 @@ int Slots::Allocate() {
       slot.pids[0].store(process.pid, std::memory_order_relaxed);
       Initialise(slot);
       local_[index].generation = slot.generation;
+      local_[index].closing.store(false);
       local_[index].fds.store(1, std::memory_order_relaxed);
       next_slot.store(index + 1, std::memory_order_relaxed);
       return static_cast<int>(index);
@@ -127,7 +128,12 @@ void Slots::AfterFork(int child) {
   if (slots_ == nullptr) return;
   // The child names itself, so that its name is there before it can let go.
   if (child < 0) process.fork_marks.ForEach([](uint32_t index) { slots_[index].holders.fetch_sub(1); });
-  if (child == 0) process.fork_marks.ForEach([](uint32_t index) { AddHolder(slots_[index], process.pid); });
+  if (child == 0) {
+    process.fork_marks.ForEach([](uint32_t index) {
+      AddHolder(slots_[index], process.pid);
+      local_[index].closing.store(false);  // another thread of the parent's may have been about to
+    });
+  }
   process.fork_marks.Clear();
 }
 
@@ -149,6 +155,7 @@ void Slots::AfterUnseenFork() {
   MarkStreams();
   process.fork_marks.ForEach([](uint32_t index) {
     if (!Join(index)) local_[index].fds.store(0);
+    local_[index].closing.store(false);
   });
   process.fork_marks.Clear();
 }
@@ -206,11 +213,16 @@ bool Slots::Alone(Slot& slot) {
   return slot.holders.load() <= 1;
 }
 
-void StayOnTcp(Slot& slot, Reason reason) {
+bool StayOnTcp(Slot& slot, Reason reason) {
+  Phase phase = slot.phase.load();
+  do {
+    if (phase == Phase::kArmed) return false;
+    if (phase == Phase::kNever) return true;
+  } while (!slot.phase.compare_exchange_weak(phase, Phase::kNever));
   slot.reason.store(reason, std::memory_order_relaxed);
-  slot.phase.store(Phase::kNever, std::memory_order_release);
   slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
   slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
+  return true;
 }
 
 }  // namespace heterok8s::heterosock

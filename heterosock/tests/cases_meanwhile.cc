@@ -137,10 +137,63 @@ void MeetEach(End& e) {
   e.Say("all met");
 }
 
+constexpr int kRounds = 40;
+constexpr int kEach = 40;  // of more than a hundred calls that the library makes while it arms
+constexpr int kMostArming = 240;
+
+bool Whole(int fd, bool sends) {
+  char bytes[8 << 10] = {};
+  for (size_t at = 0; at < sizeof bytes;) {
+    const ssize_t n =
+        sends ? send(fd, bytes + at, sizeof bytes - at, MSG_NOSIGNAL) : recv(fd, bytes + at, sizeof bytes - at, 0);
+    if (n <= 0) return false;
+    at += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+// Exchanges, until the connection has moved or is closed.
+void Exchange(int fd, bool first) {
+  for (int i = 0; i < kRounds && Whole(fd, first) && Whole(fd, !first); ++i) {
+    if (first) Sleep(1);  // the agent's turn
+  }
+}
+
+// Every connection is closed by another thread at another moment of the exchanges that move it.
+void CloseWhileArming(End& e) {
+  for (int at = 1, more = 1; more != 0; at += kEach) {
+    const int fd = e.Accept();
+    const linger reset{1, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    // Linux, too, lets who sleeps in recv() sleep on when another thread closes.
+    const timeval patience{0, 3 * kPatienceUs};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    more = Interrupt(
+               at, [&] { Exchange(fd, false); }, [&] { close(fd); }) &&
+           at < kMostArming;
+    e.Tell(more);
+    e.Meet();
+  }
+  e.Say("all closed");
+}
+
+void ExchangeEach(End& e) {
+  for (int more = 1; more != 0;) {
+    const int fd = e.Connect();
+    Exchange(fd, true);
+    close(fd);
+    e.Meet();
+    more = e.Told();
+  }
+  e.Say("all met");
+}
+
 #else
 
 void CloseInPoll(End&) {}
 void MeetEach(End&) {}
+void CloseWhileArming(End&) {}
+void ExchangeEach(End&) {}
 
 #endif
 
@@ -154,6 +207,19 @@ CASE{"meanwhile: another thread closes what poll() looks at",
           [](End& e) {
             e.Meet();
             CloseInPoll(e);
+          },
+      .bare = true}};
+
+CASE{"meanwhile: another thread closes what is being armed",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            ExchangeEach(e);
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            CloseWhileArming(e);
           },
       .bare = true}};
 

@@ -25,13 +25,8 @@ void Fence(uint32_t index, int fd, Reason reason) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   slot.reason.store(reason);
-  for (;;) {
-    Phase phase = slot.phase.load();
-    if (phase == Phase::kNever) return;
-    if (phase == Phase::kArmed) break;
-    if (!slot.phase.compare_exchange_strong(phase, Phase::kNever)) continue;
-    slot.tx.mode.store(Mode::kPlain);
-    slot.rx.mode.store(Mode::kPlain);
+  if (slot.phase.load() == Phase::kNever) return;
+  if (StayOnTcp(slot, reason)) {
     Trace("fd %d: stays on TCP: %s", fd, Text(reason));
     return;
   }

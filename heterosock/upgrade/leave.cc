@@ -24,6 +24,10 @@ bool ClosesWithReset(int fd) {
                  reinterpret_cast<long>(&length)) == 0 &&
          linger.on != 0 && linger.seconds == 0;
 }
+
+void LeaveKernel(uint32_t index, int fd) {
+  EpollForget(index, fd >= 0 && !process.restricted.load() && Slots::Alone(Slots::Get(index)));
+}
 }  // namespace
 
 void LeaveClosed(uint32_t index) { Leave(index, -1); }
@@ -38,16 +42,35 @@ void LeaveLost() {
   }
 }
 
+void UnmapLocked(uint32_t index, bool ended) {
+  Slot& slot = Slots::Get(index);
+  // Whoever looks at the channel holds one of the two locks, or that of the bell for its number; sleepers find the page
+  // gone. Who tells the agent of it holds the agent's.
+  const bool rx = LockReceive(index);
+  const bool tx = LockSend(index);
+  const bool bell = slot.bell_lock.Acquire();
+  if (ended) ++slot.generation;
+  Slots::Local(index).channel_id = 0;
+  Unmap(Slots::Local(index));
+  if (bell) slot.bell_lock.Release();
+  if (tx) slot.tx.lock.Release();
+  if (rx) slot.rx.lock.Release();
+}
+
 void Leave(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  const bool retired = process.restricted.load() && slot.phase.load() == Phase::kNever;
-  if (channel.page == nullptr || retired) {
-    // The memory of a retired one stays until the process ends, and the agent takes that for its end.
-    EpollForget(index, fd >= 0 && !process.restricted.load() && Slots::Alone(slot));
-    return;
-  }
+  channel.closing.store(true);  // who is about to map or to arm it sees this, or we see its phase
+  const Phase phase = slot.phase.load();
+  const bool retired = process.restricted.load() && phase == Phase::kNever;
+  const bool never_moved =
+      channel.page == nullptr && (phase == Phase::kTcp || (phase == Phase::kNever && !agent_lock.Taken()));
+  // The memory of a retired one stays until the process ends, and the agent takes that for its end.
+  if (never_moved || retired) return LeaveKernel(index, fd);
   const SignalsBlocked quiet;
+  // Another thread may be arming it just now: that ends first.
+  if (agent_lock.Acquire()) agent_lock.Release();
+  if (channel.page == nullptr) return LeaveKernel(index, fd);
   const bool alone = !Slots::LetGo(index) && Slots::Alone(slot);
   if (alone && !slot.broken.load()) {
     // What is unread in the ring goes to TCP in front of the FIN; of an abortive close nothing has to arrive.
@@ -63,22 +86,11 @@ void Leave(uint32_t index, int fd) {
     channel.own().wait.flags.fetch_or(layout::kFlagFin | layout::kFlagClosed, std::memory_order_release);
   }
   EpollForget(index, fd >= 0 && alone);
-  // Whoever looks at the channel holds one of the two locks, or that of the bell for its number; sleepers find the page
-  // gone.
-  const bool rx = LockReceive(index);
-  const bool tx = LockSend(index);
-  const bool bell = slot.bell_lock.Acquire();
-  if (alone) ++slot.generation;
+  const bool locked = agent_lock.Acquire();
   const uint64_t channel_id = channel.channel_id;
-  channel.channel_id = 0;
-  Unmap(channel);
-  if (bell) slot.bell_lock.Release();
-  if (tx) slot.tx.lock.Release();
-  if (rx) slot.rx.lock.Release();
-  if (alone && agent_lock.Acquire()) {
-    if (agent.Connected()) agent.Release(channel_id, Reason::kClosed);
-    agent_lock.Release();
-  }
+  UnmapLocked(index, alone);
+  if (alone && locked && channel_id != 0 && agent.Connected()) agent.Release(channel_id, Reason::kClosed);
+  if (locked) agent_lock.Release();
 }
 
 }  // namespace heterok8s::heterosock

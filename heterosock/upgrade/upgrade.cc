@@ -44,31 +44,24 @@ bool Step(Slot& slot, Phase from, Phase to) { return slot.phase.compare_exchange
 
 // With the agent's lock held.
 void GiveUpChannel(uint32_t index, Reason reason) {
-  Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
+  StayOnTcp(Slots::Get(index), reason);
   EpollForgetBell(index);
   if (channel.channel_id != 0) agent.Release(channel.channel_id, reason);
-  channel.channel_id = 0;
-  // As Leave() does, which may be at it in another thread.
-  const bool rx = LockReceive(index);
-  const bool tx = LockSend(index);
-  Unmap(channel);
-  if (tx) slot.tx.lock.Release();
-  if (rx) slot.rx.lock.Release();
-  StayOnTcp(slot, reason);
+  UnmapLocked(index, false);
 }
 
-// With the agent's lock held.
+// With the agent's lock held. The memory stays meanwhile: Leave() waits for that lock before it takes it away.
 void TryArm(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
-  if (slot.phase.load() != Phase::kPaired || channel.page == nullptr) return;
+  if (slot.phase.load() != Phase::kPaired || channel.page == nullptr || channel.closing.load()) return;
   if (slot.rx.calls.inside() != 0 || slot.tx.calls.inside() != 0) return;
   if (!Slots::Alone(slot)) return GiveUpChannel(index, Reason::kShared);
   if (HasUnseenSet(channel.own_bell)) return GiveUpChannel(index, Reason::kEpoll);
   if (!CountsAgree(slot, fd)) return GiveUpChannel(index, Reason::kByteCount);
   // From here on registrations that the program adds are made for shared memory; the others get their bell below.
-  if (channel.page == nullptr || !Step(slot, Phase::kPaired, Phase::kArmed)) return;
+  if (!Step(slot, Phase::kPaired, Phase::kArmed)) return GiveUpChannel(index, slot.reason.load());
   if (!slot.rx.calls.Settle() || slot.rx.calls.inside() != 0) {
     Step(slot, Phase::kArmed, Phase::kPaired);  // somebody just went into the kernel: another time
     return;
@@ -76,10 +69,6 @@ void TryArm(uint32_t index, int fd) {
   // The other end cannot switch before it sees the epoch, so nothing is in the ring if this fails.
   if (!EpollAttach(index)) return Fence(index, fd, Reason::kEpoll);
   if (!LockReceive(index)) return Fence(index, fd, Reason::kShared);
-  if (channel.page == nullptr) {  // closed by another thread; no longer from here on, as that takes this lock
-    slot.rx.lock.Release();
-    return;
-  }
   layout::SideLines& own = channel.own();
   own.counters.pid.store(process.pid, std::memory_order_relaxed);
   own.counters.tcp_received.store(slot.rx.calls.bytes(), std::memory_order_relaxed);
@@ -98,7 +87,8 @@ void Paired(const Rendezvous::Event& event) {
   LocalChannel& channel = Slots::Local(index);
   const Pairing& pairing = event.pairing;
   const bool wanted = index < Slots::kCount && slot.generation == event.id >> 32 &&
-                      slot.phase.load() == Phase::kOffered && channel.fds.load() != 0 && channel.page == nullptr;
+                      slot.phase.load() == Phase::kOffered && channel.fds.load() != 0 && !channel.closing.load() &&
+                      channel.page == nullptr;
   if (!wanted) {
     Syscall(SYS_close, pairing.memfd);
     Syscall(SYS_close, pairing.own_bell);
@@ -107,9 +97,9 @@ void Paired(const Rendezvous::Event& event) {
     return;
   }
   if (!Map(channel, pairing)) {
-    Unmap(channel);
-    agent.Release(pairing.channel_id, Reason::kMemory);
     StayOnTcp(slot, Reason::kMemory);
+    UnmapLocked(index, false);
+    agent.Release(pairing.channel_id, Reason::kMemory);
     if (pace.NoRoom(Nanoseconds())) Trace("agent: no room for another channel: no offer for %u ms", pace.pause_ms());
     return;
   }
@@ -122,7 +112,10 @@ void Declined(const Rendezvous::Event& event) {
   const uint32_t index = static_cast<uint32_t>(event.id);
   if (index >= Slots::kCount) return;
   Slot& slot = Slots::Get(index);
+  // Of one that this process has closed, a child may have made an offer of its own.
+  const LocalChannel& channel = Slots::Local(index);
   if (slot.generation != event.id >> 32 || slot.phase.load() != Phase::kOffered) return;
+  if (channel.fds.load() == 0 || channel.closing.load()) return;
   Trace("fd %d: declined: %s", FindFd(index), Text(event.reason));
   if (event.retry_ms == 0) {
     StayOnTcp(slot, event.reason);
@@ -181,7 +174,10 @@ namespace {
 
 void TryOffer(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
-  if (!process.enabled.load(std::memory_order_relaxed)) return StayOnTcp(slot, process.disabled_because.load());
+  if (!process.enabled.load(std::memory_order_relaxed)) {
+    StayOnTcp(slot, process.disabled_because.load());
+    return;
+  }
   slot.retry_at = Later(kRetryUs);
   if (!Slots::Alone(slot)) {
     slot.reason.store(Reason::kShared);
@@ -197,7 +193,10 @@ void TryOffer(uint32_t index, int fd) {
     if (pace.Pauses(now)) slot.retry_at = Later(kPauseUs);
     return;
   }
-  if (UnseenSetStays(agent.socket())) return StayOnTcp(slot, Reason::kEpoll);
+  if (UnseenSetStays(agent.socket())) {
+    StayOnTcp(slot, Reason::kEpoll);
+    return;
+  }
   if (!Step(slot, Phase::kTcp, Phase::kOffered)) return;
   if (!agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) Step(slot, Phase::kOffered, Phase::kTcp);
 }
