@@ -174,8 +174,9 @@ void Slots::LetGoForExec(uint32_t index) {
 }
 
 void Slots::BeforeExec() {
-  // In a child of a bare vfork the holder is its parent.
-  if (slots_ == nullptr || Syscall(SYS_getpid) != static_cast<long>(process.pid) || !process.fork_lock.Acquire())
+  // In a child of a bare vfork the holder is its parent. A thread that forks is not waited for: it may wait for us, in
+  // a handler of pthread_atfork().
+  if (slots_ == nullptr || Syscall(SYS_getpid) != static_cast<long>(process.pid) || !process.fork_lock.TryAcquire())
     return;
   for (int fd = 0; fd <= FdTable::High(); ++fd) {
     const FdWord word = FdTable::Get(fd);

@@ -11,6 +11,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <atomic>
+#include <mutex>
+#include <thread>
+
 #include "heterosock/tests/case.h"
 
 extern "C" pid_t _Fork();
@@ -39,6 +43,26 @@ CASE{"process: vfork and exec of cat on the connection",
             DO(close(e.sock));
             waitpid(child, &status, 0);
             e.Say("cat ended %d", status);
+          }}};
+
+// The thread that forks never gets on: the exec ends it.
+CASE{"process: exec, while a fork of another thread waits for a lock of the one that execs",
+     {.client = [](End& e) { e.Drain(e.sock, 10); },
+      .server =
+          [](End& e) {
+            static std::mutex lock;
+            static std::atomic<bool> forks{false};
+            lock.lock();
+            pthread_atfork(
+                [] {
+                  forks = true;
+                  lock.lock();
+                },
+                nullptr, nullptr);
+            std::thread([] { fork(); }).detach();
+            while (!forks) Sleep(1);
+            execl("/bin/true", "true", static_cast<char*>(nullptr));
+            e.Say("no exec");
           }}};
 
 void Spawn(End& e, bool keep_environment) {
