@@ -88,7 +88,9 @@ bool EnterBell(uint32_t index) {
   if (thread_state.asleep == 0) thread_state.asleep_at = StackPointer();
   ++thread_state.asleep;
   if (!slot.bell_lock.Acquire()) return false;
-  const bool emptied = channel.page != nullptr && !SomebodySleeps(slot, index) && bell::Empty(channel.own_bell);
+  const bool alone = channel.page != nullptr && !SomebodySleeps(slot, index);
+  const int own_bell = channel.own_bell;  // a handler of this thread may have closed it since
+  const bool emptied = alone && own_bell > 0 && bell::Empty(own_bell);
   if (uint32_t* place = PlaceOf(slot, 0))
     *place = ThreadId();
   else if (!JoinCrowd(slot, index))
