@@ -114,8 +114,7 @@ int DupOnto(int from, int to, Call&& call) {
 }
 
 void ForgetRange(unsigned first, unsigned last) {
-  for (unsigned fd = first; fd <= last && fd <= static_cast<unsigned>(FdTable::High() + 1024) && fd < FdTable::kSize;
-       ++fd) {
+  for (unsigned fd = first; fd <= last && fd < FdTable::End(); ++fd) {
     const FdWord word = FdTable::Get(static_cast<int>(fd));
     if (word.raw() != 0 && word.kind() != FdWord::kHidden) ForgetFd(static_cast<int>(fd));
   }
@@ -125,7 +124,7 @@ void ForgetRange(unsigned first, unsigned last) {
 int CloseRange(unsigned first, unsigned last, int flags) {
   unsigned from = first;
   int result = 0;
-  for (unsigned fd = first; fd <= last && fd < FdTable::kSize; ++fd) {
+  for (unsigned fd = first; fd <= last && fd < FdTable::End(); ++fd) {
     if (FdTable::Get(static_cast<int>(fd)).kind() != FdWord::kHidden) continue;
     if (fd > from) result = real.close_range(from, fd - 1, flags);
     from = fd + 1;

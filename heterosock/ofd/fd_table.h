@@ -49,9 +49,8 @@ class FdTable {
   static void Set(int fd, FdWord word) {
     if (static_cast<unsigned>(fd) >= kSize) return;
     words_[fd].store(word.raw(), std::memory_order_release);
-    int high = high_.load(std::memory_order_relaxed);
-    while (word.kind() == FdWord::kStream && fd > high && !high_.compare_exchange_weak(high, fd)) {
-    }
+    if (word.kind() == FdWord::kStream) Raise(high_, fd);
+    if (word.raw() != 0) Raise(top_, fd);
   }
   static FdWord Take(int fd) {
     if (static_cast<unsigned>(fd) >= kSize) return FdWord();
@@ -64,10 +63,19 @@ class FdTable {
   }
   // No number above it was ever a stream.
   static int High() { return high_.load(std::memory_order_relaxed); }
+  // No number from it on was ever anything of ours: who walks farther reads, and so maps, pages of zeros.
+  static unsigned End() { return static_cast<unsigned>(top_.load(std::memory_order_relaxed) + 1); }
 
  private:
+  static void Raise(std::atomic<int>& mark, int fd) {
+    int high = mark.load(std::memory_order_relaxed);
+    while (fd > high && !mark.compare_exchange_weak(high, fd)) {
+    }
+  }
+
   static inline constinit std::atomic<uint32_t> words_[kSize] = {};
   static inline constinit std::atomic<int> high_{-1};
+  static inline constinit std::atomic<int> top_{-1};
 };
 
 }  // namespace heterok8s::heterosock
