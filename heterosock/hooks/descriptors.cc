@@ -80,7 +80,9 @@ int Fresh(int fd) {
 
 namespace {
 
-bool Hidden(int fd) { return FdTable::Get(fd).kind() == FdWord::kHidden && thread_state.in_vfork == 0; }
+// Also in a child of vfork, which has copies of them: an exec there may have to ring the bell of a connection that is
+// passed on.
+bool Hidden(int fd) { return FdTable::Get(fd).kind() == FdWord::kHidden; }
 
 int BadFd() {
   errno = EBADF;
@@ -99,6 +101,7 @@ int Close(int fd) {
 template <typename Call>
 int DupOnto(int from, int to, Call&& call) {
   if (Hidden(from) || Hidden(to)) return BadFd();
+  FenceHandedOn(from);
   if (from == to || (FdTable::Get(from).raw() == 0 && FdTable::Get(to).raw() == 0) || thread_state.in_vfork != 0)
     return call();
   // Only a call that will succeed may let go of what `to` is.
@@ -140,18 +143,14 @@ HETEROSOCK_EXPORT int __close(int fd) __attribute__((alias("close")));
 HETEROSOCK_EXPORT int __close_nocancel(int fd) __attribute__((alias("close")));
 
 HETEROSOCK_EXPORT int close_range(unsigned first, unsigned last, int flags) {
-  if (thread_state.in_vfork != 0 || first > last) return real.close_range(first, last, flags);
-  if ((flags & CLOSE_RANGE_CLOEXEC) == 0) ForgetRange(first, last);
+  if (first > last) return real.close_range(first, last, flags);
+  if ((flags & CLOSE_RANGE_CLOEXEC) == 0 && thread_state.in_vfork == 0) ForgetRange(first, last);
   return CloseRange(first, last, flags);
 }
 
 HETEROSOCK_EXPORT void closefrom(int low) {
   const unsigned first = low < 0 ? 0 : static_cast<unsigned>(low);
-  if (thread_state.in_vfork != 0) {
-    real.close_range(first, ~0u, 0);
-    return;
-  }
-  ForgetRange(first, ~0u);
+  if (thread_state.in_vfork == 0) ForgetRange(first, ~0u);
   if (CloseRange(first, ~0u, 0) == 0) return;
   for (unsigned fd = first; fd < FdTable::kSize; ++fd) {  // before Linux 5.9
     if (FdTable::Get(static_cast<int>(fd)).kind() != FdWord::kHidden) Syscall(SYS_close, fd);
@@ -160,6 +159,7 @@ HETEROSOCK_EXPORT void closefrom(int low) {
 
 HETEROSOCK_EXPORT int dup(int fd) {
   if (Hidden(fd)) return BadFd();
+  FenceHandedOn(fd);
   const int result = Fresh(real.dup(fd));
   if (result >= 0 && FdTable::Get(fd).raw() != 0) CopyFd(fd, result);
   return result;
@@ -182,6 +182,8 @@ int Fcntl(int fd, int command, long argument, Call&& call) {
     return call();
   if (word.raw() != 0 && thread_state.in_vfork == 0 && NoticeFork()) word = FdTable::Get(fd);
   if (Hidden(fd)) return BadFd();
+  if (command == F_DUPFD || command == F_DUPFD_CLOEXEC || (command == F_SETFD && (argument & FD_CLOEXEC) == 0))
+    FenceHandedOn(fd);
   const int result = call();
   if (result < 0 || thread_state.in_vfork != 0) return result;
   if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) {

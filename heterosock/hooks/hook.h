@@ -46,6 +46,8 @@ inline bool StreamOf(int fd, uint32_t* slot) {
 // bad addresses fault in our copy as they would in the program's own.
 inline bool NoAddress(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) < 4096; }
 
+// This process, or a child of it that libc starts, is about to become another program: what that inherits goes to TCP.
+void BeforeExec();
 // execve or execveat by syscall(2).
 long ExecBySystemCall(long number, long a, long b, long c, long d, long e, long f);
 

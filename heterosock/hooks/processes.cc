@@ -88,7 +88,10 @@ long ForkBySystemCall(long number, long a, long b, long c, long d, long e, long 
 #if defined(__x86_64__)
 // The child comes back first, on the parent's stack, so the return address must not be kept there (as in libc's own
 // vfork). The mark stays on while the child runs and is taken off when the parent continues.
-extern "C" __attribute__((visibility("hidden"))) void heterosock_vfork_mark(uint32_t on) { thread_state.in_vfork = on; }
+extern "C" __attribute__((visibility("hidden"))) void heterosock_vfork_mark(uint32_t on) {
+  ThreadId();  // the child asks for it too, and must hear the parent's
+  thread_state.in_vfork = on;
+}
 asm(R"(
   .text
   .globl vfork
@@ -153,6 +156,7 @@ HETEROSOCK_EXPORT int clone(int (*function)(void*), void* stack, int flags, void
     if (!(flags & CLONE_VFORK)) return next(function, stack, flags, argument, a, b, c);
     // As vfork: the child has our thread's memory, and with it this mark, unless it was given thread storage of its
     // own.
+    ThreadId();
     ++thread_state.in_vfork;
     const int child = next(function, stack, flags, argument, a, b, c);
     --thread_state.in_vfork;
@@ -173,12 +177,17 @@ bool AllOnTcp() {
   return all;
 }
 
+}  // namespace
+
+namespace heterok8s::heterosock {
 void BeforeExec() {
   if (AllOnTcp()) return;
   NoticeFork();
   FenceInheritable(Reason::kExec);
 }
+}  // namespace heterok8s::heterosock
 
+namespace {
 // This process becomes another program, or the call fails.
 template <typename Call>
 [[gnu::always_inline]] inline long Exec(Call call) {
@@ -247,16 +256,6 @@ HETEROSOCK_EXPORT int execle(const char* path, const char* first, ...) {
   return static_cast<int>(Exec([&] { return real.execve(path, argv, env); }));
 }
 
-HETEROSOCK_EXPORT int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,
-                                  const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
-  BeforeExec();
-  return real.posix_spawn(child, path, actions, attributes, argv, env);
-}
-HETEROSOCK_EXPORT int posix_spawnp(pid_t* child, const char* file, const posix_spawn_file_actions_t* actions,
-                                   const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
-  BeforeExec();
-  return real.posix_spawnp(child, file, actions, attributes, argv, env);
-}
 HETEROSOCK_EXPORT int system(const char* command) {
   BeforeExec();
   return real.system(command);

@@ -232,6 +232,7 @@ HETEROSOCK_EXPORT int ioctl(int fd, IoctlRequest request, ...) {
   va_start(arguments, request);
   const long argument = va_arg(arguments, long);
   va_end(arguments);
+  if (request == FIONCLEX) FenceHandedOn(fd);
   const int result = real.ioctl(fd, request, argument);
   uint32_t slot;
   if (result != 0 || !StreamOf(fd, &slot)) [[likely]]

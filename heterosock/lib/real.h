@@ -97,6 +97,9 @@ namespace heterok8s::heterosock {
   X(execvpe, int, (const char*, char* const*, char* const*))                                                        \
   X(fexecve, int, (int, char* const*, char* const*))                                                                \
   X(execveat, int, (int, const char*, char* const*, char* const*, int))                                             \
+  X(posix_spawn_file_actions_init, int, (posix_spawn_file_actions_t*))                                              \
+  X(posix_spawn_file_actions_destroy, int, (posix_spawn_file_actions_t*))                                           \
+  X(posix_spawn_file_actions_adddup2, int, (posix_spawn_file_actions_t*, int, int))                                 \
   X(posix_spawn, int,                                                                                               \
     (pid_t*, const char*, const posix_spawn_file_actions_t*, const posix_spawnattr_t*, char* const*, char* const*)) \
   X(posix_spawnp, int,                                                                                              \

@@ -121,6 +121,7 @@ struct LocalChannel {
   std::atomic<bool> let_go{false};   // counted as no holder, for an exec
   std::atomic<bool> closing{false};  // its last descriptor is about to be closed: it is neither mapped nor armed
   uint32_t generation = 0;           // of the slot when this process, or the one that it is a fork of, took it
+  uint64_t inode = 0;                // of the socket, once it was armed
 
   layout::SideLines& own() const { return page->side[side]; }
   layout::SideLines& peer() const { return page->side[1 - side]; }

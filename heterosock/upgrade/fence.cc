@@ -1,5 +1,6 @@
 // Connections that go back to TCP as a whole, and waiting until the other end has done its part.
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <utility>
 
@@ -43,8 +44,8 @@ FenceOrder AskLocked(uint64_t channel_id, uint64_t until_ns) {
   FenceOrder order;
   const SignalsBlocked quiet;
   if (!agent_lock.TryAcquire()) return order;
-  // A forked child has no connection of its own yet.
-  while (!agent.Up() && Nanoseconds() < until_ns) {
+  // A forked child has no connection of its own yet. A child of vfork would make one that its parent knows nothing of.
+  while (!agent.Up() && thread_state.in_vfork == 0 && Nanoseconds() < until_ns) {
     agent.Ready();
     if (!agent.Connected()) break;
     order = PollAgent();
@@ -126,13 +127,34 @@ void FenceAndSettle(uint32_t index, int fd, Reason reason) {
   Settle(index, fd, Nanoseconds() + kSettleNs);
 }
 
+namespace {
+
+// A child of vfork has numbers of its own beside its parent's table: what it closed may be another file by now.
+bool StillMeans(int fd, uint32_t index) {
+  if (thread_state.in_vfork == 0) return true;
+  struct stat file = {};
+  if (Syscall(SYS_fstat, fd, reinterpret_cast<long>(&file)) != 0 || !S_ISSOCK(file.st_mode)) return false;
+  return Slots::Get(index).phase.load() != Phase::kArmed || Slots::Local(index).inode == file.st_ino;
+}
+
+}  // namespace
+
+void FenceHandedOn(int fd) {
+  const FdWord word = FdTable::Get(fd);
+  if (thread_state.in_vfork == 0 || word.kind() != FdWord::kStream) return;
+  if (Slots::Get(word.index()).phase.load() == Phase::kNever || !StillMeans(fd, word.index())) return;
+  const int saved = errno;
+  FenceAndSettle(word.index(), fd, Reason::kExec);
+  errno = saved;
+}
+
 void FenceInheritable(Reason reason) {
   const auto for_each = [](auto&& function) {
     for (int fd = 0; fd <= FdTable::High(); ++fd) {
       const FdWord word = FdTable::Get(fd);
       if (word.kind() != FdWord::kStream || Slots::Get(word.index()).phase.load() != Phase::kArmed) continue;
       const long flags = Syscall(SYS_fcntl, fd, F_GETFD);
-      if (flags >= 0 && (flags & FD_CLOEXEC) == 0) function(word.index(), fd);
+      if (flags >= 0 && (flags & FD_CLOEXEC) == 0 && StillMeans(fd, word.index())) function(word.index(), fd);
     }
   };
   for_each([reason](uint32_t index, int fd) { Fence(index, fd, reason); });

@@ -1,5 +1,7 @@
 #include "heterosock/upgrade/upgrade.h"
 
+#include <sys/stat.h>
+
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
 #include "heterosock/lib/quiet.h"
@@ -75,6 +77,9 @@ void TryArm(uint32_t index, int fd) {
   own.sender.ring_size.store(channel.ring_bytes, std::memory_order_relaxed);
   // Sets that sleep already: the bell is asked for before the other end may switch, or its first bytes would ring none.
   if (channel.items.load() != 0) bell::ArmReceiver(own.wait, slot.rx.sleep, false);
+  struct stat socket = {};
+  Syscall(SYS_fstat, fd, reinterpret_cast<long>(&socket));
+  channel.inode = socket.st_ino;
   own.control.armed_nonce.store(channel.nonce, std::memory_order_relaxed);
   own.control.armed_epoch.store(channel.epoch, std::memory_order_release);
   slot.rx.lock.Release();

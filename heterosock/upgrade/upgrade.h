@@ -29,6 +29,9 @@ void Settle(uint32_t index, int fd, uint64_t until_ns);
 void FenceAndSettle(uint32_t index, int fd, Reason reason);
 // Every connection that an exec would pass on and that is in shared memory. What is on TCP may stay a candidate.
 void FenceInheritable(Reason reason);
+// In a child of vfork, which gives the connection to the program that it becomes: under another number, or by taking
+// its close-on-exec off. That program reads and writes TCP. Nothing elsewhere.
+void FenceHandedOn(int fd);
 void FenceAll(Reason reason);
 // After FenceAll(), where somebody else reads the sockets from now on.
 void SettleAll();

@@ -1,0 +1,87 @@
+// posix_spawn, and what its file actions give to the program that it starts.
+//
+// The child is libc's own: it copies descriptors where no wrapper sees it. So their numbers are kept when they are put
+// into a posix_spawn_file_actions_t, whose inside libc alone knows, and a connection that is among them goes back to
+// TCP when anything is started with file actions. All that are kept count, not those of the object that is used alone:
+// the program may have copied it.
+//
+// Threading: any.
+#include <spawn.h>
+
+#include <atomic>
+
+#include "heterosock/hooks/hook.h"
+#include "heterosock/lib/real.h"
+#include "heterosock/ofd/slot.h"
+#include "heterosock/upgrade/upgrade.h"
+
+using namespace heterok8s::heterosock;  // NOLINT
+
+namespace {
+
+struct Source {
+  std::atomic<const void*> actions{nullptr};
+  std::atomic<int> fd{-1};
+};
+Source sources[1024];
+// More than there is room for: then every connection counts as one of them.
+std::atomic<bool> too_many{false};
+
+void Keep(const void* actions, int fd) {
+  for (Source& source : sources) {
+    const void* nobody = nullptr;
+    if (!source.actions.compare_exchange_strong(nobody, actions)) continue;
+    source.fd.store(fd);
+    return;
+  }
+  too_many.store(true);
+}
+
+void Forget(const void* actions) {
+  for (Source& source : sources) {
+    if (source.actions.load(std::memory_order_relaxed) != actions) continue;
+    source.fd.store(-1);
+    source.actions.store(nullptr);
+  }
+}
+
+void HandOn(int fd) {
+  const FdWord word = FdTable::Get(fd);
+  if (word.kind() == FdWord::kStream) FenceAndSettle(word.index(), fd, Reason::kExec);
+}
+
+void BeforeSpawn(const posix_spawn_file_actions_t* actions) {
+  BeforeExec();
+  if (actions == nullptr) return;
+  for (const Source& source : sources) {
+    if (source.actions.load(std::memory_order_relaxed) != nullptr) HandOn(source.fd.load());
+  }
+  for (int fd = 0; too_many.load(std::memory_order_relaxed) && fd <= FdTable::High(); ++fd) HandOn(fd);
+}
+
+}  // namespace
+
+HETEROSOCK_EXPORT int posix_spawn_file_actions_init(posix_spawn_file_actions_t* actions) {
+  Forget(actions);
+  return real.posix_spawn_file_actions_init(actions);
+}
+HETEROSOCK_EXPORT int posix_spawn_file_actions_destroy(posix_spawn_file_actions_t* actions) {
+  Forget(actions);
+  return real.posix_spawn_file_actions_destroy(actions);
+}
+HETEROSOCK_EXPORT int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t* actions, int from, int to) {
+  const int result = real.posix_spawn_file_actions_adddup2(actions, from, to);
+  if (result == 0) Keep(actions, from);
+  return result;
+}
+
+HETEROSOCK_EXPORT int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,
+                                  const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
+  BeforeSpawn(actions);
+  return real.posix_spawn(child, path, actions, attributes, argv, env);
+}
+HETEROSOCK_EXPORT int posix_spawnp(pid_t* child, const char* file, const posix_spawn_file_actions_t* actions,
+                                   const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
+  BeforeSpawn(actions);
+  return real.posix_spawnp(child, file, actions, attributes, argv, env);
+}
