@@ -14,7 +14,36 @@ using namespace heterok8s::heterosock;  // NOLINT
 
 namespace {
 
-constexpr size_t kPiece = 32 << 10;
+// Where bytes of a file pass on their way to the ring: not on the stack, of which a thread may have little. A signal
+// handler that jumps out of a call, or a thread that ends in one, keeps its piece; without one a page on the stack
+// does.
+constexpr size_t kPiece = 32 << 10, kSmallPiece = 2 << 10;
+
+class Piece {
+ public:
+  Piece() {
+    for (int i = 0; i < kPieces && at_ == small_; ++i) {
+      if (!taken_[i].exchange(true, std::memory_order_acquire)) at_ = pieces_[i], mine_ = i;
+    }
+  }
+  ~Piece() {
+    if (mine_ >= 0) taken_[mine_].store(false, std::memory_order_release);
+  }
+  Piece(const Piece&) = delete;
+  Piece& operator=(const Piece&) = delete;
+
+  char* data() { return at_; }
+  size_t size() const { return mine_ >= 0 ? kPiece : kSmallPiece; }
+
+ private:
+  static constexpr int kPieces = 8;
+  static inline constinit char pieces_[kPieces][kPiece] = {};
+  static inline constinit std::atomic<bool> taken_[kPieces] = {};
+
+  char small_[kSmallPiece];
+  char* at_ = small_;
+  int mine_ = -1;
+};
 
 bool InSharedMemory(std::atomic<Mode>& mode, Slot& slot) {
   return slot.phase.load(std::memory_order_relaxed) == Phase::kArmed &&
@@ -27,16 +56,17 @@ ssize_t SendFile(int out, int in, off_t* offset, size_t count) {
   const off_t start = offset != nullptr ? *offset : static_cast<off_t>(Syscall(SYS_lseek, in, 0, SEEK_CUR));
   if (start < 0) return kUseKernel;            // a pipe or a socket as source: the kernel says what it thinks of that
   if (count > 0x7ffff000) count = 0x7ffff000;  // MAX_RW_COUNT
+  Piece piece;
   while (static_cast<size_t>(done) < count) {
-    char piece[kPiece];
-    const size_t want = count - static_cast<size_t>(done) < kPiece ? count - static_cast<size_t>(done) : kPiece;
-    const long got = Syscall(SYS_pread64, in, reinterpret_cast<long>(piece), static_cast<long>(want), start + done);
+    const size_t left = count - static_cast<size_t>(done), want = left < piece.size() ? left : piece.size();
+    const long got =
+        Syscall(SYS_pread64, in, reinterpret_cast<long>(piece.data()), static_cast<long>(want), start + done);
     if (got < 0) {
       if (done == 0) return got;
       break;
     }
     if (got == 0) break;
-    const ssize_t sent = send(out, piece, static_cast<size_t>(got), 0);
+    const ssize_t sent = send(out, piece.data(), static_cast<size_t>(got), 0);
     if (sent < 0) {
       if (done == 0) return -errno;
       break;
@@ -55,6 +85,7 @@ ssize_t SendFile(int out, int in, off_t* offset, size_t count) {
 ssize_t AnySendFile(int out, int in, off_t* offset, size_t count, ssize_t (*kernel)(int, int, off_t*, size_t)) {
   uint32_t slot;
   if (!StreamOf(out, &slot)) return kernel(out, in, offset, count);
+  if (offset != nullptr && (NoAddress(offset) || *offset < 0)) return kernel(out, in, offset, count);  // refused
   Slot& state = Slots::Get(slot);
   for (;;) {
     if (InSharedMemory(state.tx.mode, state)) {
@@ -91,17 +122,47 @@ HETEROSOCK_EXPORT ssize_t sendfile64(int out, int in, off_t* offset, size_t coun
 
 namespace {
 
-// From a ring to a pipe: copied, as pages of a pipe cannot come from shared memory. Nothing is taken that the pipe
-// refuses.
-ssize_t SpliceToPipe(uint32_t slot, int in, int pipe, size_t count) {
-  char piece[kPiece];
-  const iovec part = {piece, count < kPiece ? count : kPiece};
-  const ssize_t peeked = RingReceive(slot, in, &part, 1, MSG_PEEK);
-  if (peeked <= 0) return peeked;
-  const ssize_t written = real.write(pipe, piece, static_cast<size_t>(peeked));
-  if (written < 0) return -errno;
-  const iovec taken = {piece, static_cast<size_t>(written)};
-  return RingReceive(slot, in, &taken, 1, MSG_DONTWAIT);
+// From a ring to a pipe. As do_splice() (fs/splice.c) waits for room in the pipe first, or does not
+// (SPLICE_F_NONBLOCK, O_NONBLOCK of the pipe), and moves no more than fits: whoever fills a pipe is often the one who
+// empties it.
+ssize_t SpliceToPipe(uint32_t slot, int in, int pipe, size_t count, unsigned flags) {
+  const long mode = Syscall(SYS_fcntl, pipe, F_GETFL), pipe_bytes = Syscall(SYS_fcntl, pipe, F_GETPIPE_SZ);
+  const bool valid = (flags & ~unsigned{SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT}) == 0;
+  if (!valid || mode < 0 || pipe_bytes <= 0 || (mode & O_ACCMODE) == O_RDONLY)
+    return kUseKernel;  // it is refused there
+  const bool waits = (flags & SPLICE_F_NONBLOCK) == 0 && (mode & O_NONBLOCK) == 0;
+  for (;;) {
+    pollfd room = {pipe, POLLOUT, 0};
+    const timespec none = {};
+    const int n = real.ppoll(&room, 1, waits ? nullptr : &none, nullptr);
+    if (n < 0 && errno == EINTR && CallRestarts()) continue;
+    if (n <= 0) return n == 0 ? -EAGAIN : -errno;
+    if ((room.revents & POLLERR) != 0) return kUseKernel;  // nobody reads it: EPIPE, and the signal
+    const ssize_t result = RingSplice(slot, in, pipe, static_cast<size_t>(pipe_bytes), count);
+    if (result != kPipeFull) return result;
+    if (!waits) return -EAGAIN;
+  }
+}
+
+// What the kernel moves is counted, as bytes of the receive family are: else the connection would move at a wrong byte.
+ssize_t SpliceFrom(uint32_t slot, int in, int pipe, size_t count, unsigned flags) {
+  Slot& state = Slots::Get(slot);
+  for (;;) {
+    if (state.rx.mode.load(std::memory_order_acquire) == Mode::kPlain)
+      return real.splice(in, nullptr, pipe, nullptr, count, flags);
+    if (InSharedMemory(state.rx.mode, state)) {
+      const ssize_t result = SpliceToPipe(slot, in, pipe, count, flags);
+      return result != kUseKernel ? Answer(result) : real.splice(in, nullptr, pipe, nullptr, count, flags);
+    }
+    state.rx.calls.Enter();
+    if (state.phase.load(std::memory_order_seq_cst) == Phase::kArmed) {
+      state.rx.calls.Leave(0);
+      continue;
+    }
+    const ssize_t result = real.splice(in, nullptr, pipe, nullptr, count, flags);
+    state.rx.calls.Leave(result);
+    return result;
+  }
 }
 
 // A FILE over a connection that has moved: stdio calls us. It knows its descriptor, so fileno() works.
@@ -154,11 +215,7 @@ HETEROSOCK_EXPORT ssize_t splice(int in, off_t* in_offset, int out, off_t* out_o
   if (StreamOf(out, &slot)) ReturnSend(slot, out, Reason::kSplice);
   if (StreamOf(in, &slot) && in_offset == nullptr && out_offset == nullptr && count > 0 &&
       FdTable::Get(out).raw() == 0) {
-    Slot& state = Slots::Get(slot);
-    if (InSharedMemory(state.rx.mode, state)) {
-      const ssize_t result = SpliceToPipe(slot, in, out, count);
-      if (result != kUseKernel) return Answer(result);
-    }
+    return SpliceFrom(slot, in, out, count, flags);
   }
   return real.splice(in, in_offset, out, out_offset, count, flags);
 }

@@ -1,4 +1,5 @@
 // Receiving: from TCP up to the switch, then from the ring, then perhaps from TCP again.
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 
@@ -13,6 +14,11 @@
 namespace heterok8s::heterosock {
 
 long Receiver::KernelReceive(const IovCursor& cursor, size_t most) const {
+  if (pipe_ >= 0) {
+    const size_t bytes = cursor.Total() < most ? cursor.Total() : most;
+    const long got = Syscall(SYS_splice, fd_, 0, pipe_, 0, static_cast<long>(bytes), SPLICE_F_NONBLOCK);
+    return got == -EAGAIN && (PollNow(pipe_, POLLOUT) & POLLOUT) == 0 ? kPipeFull : got;
+  }
   iovec part[kMostIovecs];
   msghdr message = {};
   message.msg_iov = part;
@@ -44,6 +50,7 @@ ssize_t Receiver::Loop() {
     }
     const Look look = mode == Mode::kRing ? LookAtRing() : LookAtTcp();
     if (look == kEnd) return result_;
+    if (look == kMore && pipe_ >= 0 && done_ > 0) return done_;
     if (look == kMore && mode == Mode::kTcp && PeeksOn()) {
       if (!at_end_ && Wait() < 0) return done_;
       done_ = 0;
@@ -221,6 +228,11 @@ Receiver::Look Receiver::Corrupt(const char* what) {
 
 ssize_t RingReceive(uint32_t index, int fd, const iovec* iov, size_t count, int flags) {
   return Receiver(index, fd, iov, count, flags).Run();
+}
+
+ssize_t RingSplice(uint32_t index, int fd, int pipe, size_t pipe_bytes, size_t count) {
+  const iovec room = {nullptr, count};
+  return Receiver(index, fd, room, pipe, pipe_bytes).Run();
 }
 
 }  // namespace heterok8s::heterosock

@@ -1,6 +1,9 @@
 // Receiving from the ring: what lies there, what to think of an empty one, and how to wait for more.
+#include <sys/ioctl.h>
+
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
+#include "heterosock/lib/quiet.h"
 #include "heterosock/lib/real.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/notify/spin.h"
@@ -47,6 +50,7 @@ Receiver::Look Receiver::LookAtRing() {
 // The bytes [head, tail), or as many as there is room for. On TCP still, a peek has seen what comes before them.
 Receiver::Look Receiver::TakeFromRing(uint64_t head, uint64_t tail) {
   layout::SideLines& peer = channel_.peer();
+  if (pipe_ >= 0) return TakeIntoPipe(head, tail);
   const uint64_t size = peer.sender.ring_size.load(std::memory_order_relaxed);
   const uint64_t base = peer.sender.ring_base.load(std::memory_order_relaxed);
   if (!ring::ValidSize(size, channel_.ring_bytes, layout::kMinRingBytes)) return Corrupt("ring size");
@@ -85,22 +89,69 @@ Receiver::Look Receiver::TakeFromRing(uint64_t head, uint64_t tail) {
     }
     return kMore;
   }
+  Publish(head, tail, size);
+  done_ += static_cast<ssize_t>(copied);
+  cursor_ = place;
+  boundary_ = tail == head && peer.control.continue_at.load(std::memory_order_relaxed) != 0;
+  return kMore;
+}
+
+// Everything before `head` was taken.
+void Receiver::Publish(uint64_t head, uint64_t tail, uint64_t size) {
   rx_.head.store(head, std::memory_order_relaxed);
   layout::SideLines& own = channel_.own();
   own.receiver.head.store(head, std::memory_order_release);
   Count(own.counters.receives);
   FullFence();
-  const uint32_t asleep = peer.wait.tx_sleep.load(std::memory_order_relaxed);
+  const uint32_t asleep = channel_.peer().wait.tx_sleep.load(std::memory_order_relaxed);
   if ((asleep & 1) != 0 && asleep != rx_.rang && ring::Roomy(tail - head, size)) {
     rx_.rang = asleep;
     own.wait.rang_at.store(Cycles(), std::memory_order_relaxed);
     bell::Ring(channel_.peer_bell);
     Count(own.counters.rings);
   }
-  done_ += static_cast<ssize_t>(copied);
-  cursor_ = place;
-  boundary_ = tail == head && peer.control.continue_at.load(std::memory_order_relaxed) != 0;
+}
+
+// Copied: pages of a pipe cannot come from shared memory. What the pipe has is taken, whatever becomes of the
+// connection meanwhile, and a signal handler that jumps away comes afterwards: else the next reader would find it
+// again.
+Receiver::Look Receiver::TakeIntoPipe(uint64_t head, uint64_t tail) {
+  layout::SideLines& peer = channel_.peer();
+  const uint64_t size = peer.sender.ring_size.load(std::memory_order_relaxed);
+  const uint64_t base = peer.sender.ring_base.load(std::memory_order_relaxed);
+  if (!ring::ValidSize(size, channel_.ring_bytes, layout::kMinRingBytes)) return Corrupt("ring size");
+  const uint64_t used = ring::Used(tail, head, size);
+  if (used == ring::kImpossible) return Corrupt("tail");
+  const size_t wanted = used < cursor_.Total() ? static_cast<size_t>(used) : cursor_.Total();
+  const SignalsBlocked quiet;
+  const long written = WriteToPipe((head - base) & (size - 1), wanted, size);
+  if (written <= 0) return End(written);
+  Publish(head + static_cast<uint64_t>(written), tail, size);
+  done_ += written;
   return kMore;
+}
+
+// Of a ring of `size`, what lies behind `at`. A pipe is a number of pages: into an empty one all of them fit, and where
+// there is room at all one does (pipe_write() and pipe_poll() in fs/pipe.c; ours may be smaller than the kernel's).
+long Receiver::WriteToPipe(uint64_t at, size_t bytes, size_t size) const {
+  constexpr size_t kPage = 4096;
+  long done = 0;
+  while (bytes > 0) {
+    int held = 0;
+    size_t room = kPage;
+    if (Syscall(SYS_ioctl, pipe_, FIONREAD, reinterpret_cast<long>(&held)) == 0 && held == 0)
+      room = pipe_bytes_;
+    else if ((PollNow(pipe_, POLLOUT) & (POLLOUT | POLLERR)) == 0)
+      return done > 0 ? done : kPipeFull;
+    size_t n = bytes < room ? bytes : room;
+    if (n > size - at) n = size - at;
+    const long written = Syscall(SYS_write, pipe_, reinterpret_cast<long>(channel_.in + at), static_cast<long>(n));
+    if (written <= 0) return done > 0 ? done : written == -EAGAIN ? kPipeFull : written;
+    done += written;
+    bytes -= static_cast<size_t>(written);
+    at = (at + static_cast<size_t>(written)) & (size - 1);
+  }
+  return done;
 }
 
 // The ring has nothing behind `end`: has the peer gone back to TCP, has the kernel seen its end?

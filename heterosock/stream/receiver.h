@@ -26,6 +26,12 @@ class Receiver {
         cursor_(start_),
         deadline_(fd, SO_RCVTIMEO) {}
 
+  // A receiver that has no buffers, but room for `room.iov_len` bytes in a pipe of `pipe_bytes`.
+  Receiver(uint32_t index, int fd, const iovec& room, int pipe, size_t pipe_bytes) : Receiver(index, fd, &room, 1, 0) {
+    pipe_ = pipe;
+    pipe_bytes_ = pipe_bytes;
+  }
+
   ssize_t Run();
 
  private:
@@ -46,6 +52,9 @@ class Receiver {
   uint64_t RingEnd() const;
   Look LookAtRing();
   Look TakeFromRing(uint64_t head, uint64_t tail);
+  Look TakeIntoPipe(uint64_t head, uint64_t tail);
+  long WriteToPipe(uint64_t at, size_t bytes, size_t size) const;
+  void Publish(uint64_t head, uint64_t tail, uint64_t size);
   Look LookBehindRing(uint64_t end);
   Look Reset(long error);
   Look Corrupt(const char* what);
@@ -61,6 +70,8 @@ class Receiver {
   const uint32_t index_;
   const int fd_;
   const int flags_;
+  int pipe_ = -1;
+  size_t pipe_bytes_ = 0;
   const IovCursor start_;
   IovCursor cursor_;
   Deadline deadline_;

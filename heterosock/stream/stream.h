@@ -18,6 +18,9 @@ inline constexpr ssize_t kUseKernel = -100000;
 
 ssize_t RingSend(uint32_t index, int fd, const iovec* iov, size_t count, int flags);
 ssize_t RingReceive(uint32_t index, int fd, const iovec* iov, size_t count, int flags);
+// As RingReceive(), into a pipe of `pipe_bytes`, and only as much as that takes without waiting. kPipeFull: nothing.
+inline constexpr ssize_t kPipeFull = -100001;
+ssize_t RingSplice(uint32_t index, int fd, int pipe, size_t pipe_bytes, size_t count);
 
 // Nothing more is to come behind what was sent last: whoever was left asleep for that is woken.
 void PushSent(uint32_t index);

@@ -1,10 +1,15 @@
 // sendfile, splice, tee, vmsplice, copy_file_range.
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <unistd.h>
+
+#include <atomic>
+#include <thread>
 
 #include "heterosock/tests/case.h"
 
@@ -174,6 +179,132 @@ CASE{"files: splice that waits, and a relay of 1 MiB",
             std::string bytes(1 << 20, '\0');
             DO(pread(kept, bytes.data(), bytes.size(), 0));
             e.Say("%d", bytes == Pattern(1 << 20));
+            DO(close(e.sock));
+          },
+      .stays = true}};
+
+// A relay of one thread: into the pipe until it takes no more, then out of it.
+std::string Relay(End& e, size_t bytes, int pipe_flags, unsigned flags) {
+  int ends[2];
+  if (pipe2(ends, pipe_flags) != 0) e.Say("no pipe");
+  DO(fcntl(ends[1], F_SETPIPE_SZ, 4096) > 0);
+  std::string all;
+  while (all.size() < bytes) {
+    if (!e.Await(e.sock, POLLIN)) break;
+    while (splice(e.sock, nullptr, ends[1], nullptr, 65'536, flags) > 0 && (flags & SPLICE_F_NONBLOCK) != 0) {
+    }
+    int held = 0;
+    ioctl(ends[0], FIONREAD, &held);
+    std::string some(static_cast<size_t>(held), '\0');
+    if (held <= 0 || read(ends[0], some.data(), some.size()) != held) break;
+    all += some;
+  }
+  close(ends[0]);
+  close(ends[1]);
+  return all;
+}
+
+void RelayCase(End& e, int pipe_flags, unsigned flags) {
+  fcntl(e.sock, F_SETFL, O_NONBLOCK);
+  e.Say("%d", Relay(e, 300'000, pipe_flags, flags) == Pattern(300'000));
+  DO(close(e.sock));
+}
+const auto kSendsMuch = [](End& e) {
+  e.SendAll(e.sock, Pattern(300'000));
+  e.Drain(e.sock, 10);
+};
+
+CASE{"files: splice until the pipe is full, SPLICE_F_NONBLOCK",
+     {.client = kSendsMuch, .server = [](End& e) { RelayCase(e, 0, SPLICE_F_NONBLOCK); }, .stays = true}};
+CASE{"files: splice until the pipe is full, which does not wait",
+     {.client = kSendsMuch,
+      .server = [](End& e) { RelayCase(e, O_NONBLOCK, SPLICE_F_NONBLOCK | SPLICE_F_MOVE); },
+      .stays = true}};
+CASE{"files: splice takes no more than fits",
+     {.client = kSendsMuch, .server = [](End& e) { RelayCase(e, 0, 0); }, .stays = true}};
+
+CASE{"files: two threads splice one connection, each into its pipe",
+     {.client = kSendsMuch,
+      .server =
+          [](End& e) {
+            std::atomic<size_t> total{0}, sum{0};
+            const auto relay = [&] {
+              int ends[2];
+              if (pipe(ends) != 0) return;
+              for (ssize_t n; total < 300'000 && (n = splice(e.sock, nullptr, ends[1], nullptr, 3000, 0)) > 0;) {
+                unsigned char bytes[3000];
+                n = read(ends[0], bytes, sizeof bytes);
+                for (ssize_t i = 0; i < n; ++i) sum += bytes[i];
+                if ((total += static_cast<size_t>(n)) >= 300'000) shutdown(e.sock, SHUT_RDWR);
+              }
+              close(ends[0]);
+              close(ends[1]);
+            };
+            std::thread other(relay);
+            relay();
+            other.join();
+            e.Say("%zu bytes, sum %zu", total.load(), sum.load());
+            DO(close(e.sock));
+          },
+      .stays = true}};
+
+CASE{"files: splice from the connection that is refused",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "still there");
+            e.Meet();
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            int ends[2], file = File(0);
+            DO(pipe(ends));
+            e.Meet();
+            e.AwaitBytes(e.sock, 11);
+            DO(splice(e.sock, nullptr, file, nullptr, 5, 0));
+            DO(splice(e.sock, nullptr, ends[0], nullptr, 5, 0));
+            DO(splice(e.sock, nullptr, ends[1], nullptr, 5, 0x100));
+            DO(fcntl(ends[1], F_SETPIPE_SZ, 4096) > 0);
+            DO(write(ends[1], Pattern(4096).data(), 4096));
+            DO(splice(e.sock, nullptr, ends[1], nullptr, 5, SPLICE_F_NONBLOCK));
+            DO(close(ends[0]));
+            signal(SIGPIPE, SIG_IGN);
+            DO(splice(e.sock, nullptr, ends[1], nullptr, 5, 0));
+            e.Say("the file has %ld bytes", static_cast<long>(lseek(file, 0, SEEK_END)));
+            e.Recv(e.sock, 20);
+            DO(close(e.sock));
+          },
+      .stays = true}};
+
+CASE{"files: sendfile and splice by a thread with the smallest stack",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "some bytes");
+            e.Drain(e.sock, 30'011);
+          },
+      .server =
+          [](End& e) {
+            struct Call {
+              int sock, file, pipe;
+              ssize_t sent, received;
+            } call{e.sock, File(100'000), -1, -1, -1};
+            int ends[2];
+            DO(pipe(ends));
+            call.pipe = ends[1];
+            e.AwaitBytes(e.sock, 10);
+            pthread_attr_t attributes;
+            pthread_attr_init(&attributes);
+            DO(pthread_attr_setstacksize(&attributes, static_cast<size_t>(sysconf(_SC_THREAD_STACK_MIN))));
+            const auto body = [](void* at) -> void* {
+              auto* made = static_cast<Call*>(at);
+              made->sent = sendfile(made->sock, made->file, nullptr, 100'000);
+              made->received = splice(made->sock, nullptr, made->pipe, nullptr, 10, 0);
+              return nullptr;
+            };
+            pthread_t thread;
+            DO(pthread_create(&thread, &attributes, body, &call));
+            pthread_join(thread, nullptr);
+            e.Say("sent %ld, received %ld", static_cast<long>(call.sent), static_cast<long>(call.received));
             DO(close(e.sock));
           },
       .stays = true}};
