@@ -264,6 +264,9 @@ HETEROSOCK_EXPORT FILE* freopen(const char* path, const char* mode, FILE* stream
   return stream;
 }
 
+// What freopen() is with _FILE_OFFSET_BITS=64.
+HETEROSOCK_EXPORT FILE* freopen64(const char* path, const char* mode, FILE* stream) __attribute__((alias("freopen")));
+
 HETEROSOCK_EXPORT int vdprintf(int fd, const char* format, va_list arguments) {
   uint32_t slot;
   if (!StreamOf(fd, &slot)) return real.vdprintf(fd, format, arguments);

@@ -86,6 +86,12 @@ bool NeedsKernel(int level, int name, const void* value, socklen_t length) {
 #endif
       case SO_ZEROCOPY:
         return number != 0;
+      // Bytes that a filter drops or cuts, and a rate, are segments' (sk_filter_trim_cap(); tcp_update_pacing_rate()).
+      case SO_ATTACH_FILTER:
+      case SO_ATTACH_BPF:
+        return true;
+      case SO_MAX_PACING_RATE:  // 32 bits, or 64; all ones: no limit
+        return length == sizeof(uint64_t) ? *static_cast<const uint64_t*>(value) != ~uint64_t{0} : number != -1;
       case SO_RCVLOWAT:
         return number > 1;
       case SO_PEEK_OFF:
@@ -171,7 +177,7 @@ HETEROSOCK_EXPORT int __connect(int fd, const sockaddr* address, socklen_t lengt
 
 HETEROSOCK_EXPORT int shutdown(int fd, int how) {
   uint32_t slot;
-  if (!StreamOf(fd, &slot)) return real.shutdown(fd, how);
+  if (!StreamOf(fd, &slot) || how < SHUT_RD || how > SHUT_RDWR) return real.shutdown(fd, how);
   if (Slots::Get(slot).phase.load() == Phase::kArmed) {
     // What is unread in the ring goes to TCP in front of the FIN, so that a program without the library finds it there.
     if (how != SHUT_RD) ReturnSend(slot, fd, Reason::kClosed);
@@ -206,8 +212,13 @@ HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value,
 
 // The counts of bytes go on where TCP's stopped. An error that the kernel told us is still the program's to hear.
 HETEROSOCK_EXPORT int getsockopt(int fd, int level, int name, void* value, socklen_t* length) {
-  const int result = real.getsockopt(fd, level, name, value, length);
   uint32_t slot;
+#ifdef TCP_ZEROCOPY_RECEIVE
+  // Maps the bytes of segments into the program (tcp_zerocopy_receive()).
+  if (level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE && StreamOf(fd, &slot))
+    FenceAndSettle(slot, fd, Reason::kSocketOption);
+#endif
+  const int result = real.getsockopt(fd, level, name, value, length);
   if (result == 0 && level == SOL_SOCKET && name == SO_ERROR && StreamOf(fd, &slot)) {
     const uint32_t error = Slots::Get(slot).rx.reset.exchange(0);
     if (error != 0 && *length >= sizeof(int)) *static_cast<int*>(value) = static_cast<int>(error);
@@ -245,7 +256,11 @@ HETEROSOCK_EXPORT int ioctl(int fd, IoctlRequest request, ...) {
     case SIOCINQ:
       *value = static_cast<int>(ReadableBytes(slot, static_cast<uint64_t>(*value)));
       break;
+    case FIOASYNC:  // as F_SETFL with O_ASYNC
+      if (*value != 0) FenceAndSettle(slot, fd, Reason::kSocketOption);
+      break;
     case SIOCOUTQ:
+    case SIOCOUTQNSD:
       // What lies in the ring has reached the other end; so has all of TCP once that reads the ring.
       if (RingWasRead(slot)) *value = 0;
       break;

@@ -23,6 +23,7 @@ using MmsgFlags = unsigned;
 #undef openat64
 #undef creat64
 #undef sendfile64
+#undef freopen64
 #undef preadv64v2
 #undef pwritev64v2
 #undef fcntl64

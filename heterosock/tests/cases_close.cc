@@ -159,6 +159,15 @@ CASE{"close: shutdown of nonsense",
           },
       .server = [](End& e) { e.Drain(e.sock, 10); }}};
 
+CASE{"close: a shutdown with a wrong how ends nothing", {.client = Echo, .server = [](End& e) {
+                                                           for (int how : {7, 3, -1}) {
+                                                             DO(shutdown(e.sock, how));
+                                                             e.SendAll(e.sock, "there and back");
+                                                             e.Say("%s", e.RecvAll(e.sock, 14).c_str());
+                                                           }
+                                                           DO(close(e.sock));
+                                                         }}};
+
 CASE{"close: all bytes, then the end, again and again",
      {.client =
           [](End& e) {

@@ -349,6 +349,20 @@ CASE{"stdio: dprintf, freopen",
           },
       .stays = true}};
 
+CASE{"stdio: freopen64",
+     {.client = [](End& e) { e.Drain(e.sock, 10); },
+      .server =
+          [](End& e) {
+            FILE* stream = fdopen(e.sock, "w");
+            DO(std::fputs("one", stream) >= 0);
+            e.Say("freopen64 %d", freopen64("/dev/null", "w", stream) == stream);
+            DO(std::fputs("nobody reads this", stream) >= 0);
+            e.Say("descriptor %d", fileno(stream) == e.sock);
+            DO(std::fclose(stream));
+            DO(fcntl(e.sock, F_GETFD));
+          },
+      .stays = true}};
+
 CASE{"stdio: a connection cannot be opened by name",
      {.client = [](End& e) { e.Drain(e.sock, 10); },
       .server =
