@@ -1,62 +1,141 @@
 #include "heterosock/agent/closer.h"
 
-#include <algorithm>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid  // timer_create(2)
+#endif
 
 namespace heterok8s::heterosock::agent {
 namespace {
 
-constexpr int kMaxThreads = 64;
 constexpr int kMaxIdle = 2;
-constexpr int kMaxOfDomain = 24;  // threads: fewer than half, so that two hostile domains leave some
+constexpr int kMaxOfDomain = 4;       // threads
+constexpr int kMaxBusy = 64;          // threads, above which a domain has one alone
+constexpr int kFull = 512;            // threads
+constexpr size_t kMaxWaiting = 2048;  // descriptors of one domain; a burst of honest ones is fewer
+constexpr long kCutNs = 2'000'000;    // how long a close may linger
+
+// Interrupts what its thread sleeps in, again and again, while it is armed. Without a timer (timer_create() can fail) a
+// close lasts as long as it lasts.
+class Interrupter {
+ public:
+  Interrupter() {
+    sigset_t ours;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGRTMIN);
+    pthread_sigmask(SIG_UNBLOCK, &ours, nullptr);
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = SIGRTMIN;
+    event.sigev_notify_thread_id = static_cast<pid_t>(syscall(SYS_gettid));
+    valid_ = timer_create(CLOCK_MONOTONIC, &event, &timer_) == 0;
+  }
+  ~Interrupter() {
+    if (valid_) timer_delete(timer_);
+  }
+  Interrupter(const Interrupter&) = delete;
+  Interrupter& operator=(const Interrupter&) = delete;
+  void Arm() { Set(kCutNs); }
+  void Disarm() { Set(0); }
+
+ private:
+  void Set(long ns) {
+    const itimerspec when{.it_interval = {0, ns}, .it_value = {0, ns}};
+    if (valid_) timer_settime(timer_, 0, &when, nullptr);
+  }
+  timer_t timer_{};
+  bool valid_ = false;
+};
 
 }  // namespace
 
 struct Closer::State {
+  struct Domain {
+    std::deque<sys::UniqueFd> waiting;
+    int closing = 0;  // threads that are in close() for it
+  };
+  using Domains = std::map<std::string, Domain>;
+
+  std::function<void(sys::UniqueFd)> close;
   std::mutex mutex;
   std::condition_variable changed;
-  std::deque<std::pair<sys::UniqueFd, std::string>> queue;
-  std::map<std::string, int> closing;  // threads that are in close() for a domain
-  int threads = 0, idle = 0;
+  Domains domains;   // of which something waits or is being closed
+  std::string last;  // that was served
+  int threads = 0, idle = 0, busy = 0;
   bool stopping = false;
 
-  bool Saturated(const std::string& domain) const {
-    auto found = closing.find(domain);
-    return found != closing.end() && found->second >= kMaxOfDomain;
+  bool MayClose(const Domain& domain) const {
+    if (domain.waiting.empty()) return false;
+    return domain.closing == 0 || (domain.closing < kMaxOfDomain && busy < kMaxBusy);
   }
-  // The first whose domain may have another thread.
-  auto Next() {
-    return std::find_if(queue.begin(), queue.end(), [this](const auto& entry) { return !Saturated(entry.second); });
+  // In turn, so that one with much to close keeps nobody waiting.
+  Domains::iterator Next() {
+    auto at = domains.upper_bound(last);
+    for (size_t i = 0; i < domains.size(); ++i, ++at) {
+      if (at == domains.end()) at = domains.begin();
+      if (MayClose(at->second)) return at;
+    }
+    return domains.end();
   }
 
+  // Where no thread can be made, what waits is closed by the next that is, or that has time.
   static void Spawn(const std::shared_ptr<State>& state) {
     ++state->threads;
-    std::thread([state] { Run(state); }).detach();
+    try {
+      std::thread([state] { Run(state); }).detach();
+    } catch (const std::system_error&) {
+      --state->threads;
+    }
   }
 
   static void Run(const std::shared_ptr<State>& state) {
+    Interrupter interrupter;
     std::unique_lock lock(state->mutex);
     while (state->idle < kMaxIdle) {
       ++state->idle;
-      state->changed.wait(lock, [&] { return state->stopping || state->Next() != state->queue.end(); });
+      state->changed.wait(lock, [&] { return state->stopping || state->Next() != state->domains.end(); });
       --state->idle;
-      auto next = state->Next();
-      if (next == state->queue.end()) break;
-      auto [fd, domain] = std::move(*next);
-      state->queue.erase(next);
-      ++state->closing[domain];
+      const auto next = state->Next();
+      if (next == state->domains.end()) break;
+      Domain& domain = next->second;  // stays while something of it is being closed
+      state->last = next->first;
+      sys::UniqueFd fd = std::move(domain.waiting.front());
+      domain.waiting.pop_front();
+      ++domain.closing;
+      ++state->busy;
       // Whoever is about to close something makes sure that somebody is left to close the next.
-      if (state->idle == 0 && state->threads < kMaxThreads) Spawn(state);
+      if (state->idle == 0) Spawn(state);
       lock.unlock();
-      fd.reset();
+      interrupter.Arm();
+      state->close(std::move(fd));
+      interrupter.Disarm();
       lock.lock();
-      if (--state->closing[domain] == 0) state->closing.erase(domain);
-      if (!state->queue.empty()) state->changed.notify_one();
+      --state->busy;
+      if (--domain.closing == 0 && domain.waiting.empty()) state->domains.erase(next);
+      if (state->Next() != state->domains.end()) state->changed.notify_one();
     }
     --state->threads;
   }
 };
 
-Closer::Closer() : state_(std::make_shared<State>()) {}
+Closer::Closer(std::function<void(sys::UniqueFd)> close) : state_(std::make_shared<State>()) {
+  state_->close = std::move(close);
+  struct sigaction nothing {};
+  nothing.sa_handler = [](int) {};
+  sigaction(SIGRTMIN, &nothing, nullptr);
+}
 
 Closer::~Closer() {
   std::lock_guard lock(state_->mutex);
@@ -66,15 +145,22 @@ Closer::~Closer() {
 
 bool Closer::Close(sys::UniqueFd fd, const std::string& domain) {
   std::lock_guard lock(state_->mutex);
-  state_->queue.emplace_back(std::move(fd), domain);
-  if (state_->threads == 0) State::Spawn(state_);
+  std::deque<sys::UniqueFd>& waiting = state_->domains[domain].waiting;
+  waiting.push_back(std::move(fd));
+  if (state_->idle == 0 && state_->Next() != state_->domains.end()) State::Spawn(state_);
   state_->changed.notify_one();
-  return !state_->Saturated(domain);
+  return waiting.size() < kMaxWaiting;
 }
 
 bool Closer::Saturated(const std::string& domain) const {
   std::lock_guard lock(state_->mutex);
-  return state_->Saturated(domain);
+  auto found = state_->domains.find(domain);
+  return found != state_->domains.end() && found->second.waiting.size() >= kMaxWaiting;
+}
+
+bool Closer::Full() const {
+  std::lock_guard lock(state_->mutex);
+  return state_->busy >= kFull;
 }
 
 }  // namespace heterok8s::heterosock::agent

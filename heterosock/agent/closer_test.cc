@@ -1,11 +1,14 @@
 #include "heterosock/agent/closer.h"
 
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <catch2/catch.hpp>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
 
 #include "common/testing/matchers.h"
 #include "heterosock/agent/testing/client.h"
@@ -33,37 +36,61 @@ TEST_CASE("what is given is closed, soon, many at once") {
   for (const sys::UniqueFd& reader : readers) CHECK(SeesTheEnd(reader.get()));
 }
 
-TEST_CASE("sockets that linger for minutes keep nobody else waiting, and their domain is told no") {
+// A pipe whose end is given: the end of the reader says that it was closed.
+sys::UniqueFd Give(Closer& closer, const std::string& domain) {
+  int ends[2];
+  REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+  CHECK(closer.Close(sys::UniqueFd(ends[1]), domain));
+  return sys::UniqueFd(ends[0]);
+}
+
+TEST_CASE("sockets that linger for minutes keep nobody waiting, however many domains have them") {
   Closer closer;
   std::vector<Connection> connections;
-  bool refused = false;
-  for (int i = 0; i < 300 && !refused; ++i) {
-    auto connection = MakeConnection();
-    REQUIRE_OK(connection);
-    // Unsent data, a peer that does not read, and nobody but us holds the socket: close() waits for it.
-    const linger patient{.l_onoff = 1, .l_linger = 600};
-    setsockopt(connection->client.get(), SOL_SOCKET, SO_LINGER, &patient, sizeof patient);
-    std::string megabyte(1 << 20, 'x');
-    const int small = 4096;
-    setsockopt(connection->server.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
-    while (send(connection->client.get(), megabyte.data(), megabyte.size(), MSG_DONTWAIT) > 0) {
-    }
-    refused = !closer.Close(std::move(connection->client), "hostile");
-    connections.push_back(*std::move(connection));
-    if (i == 10) {
-      int ends[2];
-      REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
-      sys::UniqueFd reader(ends[0]);
-      CHECK(closer.Close(sys::UniqueFd(ends[1]), "honest"));
-      CHECK(SeesTheEnd(reader.get()));
+  for (int domain = 0; domain < 5; ++domain) {
+    for (int i = 0; i < 30; ++i) {
+      auto connection = MakeLingering();
+      REQUIRE_OK(connection);
+      CHECK(closer.Close(std::move(connection->client), "hostile" + std::to_string(domain)));
+      connections.push_back(*std::move(connection));
     }
   }
-  CHECK(refused);
-  // The peers' ends reset the connections, which lets the threads go.
-  for (Connection& connection : connections) {
-    const linger none{.l_onoff = 1, .l_linger = 0};
-    setsockopt(connection.server.get(), SOL_SOCKET, SO_LINGER, &none, sizeof none);
+
+  const sys::UniqueFd honest = Give(closer, "honest"), same = Give(closer, "hostile0");
+
+  CHECK(SeesTheEnd(honest.get()));
+  CHECK(SeesTheEnd(same.get()));
+  CHECK_FALSE(closer.Full());
+}
+
+TEST_CASE("what no signal ends takes a few threads of its domain and none of another one") {
+  struct Gate {
+    std::mutex mutex;
+    std::condition_variable opened;
+    bool open = false;
+  };
+  const auto gate = std::make_shared<Gate>();
+  Closer closer([gate](sys::UniqueFd fd) {
+    if (int type; ioctl(fd.get(), FIONREAD, &type) == 0) return;  // a pipe
+    std::unique_lock lock(gate->mutex);
+    gate->opened.wait(lock, [&] { return gate->open; });
+  });
+  const sys::UniqueFd nothing(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const auto stuck = [&] { return sys::UniqueFd(fcntl(nothing.get(), F_DUPFD_CLOEXEC, 0)); };
+
+  for (int domain = 0; domain < 100; ++domain) {
+    for (int i = 0; i < 20; ++i) closer.Close(stuck(), "hostile" + std::to_string(domain));
   }
+  for (int i = 0; i < 10; ++i) CHECK(SeesTheEnd(Give(closer, "honest" + std::to_string(i)).get()));
+  bool told = false;
+  for (int i = 0; i < 10000 && !told; ++i) told = !closer.Close(stuck(), "hostile0");
+  CHECK(told);
+  CHECK(closer.Saturated("hostile0"));
+  CHECK_FALSE(closer.Saturated("honest0"));
+
+  const std::lock_guard lock(gate->mutex);
+  gate->open = true;
+  gate->opened.notify_all();
 }
 
 }  // namespace

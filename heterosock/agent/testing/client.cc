@@ -144,6 +144,19 @@ absl::StatusOr<Connection> MakeConnection(const std::string& listen_address) {
   return connection;
 }
 
+absl::StatusOr<Connection> MakeLingering() {
+  HK_ASSIGN_OR_RETURN(Connection connection, MakeConnection());
+  const linger patient{.l_onoff = 1, .l_linger = 600};
+  setsockopt(connection.client.get(), SOL_SOCKET, SO_LINGER, &patient, sizeof patient);
+  const int small = 4096;
+  setsockopt(connection.client.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+  setsockopt(connection.server.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+  const std::string piece(1 << 16, 'x');
+  while (send(connection.client.get(), piece.data(), piece.size(), MSG_DONTWAIT) > 0) {
+  }
+  return connection;
+}
+
 struct RunningAgent::Thread {
   std::thread thread;
 };
@@ -180,6 +193,16 @@ std::string RunningAgent::StatusText() {
   std::future<std::string> text = promise->get_future();
   agent_->Post([promise](Agent& agent) { promise->set_value(agent.Status().dump()); });
   return text.wait_for(kPatience) == std::future_status::ready ? text.get() : "{}";
+}
+
+std::shared_ptr<void> RunningAgent::Hold() {
+  auto held = std::make_shared<std::promise<void>>(), go = std::make_shared<std::promise<void>>();
+  agent_->Post([held, go](Agent&) {
+    held->set_value();
+    go->get_future().wait();
+  });
+  held->get_future().wait();
+  return std::shared_ptr<void>(nullptr, [go](void*) { go->set_value(); });
 }
 
 }  // namespace heterok8s::heterosock::agent::testing

@@ -64,6 +64,8 @@ struct Connection {
   sys::UniqueFd client, server;
 };
 absl::StatusOr<Connection> MakeConnection(const std::string& listen_address = "127.0.0.1");
+// One whose client, closed by its last holder, waits for minutes: unsent data and a peer that does not read.
+absl::StatusOr<Connection> MakeLingering();
 // A listening socket, and the port it got.
 absl::StatusOr<std::pair<sys::UniqueFd, uint16_t>> ListenTcp(const std::string& address);
 absl::StatusOr<sys::UniqueFd> ConnectTcp(const std::string& address, uint16_t port);
@@ -78,6 +80,8 @@ class RunningAgent {
   // Its status, from its own thread.
   std::string StatusText();
   Agent& agent() { return *agent_; }
+  // The agent does nothing until what this returns is destroyed; it is idle when this returns.
+  std::shared_ptr<void> Hold();
 
  private:
   RunningAgent() = default;
