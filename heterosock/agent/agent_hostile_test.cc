@@ -2,12 +2,14 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 
 #include "common/testing/matchers.h"
@@ -60,6 +62,74 @@ TEST_CASE("a broken message drops its sender and nobody else") {
   auto again = Client::Connect((*agent)->socket());
   REQUIRE_OK(again);
   CHECK_OK(Join(*good, *again, 2));
+}
+
+TEST_CASE("a socket that lingers stops nobody, whatever packet brings it") {
+  Agent::Options options = Patient();
+  options.max_processes = 3;
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  auto good = Client::Connect((*agent)->socket()), again = Client::Connect((*agent)->socket());
+  REQUIRE_OK(good);
+  REQUIRE_OK(again);
+  auto bad = Client::ConnectSilently((*agent)->socket());
+  REQUIRE_OK(bad);
+  auto connection = MakeLingering();
+  REQUIRE_OK(connection);
+  const int socket = connection->client.get();
+  const sys::UniqueFd nothing(open("/dev/null", O_RDONLY | O_CLOEXEC));
+
+  // All of it is there, and the agent its only holder, before it looks.
+  auto held = (*agent)->Hold();
+  std::optional<Client> refused;
+  SECTION("a packet that is no message") { REQUIRE_OK(bad->SendBytes(std::string(24, 'x'), {socket})); }
+  SECTION("a packet that is too long") { REQUIRE_OK(bad->SendBytes(std::string(300, 'x'), {socket})); }
+  SECTION("an empty packet") { REQUIRE_OK(bad->SendBytes("", {socket})); }
+  SECTION("more descriptors than any message has") {
+    REQUIRE_OK(
+        bad->SendBytes(std::string(24, 'x'), {nothing.get(), nothing.get(), nothing.get(), nothing.get(), socket}));
+  }
+  SECTION("behind a packet that is no message") {
+    REQUIRE_OK(bad->SendBytes(std::string(24, 'x'), {}));
+    REQUIRE_OK(bad->SendBytes(std::string(24, 'x'), {socket}));
+  }
+  SECTION("of a process that is not served") {
+    REQUIRE_OK(bad->SendBytes(std::string(24, 'x'), {}));
+    auto third = Client::ConnectSilently((*agent)->socket());
+    REQUIRE_OK(third);
+    REQUIRE_OK(third->SendBytes(std::string(24, 'x'), {socket}));
+    refused = *std::move(third);
+  }
+  connection->client.reset();
+  held.reset();
+
+  CHECK_OK(Join(*good, *again));
+  CHECK(json::parse((*agent)->StatusText()).contains("totals"));
+}
+
+TEST_CASE("a library is not called broken when the agent is out of descriptors") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  auto connection = MakeConnection();
+  REQUIRE_OK(connection);
+  rlimit files{};
+  getrlimit(RLIMIT_NOFILE, &files);
+
+  {
+    const rlimit none{.rlim_cur = 3, .rlim_max = files.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    REQUIRE_OK(client->Offer(1, connection->client.get()));
+    CHECK_THAT(client->Next().status(), HasCode(absl::StatusCode::kUnavailable));
+    setrlimit(RLIMIT_NOFILE, &files);
+  }
+
+  CHECK(json::parse((*agent)->StatusText())["totals"]["malformed"] == 0);
+  auto again = Client::Connect((*agent)->socket()), other = Client::Connect((*agent)->socket());
+  REQUIRE_OK(again);
+  REQUIRE_OK(other);
+  CHECK_OK(Join(*again, *other));
 }
 
 TEST_CASE("a number that its field does not hold ends the link with the other PU") {

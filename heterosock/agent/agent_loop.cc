@@ -1,6 +1,7 @@
 // Descriptors and time: the only place that waits.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -171,12 +172,18 @@ sys::UniqueFd Agent::Impl::AcceptFrom(int listener) {
   if (fd.valid() || (errno != EMFILE && errno != ENFILE)) return fd;
   reserve_.reset();
   fd.reset(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  fd.reset();
+  if (fd.valid()) {
+    ++counters_.refused;
+    if (MayLog())
+      spdlog::error("no descriptors left: a process was turned away; its connections stay on TCP until it tries again");
+    // Its cgroup is in a file, for which there is no descriptor.
+    const std::string whose = fmt::format("user {}", UserOfPeer(fd.get()));
+    closer_.Close(std::move(fd), whose);
+  }
   reserve_.reset(open("/dev/null", O_RDONLY | O_CLOEXEC));
-  ++counters_.refused;
-  if (MayLog())
-    spdlog::error("no descriptors left: a process was turned away; its connections stay on TCP until it tries again");
-  return fd;
+  // Until it is closed there is no reserve, and nothing to do for those that wait to be accepted.
+  if (!reserve_.valid()) poll(nullptr, 0, 1);
+  return {};
 }
 
 void Agent::Impl::Accept() {
@@ -187,13 +194,17 @@ void Agent::Impl::Accept() {
   session.who = IdentifyPeer(session.fd.get());
   session.pidfd = PidFdOfPeer(session.fd.get());
   session.credit_key = CreditKey({.pod_uid = session.who.pod_uid, .cgroup = session.who.cgroup});
-  if (sessions_of_[session.credit_key] >= options_.max_processes || closer_.Saturated(session.credit_key)) {
+  const auto others = sessions_of_.find(session.credit_key);
+  const uint32_t processes = others == sessions_of_.end() ? 0 : others->second;
+  if (processes >= options_.max_processes || closer_.Saturated(session.credit_key) ||
+      (processes == 0 && closer_.Full())) {
     ++counters_.refused;
     protocol::Refused refused = protocol::Make<protocol::Refused>();
     refused.reason = static_cast<uint32_t>(Reason::kTooManyProcesses);
     refused.version_min = refused.version_max = protocol::kVersion;
     refused.retry_after_ms = 10000;
     SendMessage(session, refused);
+    closer_.Close(std::move(session.fd), session.credit_key);  // it may have sent something already
     return;
   }
   ++sessions_of_[session.credit_key];
@@ -234,6 +245,8 @@ void Agent::Impl::OnSession(uint64_t id, uint32_t events) {
       case Received::kBroken:
         ++counters_.malformed;
         return Close(id, "it sent a packet that is no message");
+      case Received::kStarved:
+        return Close(id, "no descriptors are left for what it sends");
       case Received::kPacket:
         break;
     }
@@ -300,12 +313,16 @@ void Agent::Impl::Close(uint64_t id, const char* why) {
   if (auto count = sessions_of_.find(session.credit_key); count != sessions_of_.end() && --count->second == 0) {
     sessions_of_.erase(count);
   }
+  // In its queue there may be descriptors of a stranger, which go with it.
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, session.fd.get(), nullptr);
+  closer_.Close(std::move(session.fd), session.credit_key);
   sessions_.erase(found);
 }
 
 Agent::Agent(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) { impl_->self_ = this; }
 
 Agent::~Agent() {
+  for (auto& [id, session] : impl_->sessions_) impl_->closer_.Close(std::move(session.fd), session.credit_key);
   for (const std::string& path : {impl_->options_.socket, impl_->options_.admin, impl_->options_.pu_listen}) {
     if (!path.empty()) unlink(path.c_str());
   }

@@ -15,6 +15,14 @@ namespace {
 
 constexpr size_t kMostDescriptors = 16;
 
+ssize_t Receive(int fd, msghdr& message, int flags) {
+  ssize_t got;
+  do {
+    got = recvmsg(fd, &message, flags | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  } while (got < 0 && errno == EINTR);
+  return got;
+}
+
 absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
   sockaddr_un address = {.sun_family = AF_UNIX};
   if (path.empty() || path.size() >= sizeof address.sun_path) {
@@ -36,10 +44,8 @@ Received ReceivePacket(int fd, Packet& packet, size_t max_bytes, size_t max_desc
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = CMSG_SPACE(max_descriptors * sizeof(int));
-  ssize_t got;
-  do {
-    got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  } while (got < 0 && errno == EINTR);
+  // These are copies, and what does not fit is none: the packet holds its own (unix_peek_fds(), net/unix/af_unix.c).
+  const ssize_t got = Receive(fd, message, MSG_PEEK);
   if (got < 0) return errno == EAGAIN ? Received::kNothing : Received::kGone;
   for (cmsghdr* part_of = CMSG_FIRSTHDR(&message); part_of != nullptr; part_of = CMSG_NXTHDR(&message, part_of)) {
     if (part_of->cmsg_level != SOL_SOCKET || part_of->cmsg_type != SCM_RIGHTS) continue;
@@ -50,9 +56,18 @@ Received ReceivePacket(int fd, Packet& packet, size_t max_bytes, size_t max_desc
       packet.descriptors.emplace_back(received);
     }
   }
-  if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) return Received::kBroken;
+  const bool starved = (message.msg_flags & MSG_CTRUNC) != 0 && packet.descriptors.size() < max_descriptors;
+  if (starved || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+    packet.descriptors.clear();
+    return starved ? Received::kStarved : Received::kBroken;
+  }
   // An empty packet and the end look the same; no message is empty.
-  if (got == 0) return Received::kGone;
+  if (got == 0) {
+    packet.descriptors.clear();
+    return Received::kGone;
+  }
+  msghdr nothing{};
+  if (Receive(fd, nothing, 0) < 0) return Received::kGone;
   packet.bytes.resize(static_cast<size_t>(got));
   return Received::kPacket;
 }

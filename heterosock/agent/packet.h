@@ -1,5 +1,9 @@
 // One packet with its descriptors over a SOCK_SEQPACKET Unix socket, never waiting.
 //
+// A packet is looked at before it is taken: a descriptor that does not fit would be closed by the kernel on the spot,
+// and with it, perhaps, the last holder of a socket that lingers. What is not taken stays in the socket, whose close is
+// the business of closer.h, as are a packet's descriptors when they are a stranger's.
+//
 // Threading: any thread, one at a time for each direction of a socket. Ownership: a received packet owns its
 // descriptors; sending borrows them. Errors: see Received and Sent.
 //
@@ -25,8 +29,10 @@ struct Packet {
 enum class Received {
   kPacket,
   kNothing,
-  kGone,    // the other side closed
-  kBroken,  // longer than `max_bytes`, or with more descriptors than fit (or than this process may still open)
+  // From here on it is to be closed, with what is still in it.
+  kGone,     // the other side closed, or sent an empty packet
+  kBroken,   // longer than `max_bytes`, or with more descriptors than fit
+  kStarved,  // it brings descriptors, of which this process may open no more
 };
 Received ReceivePacket(int fd, Packet& packet, size_t max_bytes, size_t max_descriptors);
 

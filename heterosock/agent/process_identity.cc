@@ -69,6 +69,13 @@ std::string CgroupOfText(const std::string& text) {
   return unified.size() > 1 || legacy.empty() ? unified : legacy;
 }
 
+uid_t UserOfPeer(int unix_socket) {
+  ucred peer{.pid = 0, .uid = static_cast<uid_t>(-1), .gid = 0};
+  socklen_t length = sizeof peer;
+  getsockopt(unix_socket, SOL_SOCKET, SO_PEERCRED, &peer, &length);
+  return peer.uid;
+}
+
 sys::UniqueFd PidFdOfPeer(int unix_socket) {
   ucred peer{};
   socklen_t length = sizeof peer;

@@ -25,6 +25,8 @@ struct ProcessIdentity {
 };
 
 ProcessIdentity IdentifyPeer(int unix_socket);
+// Its user alone, which takes no descriptor; -1 when there is none.
+uid_t UserOfPeer(int unix_socket);
 // A descriptor of that process; invalid when it is gone or in a PID namespace that this one does not contain.
 sys::UniqueFd PidFdOfPeer(int unix_socket);
 

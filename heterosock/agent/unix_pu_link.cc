@@ -146,6 +146,8 @@ class UnixPuLink final : public PuLink {
         return absl::UnavailableError("the other agent closed the link");
       case Received::kBroken:
         return absl::InvalidArgumentError("the other agent sent a packet that is too long");
+      case Received::kStarved:
+        return absl::ResourceExhaustedError("no descriptors are left for what the other agent sends");
       case Received::kPacket:
         break;
     }
