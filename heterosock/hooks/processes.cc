@@ -183,6 +183,7 @@ namespace heterok8s::heterosock {
 void BeforeExec() {
   if (AllOnTcp()) return;
   NoticeFork();
+  MarkSpawned();
   FenceInheritable(Reason::kExec);
 }
 }  // namespace heterok8s::heterosock

@@ -120,6 +120,8 @@ struct LocalChannel {
   std::atomic<uint32_t> first_item{0};
   std::atomic<bool> let_go{false};   // counted as no holder, for an exec
   std::atomic<bool> closing{false};  // its last descriptor is about to be closed: it is neither mapped nor armed
+  std::atomic<bool> spawned{false};  // a program that this process started, and that nobody counts, may have it
+  std::atomic<uint32_t> offered{0};  // on which connection to the agent, while it has not answered
   uint32_t generation = 0;           // of the slot when this process, or the one that it is a fork of, took it
   uint64_t inode = 0;                // of the socket, once it was armed
 

@@ -102,6 +102,8 @@ int Slots::Allocate() {
       local_[index].generation = slot.generation;
       local_[index].closing.store(false);
       local_[index].fds.store(1, std::memory_order_relaxed);
+      local_[index].spawned.store(false, std::memory_order_relaxed);
+      local_[index].offered.store(0, std::memory_order_relaxed);
       next_slot.store(index + 1, std::memory_order_relaxed);
       return static_cast<int>(index);
     }

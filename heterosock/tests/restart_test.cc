@@ -1,18 +1,23 @@
 // The agent dies with offers unanswered, and another one takes its place: connections that had been offered move then.
-// Both ends are threads of one process, which is a connection too.
+// An agent that does not run keeps no other end from hearing that a connection is over. Both ends are of one process,
+// which is a connection too, but for those that must outlive it.
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "heterosock/tests/agent.h"
 
@@ -22,6 +27,8 @@ namespace {
 constexpr int kBoth = 3;        // heterosock_moved(): sends and receives through shared memory
 constexpr int kPatience = 60;   // seconds until a connection must have moved
 constexpr int kEvidence = 100;  // exchanges, of which few are enough for an offer
+constexpr int kCrowd = 8;
+constexpr useconds_t kSilenceUs = 200'000;  // longer than what the library takes for a silence of the agent
 
 using Moved = int (*)(int);
 
@@ -34,18 +41,23 @@ struct Connection {
   int client = -1, server = -1;
 };
 
-Connection Connect() {
+int Listen(sockaddr_in& address) {
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t length = sizeof address;
   auto* name = reinterpret_cast<sockaddr*>(&address);
-  if (bind(listener, name, length) != 0 || listen(listener, 1) != 0 || getsockname(listener, name, &length) != 0)
+  if (bind(listener, name, length) != 0 || listen(listener, kCrowd) != 0 || getsockname(listener, name, &length) != 0)
     Die("listen");
+  return listener;
+}
+
+Connection Connect() {
+  sockaddr_in address{};
+  const int listener = Listen(address);
   Connection made;
   made.client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (connect(made.client, name, length) != 0) Die("connect");
+  if (connect(made.client, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) Die("connect");
   made.server = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
   if (made.server < 0) Die("accept4");
   close(listener);
@@ -60,64 +72,211 @@ void Exchange(const Connection& between) {
 }
 
 // In the process that has the library; its standard input and output are the two sides of the talk with the tester.
-int Talk() {
-  const auto moved = reinterpret_cast<Moved>(dlsym(RTLD_DEFAULT, "heterosock_moved"));
-  if (moved == nullptr) Die("no library");
-  const auto has_moved = [moved](const Connection& which) {
-    for (const time_t end = time(nullptr) + kPatience; time(nullptr) < end;) {
-      Exchange(which);
-      if (moved(which.client) == kBoth && moved(which.server) == kBoth) return true;
-    }
-    return false;
-  };
-  // One that moves, so that the agent is known; then one that is offered to an agent that does not answer.
-  const Connection first = Connect();
-  if (!has_moved(first)) return 3;
-  std::printf("moved\n");
+bool Hears(char wanted) { return std::getchar() == wanted; }
+void Say(const char* word) {
+  std::printf("%s\n", word);
   std::fflush(stdout);
-  if (std::getchar() != 's') return 4;
-  const Connection second = Connect();
-  for (int i = 0; i < kEvidence; ++i) Exchange(second);
-  std::printf("offered\n");
-  std::fflush(stdout);
-  if (std::getchar() != 'k') return 4;
-  return has_moved(second) ? 0 : 5;
 }
 
-int Main(int argc, char**) {
-  if (argc == 2) return Talk();
+bool HasMoved(const Connection& which) {
+  static const auto moved = reinterpret_cast<Moved>(dlsym(RTLD_DEFAULT, "heterosock_moved"));
+  if (moved == nullptr) Die("no library");
+  for (const time_t end = time(nullptr) + kPatience; time(nullptr) < end;) {
+    Exchange(which);
+    if (moved(which.client) == kBoth && moved(which.server) == kBoth) return true;
+  }
+  return false;
+}
+
+// The answer of recv(), or -2 when nothing comes.
+ssize_t Ends(int fd) {
+  pollfd p{fd, POLLIN, 0};
+  char byte;
+  return poll(&p, 1, kPatience * 1000) == 1 ? recv(fd, &byte, 1, 0) : -2;
+}
+
+// One that moves, so that the agent is known; then the agent stops.
+bool UntilStopped() {
+  if (!HasMoved(Connect())) return false;
+  Say("moved");
+  return Hears('s');
+}
+
+// One is offered to an agent that does not answer, and to the next one.
+int Again() {
+  if (!UntilStopped()) return 3;
+  const Connection second = Connect();
+  for (int i = 0; i < kEvidence; ++i) Exchange(second);
+  Say("offered");
+  if (!Hears('k')) return 4;
+  return HasMoved(second) ? 0 : 5;
+}
+
+// One is offered to an agent that does not answer, and closed.
+int Closed(bool unread) {
+  if (!UntilStopped()) return 3;
+  const Connection second = Connect();
+  for (int i = 0; i < kEvidence; ++i) Exchange(second);
+  if (unread && send(second.client, "x", 1, 0) != 1) return 4;
+  close(second.server);
+  const ssize_t end = Ends(second.client);
+  if (unread ? end != -1 || errno != ECONNRESET : end != 0) return 5;
+  // Somebody else may hold a third one: it lives.
+  const Connection third = Connect();
+  for (int i = 0; i < kEvidence; ++i) Exchange(third);
+  const pid_t child = fork();
+  if (child == 0) {
+    char byte;
+    _exit(recv(third.server, &byte, 1, 0) == 1 && send(third.server, &byte, 1, 0) == 1 ? 0 : 1);
+  }
+  close(third.server);
+  char byte = 'y';
+  if (send(third.client, &byte, 1, 0) != 1 || Ends(third.client) != 1) return 6;
+  int status = 0;
+  waitpid(child, &status, 0);
+  Say("offered");
+  return Hears('k') && status == 0 ? 0 : 7;
+}
+
+// As many as that, to the tester, are there when this process is killed.
+int Crowd(const char* port) {
+  if (!UntilStopped()) return 3;
+  usleep(kSilenceUs);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(std::atoi(port)));
+  for (int i = 0; i < kCrowd; ++i) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) Die("connect");
+    char byte = 'x';
+    for (int exchange = 0; exchange < kEvidence; ++exchange) {
+      if (send(fd, &byte, 1, 0) != 1 || recv(fd, &byte, 1, 0) != 1) Die("exchange");
+    }
+  }
+  Say("offered");
+  pause();
+  return 8;
+}
+
+// In the tester: a program under the library and an agent of its own.
+class Program {
+ public:
+  Program(const std::string& library, std::vector<std::string> arguments) {
+    started_ = agent_.Start();
+    int to[2], from[2];
+    if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0) Die("pipe2");
+    pid_ = fork();
+    if (pid_ == 0) {
+      dup2(to[0], 0);
+      dup2(from[1], 1);
+      setenv("LD_PRELOAD", library.c_str(), 1);
+      setenv("HETEROSOCK_AGENT", agent_.path().c_str(), 1);
+      std::vector<char*> argv = {const_cast<char*>("restart_test")};
+      for (std::string& argument : arguments) argv.push_back(argument.data());
+      argv.push_back(nullptr);
+      execv("/proc/self/exe", argv.data());
+      _exit(6);
+    }
+    close(to[0]);
+    close(from[1]);
+    to_ = to[1];
+    said_ = fdopen(from[0], "r");
+  }
+  ~Program() {
+    End(SIGKILL);
+    std::fclose(said_);
+    close(to_);
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  bool started() const { return started_; }
+  Agent& agent() { return agent_; }
+  bool Hears() {
+    char line[100];
+    return std::fgets(line, sizeof line, said_) != nullptr;
+  }
+  bool Say(char word) { return write(to_, &word, 1) == 1; }
+  // Its status, after this signal if it is one.
+  int End(int signal = 0) {
+    if (pid_ <= 0) return status_;
+    if (signal != 0) kill(pid_, signal);
+    waitpid(std::exchange(pid_, -1), &status_, 0);
+    return status_;
+  }
+
+ private:
+  Agent agent_;
+  bool started_ = false;
+  pid_t pid_ = -1;
+  int to_ = -1, status_ = 0;
+  FILE* said_ = nullptr;
+};
+
+bool Report(const char* what, bool right, int status) {
+  std::printf("%s: %s: status %#x\n", right ? "ok" : "FAILED", what, static_cast<unsigned>(status));
+  return right;
+}
+
+bool Talks(const std::string& library, const char* what) {
+  Program program(library, {what});
+  bool right = program.started() && program.Hears();
+  program.agent().Stop();
+  right = right && program.Say('s') && program.Hears();
+  program.agent().Kill();
+  right = right && program.agent().StartAgain() && program.Say('k');
+  const int status = program.End(right ? 0 : SIGKILL);
+  return Report(what, right && WIFEXITED(status) && WEXITSTATUS(status) == 0, status);
+}
+
+bool Killed(const std::string& library) {
+  sockaddr_in address{};
+  const int listener = Listen(address);
+  Program program(library, {"--crowd", std::to_string(ntohs(address.sin_port))});
+  bool right = program.started() && program.Hears();
+  program.agent().Stop();
+  right = right && program.Say('s');
+  std::vector<pollfd> ends;
+  for (int i = 0; right && i < kCrowd; ++i) {
+    const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+    char byte;
+    for (int exchange = 0; exchange < kEvidence; ++exchange) {
+      if (recv(fd, &byte, 1, 0) != 1 || send(fd, &byte, 1, 0) != 1) Die("exchange");
+    }
+    ends.push_back({fd, POLLIN, 0});
+  }
+  right = right && program.Hears();
+  const int status = program.End(SIGKILL);
+  // The agent still does not run: one of them may lie in its queue.
+  int over = 0;
+  while (right && over < kCrowd - 1 && poll(ends.data(), ends.size(), kPatience * 1000) > 0) {
+    for (pollfd& end : ends) {
+      if (end.revents == 0) continue;
+      close(end.fd);
+      end.fd = -1;
+      ++over;
+    }
+  }
+  for (const pollfd& end : ends) close(end.fd);
+  close(listener);
+  return Report("--crowd", over >= kCrowd - 1, status);
+}
+
+int Main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "";
+  if (what == "--again") return Again();
+  if (what == "--closed") return Closed(false);
+  if (what == "--unread") return Closed(true);
+  if (what == "--crowd" && argc == 3) return Crowd(argv[2]);
   const std::string library = BesideThisProgram("../libheterosock.so");
-  Agent agent;
-  if (library.empty() || !agent.Start()) {
+  if (library.empty() || BesideThisProgram("../agent/heterosockd").empty()) {
     std::printf("the library or heterosockd is not built\n");
     return 77;
   }
-  int to[2], from[2];
-  if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0) Die("pipe2");
-  const pid_t child = fork();
-  if (child == 0) {
-    dup2(to[0], 0);
-    dup2(from[1], 1);
-    setenv("LD_PRELOAD", library.c_str(), 1);
-    setenv("HETEROSOCK_AGENT", agent.path().c_str(), 1);
-    execl("/proc/self/exe", "restart_test", "--talk", static_cast<char*>(nullptr));
-    _exit(6);
-  }
-  close(to[0]);
-  close(from[1]);
-  FILE* const said = fdopen(from[0], "r");
-  char line[100];
-  bool right = std::fgets(line, sizeof line, said) != nullptr;
-  agent.Stop();
-  right = right && write(to[1], "s", 1) == 1 && std::fgets(line, sizeof line, said) != nullptr;
-  agent.Kill();
-  right = right && agent.StartAgain() && write(to[1], "k", 1) == 1;
-  if (!right) kill(child, SIGKILL);
-  int status = 0;
-  waitpid(child, &status, 0);
-  right = right && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-  std::printf(right ? "ok\n" : "FAILED: status %#x\n", static_cast<unsigned>(status));
-  return right ? 0 : 1;
+  bool right = true;
+  for (const char* talk : {"--again", "--closed", "--unread"}) right = Talks(library, talk) && right;
+  return Killed(library) && right ? 0 : 1;
 }
 
 }  // namespace

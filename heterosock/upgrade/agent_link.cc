@@ -1,6 +1,8 @@
 #include "heterosock/upgrade/agent_link.h"
 
+#include <linux/sockios.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -15,6 +17,7 @@
 namespace heterok8s::heterosock {
 namespace {
 constexpr uint64_t kRetryMs = 500;  // how long an agent that is not there is left alone
+constexpr uint64_t kSilenceNs = 100 * 1000 * 1000;
 }  // namespace
 
 void AgentLink::Forget() {
@@ -51,13 +54,25 @@ void AgentLink::Connect() {
   hello.version_min = hello.version_max = protocol::kVersion;
   hello.layout_version = layout::kChannelVersion;
   state_ = kGreeted;
+  if (++number_ == 0) ++number_;
   if (!Send(&hello, sizeof hello)) Drop("it takes no messages", kRetryMs);
 }
 
 bool AgentLink::Ready() {
-  if (state_ == kUp) return pending_ < max_pending_;
+  if (state_ == kUp) return pending_ < max_pending_ && Listens();
   if (state_ == kDown && Nanoseconds() >= retry_at_) Connect();
   return false;
+}
+
+bool AgentLink::Unread() const {
+  int bytes = 0;
+  return Syscall(SYS_ioctl, fd_, SIOCOUTQ, reinterpret_cast<long>(&bytes)) == 0 && bytes > 0;
+}
+
+bool AgentLink::Listens() {
+  if (Unread()) return Nanoseconds() - heard_ < kSilenceNs;
+  if (heard_ < sent_at_) heard_ = sent_at_;
+  return true;
 }
 
 bool AgentLink::Send(const void* message, size_t bytes, int first, int second) {
@@ -77,6 +92,7 @@ bool AgentLink::Send(const void* message, size_t bytes, int first, int second) {
     header->cmsg_len = CMSG_LEN(count * sizeof(int));
     memcpy(CMSG_DATA(header), descriptors, count * sizeof(int));
   }
+  sent_at_ = Nanoseconds();
   return Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&packet), MSG_DONTWAIT | MSG_NOSIGNAL) ==
          static_cast<long>(bytes);
 }
@@ -131,6 +147,7 @@ bool AgentLink::Receive(uint8_t* packet, size_t* bytes, int* fds, size_t* count)
     Drop("it is gone", kRetryMs);
     return false;
   }
+  heard_ = Nanoseconds();
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
     const size_t n = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);

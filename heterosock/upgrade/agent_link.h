@@ -22,12 +22,19 @@ class AgentLink final : public Rendezvous {
   int socket() const { return fd_; }  // -1: none
   bool Up() const { return state_ == kUp; }
   uint32_t pending() const { return pending_; }  // offers without an answer
+  uint32_t number() const { return number_; }    // of this connection; not 0 once an offer was made
+  // Whether an offer made on the connection of this number may lie unread still, with the socket in it.
+  bool MayHold(uint32_t number) const { return number != number_ || fd_ < 0 || Unread(); }
 
  private:
   enum State { kDown, kGreeted, kUp };
 
   void Connect();
   void Drop(const char* why, uint64_t retry_ms);
+  // An agent that does not run holds what it is offered until it reads, and a program that is killed meanwhile ends
+  // without a FIN. So after a silence one offer is made, and no other one before it was read.
+  bool Listens();
+  bool Unread() const;
   bool Send(const void* message, size_t bytes, int first = -1, int second = -1);
   // Reads one packet; false when there is none. Hands out descriptors in `fds`.
   bool Receive(uint8_t* packet, size_t* bytes, int* fds, size_t* count);
@@ -37,6 +44,8 @@ class AgentLink final : public Rendezvous {
   uint64_t retry_at_ = 0;  // Nanoseconds()
   uint32_t pending_ = 0;   // offers without an answer
   uint32_t max_pending_ = 1;
+  uint32_t number_ = 0;
+  uint64_t sent_at_ = 0, heard_ = 0;  // Nanoseconds(); the agent ran at the second, or later
 };
 
 }  // namespace heterok8s::heterosock

@@ -27,6 +27,7 @@ bool ClosesWithReset(int fd) {
 
 void LeaveKernel(uint32_t index, int fd) {
   EpollForget(index, fd >= 0 && !process.restricted.load() && Slots::Alone(Slots::Get(index)));
+  if (fd >= 0) EndUnread(index, fd);
 }
 }  // namespace
 

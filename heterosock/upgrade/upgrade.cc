@@ -91,6 +91,7 @@ void Paired(const Rendezvous::Event& event) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   const Pairing& pairing = event.pairing;
+  if (index < Slots::kCount && slot.generation == event.id >> 32) channel.offered.store(0);
   const bool wanted = index < Slots::kCount && slot.generation == event.id >> 32 &&
                       slot.phase.load() == Phase::kOffered && channel.fds.load() != 0 && !channel.closing.load() &&
                       channel.page == nullptr;
@@ -118,8 +119,10 @@ void Declined(const Rendezvous::Event& event) {
   if (index >= Slots::kCount) return;
   Slot& slot = Slots::Get(index);
   // Of one that this process has closed, a child may have made an offer of its own.
-  const LocalChannel& channel = Slots::Local(index);
-  if (slot.generation != event.id >> 32 || slot.phase.load() != Phase::kOffered) return;
+  LocalChannel& channel = Slots::Local(index);
+  if (slot.generation != event.id >> 32) return;
+  channel.offered.store(0);
+  if (slot.phase.load() != Phase::kOffered) return;
   if (channel.fds.load() == 0 || channel.closing.load()) return;
   Trace("fd %d: declined: %s", FindFd(index), Text(event.reason));
   if (event.retry_ms == 0) {
@@ -203,7 +206,11 @@ void TryOffer(uint32_t index, int fd) {
     return;
   }
   if (!Step(slot, Phase::kTcp, Phase::kOffered)) return;
-  if (!agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) Step(slot, Phase::kOffered, Phase::kTcp);
+  LocalChannel& channel = Slots::Local(index);
+  channel.offered.store(agent.number());
+  if (agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) return;
+  channel.offered.store(0);
+  Step(slot, Phase::kOffered, Phase::kTcp);
 }
 
 }  // namespace

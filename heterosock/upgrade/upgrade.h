@@ -42,6 +42,11 @@ void RetireAll();
 
 // The last descriptor of the process is about to be closed.
 void Leave(uint32_t index, int fd);
+// The last one of all is, and the agent may not have looked at the offer yet: then it would hold the socket, and the
+// other end would not hear of the end before it does. So what close() would have the kernel send is sent here.
+void EndUnread(uint32_t index, int fd);
+// A program was, or is about to be, started that may have what this process has, and that nobody counts.
+void MarkSpawned();
 // It was closed behind our back.
 void LeaveClosed(uint32_t index);
 // In a child that nobody saw coming: connections that its parent ended before the child's first call. The kernel alone
