@@ -2,8 +2,11 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -130,6 +133,49 @@ TEST_CASE("a library is not called broken when the agent is out of descriptors")
   REQUIRE_OK(again);
   REQUIRE_OK(other);
   CHECK_OK(Join(*again, *other));
+}
+
+TEST_CASE("a container gets no answer from the admin socket") {
+  Agent::Options options = Patient();
+  const std::string folder = MakeFolder();
+  options.admin = folder + "/admin.sock";
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  // What the agent says to a child, in a PID namespace of its own or not, by its exit status.
+  const auto answers = [&](bool contained) {
+    const pid_t child = fork();
+    if (child == 0) {
+      if (contained && unshare(CLONE_NEWPID) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) _exit(77);
+      const pid_t within = fork();
+      if (within == 0) {
+        sockaddr_un address = {.sun_family = AF_UNIX};
+        strncpy(address.sun_path, options.admin.c_str(), sizeof address.sun_path - 1);
+        const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        constexpr char kStatus[] = "{\"command\": \"status\"}\n";
+        char answer[16] = {};
+        if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) _exit(2);
+        (void)!write(fd, kStatus, sizeof kStatus - 1);
+        if (recv(fd, answer, 8, MSG_WAITALL) != 8) _exit(3);
+        _exit(strcmp(answer, "{\"error\"") == 0 ? 1 : 0);
+      }
+      int status = 0;
+      waitpid(within, &status, 0);
+      _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 4);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 5;
+  };
+
+  const int container = answers(true);
+  CHECK(answers(false) == 0);
+  if (container == 77) {
+    WARN("SKIPPED: no PID namespace can be made here");
+  } else {
+    CHECK(container == 1);
+  }
+  agent->reset();
+  rmdir(folder.c_str());
 }
 
 TEST_CASE("a number that its field does not hold ends the link with the other PU") {

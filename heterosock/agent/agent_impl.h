@@ -151,6 +151,7 @@ class Agent::Impl {
   Agent* self_ = nullptr;
   Options options_;
   Policy policy_;
+  const ProcessIdentity own_ = IdentifySelf();
   const uint64_t epoch_;
   const std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
   sys::UniqueFd epoll_, listener_, admin_listener_, pu_listener_, wake_;

@@ -215,7 +215,15 @@ void Agent::Impl::Accept() {
 
 void Agent::Impl::AcceptAdmin() {
   sys::UniqueFd fd = AcceptFrom(admin_listener_.get());
-  if (!fd.valid() || admins_.size() >= kMaxAdminClients) return;
+  if (!fd.valid()) return;
+  const ProcessIdentity who = IdentifyPeer(fd.get());
+  if (!MayAdminister(who, own_) || admins_.size() >= kMaxAdminClients) {
+    constexpr char kNo[] = "{\"error\": \"a container of a Pod, or too many at once, is not served\"}\n";
+    send(fd.get(), kNo, sizeof kNo - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const std::string whose = CreditKey({.pod_uid = who.pod_uid, .cgroup = who.cgroup});
+    closer_.Close(std::move(fd), whose);
+    return;
+  }
   const uint64_t id = kAdminBit | next_session_++;
   Watch(fd.get(), id, EPOLLIN);
   admins_[id].fd = std::move(fd);

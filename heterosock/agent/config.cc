@@ -7,6 +7,7 @@
 
 #include "common/config/yaml.h"
 #include "common/sys/file.h"
+#include "heterosock/protocol/messages.h"
 
 namespace heterok8s::heterosock::agent {
 namespace {
@@ -35,7 +36,7 @@ absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& n
   Section root = document.root();
   Config config;
   Agent::Options& agent = config.agent;
-  agent.socket = Path(root, "socket", "/run/heterosock/agent.sock");
+  agent.socket = Path(root, "socket", protocol::kDefaultAgentPath);
   agent.admin = Path(root, "admin", "/run/heterosock/admin.sock");
 
   Section pu = root.Child("other_pu");

@@ -1,9 +1,11 @@
 #include "heterosock/agent/config.h"
 
 #include <catch2/catch.hpp>
+#include <filesystem>
 
 #include "common/testing/matchers.h"
 #include "heterosock/agent/mechanisms.h"
+#include "heterosock/protocol/messages.h"
 
 namespace heterok8s::heterosock::agent {
 namespace {
@@ -13,7 +15,11 @@ using testing::Says;
 TEST_CASE("an empty file gives the defaults") {
   auto config = ParseConfig("{}", "f");
   REQUIRE_OK(config);
-  CHECK(config->agent.socket == "/run/heterosock/agent.sock");
+  CHECK(config->agent.socket == protocol::kDefaultAgentPath);
+  // Pods mount its folder: nothing else may be in it.
+  const auto folder = std::filesystem::path(config->agent.socket).parent_path();
+  CHECK(std::filesystem::path(config->agent.admin).parent_path() != folder);
+  CHECK(std::filesystem::path(config->bpffs).parent_path() != folder);
   CHECK(config->agent.ring_bytes == 1 << 20);
   CHECK(config->tokens == TokenMode::kAuto);
   CHECK_FALSE(config->agent.believe_addresses);

@@ -40,6 +40,18 @@ absl::StatusOr<Pair> Connected() {
   return pair;
 }
 
+TEST_CASE("who is in a Pod or in a PID namespace of its own gives no orders") {
+  const ProcessIdentity own = IdentifySelf();
+  CHECK(own.pid_namespace != 0);
+
+  const auto may = [](ProcessIdentity peer, const ProcessIdentity& agent) { return MayAdminister(peer, agent); };
+  CHECK(may({.pid = 5, .pid_namespace = 7}, {.pid_namespace = 7}));
+  CHECK_FALSE(may({.pid = 5, .pid_namespace = 8}, {.pid_namespace = 7}));
+  CHECK_FALSE(may({.pid = 5, .pod_uid = "a", .pid_namespace = 7}, {.pid_namespace = 7}));
+  CHECK(may({.pid = 5, .pod_uid = "a", .pid_namespace = 7}, {.pod_uid = "a", .pid_namespace = 7}));
+  CHECK_FALSE(may({.pid = 5}, own));  // it is gone, and nothing is known of it
+}
+
 TEST_CASE("both ends of a connection mirror each other, in this and in another namespace", "[netns]") {
   const std::string path = fmt::format("/run/netns/hk-identity-{}", getpid());
   auto netns = sys::CreateNetns(path);

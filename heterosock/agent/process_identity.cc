@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -31,6 +32,11 @@ sys::UniqueFd PidFd(int unix_socket, pid_t pid) {
 bool HasEnded(int pidfd) {
   pollfd p{pidfd, POLLIN, 0};
   return poll(&p, 1, 0) != 0;
+}
+
+uint64_t PidNamespaceOf(const std::string& process) {
+  struct stat st {};
+  return stat(fmt::format("/proc/{}/ns/pid", process).c_str(), &st) == 0 ? st.st_ino : 0;
 }
 
 bool IsUidCharacter(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || c == '-' || c == '_'; }
@@ -69,6 +75,20 @@ std::string CgroupOfText(const std::string& text) {
   return unified.size() > 1 || legacy.empty() ? unified : legacy;
 }
 
+ProcessIdentity IdentifySelf() {
+  ProcessIdentity own{.uid = geteuid(), .pid_namespace = PidNamespaceOf("self")};
+  if (absl::StatusOr<std::string> cgroup = sys::ReadFile("/proc/self/cgroup", 65536); cgroup.ok()) {
+    own.cgroup = CgroupOfText(*cgroup);
+    own.pod_uid = PodUidOfCgroup(own.cgroup);
+  }
+  return own;
+}
+
+bool MayAdminister(const ProcessIdentity& peer, const ProcessIdentity& own) {
+  if (peer.pid <= 0) return true;
+  return peer.pid_namespace == own.pid_namespace && (peer.pod_uid.empty() || peer.pod_uid == own.pod_uid);
+}
+
 uid_t UserOfPeer(int unix_socket) {
   ucred peer{.pid = 0, .uid = static_cast<uid_t>(-1), .gid = 0};
   socklen_t length = sizeof peer;
@@ -92,11 +112,13 @@ ProcessIdentity IdentifyPeer(int unix_socket) {
   sys::UniqueFd pidfd = PidFd(unix_socket, peer.pid);
   absl::StatusOr<std::string> cgroup = sys::ReadFile(fmt::format("/proc/{}/cgroup", peer.pid), 65536);
   absl::StatusOr<std::string> command = sys::ReadFile(fmt::format("/proc/{}/comm", peer.pid), 256);
+  const uint64_t pid_namespace = PidNamespaceOf(std::to_string(peer.pid));
   // Alive after the reading, so what was read is this process's.
   if (!pidfd.valid() || HasEnded(pidfd.get())) return who;
   if (cgroup.ok()) who.cgroup = CgroupOfText(*cgroup);
   if (command.ok() && !command->empty()) who.command = command->substr(0, command->size() - 1);
   who.pod_uid = PodUidOfCgroup(who.cgroup);
+  who.pid_namespace = pid_namespace;
   return who;
 }
 

@@ -10,6 +10,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
 
 #include "common/sys/unique_fd.h"
@@ -19,12 +20,19 @@ namespace heterok8s::heterosock::agent {
 struct ProcessIdentity {
   pid_t pid = 0;
   uid_t uid = 0;
-  std::string command;  // /proc/PID/comm, for people
-  std::string cgroup;   // path in the v2 hierarchy, or in a v1 one where v2 has the process in its root
-  std::string pod_uid;  // from the cgroup's path; empty outside of Pods
+  std::string command;         // /proc/PID/comm, for people
+  std::string cgroup;          // path in the v2 hierarchy, or in a v1 one where v2 has the process in its root
+  std::string pod_uid;         // from the cgroup's path; empty outside of Pods
+  uint64_t pid_namespace = 0;  // inode of its PID namespace
 };
 
 ProcessIdentity IdentifyPeer(int unix_socket);
+// This process; no pid and no command.
+ProcessIdentity IdentifySelf();
+// Whether `peer` may give orders to the process `own`: root of a container is root to the mode of a socket's file. Of
+// a process that the PID namespace of `own` does not contain nothing can be told; one in a namespace within it, or in
+// another Pod, may not.
+bool MayAdminister(const ProcessIdentity& peer, const ProcessIdentity& own);
 // Its user alone, which takes no descriptor; -1 when there is none.
 uid_t UserOfPeer(int unix_socket);
 // A descriptor of that process; invalid when it is gone or in a PID namespace that this one does not contain.

@@ -31,7 +31,7 @@
 
 namespace heterok8s::heterosock::protocol {
 
-constexpr char kDefaultAgentPath[] = "/run/heterosock/agent.sock";
+constexpr char kDefaultAgentPath[] = "/run/heterosock/pods/agent.sock";
 constexpr char kAgentPathVariable[] = "HETEROSOCK_AGENT";
 
 // Raised when a message changes in a way that an older side would misread.

@@ -1,12 +1,12 @@
 // What the library needs from the agent: a partner for a socket. Nothing here ever blocks.
 //
-// The library connects to the agent's SOCK_SEQPACKET Unix socket ($HETEROSOCK_AGENT, else /run/heterosock/agent.sock),
-// says HELLO with the layouts it knows and goes on when WELCOME came. A connection that shows evidence of life is
-// offered: the socket itself travels by SCM_RIGHTS, so the agent takes identity from the kernel (SO_COOKIE,
-// SO_NETNS_COOKIE, inet_diag) and believes nothing that we say. The agent closes its copy at once: a held duplicate
-// would keep FIN from being sent. When both ends of a connection have been offered and the policy allows it, each gets
-// PAIRED; else DECLINED. That is two messages per side and upgrade; arming and switching happen in shared memory. With
-// the agent gone, connections that moved stay where they are and new ones stay on TCP until it is back.
+// The library connects to the agent's SOCK_SEQPACKET Unix socket ($HETEROSOCK_AGENT, else kDefaultAgentPath of
+// protocol/messages.h), says HELLO with the layouts it knows and goes on when WELCOME came. A connection that shows
+// evidence of life is offered: the socket itself travels by SCM_RIGHTS, so the agent takes identity from the kernel
+// (SO_COOKIE, SO_NETNS_COOKIE, inet_diag) and believes nothing that we say. The agent closes its copy at once: a held
+// duplicate would keep FIN from being sent. When both ends of a connection have been offered and the policy allows it,
+// each gets PAIRED; else DECLINED. That is two messages per side and upgrade; arming and switching happen in shared
+// memory. With the agent gone, connections that moved stay where they are and new ones stay on TCP until it is back.
 //
 // Threading: one thread at a time (the caller holds a lock). Ownership: descriptors of a Pairing belong to the caller.
 //
