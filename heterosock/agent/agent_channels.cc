@@ -1,4 +1,5 @@
 // From PAIRED to the end of a channel.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
@@ -147,32 +148,50 @@ bool Agent::Impl::OnHandBack(Session& session, const Packet& packet) {
     // A process connected to itself holds both ends, and means the one that it called back.
     for (int side : {0, 1}) {
       if (found->second.ends[side].holders.contains(session.id) && CalledBack(found->second.memory.get(), side))
-        HandBackTo(found->second, side);
+        HandBackTo(session, found->second, side);
     }
     return true;
   }
   return true;  // of an agent before us
 }
 
-void Agent::Impl::HandBackTo(Channel& channel, int side) {
-  ChannelEnd& sender = channel.ends[1 - side];
+void Agent::Impl::HandBackTo(const Session& asker, Channel& channel, int side) {
   if (std::exchange(channel.ends[side].handed_back, true)) return;
-  absl::Status why = absl::NotFoundError("no process of this PU holds the other end");
+  struct Task {
+    uint64_t channel = 0, inode = 0, cookie = 0;
+    int side = 0;
+    sys::UniqueFd memory;
+    std::vector<std::pair<sys::UniqueFd, pid_t>> holders;
+    std::shared_ptr<std::atomic<uint64_t>> bytes;
+  };
+  const ChannelEnd& sender = channel.ends[1 - side];
+  const auto task = std::make_shared<Task>(Task{.channel = channel.name.id,
+                                                .inode = sender.inode,
+                                                .cookie = sender.cookie,
+                                                .side = side,
+                                                .bytes = counters_.handed_back});
+  task->memory.reset(fcntl(channel.memory.get(), F_DUPFD_CLOEXEC, 0));
   for (uint64_t holder : sender.holders) {
     auto other = sessions_.find(holder);
     if (other == sessions_.end() || !other->second.pidfd.valid()) continue;
-    absl::StatusOr<sys::UniqueFd> socket =
-        TakeSocket(other->second.pidfd.get(), other->second.who.pid, sender.inode, sender.cookie);
-    why = socket.status();
-    if (!socket.ok()) continue;
-    absl::StatusOr<uint64_t> bytes = HandBack(channel.memory.get(), side, socket->get());
-    why = bytes.status();
-    closer_.Close(*std::move(socket), other->second.credit_key);
-    if (bytes.ok()) counters_.handed_back += *bytes;
-    break;
+    task->holders.emplace_back(fcntl(other->second.pidfd.get(), F_DUPFD_CLOEXEC, 0), other->second.who.pid);
   }
-  // The other end brings them back with its next call.
-  if (!why.ok()) spdlog::debug("channel {}: nothing handed back: {}", channel.name.id, Message(why));
+  // Looking through all that a process has open takes as long as it likes.
+  const auto run = [task] {
+    absl::Status why = absl::NotFoundError("no process of this PU holds the other end");
+    for (const auto& [pidfd, pid] : task->holders) {
+      absl::StatusOr<sys::UniqueFd> socket = TakeSocket(pidfd.get(), pid, task->inode, task->cookie);
+      why = socket.status();
+      if (!socket.ok()) continue;
+      absl::StatusOr<uint64_t> bytes = HandBack(task->memory.get(), task->side, socket->get());
+      why = bytes.status();
+      if (bytes.ok()) *task->bytes += *bytes;
+      break;
+    }
+    // The other end brings them back with its next call.
+    if (!why.ok()) spdlog::debug("channel {}: nothing handed back: {}", task->channel, Message(why));
+  };
+  closer_.Do(run, asker.credit_key);
 }
 
 void Agent::Impl::LetGo(const ChannelKey& key, int side, uint64_t session_id, Reason reason) {

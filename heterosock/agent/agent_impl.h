@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <deque>
 #include <list>
 #include <map>
@@ -73,7 +74,8 @@ struct AdminClient {
 
 struct AgentCounters {
   uint64_t sessions = 0, offers = 0, pairs = 0, pairs_by_token = 0, releases = 0, resumes = 0, fences = 0,
-           handed_back = 0, malformed = 0, refused = 0;
+           malformed = 0, refused = 0;
+  const std::shared_ptr<std::atomic<uint64_t>> handed_back = std::make_shared<std::atomic<uint64_t>>(0);
   uint64_t shared_bytes = 0;  // of channels that are gone, both directions
   std::map<Reason, uint64_t> declines;
 };
@@ -103,7 +105,7 @@ class Agent::Impl {
   bool Resume(Session& session, const ChannelName& name, int side, const SocketIdentity& socket, uint64_t bytes,
               sys::UniqueFd& memory);
   bool OnHandBack(Session& session, const Packet& packet);
-  void HandBackTo(Channel& channel, int side);
+  void HandBackTo(const Session& asker, Channel& channel, int side);
   void SendPaired(Session& session, uint64_t offer_id, const Channel& channel, int side, int sleeper, int ringer);
   void LetGo(const ChannelKey& key, int side, uint64_t session, Reason reason);
   void ForgetIfDead(const ChannelKey& key);

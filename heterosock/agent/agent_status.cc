@@ -69,7 +69,7 @@ json Agent::Impl::Totals() const {
           {"releases", counters_.releases},
           {"resumes", counters_.resumes},
           {"fences", counters_.fences},
-          {"handed_back_bytes", counters_.handed_back},
+          {"handed_back_bytes", counters_.handed_back->load()},
           {"malformed", counters_.malformed},
           {"refused", counters_.refused},
           {"declines", declines},

@@ -63,34 +63,34 @@ class Interrupter {
 
 struct Closer::State {
   struct Domain {
-    std::deque<sys::UniqueFd> waiting;
-    int closing = 0;  // threads that are in close() for it
+    std::deque<std::function<void()>> waiting;
+    int busy = 0;  // threads that do something for it
   };
   using Domains = std::map<std::string, Domain>;
 
   std::function<void(sys::UniqueFd)> close;
   std::mutex mutex;
   std::condition_variable changed;
-  Domains domains;   // of which something waits or is being closed
+  Domains domains;   // of which something waits or is being done
   std::string last;  // that was served
   int threads = 0, idle = 0, busy = 0;
   bool stopping = false;
 
-  bool MayClose(const Domain& domain) const {
+  bool MayServe(const Domain& domain) const {
     if (domain.waiting.empty()) return false;
-    return domain.closing == 0 || (domain.closing < kMaxOfDomain && busy < kMaxBusy);
+    return domain.busy == 0 || (domain.busy < kMaxOfDomain && busy < kMaxBusy);
   }
   // In turn, so that one with much to close keeps nobody waiting.
   Domains::iterator Next() {
     auto at = domains.upper_bound(last);
     for (size_t i = 0; i < domains.size(); ++i, ++at) {
       if (at == domains.end()) at = domains.begin();
-      if (MayClose(at->second)) return at;
+      if (MayServe(at->second)) return at;
     }
     return domains.end();
   }
 
-  // Where no thread can be made, what waits is closed by the next that is, or that has time.
+  // Where no thread can be made, what waits is done by the next that is, or that has time.
   static void Spawn(const std::shared_ptr<State>& state) {
     ++state->threads;
     try {
@@ -109,21 +109,22 @@ struct Closer::State {
       --state->idle;
       const auto next = state->Next();
       if (next == state->domains.end()) break;
-      Domain& domain = next->second;  // stays while something of it is being closed
+      Domain& domain = next->second;  // stays while something of it is being done
       state->last = next->first;
-      sys::UniqueFd fd = std::move(domain.waiting.front());
+      std::function<void()> task = std::move(domain.waiting.front());
       domain.waiting.pop_front();
-      ++domain.closing;
+      ++domain.busy;
       ++state->busy;
-      // Whoever is about to close something makes sure that somebody is left to close the next.
+      // Whoever is about to do something makes sure that somebody is left to do the next.
       if (state->idle == 0) Spawn(state);
       lock.unlock();
       interrupter.Arm();
-      state->close(std::move(fd));
+      task();
+      task = nullptr;  // what it holds is a stranger's too
       interrupter.Disarm();
       lock.lock();
       --state->busy;
-      if (--domain.closing == 0 && domain.waiting.empty()) state->domains.erase(next);
+      if (--domain.busy == 0 && domain.waiting.empty()) state->domains.erase(next);
       if (state->Next() != state->domains.end()) state->changed.notify_one();
     }
     --state->threads;
@@ -144,9 +145,14 @@ Closer::~Closer() {
 }
 
 bool Closer::Close(sys::UniqueFd fd, const std::string& domain) {
+  auto held = std::make_shared<sys::UniqueFd>(std::move(fd));
+  return Do([state = state_.get(), held] { state->close(std::move(*held)); }, domain);  // whoever runs it holds State
+}
+
+bool Closer::Do(std::function<void()> task, const std::string& domain) {
   std::lock_guard lock(state_->mutex);
-  std::deque<sys::UniqueFd>& waiting = state_->domains[domain].waiting;
-  waiting.push_back(std::move(fd));
+  std::deque<std::function<void()>>& waiting = state_->domains[domain].waiting;
+  waiting.push_back(std::move(task));
   if (state_->idle == 0 && state_->Next() != state_->domains.end()) State::Spawn(state_);
   state_->changed.notify_one();
   return waiting.size() < kMaxWaiting;

@@ -1,4 +1,4 @@
-// Closes strangers' descriptors without waiting for them.
+// Closes strangers' descriptors, and does what else lasts as long as they like, without waiting for it.
 //
 // A descriptor that a process handed over may take as long as it likes to close: a TCP socket with SO_LINGER whose last
 // holder we have become, a file of somebody's FUSE, or a Unix socket in whose queue such a thing lies. So closing
@@ -30,6 +30,8 @@ class Closer {
 
   // Takes it in any case; what a saturated domain gives waits until one of its others is closed.
   bool Close(sys::UniqueFd fd, const std::string& domain);
+  // The same for another task, whose system calls may be interrupted. It may run after this object is gone.
+  bool Do(std::function<void()> task, const std::string& domain);
   // True while so many wait for this domain's threads that it had better bring no more.
   bool Saturated(const std::string& domain) const;
   // True while so many threads are stuck, for whomever, that no further domain should come.

@@ -7,6 +7,7 @@
 
 #include <catch2/catch.hpp>
 #include <condition_variable>
+#include <future>
 #include <memory>
 #include <mutex>
 
@@ -61,6 +62,21 @@ TEST_CASE("sockets that linger for minutes keep nobody waiting, however many dom
   CHECK(SeesTheEnd(honest.get()));
   CHECK(SeesTheEnd(same.get()));
   CHECK_FALSE(closer.Full());
+}
+
+TEST_CASE("tasks that last keep no other domain waiting, as descriptors do not") {
+  auto go = std::make_shared<std::promise<void>>();
+  const std::shared_future<void> gone = go->get_future().share();
+  auto done = std::make_shared<std::promise<void>>();
+  Closer closer;
+
+  for (int domain = 0; domain < 100; ++domain) {
+    for (int i = 0; i < 10; ++i) closer.Do([gone] { gone.wait(); }, "hostile" + std::to_string(domain));
+  }
+  CHECK(closer.Do([done] { done->set_value(); }, "honest"));
+
+  CHECK(done->get_future().wait_for(kPatience) == std::future_status::ready);
+  go->set_value();
 }
 
 TEST_CASE("what no signal ends takes a few threads of its domain and none of another one") {
