@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "heterosock/agent/pairing.h"
 
@@ -52,10 +53,15 @@ class Credits {
   std::map<std::string, Use> uses_;
 };
 
-// The name under which a domain's credits are kept: its Pod, else its cgroup.
+// The name under which a domain's credits are kept: its Pod, else its cgroup. Below a user@UID.service a user makes as
+// many cgroups as it likes (systemd.resource-control(5), Delegate=): they are one domain.
 inline std::string CreditKey(const Domain& domain) {
   if (!domain.pod_uid.empty()) return "pod:" + domain.pod_uid;
-  return "cgroup:" + (domain.cgroup.empty() ? "?" : domain.cgroup);
+  if (domain.cgroup.empty()) return "cgroup:?";
+  constexpr std::string_view kEnd = ".service/";
+  const size_t user = domain.cgroup.find("/user@"), end = domain.cgroup.find(kEnd, user);
+  const bool delegated = end != std::string::npos && domain.cgroup.find('/', user + 1) == end + kEnd.size() - 1;
+  return "cgroup:" + (delegated ? domain.cgroup.substr(0, end + kEnd.size() - 1) : domain.cgroup);
 }
 
 }  // namespace heterok8s::heterosock::agent

@@ -3,12 +3,29 @@
 #include <catch2/catch.hpp>
 
 #include "common/testing/matchers.h"
+#include "heterosock/agent/credits.h"
 #include "heterosock/agent/process_identity.h"
 
 namespace heterok8s::heterosock::agent {
 namespace {
 
 using testing::Says;
+
+TEST_CASE("credits are a Pod's, else a cgroup's, but a user's cgroups are one domain") {
+  const auto key = [](const std::string& cgroup, const std::string& pod = "") {
+    return CreditKey({.pod_uid = pod, .cgroup = cgroup});
+  };
+  const std::string user = "/user.slice/user-1000.slice/user@1000.service";
+
+  CHECK(key("/system.slice/a.service") != key("/system.slice/b.service"));
+  CHECK(key("/system.slice/a.service/x") != key("/system.slice/a.service/y"));
+  CHECK(key("/x", "uid") == key("/y", "uid"));
+  CHECK(key(user + "/app.slice/a.service/1") == key(user + "/b"));
+  CHECK(key(user + "/b") == key(user));
+  CHECK(key(user + "/b") != key("/user.slice/user-1001.slice/user@1001.service/b"));
+  CHECK(key("/user@x/a.service/b") == "cgroup:/user@x/a.service/b");
+  CHECK(key("") == "cgroup:?");
+}
 
 TEST_CASE("two processes of one Pod may, also on both PUs; two Pods in one namespace may not") {
   const Policy policy;
