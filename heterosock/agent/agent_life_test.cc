@@ -1,8 +1,10 @@
 // The agent while processes, operators and agents come and go.
 #include <fmt/format.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -208,6 +210,24 @@ TEST_CASE("an operator sees who talks over what, and has it go back to TCP") {
   }
   CHECK(json::parse(Ask(options.admin, "{\"command\":\"fence\",\"pid\":1}\n"))["fenced"] == 0);
   CHECK(json::parse(Ask(options.admin, "{\"command\":\"fence\",\"pid\":\"x\"}\n")).contains("error"));
+  // A forked worker that has the connection now.
+  const pid_t worker = fork();
+  if (worker == 0) {
+    auto child = Client::Connect((*agent)->socket());
+    const bool held =
+        child.ok() &&
+        child->Resume(joined->server.first, joined->connection.server.get(), joined->server.second.descriptors[0].get())
+            .ok();
+    if (held) pause();
+    _exit(1);
+  }
+  const auto fences = [&] {
+    const std::string request = fmt::format("{{\"command\":\"fence\",\"pid\":{}}}\n", worker);
+    return json::parse(Ask(options.admin, request))["fenced"] == 1;
+  };
+  CHECK(Becomes(**agent, [&](const json& s) { return s["totals"]["resumes"] == 1 && fences(); }));
+  kill(worker, SIGKILL);
+  waitpid(worker, nullptr, 0);
   for (const char* number : {"-1", "1e300", "-0.5", "18446744073709551616"}) {  // 0 would be all of them
     INFO(number);
     const json answer =

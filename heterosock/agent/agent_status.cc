@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "common/json/whole.h"
@@ -137,9 +138,16 @@ json Agent::Impl::Execute(const json& request, AdminClient& client) {
   if (command == "fence") {
     const uint64_t channel_id = request.contains("channel") ? WholeAt<uint64_t>(request, "channel") : 0;
     const pid_t pid = request.contains("pid") ? WholeAt<pid_t>(request, "pid") : 0;
+    // The one that offered it, or a child of it that has it now.
+    const auto has = [&](const ChannelEnd& end) {
+      return end.label.pid == pid || std::any_of(end.holders.begin(), end.holders.end(), [&](uint64_t holder) {
+               auto session = sessions_.find(holder);
+               return session != sessions_.end() && session->second.who.pid == pid;
+             });
+    };
     const int count = FenceChannels(Reason::kOperator, [&](const Channel& channel) {
       if (channel_id != 0) return channel.name.id == channel_id;
-      if (pid != 0) return channel.ends[0].label.pid == pid || channel.ends[1].label.pid == pid;
+      if (pid != 0) return has(channel.ends[0]) || has(channel.ends[1]);
       return true;
     });
     return {{"fenced", count}};
