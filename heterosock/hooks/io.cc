@@ -1,5 +1,7 @@
 // read, write, recv, send and their kin.
 #include <limits.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <string.h>
 
 #include "heterosock/hooks/hook.h"
@@ -38,6 +40,34 @@ template <typename Kernel>
   });
 }
 
+// As put_cmsg() in net/core/scm.c.
+void TellLeft(msghdr* message, size_t room, int left) {
+  if (NoAddress(message->msg_control) || room < sizeof(cmsghdr)) {
+    message->msg_flags |= MSG_CTRUNC;
+    return;
+  }
+  const size_t length = room < CMSG_LEN(sizeof left) ? room : CMSG_LEN(sizeof left);
+  if (length < CMSG_LEN(sizeof left)) message->msg_flags |= MSG_CTRUNC;
+  cmsghdr header = {};
+  header.cmsg_len = static_cast<decltype(header.cmsg_len)>(length);
+  header.cmsg_level = IPPROTO_TCP;
+  header.cmsg_type = TCP_CM_INQ;
+  auto* const bytes = static_cast<char*>(message->msg_control);
+  memcpy(bytes, &header, sizeof header);
+  memcpy(bytes + sizeof header, &left, length - sizeof header);
+  message->msg_controllen =
+      static_cast<decltype(message->msg_controllen)>(room < CMSG_SPACE(sizeof left) ? room : CMSG_SPACE(sizeof left));
+}
+
+// The kernel has told of what it has, and knows nothing of the ring behind that.
+void CorrectLeft(msghdr* message, int left) {
+  for (cmsghdr* header = CMSG_FIRSTHDR(message); header != nullptr; header = CMSG_NXTHDR(message, header)) {
+    if (header->cmsg_level == IPPROTO_TCP && header->cmsg_type == TCP_CM_INQ &&
+        header->cmsg_len >= CMSG_LEN(sizeof left))
+      memcpy(CMSG_DATA(header), &left, sizeof left);
+  }
+}
+
 ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
   const auto kernel = [=] { return real.recvmsg(fd, message, flags); };
   if (NoAddress(message) || !PlainVector(message->msg_iov, static_cast<int>(message->msg_iovlen)) ||
@@ -45,11 +75,20 @@ ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
     return kernel();
   }
   bool by_kernel = false;
+  const size_t room = message->msg_controllen;
   const ssize_t result = ReceiveNoting(slot, fd, message->msg_iov, message->msg_iovlen, flags, &by_kernel, kernel);
-  if (result >= 0 && !by_kernel) {
+  if (result < 0) return result;
+  if (!by_kernel) {
     message->msg_namelen = 0;  // as tcp_recvmsg() leaves it
     message->msg_controllen = 0;
     message->msg_flags = 0;
+  }
+  const Slot& state = Slots::Get(slot);
+  if (state.rx.tells_left.load(std::memory_order_relaxed) != 0) [[unlikely]] {
+    if (!by_kernel)
+      TellLeft(message, room, LeftToReceive(slot, fd));
+    else if (state.phase.load() == Phase::kArmed && state.rx.mode.load() != Mode::kPlain)
+      CorrectLeft(message, LeftToReceive(slot, fd));
   }
   return result;
 }

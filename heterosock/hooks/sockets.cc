@@ -106,10 +106,8 @@ bool NeedsKernel(int level, int name, const void* value, socklen_t length) {
       case TCP_REPAIR:
       case TCP_MD5SIG:
         return true;
-#ifdef TCP_INQ
-      case TCP_INQ:
+      case TCP_INQ:  // of a listener: its connections inherit it unseen
         return number != 0;
-#endif
       default:
         return false;
     }
@@ -146,7 +144,8 @@ HETEROSOCK_EXPORT int listen(int fd, int backlog) {
   const int result = real.listen(fd, backlog);
   uint32_t slot;
   if (result == 0 && StreamOf(fd, &slot)) {
-    const bool only_kernel = Slots::Get(slot).phase.load() == Phase::kNever;
+    const Slot& state = Slots::Get(slot);
+    const bool only_kernel = state.phase.load() == Phase::kNever || state.rx.tells_left.load() != 0;
     ForgetFd(fd);
     FdTable::Set(fd, FdWord(only_kernel ? FdWord::kOther : FdWord::kListener, 0));
   }
@@ -166,9 +165,11 @@ HETEROSOCK_EXPORT int connect(int fd, const sockaddr* address, socklen_t length)
   if (StreamOf(fd, &slot) && address != nullptr && length >= sizeof(sa_family_t) && address->sa_family == AF_UNSPEC) {
     // Dissolves the association; the socket may be connected anew, with a stream that starts at 0 (connect(2)).
     const bool nonblocking = Slots::Get(slot).nonblocking.load() != 0;
+    const uint32_t tells_left = Slots::Get(slot).rx.tells_left.load();
     ForgetFd(fd);
     const int result = real.connect(fd, address, length);
     Track(fd, nonblocking);
+    if (StreamOf(fd, &slot)) Slots::Get(slot).rx.tells_left.store(tells_left);
     return result;
   }
   return real.connect(fd, address, length);
@@ -203,6 +204,10 @@ HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value,
   uint32_t slot;
   if (result == 0 && level == IPPROTO_TCP && (name == TCP_CORK || name == TCP_NODELAY) && StreamOf(fd, &slot))
     NoteCork(slot, name, *static_cast<const int*>(value) != 0);
+  if (result == 0 && level == IPPROTO_TCP && name == TCP_INQ && StreamOf(fd, &slot)) {
+    Slots::Get(slot).rx.tells_left.store(*static_cast<const int*>(value) != 0, std::memory_order_relaxed);
+    return result;
+  }
   if (result != 0 || !NeedsKernel(level, name, value, length)) [[likely]]
     return result;
   if (StreamOf(fd, &slot)) FenceAndSettle(slot, fd, Reason::kSocketOption);

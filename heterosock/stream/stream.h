@@ -47,6 +47,9 @@ bool RoomToSend(uint32_t index);
 uint64_t UnreadBytes(uint32_t index);
 // All bytes that can be received when the kernel holds `on_tcp` of them.
 uint64_t ReadableBytes(uint32_t index, uint64_t on_tcp);
+// What TCP_INQ has recvmsg() tell: what can still be received, and one more for the end of the stream; 0 only when
+// whatever comes next is news to epoll.
+int LeftToReceive(uint32_t index, int fd);
 // Bytes of the stream that came over TCP, without copies of what the ring had: grows with each arrival there alone.
 uint64_t ArrivedOverTcp(uint32_t index, int fd);
 // True when the peer has received something from the ring, so everything that went over TCP before.
