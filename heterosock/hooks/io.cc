@@ -20,6 +20,20 @@ bool OutOfBand(uint32_t slot, int fd, int flags) {
   return true;
 }
 
+// Of what goes out without a copy the kernel says when it is done with the pages. SO_ZEROCOPY alone means nothing, and
+// without it the flag means nothing (socket(7)): gRPC sets the option everywhere and hardly ever gives the flag.
+bool WithoutCopy(uint32_t slot, int fd, int flags) {
+  if (!(flags & MSG_ZEROCOPY)) [[likely]]
+    return false;
+  const int saved = errno;
+  int on = 0;
+  socklen_t length = sizeof on;
+  const bool honoured = real.getsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &on, &length) == 0 && on != 0;
+  errno = saved;
+  if (honoured) FenceAndSettle(slot, fd, Reason::kSocketOption);
+  return honoured;
+}
+
 // The kernel checks these; what it would refuse goes to it.
 bool PlainVector(const iovec* iov, int count) {
   if (NoAddress(iov) || count <= 0 || count > IOV_MAX) return false;
@@ -96,7 +110,7 @@ ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
 ssize_t SendMessage(uint32_t slot, int fd, const msghdr* message, int flags) {
   const auto kernel = [=] { return real.sendmsg(fd, message, flags); };
   if (NoAddress(message) || !PlainVector(message->msg_iov, static_cast<int>(message->msg_iovlen)) ||
-      OutOfBand(slot, fd, flags))
+      OutOfBand(slot, fd, flags) || WithoutCopy(slot, fd, flags))
     return kernel();
   if (message->msg_controllen != 0) {
     FenceAndSettle(slot, fd, Reason::kSocketOption);  // what control data means to TCP is the kernel's business
@@ -129,7 +143,9 @@ HETEROSOCK_OWN_FRAME ssize_t SendTo(int fd, const void* buffer, size_t bytes, in
                                     socklen_t to_length) {
   uint32_t slot;
   const auto kernel = [=] { return real.sendto(fd, buffer, bytes, flags, to, to_length); };
-  if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_FASTOPEN) || OutOfBand(slot, fd, flags)) return kernel();
+  if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_FASTOPEN) || OutOfBand(slot, fd, flags) ||
+      WithoutCopy(slot, fd, flags))
+    return kernel();
   const iovec part = {const_cast<void*>(buffer), bytes};
   return Send(slot, fd, &part, 1, flags, kernel);
 }

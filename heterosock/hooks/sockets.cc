@@ -84,7 +84,6 @@ bool NeedsKernel(int level, int name, const void* value, socklen_t length) {
       case SO_TIMESTAMPING_NEW:
 #endif
 #endif
-      case SO_ZEROCOPY:
         return number != 0;
       // Bytes that a filter drops or cuts, and a rate, are segments' (sk_filter_trim_cap(); tcp_update_pacing_rate()).
       case SO_ATTACH_FILTER:
