@@ -19,7 +19,7 @@ AGENT = os.path.join(BIN, "agent", "heterosockd")
 
 
 class Heterosock:
-    def __init__(self, agent=True):
+    def __init__(self, agent=True, ring_kib=None):
         # Programs run as other users: the library and all else is where everybody may read.
         self.folder = tempfile.mkdtemp(prefix="hk-heterosock-")
         os.chmod(self.folder, 0o755)
@@ -33,7 +33,13 @@ class Heterosock:
         self.agent = None
         if agent and os.path.exists(AGENT):
             self.log = open(os.path.join(self.folder, "agent.log"), "w")
-            self.agent = subprocess.Popen([AGENT, f"--socket={self.socket}", f"--admin={self.folder}/admin.sock"], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+            options = [f"--socket={self.socket}", f"--admin={self.folder}/admin.sock"]
+            if ring_kib:
+                config = os.path.join(self.folder, "agent.yaml")
+                with open(config, "w") as file:
+                    file.write(f"socket: {self.socket}\nadmin: {self.folder}/admin.sock\nring_kib: {ring_kib}\ntokens:\n  mode: off\n")
+                options = [f"--config={config}"]
+            self.agent = subprocess.Popen([AGENT, *options], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
             deadline = time.monotonic() + 5
             while not os.path.exists(self.socket):
                 if time.monotonic() > deadline or self.agent.poll() is not None:
