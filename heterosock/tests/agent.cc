@@ -36,7 +36,7 @@ bool Agent::StartAgain() {
   std::string program = BesideThisProgram("../agent/heterosockd");
   if (program.empty()) return false;
   unlink(path_.c_str());  // what is there then is the new one's
-  std::string socket = "--socket=" + path_, admin = "--admin=" + folder_ + "/admin.sock";
+  std::string socket = "--socket=" + path_, admin = "--admin=" + this->admin();
   char* argv[] = {program.data(), socket.data(), admin.data(), nullptr};
   if (posix_spawn(&pid_, program.c_str(), nullptr, nullptr, argv, environ) != 0) return false;
   for (int i = 0; i < 500; ++i) {
@@ -50,6 +50,8 @@ bool Agent::StartAgain() {
 
 void Agent::Stop() { kill(pid_, SIGSTOP); }
 
+void Agent::Continue() { kill(pid_, SIGCONT); }
+
 void Agent::Kill() {
   if (pid_ <= 0) return;
   kill(pid_, SIGKILL);
@@ -61,7 +63,7 @@ Agent::~Agent() {
   Kill();
   if (folder_.empty()) return;
   unlink(path_.c_str());
-  unlink((folder_ + "/admin.sock").c_str());
+  unlink(admin().c_str());
   rmdir(folder_.c_str());
 }
 

@@ -21,8 +21,10 @@ class Agent {
   bool Start();
   void Kill();        // as a crash
   bool StartAgain();  // after Kill(), at the same path
-  void Stop();        // it does nothing until it is killed
+  void Stop();        // it does nothing until it is killed, or
+  void Continue();
   const std::string& path() const { return path_; }
+  std::string admin() const { return folder_ + "/admin.sock"; }
   pid_t pid() const { return pid_; }  // -1: none
 
  private:

@@ -55,7 +55,7 @@ void AgentLink::Connect() {
   hello.layout_version = layout::kChannelVersion;
   state_ = kGreeted;
   if (++number_ == 0) ++number_;
-  if (!Send(&hello, sizeof hello)) Drop("it takes no messages", kRetryMs);
+  if (Send(&hello, sizeof hello) != 0) Drop("it takes no messages", kRetryMs);
 }
 
 bool AgentLink::Ready() {
@@ -75,7 +75,7 @@ bool AgentLink::Listens() {
   return true;
 }
 
-bool AgentLink::Send(const void* message, size_t bytes, int first, int second) {
+long AgentLink::Send(const void* message, size_t bytes, int first, int second) {
   iovec part = {const_cast<void*>(message), bytes};
   const int descriptors[2] = {first, second};
   const size_t count = first < 0 ? 0 : second < 0 ? 1 : 2;
@@ -93,15 +93,15 @@ bool AgentLink::Send(const void* message, size_t bytes, int first, int second) {
     memcpy(CMSG_DATA(header), descriptors, count * sizeof(int));
   }
   sent_at_ = Nanoseconds();
-  return Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&packet), MSG_DONTWAIT | MSG_NOSIGNAL) ==
-         static_cast<long>(bytes);
+  const long sent = Syscall(SYS_sendmsg, fd_, reinterpret_cast<long>(&packet), MSG_DONTWAIT | MSG_NOSIGNAL);
+  return sent < 0 ? sent : 0;  // packets are sent whole
 }
 
 bool AgentLink::Offer(uint64_t id, int socket) {
   if (state_ != kUp || pending_ >= max_pending_) return false;
   auto offer = protocol::Make<protocol::Offer>();
   offer.offer_id = id;
-  if (!Send(&offer, sizeof offer, socket)) return false;
+  if (Send(&offer, sizeof offer, socket) != 0) return false;
   ++pending_;
   return true;
 }
@@ -113,7 +113,8 @@ bool AgentLink::Resume(const Pairing& held, int socket) {
   resume.epoch = held.epoch;
   resume.nonce = held.nonce;
   resume.side = static_cast<uint8_t>(held.side);
-  return Send(&resume, sizeof resume, socket, held.memfd);
+  const long failed = Send(&resume, sizeof resume, socket, held.memfd);
+  return failed == 0 || failed == -EBADF;  // closed behind our back
 }
 
 void AgentLink::HandBack(uint64_t channel_id) {
@@ -128,8 +129,9 @@ void AgentLink::Release(uint64_t channel_id, Reason reason) {
   auto release = protocol::Make<protocol::Release>();
   release.channel_id = channel_id;
   release.reason = static_cast<uint32_t>(reason);
-  // Lost when the agent is slow: it also notices that the process is gone, or asks for it with the next connection.
-  Send(&release, sizeof release);
+  // An agent that did not hear of it would keep the channel, its memory and its credit for as long as this process
+  // lives. The end of this connection releases all, and the next one says what is left.
+  if (Send(&release, sizeof release) != 0) Drop("it does not read", kRetryMs);
 }
 
 bool AgentLink::Receive(uint8_t* packet, size_t* bytes, int* fds, size_t* count) {

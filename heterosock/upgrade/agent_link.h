@@ -35,7 +35,8 @@ class AgentLink final : public Rendezvous {
   // without a FIN. So after a silence one offer is made, and no other one before it was read.
   bool Listens();
   bool Unread() const;
-  bool Send(const void* message, size_t bytes, int first = -1, int second = -1);
+  // 0, or the negative errno.
+  long Send(const void* message, size_t bytes, int first = -1, int second = -1);
   // Reads one packet; false when there is none. Hands out descriptors in `fds`.
   bool Receive(uint8_t* packet, size_t* bytes, int* fds, size_t* count);
 

@@ -50,7 +50,8 @@ class Rendezvous {
   virtual bool Offer(uint64_t id, int socket) = 0;
   // The next answer, or false when there is none now.
   virtual bool Next(Event* event) = 0;
-  // Counts a channel that an earlier agent, or our parent's connection, knows of. After kWelcomed.
+  // Counts a channel that an earlier agent, or our parent's connection, knows of. After kWelcomed. False as for
+  // Offer().
   virtual bool Resume(const Pairing& held, int socket) = 0;
   // The other end is too busy to bring back what this one called back: the agent may do it.
   virtual void HandBack(uint64_t channel_id) = 0;

@@ -32,6 +32,10 @@ Pace pace;  // guarded by agent_lock
 
 uint64_t Later(uint64_t us) { return Cycles() + us * process.cycles_per_us; }
 
+// The descriptor from which on the agent has not yet been told what this process holds. Guarded by the agent's lock.
+constexpr int kToldAll = -1;
+int resume_from = kToldAll;
+
 int FindFd(uint32_t index) {
   for (int fd = 0; fd <= FdTable::High(); ++fd) {
     const FdWord word = FdTable::Get(fd);
@@ -134,10 +138,12 @@ void Declined(const Rendezvous::Event& event) {
   }
 }
 
-// What this process holds, told to an agent that does not know: it restarted, or the channels are our parent's.
-void ResumeAll() {
-  for (int fd = 0; fd <= FdTable::High(); ++fd) {
-    const FdWord word = FdTable::Get(fd);
+// What this process holds, told to an agent that does not know: it restarted, or the channels are our parent's. As much
+// as fits into the socket; the rest with the next looks for its answers.
+void ResumeHeld() {
+  if (resume_from == kToldAll) return;
+  for (; resume_from <= FdTable::High(); ++resume_from) {
+    const FdWord word = FdTable::Get(resume_from);
     if (word.kind() != FdWord::kStream) continue;
     const LocalChannel& channel = Slots::Local(word.index());
     if (channel.page == nullptr || channel.channel_id == 0) continue;
@@ -147,8 +153,9 @@ void ResumeAll() {
     held.epoch = channel.epoch;
     held.nonce = channel.nonce;
     held.memfd = channel.memfd;
-    if (!agent.Resume(held, fd)) return;  // it is slow: what is not told is not counted
+    if (!agent.Resume(held, resume_from)) return;
   }
+  resume_from = kToldAll;
 }
 
 }  // namespace
@@ -169,12 +176,13 @@ FenceOrder PollAgent() {
         order = {true, event.id, event.reason};
         break;
       case Rendezvous::Event::kWelcomed:
-        ResumeAll();
+        resume_from = 0;
         break;
       case Rendezvous::Event::kNone:
         break;
     }
   }
+  ResumeHeld();
   return order;
 }
 
@@ -192,7 +200,8 @@ void TryOffer(uint32_t index, int fd) {
     slot.retry_at = Later(kSharedUs);
     return;
   }
-  if (!agent.Ready()) {
+  // Calls of a connection that waits to be offered are what goes on with telling: it is offered after that.
+  if (!agent.Ready() || resume_from != kToldAll) {
     slot.reason.store(Reason::kNoAgent);
     return;
   }
@@ -261,6 +270,7 @@ void Advance(uint32_t index, int fd) {
 void UpgradeAfterFork() {
   agent_lock.Reset();
   agent.Forget();
+  resume_from = kToldAll;
 }
 
 }  // namespace heterok8s::heterosock
