@@ -136,6 +136,8 @@ bool Agent::Impl::Resume(Session& session, const ChannelName& name, int side, co
     found = channels_.emplace(key, std::move(channel)).first;
   }
   found->second.ends[side] = std::move(end);
+  // The policy may be another one than when they were joined.
+  if (!MayShare(found->second)) Fence(key, found->second, Reason::kPolicyChanged);
   return true;
 }
 
@@ -230,30 +232,40 @@ void Agent::Impl::ForgetIfDead(const ChannelKey& key) {
 
 int Agent::Impl::FenceChannels(Reason reason, const std::function<bool(const Channel&)>& which) {
   int count = 0;
-  for (auto& [key, channel] : channels_) {
+  for (const auto& [key, channel] : channels_) {
     if (!which(channel)) continue;
     ++count;
-    ++counters_.fences;
-    // FENCE below reaches who offers connections; a process that only uses what has moved reads no messages.
-    if (absl::Status asked = AskForTcp(channel.memory.get()); !asked.ok()) {
-      spdlog::warn("channel {} goes back to TCP when its ends next hear of us: {}", channel.name.id, Message(asked));
-    }
-    bool on_other_pu = false;
-    for (const ChannelEnd& end : channel.ends) {
-      on_other_pu = on_other_pu || end.on_other_pu;
-      for (uint64_t holder : end.holders) {
-        auto session = sessions_.find(holder);
-        if (session == sessions_.end()) continue;
-        protocol::Fence fence = protocol::Make<protocol::Fence>();
-        fence.channel_id = channel.name.id;
-        fence.reason = static_cast<uint32_t>(reason);
-        SendMessage(session->second, fence);
-      }
-    }
-    if (on_other_pu) SendToPu(PuFence{key.first, key.second, reason});
-    Event({{"event", "fence"}, {"channel", channel.name.id}, {"reason", protocol::ReasonText(reason)}});
+    Fence(key, channel, reason);
   }
   return count;
+}
+
+void Agent::Impl::Fence(const ChannelKey& key, const Channel& channel, Reason reason) {
+  ++counters_.fences;
+  // FENCE below reaches who offers connections; a process that only uses what has moved reads no messages.
+  if (absl::Status asked = AskForTcp(channel.memory.get()); !asked.ok()) {
+    spdlog::warn("channel {} goes back to TCP when its ends next hear of us: {}", channel.name.id, Message(asked));
+  }
+  bool on_other_pu = false;
+  for (const ChannelEnd& end : channel.ends) {
+    on_other_pu = on_other_pu || end.on_other_pu;
+    for (uint64_t holder : end.holders) {
+      auto session = sessions_.find(holder);
+      if (session == sessions_.end()) continue;
+      protocol::Fence fence = protocol::Make<protocol::Fence>();
+      fence.channel_id = channel.name.id;
+      fence.reason = static_cast<uint32_t>(reason);
+      SendMessage(session->second, fence);
+    }
+  }
+  if (on_other_pu) SendToPu(PuFence{key.first, key.second, reason});
+  Event({{"event", "fence"}, {"channel", channel.name.id}, {"reason", protocol::ReasonText(reason)}});
+}
+
+bool Agent::Impl::MayShare(const Channel& channel) const {
+  const auto known = [](const Domain& domain) { return domain.netns_cookie != 0; };
+  const Domain &first = channel.ends[0].domain, &second = channel.ends[1].domain;
+  return !known(first) || !known(second) || policy_.Allows(first, second);
 }
 
 }  // namespace heterok8s::heterosock::agent

@@ -110,7 +110,10 @@ class Agent::Impl {
   void LetGo(const ChannelKey& key, int side, uint64_t session, Reason reason);
   void ForgetIfDead(const ChannelKey& key);
   int FenceChannels(Reason reason, const std::function<bool(const Channel&)>& which);
+  void Fence(const ChannelKey& key, const Channel& channel, Reason reason);
   bool Charge(ChannelEnd& end, uint64_t bytes);
+  // What the policy says of its ends. True as long as one is unknown: it is the other PU's, or has not said RESUME.
+  bool MayShare(const Channel& channel) const;
 
   // agent_peer.cc: the other PU.
   void TendLink();

@@ -123,6 +123,26 @@ TEST_CASE("what libraries resume is bounded as what they offer is, and what cann
   CHECK(status["domains"][0]["channels"] == 2);
 }
 
+TEST_CASE("a channel of which one end is counted again stays when the policy is read again") {
+  auto agent = RunningAgent::Start(Patient());
+  auto connection = MakeConnection();
+  REQUIRE_OK(agent);
+  REQUIRE_OK(connection);
+  auto client = Client::Connect((*agent)->socket());
+  auto parts = MakeChannel({.id = 1, .epoch = 7, .nonce = 1}, Patient().ring_bytes);
+  REQUIRE_OK(client);
+  REQUIRE_OK(parts);
+  protocol::Paired held = protocol::Make<protocol::Paired>();
+  held.channel_id = held.nonce = 1;
+  held.epoch = 7;
+  REQUIRE_OK(client->Resume(held, connection->client.get(), parts->memory.get()));
+  REQUIRE(Becomes(**agent, ChannelsAre(1)));
+
+  (*agent)->agent().Post([](Agent& a) { a.SetPolicy(Policy()); });
+
+  CHECK(json::parse((*agent)->StatusText())["totals"]["fences"] == 0);
+}
+
 TEST_CASE("nobody resumes the end of somebody else") {
   auto agent = RunningAgent::Start(Patient());
   REQUIRE_OK(agent);

@@ -358,9 +358,7 @@ void Agent::Post(std::function<void(Agent&)> task) {
 
 void Agent::SetPolicy(Policy policy) {
   impl_->policy_ = std::move(policy);
-  impl_->FenceChannels(Reason::kPolicyChanged, [this](const Channel& channel) {
-    return !impl_->policy_.Allows(channel.ends[0].domain, channel.ends[1].domain);
-  });
+  impl_->FenceChannels(Reason::kPolicyChanged, [this](const Channel& channel) { return !impl_->MayShare(channel); });
 }
 
 nlohmann::json Agent::Status() const { return impl_->Status(); }

@@ -227,7 +227,8 @@ void Agent::Impl::Join(const Pair& pair) {
                        .channel = kept.name,
                        .bytes = kept.bytes,
                        .side = static_cast<uint8_t>(side),
-                       .label = kept.ends[1 - side].label};
+                       .label = kept.ends[1 - side].label,
+                       .domain = kept.ends[1 - side].domain};
       message.memory.reset(fcntl(kept.memory.get(), F_DUPFD_CLOEXEC, 0));
       message.sleeper = std::move(own.sleeper);
       message.ringer.reset(fcntl(other.ringer.get(), F_DUPFD_CLOEXEC, 0));

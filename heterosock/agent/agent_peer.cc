@@ -111,16 +111,18 @@ void Agent::Impl::OnPu(PuPaired message) {
            .cookie = offer->socket.cookie,
            .inode = offer->socket.inode};
   }
-  if (!offer || session == sessions_.end() || !checked.ok() || !Charge(own, message.bytes)) {
+  ChannelEnd& other = channel.ends[1 - (message.side & 1)];
+  other.label = message.label;
+  other.domain = message.domain;
+  const bool allowed = !offer || MayShare(channel);  // by this PU's policy, too
+  if (!offer || session == sessions_.end() || !checked.ok() || !allowed || !Charge(own, message.bytes)) {
     // It stopped waiting while the message was under way.
     SendToPu(PuReleased{message.channel.epoch, message.channel.id, Reason::kPeerWithdrew});
-    if (offer) Refuse(*offer, Reason::kExhausted);
+    if (offer) Refuse(*offer, allowed ? Reason::kExhausted : Reason::kPolicy);
     return;
   }
   channel.memory = std::move(message.memory);
   channel.by_token = offer->socket.token != 0;
-  ChannelEnd& other = channel.ends[1 - (message.side & 1)];
-  other.label = message.label;
   other.on_other_pu = channel.spans_pus = true;
   own.holders.insert(session->first);
   ++counters_.pairs;

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/testing/matchers.h"
+#include "heterosock/agent/channel_memory.h"
 #include "heterosock/agent/testing/namespaces.h"
 #include "heterosock/agent/token.h"
 
@@ -37,6 +38,24 @@ TEST_CASE("ends in two namespaces need a chain that joins them", "[netns]") {
 
     (*agent)->agent().Post([](Agent& a) { a.SetPolicy(Policy()); });
     auto fence = server->Await<protocol::Fence>();
+    REQUIRE_OK(fence);
+    CHECK(fence->first.reason == static_cast<uint32_t>(Reason::kPolicyChanged));
+  }
+  SECTION("allowed when they were joined, and no longer by the policy of the agent that counts them again") {
+    auto agent = RunningAgent::Start(Options(namespaces, /*allow=*/false));
+    REQUIRE_OK(agent);
+    auto client = Client::Connect((*agent)->socket());
+    auto parts = MakeChannel({.id = 1, .epoch = 7, .nonce = 1}, 65536);
+    REQUIRE_OK(client);
+    REQUIRE_OK(parts);
+    protocol::Paired held = protocol::Make<protocol::Paired>();
+    held.channel_id = held.nonce = 1;
+    held.epoch = 7;
+    REQUIRE_OK(client->Resume(held, ends->client.get(), parts->memory.get()));
+    held.side = 1;
+    REQUIRE_OK(client->Resume(held, ends->server.get(), parts->memory.get()));
+
+    auto fence = client->Await<protocol::Fence>();
     REQUIRE_OK(fence);
     CHECK(fence->first.reason == static_cast<uint32_t>(Reason::kPolicyChanged));
   }

@@ -49,6 +49,7 @@ struct PuPaired {
   uint64_t bytes = 0;
   uint8_t side = 0;  // of the end that offered
   EndLabel label;    // of the other
+  Domain domain;     // of the other, for the policy of the agent that brought the offer
   // In this order; the sleeper and the ringer are those of the offering side's Paired.
   sys::UniqueFd memory, sleeper, ringer;
 };
@@ -66,6 +67,8 @@ struct PuFence {
 };
 using PuMessage = std::variant<PuOffer, PuWithdraw, PuPaired, PuDeclined, PuReleased, PuFence>;
 
+// What an offer says of namespaces (cookies) is of one kernel: a link between two kernels must make them differ, or two
+// namespaces would be one.
 class PuLink {
  public:
   virtual ~PuLink() = default;

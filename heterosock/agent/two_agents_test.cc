@@ -2,9 +2,12 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "common/testing/matchers.h"
+#include "heterosock/agent/testing/joined.h"
 #include "heterosock/agent/testing/namespaces.h"
 
 namespace heterok8s::heterosock::agent {
@@ -13,6 +16,87 @@ namespace {
 using nlohmann::json;
 using protocol::Reason;
 using namespace testing;
+
+// A library on each of two PUs, and the two ends of a connection between them.
+struct TwoPus {
+  TwoNamespaces namespaces;
+  const std::string folder = MakeFolder();
+  Agent::Options host, dpu;
+  std::unique_ptr<RunningAgent> host_agent, dpu_agent;
+  std::optional<Ends> ends;
+  std::optional<Client> on_host, on_dpu;
+
+  TwoPus() {
+    REQUIRE_OK(namespaces.SetUp());
+    host = dpu = Options(namespaces, /*allow=*/true);
+    host.offer_deadline = dpu.offer_deadline = kPatience;
+    dpu.pu_listen = host.pu_connect = folder + "/pu.sock";
+  }
+  ~TwoPus() {
+    host_agent.reset();
+    dpu_agent.reset();
+    rmdir(folder.c_str());
+  }
+  void Start() {
+    auto listens = RunningAgent::Start(dpu), connects = RunningAgent::Start(host);
+    REQUIRE_OK(listens);
+    REQUIRE_OK(connects);
+    dpu_agent = *std::move(listens);
+    host_agent = *std::move(connects);
+    REQUIRE(Becomes(*dpu_agent, [](const json& s) { return s["totals"]["pu_link"] == true; }));
+    REQUIRE(Becomes(*host_agent, [](const json& s) { return s["totals"]["pu_link"] == true; }));
+    auto made = MakeEnds(namespaces, /*through_nat=*/false);
+    auto near = Client::Connect(host_agent->socket()), far = Client::Connect(dpu_agent->socket());
+    REQUIRE_OK(made);
+    REQUIRE_OK(near);
+    REQUIRE_OK(far);
+    ends = *std::move(made);
+    on_host = *std::move(near);
+    on_dpu = *std::move(far);
+  }
+  void Offer() {
+    REQUIRE_OK(on_host->Offer(1, ends->client.get()));
+    REQUIRE_OK(on_dpu->Offer(1, ends->server.get()));
+  }
+};
+
+TEST_CASE("a policy that is read again and is the same leaves what two PUs share, another one ends it", "[netns]") {
+  TwoPus pus;
+  pus.Start();
+  pus.Offer();
+  REQUIRE_OK(pus.on_host->Await<protocol::Paired>());
+  REQUIRE_OK(pus.on_dpu->Await<protocol::Paired>());
+  RunningAgent& reloaded = GENERATE(true, false) ? *pus.host_agent : *pus.dpu_agent;
+
+  reloaded.agent().Post([policy = pus.host.policy](Agent& a) { a.SetPolicy(policy); });
+  CHECK(json::parse(reloaded.StatusText())["totals"]["fences"] == 0);
+
+  reloaded.agent().Post([](Agent& a) { a.SetPolicy(Policy()); });
+  for (Client* each : {&*pus.on_host, &*pus.on_dpu}) {
+    auto fence = each->Await<protocol::Fence>();
+    REQUIRE_OK(fence);
+    CHECK(fence->first.reason == static_cast<uint32_t>(Reason::kPolicyChanged));
+  }
+}
+
+TEST_CASE("what one PU's policy forbids is not shared, whichever it is", "[netns]") {
+  TwoPus pus;
+  const bool host_forbids = GENERATE(true, false);
+  (host_forbids ? pus.host : pus.dpu).policy = Policy();
+  pus.Start();
+
+  pus.Offer();
+
+  auto declined = pus.on_host->Await<protocol::Declined>();
+  REQUIRE_OK(declined);
+  CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kPolicy));
+  if (host_forbids) {
+    REQUIRE_OK(pus.on_dpu->Await<protocol::Paired>());
+    REQUIRE_OK(pus.on_dpu->Await<protocol::Fence>());
+  } else {
+    REQUIRE_OK(pus.on_dpu->Await<protocol::Declined>());
+  }
+}
 
 TEST_CASE("two agents join a connection whose ends are on two PUs", "[netns]") {
   TwoNamespaces namespaces;

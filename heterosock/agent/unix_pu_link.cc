@@ -32,6 +32,13 @@ EndLabel LabelOf(const json& j) {
 json ToJson(const OfferName& name) { return {{"s", name.session}, {"o", name.offer}}; }
 OfferName NameOf(const json& j) { return {WholeAt<uint64_t>(j, "s"), WholeAt<uint64_t>(j, "o")}; }
 
+json ToJson(const Domain& domain) { return {domain.netns_cookie, domain.pod_uid, domain.cgroup}; }
+// Of the member "domain".
+Domain DomainOf(const json& j) {
+  return {WholeAt<uint64_t>(j, "domain", 0), j.at("domain").at(1).get<std::string>(),
+          j.at("domain").at(2).get<std::string>()};
+}
+
 json ToJson(const Offer& offer) {
   const SocketIdentity& s = offer.socket;
   return {{"name", ToJson(offer.name)},
@@ -45,7 +52,7 @@ json ToJson(const Offer& offer) {
           {"sent", s.traffic.bytes_sent},
           {"received", s.traffic.bytes_received},
           {"scales", {s.traffic.send_scale, s.traffic.receive_scale}},
-          {"domain", {offer.domain.netns_cookie, offer.domain.pod_uid, offer.domain.cgroup}},
+          {"domain", ToJson(offer.domain)},
           {"layout", offer.layout_version}};
 }
 Offer OfferOf(const json& j) {
@@ -60,8 +67,7 @@ Offer OfferOf(const json& j) {
   s.connected = j.at("connected").get<bool>();
   s.traffic = {WholeAt<uint64_t>(j, "acked"), WholeAt<uint64_t>(j, "sent"), WholeAt<uint64_t>(j, "received"),
                WholeAt<uint8_t>(j, "scales", 0), WholeAt<uint8_t>(j, "scales", 1)};
-  offer.domain = {WholeAt<uint64_t>(j, "domain", 0), j.at("domain").at(1).get<std::string>(),
-                  j.at("domain").at(2).get<std::string>()};
+  offer.domain = DomainOf(j);
   offer.layout_version = WholeAt<uint32_t>(j, "layout");
   return offer;
 }
@@ -69,8 +75,13 @@ Offer OfferOf(const json& j) {
 json Encode(const PuOffer& m) { return {{"t", "offer"}, {"offer", ToJson(m.offer)}, {"label", ToJson(m.label)}}; }
 json Encode(const PuWithdraw& m) { return {{"t", "withdraw"}, {"name", ToJson(m.name)}}; }
 json Encode(const PuPaired& m) {
-  return {{"t", "paired"},    {"name", ToJson(m.name)}, {"channel", {m.channel.id, m.channel.epoch, m.channel.nonce}},
-          {"bytes", m.bytes}, {"side", m.side},         {"label", ToJson(m.label)}};
+  return {{"t", "paired"},
+          {"name", ToJson(m.name)},
+          {"channel", {m.channel.id, m.channel.epoch, m.channel.nonce}},
+          {"bytes", m.bytes},
+          {"side", m.side},
+          {"label", ToJson(m.label)},
+          {"domain", ToJson(m.domain)}};
 }
 json Encode(const PuDeclined& m) {
   return {{"t", "declined"}, {"name", ToJson(m.name)}, {"reason", static_cast<uint32_t>(m.reason)}};
@@ -98,6 +109,7 @@ PuMessage Decode(const json& j, std::vector<sys::UniqueFd>& descriptors) {
                .bytes = WholeAt<uint64_t>(j, "bytes"),
                .side = WholeAt<uint8_t>(j, "side"),
                .label = LabelOf(j.at("label"))};
+    if (j.contains("domain")) m.domain = DomainOf(j);  // an older agent does not say it
     if (descriptors.size() == 3) {
       m.memory = std::move(descriptors[0]);
       m.sleeper = std::move(descriptors[1]);
