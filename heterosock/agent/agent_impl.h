@@ -119,7 +119,7 @@ class Agent::Impl {
   void TendLink();
   void SetLink(std::unique_ptr<PuLink> link);
   void DropLink(const absl::Status& why);
-  void OnLink();
+  void OnLink(uint32_t events);
   void OnPu(PuOffer message);
   void OnPu(PuWithdraw message);
   void OnPu(PuPaired message);

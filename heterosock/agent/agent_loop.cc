@@ -126,7 +126,7 @@ absl::Status Agent::Impl::Run() {
           break;
         }
         case kLink:
-          OnLink();
+          OnLink(events[i].events);
           break;
         default:
           if ((tag & kAdminBit) != 0) {

@@ -55,7 +55,9 @@ void Agent::Impl::DropLink(const absl::Status& why) {
 
 bool Agent::Impl::SendToPu(PuMessage message) {
   if (link_ == nullptr) return false;
-  absl::Status sent = link_->Send(message);
+  const bool waited = link_->Backlog();
+  absl::Status sent = link_->Send(std::move(message));
+  if (!waited && link_->Backlog()) Watch(link_->fd(), kLinkTag, EPOLLIN | EPOLLOUT, /*change=*/true);
   if (sent.ok()) return true;
   // DropLink changes what callers iterate over; the next turn of the loop finds the link's end.
   self_->Post([why = sent](Agent& agent) { agent.impl_->DropLink(why); });
@@ -69,7 +71,11 @@ void Agent::Impl::Bring(const Offer& offer) {
   if (SendToPu(PuOffer{offer, LabelOf(offer)})) brought_.insert(offer.name);
 }
 
-void Agent::Impl::OnLink() {
+void Agent::Impl::OnLink(uint32_t events) {
+  if (link_ != nullptr && (events & EPOLLOUT) != 0 && link_->Backlog()) {
+    if (absl::Status sent = link_->Flush(); !sent.ok()) return DropLink(sent);
+    if (!link_->Backlog()) Watch(link_->fd(), kLinkTag, EPOLLIN, /*change=*/true);
+  }
   for (int i = 0; i < kMessagesPerTurn && link_ != nullptr; ++i) {
     absl::StatusOr<std::optional<PuMessage>> message = link_->Receive();
     if (!message.ok()) return DropLink(message.status());

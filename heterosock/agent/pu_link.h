@@ -73,7 +73,11 @@ class PuLink {
  public:
   virtual ~PuLink() = default;
   virtual int fd() const = 0;  // readable when Receive() has something
-  virtual absl::Status Send(const PuMessage& message) = 0;
+  // Never waits: what the other agent does not read yet is kept. An error: it is gone, or reads nothing for too long.
+  virtual absl::Status Send(PuMessage message) = 0;
+  // Something is kept: Flush() when fd() is writable.
+  virtual bool Backlog() const = 0;
+  virtual absl::Status Flush() = 0;
   // Nothing now: nullopt. The link is over: an error.
   virtual absl::StatusOr<std::optional<PuMessage>> Receive() = 0;
   virtual std::string Description() const = 0;

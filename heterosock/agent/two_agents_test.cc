@@ -2,9 +2,11 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <vector>
 
 #include "common/testing/matchers.h"
 #include "heterosock/agent/testing/joined.h"
@@ -95,6 +97,32 @@ TEST_CASE("what one PU's policy forbids is not shared, whichever it is", "[netns
     REQUIRE_OK(pus.on_dpu->Await<protocol::Fence>());
   } else {
     REQUIRE_OK(pus.on_dpu->Await<protocol::Declined>());
+  }
+}
+
+TEST_CASE("an agent that does not read for a while gets every offer of the other one when it does", "[netns]") {
+  constexpr uint64_t kMany = 400;  // the socket between them takes 150
+  TwoPus pus;
+  pus.host.max_pending_offers = pus.dpu.max_pending_offers = kMany;
+  pus.Start();
+  std::promise<void> reads;
+  pus.dpu_agent->agent().Post([go = reads.get_future().share()](Agent&) { go.wait(); });
+  std::vector<Ends> connections;
+  for (uint64_t i = 1; i <= kMany; ++i) {
+    auto ends = MakeEnds(pus.namespaces, /*through_nat=*/false);
+    if (ends.ok()) connections.push_back(*std::move(ends));
+    if (connections.size() != i || !pus.on_host->Offer(i, connections.back().client.get()).ok() ||
+        !Becomes(*pus.host_agent, [i](const json& s) { return s["totals"]["waiting_offers"] == i; }))
+      break;
+  }
+
+  reads.set_value();  // whatever failed: the agent's thread is to end
+
+  REQUIRE(connections.size() == kMany);
+  for (uint64_t i = 1; i <= kMany; ++i) {
+    REQUIRE_OK(pus.on_dpu->Offer(i, connections[i - 1].server.get()));
+    REQUIRE_OK(pus.on_dpu->Await<protocol::Paired>());
+    REQUIRE_OK(pus.on_host->Await<protocol::Paired>());
   }
 }
 

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <deque>
 #include <nlohmann/json.hpp>
 
 #include "common/json/whole.h"
@@ -17,6 +18,9 @@ namespace {
 using nlohmann::json;
 constexpr size_t kMaxBytes = 16384;
 constexpr int kVersion = 1;  // of these messages
+// Its socket takes 150 offers. An agent that is off its processor for a moment while a pool of connections is made has
+// more to read; one that leaves this many unread, about 50 MB, does not come back.
+constexpr size_t kMaxKept = 65536;
 
 json ToJson(const Endpoint& end) { return {{"a", end.address.ToString()}, {"p", end.port}}; }
 Endpoint EndpointOf(const json& j) {
@@ -131,22 +135,30 @@ class UnixPuLink final : public PuLink {
   int fd() const override { return fd_.get(); }
   std::string Description() const override { return description_; }
 
-  absl::Status Send(const PuMessage& message) override {
+  absl::Status Send(PuMessage message) override {
     json j = std::visit([](const auto& m) { return Encode(m); }, message);
     j["v"] = kVersion;
-    std::vector<int> descriptors;
+    Kept packet{.bytes = j.dump(-1, ' ', false, json::error_handler_t::replace)};
     if (auto* paired = std::get_if<PuPaired>(&message)) {
-      descriptors = {paired->memory.get(), paired->sleeper.get(), paired->ringer.get()};
+      for (sys::UniqueFd* fd : {&paired->memory, &paired->sleeper, &paired->ringer})
+        packet.descriptors.push_back(std::move(*fd));
     }
-    switch (SendPacket(fd_.get(), j.dump(-1, ' ', false, json::error_handler_t::replace), descriptors)) {
-      case Sent::kSent:
-        return absl::OkStatus();
-      case Sent::kFull:
-        return absl::ResourceExhaustedError("the other agent does not read");
-      case Sent::kGone:
-        break;
+    if (kept_.size() >= kMaxKept) return absl::ResourceExhaustedError("the other agent does not read");
+    kept_.push_back(std::move(packet));
+    return kept_.size() == 1 ? Flush() : absl::OkStatus();
+  }
+
+  bool Backlog() const override { return !kept_.empty(); }
+
+  absl::Status Flush() override {
+    for (; !kept_.empty(); kept_.pop_front()) {
+      std::vector<int> descriptors;
+      for (const sys::UniqueFd& fd : kept_.front().descriptors) descriptors.push_back(fd.get());
+      const Sent sent = SendPacket(fd_.get(), kept_.front().bytes, descriptors);
+      if (sent == Sent::kGone) return absl::UnavailableError("the other agent is gone");
+      if (sent == Sent::kFull) break;
     }
-    return absl::UnavailableError("the other agent is gone");
+    return absl::OkStatus();
   }
 
   absl::StatusOr<std::optional<PuMessage>> Receive() override {
@@ -177,8 +189,13 @@ class UnixPuLink final : public PuLink {
   }
 
  private:
+  struct Kept {
+    std::string bytes;
+    std::vector<sys::UniqueFd> descriptors;
+  };
   const sys::UniqueFd fd_;
   const std::string description_;
+  std::deque<Kept> kept_;  // not sent yet
 };
 
 }  // namespace
