@@ -166,6 +166,17 @@ TEST_CASE("behind NAT ends are joined by the token of their SYN, and by nothing 
     CHECK(read(ends->server.get(), &byte, 1) == 1);
     CHECK(byte == 'x');
   }
+  SECTION("a firewall that drops SYNs with options that it does not know delays a connection and does not prevent it") {
+    auto listener = namespaces.Listen();
+    REQUIRE_OK(listener);
+    REQUIRE_OK(namespaces.DropTokens());
+    auto client = namespaces.Connect("10.9.0.2", listener->second);
+    REQUIRE_OK(client);
+    auto server = AcceptTcp(listener->first.get());
+    REQUIRE_OK(server);
+    CHECK((*tokens)->Read(server->get()).value == 0);
+    CHECK_OK(namespaces.HasDroppedOneToken());
+  }
   SECTION("of two agents' programs, both have the same token") {
     const std::string other_bpffs = bpffs + "-other";
     auto others = BpfTokens::Attach({.cgroup = cgroup.path(), .bpffs = other_bpffs});

@@ -1,9 +1,9 @@
 // Marks both ends of a TCP connection with the same number, whatever NAT lies between them.
 //
-// A socket of the cgroup that connects gets a random token and carries it in a TCP option of its SYN. A socket that is
-// accepted takes the token from the SYN that its listener kept. Hosts that do not know the option ignore it (RFC 9293
-// 3.1), and a SYN without room for 12 more bytes goes without. Where two agents share a kernel, both have their program:
-// the first one's token is in the SYN and is the second one's, too.
+// A socket of the cgroup that connects gets a random token and carries it in a TCP option of its first SYN. A socket
+// that is accepted takes the token from the SYN that its listener kept. Hosts that do not know the option ignore it
+// (RFC 9293 3.1), and a SYN without room for 12 more bytes goes without. Where two agents share a kernel, both have
+// their program: the first one's token is in the SYN and is the second one's, too.
 #include <linux/bpf.h>
 #include <stdbool.h>
 
@@ -35,9 +35,11 @@ static __always_inline struct hk_token *token_of(struct bpf_sock_ops *o, __u64 f
 	return sk ? bpf_sk_storage_get(&tokens, sk, 0, flags) : 0;
 }
 
-static __always_inline bool is_syn(struct bpf_sock_ops *o)
+// A middlebox that drops what it does not know must not keep a socket from connecting: SYNs that are sent again have no
+// option, as with the kernel's own experimental ones. They are counted before they are built (__tcp_retransmit_skb()).
+static __always_inline bool is_first_syn(struct bpf_sock_ops *o)
 {
-	return (o->skb_tcp_flags & (TCPHDR_SYN | TCPHDR_ACK)) == TCPHDR_SYN;
+	return (o->skb_tcp_flags & (TCPHDR_SYN | TCPHDR_ACK)) == TCPHDR_SYN && o->total_retrans == 0;
 }
 
 // The flags belong to every program of the socket: only our bit changes.
@@ -70,11 +72,11 @@ SEC("sockops") int hk_token(struct bpf_sock_ops *o)
 		write_options(o, true);
 		break;
 	case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
-		if (is_syn(o) && token_of(o, 0))
+		if (is_first_syn(o) && token_of(o, 0))
 			bpf_reserve_hdr_opt(o, HK_TOKEN_BYTES, 0);
 		break;
 	case BPF_SOCK_OPS_WRITE_HDR_OPT_CB:
-		token = is_syn(o) ? token_of(o, 0) : 0;
+		token = is_first_syn(o) ? token_of(o, 0) : 0;
 		if (!token)
 			break;
 		option.token = token->value;

@@ -65,6 +65,17 @@ class TwoNamespaces {
                     "add rule ip t c ip daddr 10.9.0.99 tcp dport 80 dnat to 10.9.0.2:{1}'",
                     tag_, port));
   }
+  // The server's namespace drops SYNs with an experimental option.
+  absl::Status DropTokens() {
+    return Sh(
+        fmt::format("ip netns exec {0}s nft 'add table ip drops; "
+                    "add chain ip drops c {{ type filter hook input priority 0; }}; "
+                    "add rule ip drops c tcp flags & (syn | ack) == syn tcp option 254 exists counter drop'",
+                    tag_));
+  }
+  absl::Status HasDroppedOneToken() {
+    return Sh(fmt::format("ip netns exec {}s nft list table ip drops | grep -q 'packets 1 '", tag_));
+  }
   std::string client_path() const { return "/run/netns/" + tag_ + "c"; }
   std::string server_path() const { return "/run/netns/" + tag_ + "s"; }
 
