@@ -231,11 +231,24 @@ HETEROSOCK_EXPORT int open(const char* path, int flags, ...){HETEROSOCK_OPEN(ope
 }
 HETEROSOCK_EXPORT int creat64(const char* path, mode_t mode) { return Fresh(real.creat64(path, mode)); }
 
+HETEROSOCK_EXPORT int __open(const char* path, int flags, ...) __attribute__((alias("open")));
+HETEROSOCK_EXPORT int __open64(const char* path, int flags, ...) __attribute__((alias("open64")));
+// What open() is in programs built with _FORTIFY_SOURCE, where its flags are no constant.
+HETEROSOCK_EXPORT int __open_2(const char* path, int flags) { return Fresh(real.__open_2(path, flags)); }
+HETEROSOCK_EXPORT int __open64_2(const char* path, int flags) { return Fresh(real.__open64_2(path, flags)); }
+HETEROSOCK_EXPORT int __openat_2(int at, const char* path, int flags) {
+  return Fresh(real.__openat_2(at, path, flags));
+}
+HETEROSOCK_EXPORT int __openat64_2(int at, const char* path, int flags) {
+  return Fresh(real.__openat64_2(at, path, flags));
+}
+
 HETEROSOCK_EXPORT int pipe(int* ends) {
   const int result = real.pipe(ends);
   if (result == 0) Fresh(ends[0]), Fresh(ends[1]);
   return result;
 }
+HETEROSOCK_EXPORT int __pipe(int* ends) __attribute__((alias("pipe")));
 HETEROSOCK_EXPORT int pipe2(int* ends, int flags) {
   const int result = real.pipe2(ends, flags);
   if (result == 0) Fresh(ends[0]), Fresh(ends[1]);

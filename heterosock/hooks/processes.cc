@@ -165,6 +165,8 @@ HETEROSOCK_EXPORT int clone(int (*function)(void*), void* stack, int flags, void
   // The child starts in `function` and never returns here; it is noticed at its first call.
   return Fork([&] { return next(function, stack, flags, argument, a, b, c); });
 }
+HETEROSOCK_EXPORT int __clone(int (*function)(void*), void* stack, int flags, void* argument, ...)
+    __attribute__((alias("clone")));
 
 namespace {
 // The program gave up system calls, and TCP has taken every byte.

@@ -47,6 +47,10 @@ namespace heterok8s::heterosock {
   X(openat64, int, (int, const char*, int, long))                                                                   \
   X(creat, int, (const char*, mode_t))                                                                              \
   X(creat64, int, (const char*, mode_t))                                                                            \
+  X(__open_2, int, (const char*, int))                                                                              \
+  X(__open64_2, int, (const char*, int))                                                                            \
+  X(__openat_2, int, (int, const char*, int))                                                                       \
+  X(__openat64_2, int, (int, const char*, int))                                                                     \
   X(pipe, int, (int*))                                                                                              \
   X(pipe2, int, (int*, int))                                                                                        \
   X(eventfd, int, (unsigned, int))                                                                                  \

@@ -1,10 +1,13 @@
 // What libheterosock.so asks of the programs that it is preloaded into, read from the file: no libstdc++, no symbol of
 // a glibc newer than 2.31, and no name of its own but those of heterosock.map.
+#include <dlfcn.h>
 #include <elf.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <regex>
 #include <set>
 #include <string>
@@ -125,6 +128,204 @@ TEST_CASE("the library exports what its map lists, and nothing else") {
 // __libc_fork, and for whoever looks up "fork" behind the library that would be the library again.
 TEST_CASE("the library exports no name that the libraries of a libc keep for each other") {
   for (const std::string& name : Library().Exported()) CHECK(name.rfind("__libc_", 0) != 0);
+}
+
+// Calls that move bytes, wait, make, copy or close descriptors, or start processes, and that the library leaves to
+// libc.
+const std::map<std::string, std::string> kNotHooked = {
+    {"bind", "the kernel's socket answers"},
+    {"getsockname", "the kernel's socket answers"},
+    {"getpeername", "the kernel's socket answers"},
+    {"isfdtype", "the kernel's socket answers"},
+    {"tee", "takes no socket: EINVAL"},
+    {"vmsplice", "takes no socket: EBADF"},
+    {"copy_file_range", "takes no socket: EINVAL"},
+    {"pread", "of a socket: ESPIPE"},
+    {"pread64", "of a socket: ESPIPE"},
+    {"__pread64", "of a socket: ESPIPE"},
+    {"__pread_chk", "of a socket: ESPIPE"},
+    {"__pread64_chk", "of a socket: ESPIPE"},
+    {"preadv", "of a socket: ESPIPE"},
+    {"preadv64", "of a socket: ESPIPE"},
+    {"pwrite", "of a socket: ESPIPE"},
+    {"pwrite64", "of a socket: ESPIPE"},
+    {"__pwrite64", "of a socket: ESPIPE"},
+    {"pwritev", "of a socket: ESPIPE"},
+    {"pwritev64", "of a socket: ESPIPE"},
+    {"aio_read", "libc's threads pread: ESPIPE"},
+    {"aio_read64", "libc's threads pread: ESPIPE"},
+    {"aio_write", "libc's threads pwrite: ESPIPE"},
+    {"aio_write64", "libc's threads pwrite: ESPIPE"},
+    {"lio_listio", "libc's threads pread and pwrite: ESPIPE"},
+    {"lio_listio64", "libc's threads pread and pwrite: ESPIPE"},
+    {"sigaction", "for a mode alone that interrupts the program; a wait asks for the action when it needs it"},
+    {"__sigaction", "as sigaction"},
+    {"signal", "as sigaction"},
+    {"pthread_sigmask", "as sigaction"},
+    {"posix_spawn_file_actions_addopen", "opens by name, which no socket has"},
+    {"posix_spawn_file_actions_addclose", "the new program has one descriptor less"},
+    {"posix_spawn_file_actions_addclosefrom_np", "the new program has fewer descriptors"},
+    {"posix_spawn_file_actions_addchdir_np", "is about a folder"},
+    {"posix_spawn_file_actions_addfchdir_np", "is about a folder"},
+    {"posix_spawn_file_actions_addtcsetpgrp_np", "is about a terminal"},
+    {"__libc_fcntl64", "libc's libraries keep it for each other"},
+    {"__libc_fork", "libc's libraries keep it for each other"},
+    {"__libc_pread", "libc's libraries keep it for each other"},
+    {"__libc_pwrite", "libc's libraries keep it for each other"},
+    {"__libc_sigaction", "libc's libraries keep it for each other"},
+    {"__libc_system", "libc's libraries keep it for each other"},
+    {"__open_nocancel", "libc's libraries keep it for each other"},
+    {"__open64_nocancel", "libc's libraries keep it for each other"},
+    {"__pread64_nocancel", "libc's libraries keep it for each other"},
+    {"__recv", "libc's libraries keep it for each other"},
+    {"__res_iclose",
+     "libc's libraries keep it for each other; it closes sockets of the resolver, which are libc's own"},
+    {"__socket", "libc's libraries keep it for each other"},
+    {"__write_nocancel", "libc's libraries keep it for each other"},
+};
+
+// What a library in front of libc must know of, whatever this libc has.
+const char* const kMustKnow[] = {
+    "socket",
+    "socketpair",
+    "bind",
+    "listen",
+    "accept",
+    "accept4",
+    "connect",
+    "shutdown",
+    "getsockname",
+    "getpeername",
+    "getsockopt",
+    "setsockopt",
+    "close",
+    "close_range",
+    "closefrom",
+    "dup",
+    "dup2",
+    "dup3",
+    "fcntl",
+    "fcntl64",
+    "ioctl",
+    "read",
+    "readv",
+    "preadv2",
+    "preadv64v2",
+    "write",
+    "writev",
+    "pwritev2",
+    "pwritev64v2",
+    "recv",
+    "recvfrom",
+    "recvmsg",
+    "recvmmsg",
+    "send",
+    "sendto",
+    "sendmsg",
+    "sendmmsg",
+    "__read_chk",
+    "__recv_chk",
+    "__recvfrom_chk",
+    "sendfile",
+    "sendfile64",
+    "splice",
+    "tee",
+    "vmsplice",
+    "copy_file_range",
+    "poll",
+    "ppoll",
+    "select",
+    "pselect",
+    "__poll_chk",
+    "__ppoll_chk",
+    "epoll_create",
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_wait",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "fork",
+    "_Fork",
+    "vfork",
+    "clone",
+    "daemon",
+    "posix_spawn",
+    "posix_spawnp",
+    "posix_spawn_file_actions_adddup2",
+    "execve",
+    "execv",
+    "execvp",
+    "execvpe",
+    "fexecve",
+    "execveat",
+    "execl",
+    "execlp",
+    "execle",
+    "system",
+    "popen",
+    "fdopen",
+    "freopen",
+    "freopen64",
+    "dprintf",
+    "vdprintf",
+    "__dprintf_chk",
+    "__vdprintf_chk",
+    "isfdtype",
+    "sockatmark",
+    "sigaction",
+    "signal",
+    "pthread_sigmask",
+    "syscall",
+    "__read",
+    "__write",
+    "__close",
+    "__connect",
+    "__send",
+    "__sendmmsg",
+    "__poll",
+    "__select",
+    "__fcntl",
+    "__dup2",
+    "__fork",
+    "__libc_fork",
+    "__vfork",
+    "__close_nocancel",
+    "__read_nocancel",
+    "__res_iclose",
+};
+
+// Their families, by which this libc's own list is read: what another libc adds must be looked at.
+const char* const kFamilies =
+    R"(_{0,2}(libc_)?()"
+    R"(p?(read|write)[v0-9]*|recv(from|m?msg)?|send(to|m?msg|file(64)?)?|splice|tee|vmsplice|copy_file_range|)"
+    R"(p?poll|p?select|epoll_\w+|accept4?|connect|shutdown|listen|bind|socket(pair)?|[gs]etsockopt|getsockname|)"
+    R"(getpeername|isfdtype|sockatmark|close(from|_range)?|dup[23]?|fcntl(64)?|ioctl|open(at)?(64)?|creat(64)?|pipe2?|)"
+    R"(eventfd|timerfd_create|signalfd|inotify_init1?|memfd_create|v?fork|forkpty|Fork|clone[0-9]?|daemon|)"
+    R"(f?exec(v|l)\w*|posix_spawnp?|posix_spawn_file_actions_\w+|system|popen|fdopen|freopen(64)?|v?dprintf|syscall|)"
+    R"(prctl|sigaction|signal|pthread_sigmask|res_iclose|aio_(read|write)(64)?|lio_listio(64)?)"
+    R"()(_chk|_nocancel|_2)?)";
+
+TEST_CASE("what the library does not take over of libc's calls has a reason") {
+  const std::set<std::string> hooked = Library().Exported();
+  Dl_info libc{};
+  REQUIRE(dladdr(reinterpret_cast<void*>(&getpid), &libc) != 0);
+
+  std::set<std::string> known(std::begin(kMustKnow), std::end(kMustKnow));
+  const size_t must = known.size();
+  const std::regex family(kFamilies);
+  for (const std::string& name : Elf(Contents(libc.dli_fname)).Exported()) {
+    if (std::regex_match(name, family)) known.insert(name);
+  }
+
+  CHECK(known.size() > must);
+  for (const std::string& name : known) {
+    CAPTURE(name);
+    CHECK((hooked.count(name) != 0) != (kNotHooked.count(name) != 0));
+  }
+  for (const auto& [name, reason] : kNotHooked) {
+    CAPTURE(name, reason);
+    CHECK((std::regex_match(name, family) && hooked.count(name) == 0));
+  }
 }
 
 }  // namespace
