@@ -131,6 +131,31 @@ CASE{"close: SHUT_RD of one's own side",
             e.Meet();
           }}};
 
+// Its own end is not the other one's, which has the bytes still to read.
+CASE{"close: SHUT_RD, and bytes that the other end reads later",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            e.Meet();
+            e.Say("%d", e.RecvAll(e.sock, 5000) == Pattern(5000));
+            e.Meet();
+            e.Drain(e.sock, 100);
+          },
+      .server =
+          [](End& e) {
+            DO(shutdown(e.sock, SHUT_RD));
+            e.Recv(e.sock, 10);
+            e.Meet();
+            e.SendAll(e.sock, Pattern(5000));
+            SayEvents(e, e.sock);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10, MSG_DONTWAIT);
+            e.Meet();
+            e.Meet();
+            DO(write(e.sock, "onward", 6));
+            DO(close(e.sock));
+          }}};
+
 CASE{"close: SHUT_RDWR",
      {.client =
           [](End& e) {
