@@ -158,6 +158,23 @@ TEST_CASE("behind NAT ends are joined by the token of their SYN, and by nothing 
     REQUIRE_OK(tokens);
     CHECK((*tokens)->Read(ends->client.get()).value == before);
   }
+  SECTION("an agent that is started for another cgroup serves that one") {
+    tokens->reset();
+    const std::string empty = cgroup.path() + "/empty";
+    REQUIRE(std::filesystem::create_directory(empty));
+    REQUIRE_OK(BpfTokens::Attach({.cgroup = empty, .bpffs = bpffs + "-2"}));
+    tokens = BpfTokens::Attach({.cgroup = cgroup.path(), .bpffs = bpffs + "-2"});
+    REQUIRE_OK(tokens);
+    BpfTokens::Detach(bpffs);
+    auto ends = MakeEnds(namespaces, /*through_nat=*/false);
+    REQUIRE_OK(ends);
+    CHECK((*tokens)->Read(ends->client.get()).value != 0);
+    tokens->reset();
+    BpfTokens::Detach(bpffs + "-2");
+    std::error_code ignored;
+    std::filesystem::remove(bpffs + "-2", ignored);
+    std::filesystem::remove(empty, ignored);
+  }
   SECTION("data still flows, and other sockets have no token") {
     auto ends = MakeEnds(namespaces, /*through_nat=*/false);
     REQUIRE_OK(ends);

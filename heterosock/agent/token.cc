@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <filesystem>
@@ -24,6 +25,20 @@ struct BpfTokens::Object {
   bpf::BpfObject object;
   int map = -1;
 };
+
+namespace {
+
+// A link stays at the cgroup that it was made for, whatever program it is given.
+bool IsOfAnotherCgroup(const std::string& pin, int cgroup) {
+  sys::UniqueFd link(bpf_obj_get(pin.c_str()));
+  bpf_link_info info{};
+  __u32 length = sizeof info;
+  struct stat st {};
+  if (!link.valid() || bpf_obj_get_info_by_fd(link.get(), &info, &length) != 0 || fstat(cgroup, &st) != 0) return false;
+  return info.cgroup.cgroup_id != st.st_ino;  // the id is the inode's number (kernfs_ino(), include/linux/kernfs.h)
+}
+
+}  // namespace
 
 BpfTokens::BpfTokens() : object_(std::make_unique<Object>()) {}
 BpfTokens::~BpfTokens() = default;
@@ -51,8 +66,10 @@ absl::StatusOr<std::unique_ptr<BpfTokens>> BpfTokens::Attach(const Options& opti
                       bpf::OpenObject({token_program_bpf, token_program_bpf_len}, "heterosock_token"));
   bpf_object* object = tokens->object_->object.get();
   HK_RETURN_IF_ERROR(bpf::LoadObject(object, options.bpffs + "/maps"));
-  HK_RETURN_IF_ERROR(bpf::AttachCgroup(bpf_object__find_program_by_name(object, "hk_token"), cgroup.get(),
-                                       options.bpffs + "/links/token", /*replace=*/true));
+  const std::string pin = options.bpffs + "/links/token";
+  if (IsOfAnotherCgroup(pin, cgroup.get())) HK_RETURN_IF_ERROR(bpf::Unpin(pin));
+  HK_RETURN_IF_ERROR(bpf::AttachCgroup(bpf_object__find_program_by_name(object, "hk_token"), cgroup.get(), pin,
+                                       /*replace=*/true));
   tokens->object_->map = bpf_map__fd(bpf_object__find_map_by_name(object, "tokens"));
   return tokens;
 }
