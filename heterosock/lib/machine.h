@@ -12,6 +12,8 @@
 
 #include <atomic>
 
+#include "heterosock/lib/own_calls.h"
+
 namespace heterok8s::heterosock {
 
 inline void Relax() {
@@ -62,7 +64,7 @@ inline void FullFence() {
 
 // System calls without libc's wrappers: they cannot be hooked (not by us, not by others) and are no cancellation
 // points. Result as the kernel gives it: -errno on failure; errno is untouched.
-inline long Syscall(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0, long f = 0) {
+inline long BareSyscall(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0, long f = 0) {
 #if defined(__x86_64__)
   long result;
   register long r10 asm("r10") = d;
@@ -84,6 +86,11 @@ inline long Syscall(long number, long a = 0, long b = 0, long c = 0, long d = 0,
   asm volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
   return x0;
 #endif
+}
+
+// What the library makes beside the program is one of a list.
+inline long Syscall(OwnCall call, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0, long f = 0) {
+  return BareSyscall(call.number(), a, b, c, d, e, f);
 }
 
 // For threads of several processes. Returns after a wake, a change, a signal or the timeout.

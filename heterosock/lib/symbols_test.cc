@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "heterosock/lib/own_calls.h"
 #include "heterosock/tests/agent.h"
 
 namespace heterok8s::heterosock {
@@ -55,18 +56,22 @@ class Elf {
     return names;
   }
 
-  std::set<std::string> Exported() const {
+  std::set<std::string> Exported() const { return Symbols(false); }
+  std::set<std::string> Imported() const { return Symbols(true); }
+
+ private:
+  std::set<std::string> Symbols(bool undefined) const {
     std::set<std::string> names;
     const Elf64_Shdr* section = Find(SHT_DYNSYM);
     for (size_t i = 0; i < section->sh_size / sizeof(Elf64_Sym); ++i) {
       const Elf64_Sym& symbol = Table<Elf64_Sym>(*section)[i];
-      if (symbol.st_shndx != SHN_UNDEF && ELF64_ST_BIND(symbol.st_info) != STB_LOCAL)
-        names.insert(Text(*section, symbol.st_name));
+      const auto bind = ELF64_ST_BIND(symbol.st_info);
+      if ((symbol.st_shndx == SHN_UNDEF) != undefined || bind == STB_LOCAL || (undefined && bind == STB_WEAK)) continue;
+      names.insert(Text(*section, symbol.st_name));
     }
     return names;
   }
 
- private:
   template <typename T>
   const T* Table(const Elf64_Shdr& section) const {
     return reinterpret_cast<const T*>(bytes_.data() + section.sh_offset);
@@ -325,6 +330,42 @@ TEST_CASE("what the library does not take over of libc's calls has a reason") {
   for (const auto& [name, reason] : kNotHooked) {
     CAPTURE(name, reason);
     CHECK((std::regex_match(name, family) && hooked.count(name) == 0));
+  }
+}
+
+// Whoever adds a function here has looked which system calls it makes.
+TEST_CASE("what the library calls of libc makes no other system call") {
+  const std::set<std::string> none = {"__cxa_finalize",
+                                      "__errno_location",
+                                      "__libc_current_sigrtmax",
+                                      "__sched_cpucount",
+                                      "_r_debug",
+                                      "clearerr",
+                                      "dlsym",
+                                      "environ",
+                                      "getenv",
+                                      "getpagesize",
+                                      "gnu_get_libc_version",
+                                      "memcpy",
+                                      "memset",
+                                      "secure_getenv",
+                                      "snprintf",
+                                      "strchr",
+                                      "strcmp",
+                                      "strlen",
+                                      "strncmp",
+                                      "strtol",
+                                      "strtoull",
+                                      "vsnprintf"};
+  // Of fdopen, freopen and dprintf, whose own libc functions make them too.
+  const std::set<std::string> programs = {"fflush", "fopencookie", "free", "vasprintf"};
+#define HETEROSOCK_NAME(name) #name,
+  const std::set<std::string> calls = {HETEROSOCK_OWN_CALLS(HETEROSOCK_NAME)};
+#undef HETEROSOCK_NAME
+
+  for (const std::string& name : Library().Imported()) {
+    CAPTURE(name);
+    CHECK((none.contains(name) || programs.contains(name) || calls.contains(name)));
   }
 }
 

@@ -36,7 +36,7 @@ pid_t ForkPty() {
 }
 
 // By no function of libc's.
-pid_t BareFork() { return static_cast<pid_t>(Syscall(SYS_clone, SIGCHLD)); }
+pid_t BareFork() { return static_cast<pid_t>(BareSyscall(SYS_clone, SIGCHLD)); }
 
 pid_t ForkBySyscall() { return static_cast<pid_t>(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)); }
 

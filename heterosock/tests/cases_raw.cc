@@ -253,7 +253,7 @@ CASE{"raw: execveat by syscall(2) onto the connection",
 // late for one that is made when the connection has moved.
 void WaitInBareSet(End& e, int before) {
   for (int i = 0; i < before; ++i) open("/dev/null", O_RDONLY | O_CLOEXEC);
-  const int ep = static_cast<int>(Syscall(SYS_epoll_create1, 0));
+  const int ep = static_cast<int>(BareSyscall(SYS_epoll_create1, 0));
   e.Meet();
   const int fd = e.Accept();
   epoll_event event{EPOLLIN, {.u64 = 9}};
