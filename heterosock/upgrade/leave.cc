@@ -4,6 +4,7 @@
 #include "heterosock/epoll/registry.h"
 #include "heterosock/lib/process.h"
 #include "heterosock/lib/quiet.h"
+#include "heterosock/lib/trace.h"
 #include "heterosock/ofd/fd_table.h"
 #include "heterosock/stream/direction.h"
 #include "heterosock/stream/stream.h"
@@ -72,6 +73,9 @@ void Leave(uint32_t index, int fd) {
   // Another thread may be arming it just now: that ends first.
   if (agent_lock.Acquire()) agent_lock.Release();
   if (channel.page == nullptr) return LeaveKernel(index, fd);
+  const Reason reason = slot.reason.load();
+  if (reason == Reason::kSeccomp && process.disabled_because.load() != reason)
+    Trace("fd %d: was on TCP: another process that has it gave up system calls", fd);
   const bool alone = !Slots::LetGo(index) && Slots::Alone(slot);
   if (alone && !slot.broken.load()) {
     // What is unread in the ring goes to TCP in front of the FIN; of an abortive close nothing has to arrive.
