@@ -7,7 +7,7 @@ import os
 import re
 import time
 
-from stage import free_port, need
+from stage import Missing, free_port, need
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PYTHON = "/usr/bin/python3"
@@ -189,6 +189,43 @@ def python(what):
     return drive
 
 
+def grpc(scene):
+    """Calls and streams of gRPC's C core, which asks for TCP_INQ and reads by edges, and 3 MB each way."""
+    if not glob.glob("/usr/lib/python3/dist-packages/grpc"):
+        raise Missing("python3-grpcio")
+    return python("grpc_calls")(scene)
+
+
+def java(scene):
+    """Selectors, blocking channels, files to and from a channel, a close under a reader, and 3 MB each way."""
+    need("java", "javac")
+    port = free_port()
+    scene.run("javac", "-d", scene.folder, f"{HERE}/clients/Channels.java", env=dict(os.environ))
+    run = ["java", "-Xmx200m", "-cp", scene.folder, "Channels"]
+    scene.start(*run, "serve", port, port=port)
+    out = json.loads(scene.load(*run, "call", port, scene.seconds))
+    return out["said"], out["rate"], "round trips/s"
+
+
+def mariadb(scene):
+    """A thread for each client: a large result, a large row, a killed query, and the smallest query there is."""
+    need("mariadbd", "mariadb", "mariadb-install-db", "mysqlslap", "setpriv")
+    port, data = free_port(), scene.path("data")
+    os.makedirs(data)
+    scene.run("mariadb-install-db", "--user=mysql", f"--datadir={data}", "--auth-root-authentication-method=normal", env=dict(os.environ))
+    # With its io_uring for files all of its connections would be the kernel's.
+    scene.start("mariadbd", "--no-defaults", "--user=mysql", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
+                "--innodb-use-native-aio=0", f"--socket={data}/s", port=port)
+    to = ["-h127.0.0.1", f"-P{port}", "-uroot", "--protocol=tcp"]
+    said = [sha(scene.run("mariadb", *to, "mysql", "-Ne", "select seq, md5(seq) from seq_1_to_100000"))]
+    said.append(scene.run("mariadb", *to, "-Ne", "select length(@a := repeat('abc', 1000000)), md5(@a)"))
+    said.append(sha(scene.run("mariadb", *to, "-Ne", "select repeat('abc', 1000000)")))
+    said.append(scene.run("mariadb", *to, "-f", "-Ne", "set statement max_statement_time=0.05 for select sleep(5); select 2", check=False))
+    queries = int(20_000 * scene.seconds)
+    out = scene.load("mysqlslap", *to, "--concurrency=4", "--query=select 1", f"--number-of-queries={queries}", "--create-schema=mysql")
+    return said, queries / float(re.search(r"Average number of seconds.*: ([\d.]+)", out).group(1)), "queries/s"
+
+
 def node(scene):
     """http with keep-alive and a stream of 8 MB each way."""
     need("node")
@@ -263,7 +300,7 @@ def go(scene):
     return said, None, ""
 
 
-ALL = [redis, memcached, nginx, haproxy, envoy, postgres, python("asyncio_echo"), python("http_server"), python("processes"), node, openssh, iperf3, sockperf,
+ALL = [redis, memcached, nginx, haproxy, envoy, postgres, python("asyncio_echo"), python("http_server"), python("processes"), grpc, java, mariadb, node, openssh, iperf3, sockperf,
        static, go]
 NEVER_MOVE = {"static", "go"}  # these bypass libc
 NEED_NOT_MOVE = {"openssh"}    # sshd executes itself for each connection, which then has two holders
