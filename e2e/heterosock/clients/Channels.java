@@ -5,6 +5,7 @@ import java.net.InetSocketAddress;
 import java.net.Socket;
 import java.net.SocketTimeoutException;
 import java.nio.ByteBuffer;
+import java.nio.channels.ClosedChannelException;
 import java.nio.channels.FileChannel;
 import java.nio.channels.SelectionKey;
 import java.nio.channels.Selector;
@@ -87,11 +88,11 @@ public class Channels {
       try {
         end.complete("read " + channel.read(ByteBuffer.allocate(10)));
       } catch (IOException e) {
-        end.complete(e.getClass().getSimpleName());
+        // Which of its kinds depends on whether the read had begun.
+        end.complete(e instanceof ClosedChannelException ? "closed" : e.toString());
       }
     });
     reader.start();
-    while (reader.getState() == Thread.State.NEW) Thread.onSpinWait();
     Thread.sleep(100);
     if (interrupt) reader.interrupt();
     else channel.close();
