@@ -330,7 +330,7 @@ class Waiter {
       n = real.epoll_pwait(epfd_, events_, max_, -1, mask);
     } else {
       n = real.epoll_pwait2(epfd_, events_, max_, &left, mask);
-      if (n < 0 && errno == ENOSYS) {  // before Linux 5.11: whole milliseconds, rounded up
+      if (n < 0 && (errno == ENOSYS || errno == EPERM)) {  // before 5.11, or forbidden: whole milliseconds, rounded up
         n = real.epoll_pwait(epfd_, events_, max_,
                              static_cast<int>((left.tv_sec * 1000) + (left.tv_nsec + 999999) / 1000000), mask);
       }

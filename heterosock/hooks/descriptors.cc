@@ -144,6 +144,8 @@ HETEROSOCK_EXPORT int __close_nocancel(int fd) __attribute__((alias("close")));
 
 HETEROSOCK_EXPORT int close_range(unsigned first, unsigned last, int flags) {
   if (first > last) return real.close_range(first, last, flags);
+  // Of a number that nobody has: refused before anything is forgotten (flags of a later kernel, or before Linux 5.9).
+  if (real.close_range(~0u, ~0u, flags) != 0) return -1;
   if ((flags & CLOSE_RANGE_CLOEXEC) == 0 && thread_state.in_vfork == 0) ForgetRange(first, last);
   return CloseRange(first, last, flags);
 }

@@ -69,7 +69,13 @@ void StartProcess() {
   const char* mode = getenv("HETEROSOCK");
   const bool off = mode != nullptr && (strcmp(mode, "off") == 0 || strcmp(mode, "0") == 0);
   if (off) process.disabled_because.store(Reason::kDisabled);
-  process.enabled.store(!off);
+  // Without it a child of a bare system call would take itself for its parent.
+  const bool blind = !off && process.alive == nullptr;
+  if (blind) {
+    process.disabled_because.store(Reason::kKernel);
+    Trace("no connection of this process moves to shared memory: %s (MADV_WIPEONFORK)", Text(Reason::kKernel));
+  }
+  process.enabled.store(!off && !blind);
   started.store(2, std::memory_order_release);
   errno = saved;
 }

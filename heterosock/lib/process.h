@@ -53,7 +53,7 @@ struct Process {
   uint32_t offer_writes = 2;
   char agent_path[108] = {};  // empty: the default
   // One page that the kernel empties in every child (MADV_WIPEONFORK): it tells of forks that nobody told us of. Null
-  // before Linux 4.14.
+  // before Linux 4.14, where nothing moves.
   std::atomic<uint32_t>* alive = nullptr;
   // One thread forks at a time; the slots of which the child will be a holder are marked meanwhile.
   SharedLock fork_lock;

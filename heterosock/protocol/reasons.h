@@ -50,6 +50,7 @@ enum class Reason : uint32_t {
   kMemory = 49,    // the channel could not be mapped
   kSeccomp = 50,   // the program gives up system calls, or rdtsc, that the library needs
   kLargeSet = 51,  // select() with sets of more than FD_SETSIZE descriptors
+  kKernel = 52,    // the kernel lacks what the library needs
 };
 
 constexpr const char* ReasonText(Reason reason) {
@@ -130,6 +131,8 @@ constexpr const char* ReasonText(Reason reason) {
       return "the program gives up system calls";
     case Reason::kLargeSet:
       return "select() with sets larger than an fd_set";
+    case Reason::kKernel:
+      return "the kernel lacks what the library needs";
   }
   return "unknown";
 }

@@ -23,6 +23,7 @@
 #include "heterosock/tests/case.h"
 #include "heterosock/tests/limits.h"
 #include "heterosock/tests/meddler.h"
+#include "heterosock/tests/one_end.h"
 #include "heterosock/tests/outcome.h"
 
 namespace heterok8s::heterosock::behaviour {
@@ -271,28 +272,8 @@ int RunAll(Options options) {
   return totals.different || wanted.empty() || vain ? 1 : 0;
 }
 
-int RunOneEnd(char** words) {  // server|client 4|6 warm|cold NAME
-  Meddler::Introduce();
-  for (const Case* each : Cases()) {
-    if (std::strcmp(each->name, words[3]) != 0) continue;
-    End end(words[0][0] == 's' ? Role::kServer : Role::kClient, words[1][0] == '4' ? AF_INET : AF_INET6,
-            words[2][0] == 'w');
-    return RunEnd(*each, end);
-  }
-  return 3;
-}
-
-int RunOneStep(char** words) {  // STEP server|client 4|6 FD
-  End end(words[1][0] == 's' ? Role::kServer : Role::kClient, words[2][0] == '4' ? AF_INET : AF_INET6, false);
-  Step step = FindStep(words[0]);
-  if (!step) return 3;
-  step(end, std::atoi(words[3]));
-  return 0;
-}
-
 int Main(int argc, char** argv) {
-  if (argc == 6 && !std::strcmp(argv[1], "--end")) return RunOneEnd(argv + 2);
-  if (argc == 6 && !std::strcmp(argv[1], "--step")) return RunOneStep(argv + 2);
+  if (const std::optional<int> status = RunAsEnd(argc, argv)) return *status;
   Options options;
   options.preload.library = BesideThisProgram("../libheterosock.so");
   for (int i = 1; i < argc; ++i) {

@@ -159,6 +159,26 @@ CASE{"close_range: closes what is in it",
           },
       .stays = true}};
 
+// The last one is, too, on a kernel that has no such call.
+CASE{"close_range: what is refused closes nothing",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "unread");
+            kEcho(e);
+          },
+      .server =
+          [](End& e) {
+            const auto number = static_cast<unsigned>(e.sock);
+            e.AwaitBytes(e.sock, 6);
+            DO(close_range(number, number, 1 << 7));
+            DO(close_range(number, number - 1, 0));
+            DO(write(e.sock, "a", 1));
+            e.Recv(e.sock, 7, MSG_WAITALL);
+            if (DO(close_range(number, number, 0)) == 0) return;
+            DO(write(e.sock, "b", 1));
+            e.Recv(e.sock, 10);
+          }}};
+
 CASE{"closefrom: closes all from there",
      {.client = [](End& e) { e.Drain(e.sock, 10); },
       .server =

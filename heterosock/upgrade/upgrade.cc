@@ -48,10 +48,15 @@ int FindFd(uint32_t index) {
 // it.
 bool Step(Slot& slot, Phase from, Phase to) { return slot.phase.compare_exchange_strong(from, to); }
 
+void Stay(uint32_t index, Reason reason) {
+  StayOnTcp(Slots::Get(index), reason);
+  if (trace_fd >= 0) Trace("fd %d: stays on TCP: %s", FindFd(index), Text(reason));
+}
+
 // With the agent's lock held.
 void GiveUpChannel(uint32_t index, Reason reason) {
   LocalChannel& channel = Slots::Local(index);
-  StayOnTcp(Slots::Get(index), reason);
+  Stay(index, reason);
   EpollForgetBell(index);
   if (channel.channel_id != 0) agent.Release(channel.channel_id, reason);
   UnmapLocked(index, false);
@@ -107,7 +112,7 @@ void Paired(const Rendezvous::Event& event) {
     return;
   }
   if (!Map(channel, pairing)) {
-    StayOnTcp(slot, Reason::kMemory);
+    Stay(index, Reason::kMemory);
     UnmapLocked(index, false);
     agent.Release(pairing.channel_id, Reason::kMemory);
     if (pace.NoRoom(Nanoseconds())) Trace("agent: no room for another channel: no offer for %u ms", pace.pause_ms());
