@@ -8,23 +8,28 @@
 //   ring_offset[s]           ring_bytes of ring     bytes that side s sends
 //
 // Everything is little-endian and of fixed width; there are no pointers and no bit fields. A *line* is 128 bytes (two
-// 64-byte cache lines, because adjacent lines are fetched together) and is written by one side only. Counting is done
-// with cumulative 64-bit stream offsets that start at 0 when a direction moves to shared memory and never wrap.
+// 64-byte cache lines, because adjacent lines are fetched together) and is written by one side only; but the agent has
+// a say in `flags` and `returning`, which are therefore changed by atomic or, and by exchange. All but the header is
+// zero at first. Counting is done with cumulative 64-bit stream offsets that start at 0 when a direction moves to
+// shared memory and never wrap.
 //
 // Sending n bytes as side s, with T the own tail, M = ring_size, B = ring_base (all remembered privately, never read
-// back):
-//   wait until T + n - other.receiver.head <= M; copy the bytes to ring[s][(T - B) mod M], in two pieces at the end of
-//   M; sender.tail = T + n with release; full fence; if other.wait.rx_sleep is odd and not the value last rung for:
-//   ring.
+// back; M is stored before the first byte):
+//   wait until T + n - other.receiver.head (with acquire) <= M; copy the bytes to ring[s][(T - B) mod M], in two pieces
+//   at the end of M; sender.tail = T + n with release; full fence; if other.wait.rx_sleep is odd and not the value last
+//   rung for: ring.
 // Receiving: tail = other.sender.tail with acquire; between the own head and tail there are bytes; read B and M after
 // tail;
 //   copy out; receiver.head = head + n with release; full fence; if other.wait.tx_sleep is odd and new: ring.
 // B and M may change only while the ring is empty (head == tail), and are stored before the tail that needs them. This
 // is how a ring shrinks to its first page on an idle connection and grows to ring_bytes in a burst.
 //
-// Sleeping (an eventcount with one writer per word): the sleeper adds 1 to its rx_sleep (or tx_sleep), making it odd;
-// full fence; looks again; only then sleeps on its bell; once awake adds 1 again. The other side, after publishing,
-// rings each odd value at most once. Bells are pipes that travel by SCM_RIGHTS.
+// Sleeping (an eventcount with one writer per word): the sleeper stores a new odd value in its rx_sleep (or tx_sleep),
+// greater than the last; full fence; looks again; only then sleeps, in one poll() on its bell and on the socket. Once
+// awake it empties the bell, and then looks. It may store an even value (one more) meanwhile; who leaves the odd one is
+// rung once for nothing, so an odd value does not say that somebody sleeps. The other side, after publishing (a tail, a
+// head, or continue_at, which is for the receiver), rings each odd value at most once. Bells are pipes that travel by
+// SCM_RIGHTS, one for each side: it may ring for either word, or for a flag (below), or for nothing.
 //
 // Patience: a sender of which more is to come (MSG_MORE, TCP_CORK) need not ring for a part of a segment, as TCP would
 // not send it. It has stored 1 in its `corks` before; a receiver that sees that may store the value that rx_sleep is
@@ -32,22 +37,37 @@
 // may leave the value unrung for as long as rx_patient equals it, and rings when it has no more to come. So bytes are
 // never later than TCP's, which keeps them for 200 ms, even when the sender does nothing any more.
 //
-// Moving a direction from TCP to the ring: each side stores its armed_nonce, then armed_epoch; when the sender sees
-// both equal to the header's it stores switch_at = 1 + number of bytes it wrote to TCP, and from then on writes only to
-// its ring. The receiver reads TCP until it has read switch_at - 1 bytes, then the ring.
+// Moving a direction from TCP to the ring: each side stores its armed_nonce, then armed_epoch with release, at any time
+// when nobody of it is inside a call on the socket: from then on who waits for bytes sleeps as above. When the sender
+// sees both of the other side equal to the header's, and no kFlagWantTcp there (else it stays on TCP for good), it
+// stores switch_at = 1 + number of bytes it wrote to TCP since the connection began, and from then on writes only to
+// its ring. The receiver reads TCP until it has read switch_at - 1 bytes, then the ring. It asks TCP how much there is
+// (SIOCINQ, or a peek) before it looks at switch_at, and takes no more: a sender may switch and move back in between,
+// and what it writes to TCP after that is not next.
 //
-// Moving back, which a direction does at most once in its life: the sender sets `returning` from 0 to kSenderReturns,
-// writes to TCP what is unread in the ring, from the offset F on and as far as TCP takes it, to the offset R; it stores
-// returned_to = 1 + R, then continue_at = 1 + F, and goes on with TCP. F is the receiver's head as the sender saw it,
-// so bytes may be in both places: the receiver reads the ring to its tail, drops R - F bytes of TCP, and reads TCP for
-// good. What comes on TCP while `returning` is set and continue_at is not is such a copy. A receiver that will not read
-// the ring any longer (the socket goes to a program without the library) stores recall_at = 1 + head, sets
-// kFlagWantTcp, and rings. The sender then takes F = recall_at - 1, and R is the tail: nothing is lost and the order is
-// kept; it stores kSenderAnswers in `returning`. Where kSenderReturns is there after that store, the sender may not
-// have seen it: the receiver waits for continue_at, and drops head - F bytes of TCP. The agent can do the writing for a
-// sender that is busy elsewhere (HAND_BACK): it sets `returning` from 0 to kAgentReturns, and stores returned_to when
-// done. The sender, who may go on publishing meanwhile, then writes what is behind returned_to itself and stores
-// continue_at. It must not wait for that in place: the other side can write kAgentReturns too.
+// Moving back, which a direction does at most once in its life, by itself or because kFlagWantTcp is set at the other
+// side (a sender looks before each piece, and whenever its bell has woken it): the sender sets `returning` from 0 to
+// kSenderReturns and looks whether recall_at is there (below). If not, it writes to TCP what is unread in the ring,
+// from the offset F on and as far as TCP takes it, to the offset R; it stores returned_to = 1 + R, then continue_at = 1
+// + F, and goes on with TCP. F is the receiver's head as the sender saw it, so bytes may be in both places: the
+// receiver reads the ring to its tail, drops R - F bytes of TCP, and reads TCP for good. What comes on TCP while
+// `returning` is set and continue_at is not is such a copy.
+//
+// A receiver that will not read the ring any longer (the socket goes to a program without the library) stores
+// recall_at = 1 + head, sets kFlagWantTcp, full fence, and rings, whoever sleeps. The sender then takes F = recall_at -
+// 1, and R is the tail: it goes on until TCP has taken that, so nothing is lost and the order is kept; it stores
+// kSenderAnswers in `returning`. The next byte of TCP is then the one at head. Where kSenderReturns is there after that
+// store, the sender may not have seen it: the receiver waits for continue_at, and drops head - F bytes of TCP. The
+// agent can do the writing for a sender that is busy elsewhere (HAND_BACK): it sets `returning` from 0 to
+// kAgentReturns, and stores returned_to when done. The sender, who may go on publishing meanwhile, then writes what is
+// behind returned_to itself and stores continue_at = recall_at. It must not wait for that in place: the other side can
+// write kAgentReturns too.
+//
+// Ending: FIN, RST and errors are TCP's. A side sets kFlagFin before shutdown(SHUT_WR), kFlagFin and kFlagClosed before
+// close. Bytes may be left in the ring then: a receiver that finds the end on TCP looks at the tail and continue_at
+// after that, and has the end when it has read up to them. A sender that sees kFlagClosed, or the other side's FIN
+// (POLLRDHUP; it asks when it sees kFlagFin, and now and then, for who is killed sets no flag), moves its direction
+// back, so that the kernel answers what it writes.
 //
 // Who reads must take the other side for hostile: load every field once, check it, and treat what cannot be as a reset.
 #pragma once
@@ -67,7 +87,7 @@ inline constexpr size_t kRingAlignment = 64 << 10;  // kernels with 64 KiB pages
 
 // Flags of WaitLine::flags.
 inline constexpr uint32_t kFlagFin = 1;      // this side called shutdown or close: the kernel's FIN is about to follow
-inline constexpr uint32_t kFlagWantTcp = 2;  // please move your direction back to TCP
+inline constexpr uint32_t kFlagWantTcp = 2;  // please move your direction back to TCP. The agent sets it too, to fence
 inline constexpr uint32_t kFlagClosed = 4;   // this side closed its last descriptor: it reads no more
 
 // Values of ControlLine::returning.
@@ -126,12 +146,12 @@ struct alignas(kLineBytes) CounterLine {
   Shared<uint64_t> receives;
   Shared<uint64_t> sleeps;
   Shared<uint64_t> rings;
-  Shared<uint64_t> spins;     // waits that ended while spinning
-  Shared<uint64_t> tx_full;   // sends that found no room
-  Shared<uint64_t> tcp_sent;  // bytes written to TCP before the switch
-  Shared<uint64_t> tcp_received;
-  Shared<uint32_t> pid;     // as this side sees itself
-  Shared<uint32_t> fenced;  // why this side moved back to TCP (upgrade/reason.h); 0: it did not
+  Shared<uint64_t> spins;         // waits that ended while spinning
+  Shared<uint64_t> tx_full;       // sends that found no room
+  Shared<uint64_t> tcp_sent;      // bytes written to TCP before the switch
+  Shared<uint64_t> tcp_received;  // from TCP when this side was armed
+  Shared<uint32_t> pid;           // as this side sees itself
+  Shared<uint32_t> fenced;        // why this side moved back to TCP (upgrade/reason.h); 0: it did not
 };
 
 struct SideLines {

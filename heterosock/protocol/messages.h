@@ -93,8 +93,10 @@ struct Refused {
   uint32_t reserved;
 };
 
-// "This socket showed signs of life." One descriptor: the socket. The agent closes its copy at once, because a second
-// holder would keep the kernel from sending FIN.
+// "This socket showed signs of life." One descriptor: the socket, connected, with bytes unread or on their way or not.
+// The agent closes its copy at once, because a second holder would keep the kernel from sending FIN. Who offers counts
+// the bytes that it writes and reads from the first one on: the layout needs them. The other end's OFFER must come
+// within offer_deadline_ms, or this one is DECLINED(kNoPeer).
 struct Offer {
   static constexpr Type kType = Type::kOffer;
   Header header;
@@ -116,6 +118,8 @@ struct Withdraw {
 // To ring, write 8 bytes of anything; EAGAIN means that it is rung already. To clear, read until EAGAIN. Pipes, because
 // each end of one is an open file description of its own: a peer that clears O_NONBLOCK on its end, or fills the pipe,
 // cannot make ringing block, as it could with an eventfd that both ends share.
+// Who maps the memory makes sure of F_SEAL_SHRINK first; then it needs the descriptor for RESUME alone. The bells are
+// non-blocking already.
 struct Paired {
   static constexpr Type kType = Type::kPaired;
   Header header;
@@ -123,8 +127,8 @@ struct Paired {
   uint64_t channel_id;                   // unique in one epoch; the same for both ends
   uint64_t epoch;                        // of the agent that paired
   uint64_t nonce;                        // of this channel; both ends have the same
-  uint64_t memory_offset, memory_bytes;  // where the channel lies in the memfd
-  uint8_t side;                          // 0 or 1; the two ends differ
+  uint64_t memory_offset, memory_bytes;  // where the channel lies in the memfd; the offset is 0 so far
+  uint8_t side;                          // 0: this end connected, 1: it accepted
   uint8_t reserved[7];
 };
 
@@ -134,7 +138,7 @@ struct Declined {
   Header header;
   uint64_t offer_id;
   uint32_t reason;          // Reason
-  uint32_t retry_after_ms;  // 0: never again for this socket
+  uint32_t retry_after_ms;  // 0: never again for this socket; else it may be offered anew after that time
 };
 
 // The channel is no longer used by this process. No descriptors.
@@ -161,14 +165,18 @@ struct Resume {
 
 // This end called its unread bytes back (layout/channel.h) and the other end has not answered: it may be far from any
 // call of its library. The agent takes that process's socket (pidfd_getfd) and writes them in its place. Once for each
-// end; not answered, the shared memory says when it is done. No descriptors.
+// end; not answered: the other end's returned_to says when it is done. Where the agent cannot, nothing happens, and the
+// other end does it with its next call. No descriptors.
 struct HandBack {
   static constexpr Type kType = Type::kHandBack;
   Header header;
   uint64_t channel_id;
 };
 
-// Hand the stream back to TCP. Answered by a RELEASE when that is done. No descriptors.
+// Hand the stream back to TCP: bring the own direction back, and have the other one come back (recall_at, or
+// kFlagWantTcp alone, in layout/channel.h). Of a single channel the agent has set kFlagWantTcp at both sides before,
+// for processes that read no messages. Not answered; RELEASE comes when the channel is not used any more, at the latest
+// when the connection is closed. No descriptors.
 struct Fence {
   static constexpr Type kType = Type::kFence;
   Header header;
