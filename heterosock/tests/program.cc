@@ -66,7 +66,8 @@ class Maker {
     Conn& conn = conns_[step.conn];
     if (conn.closed[step.end]) return false;
     Way &out = conn.from[step.end], &in = conn.from[1 - step.end];
-    uint32_t dice = Below(100);
+    uint32_t dice = Below(105);
+    if (dice >= 100) return TryRare(step, conn, dice);
     if (dice < 24) return Send(step, conn, out);
     if (dice < 50) return Receive(step, in);
     if (dice < 54) {
@@ -122,6 +123,33 @@ class Maker {
     return conn.closed[step.end] = true;
   }
 
+  bool TryRare(ProgramStep& step, Conn& conn, uint32_t dice) {
+    Way &out = conn.from[step.end], &in = conn.from[1 - step.end];
+    step.b = Below(1000);
+    if (conn.gone()) return false;
+    if (dice < 103) {
+      step.act = Act::kSplice;
+      step.a = Size(60'000);
+      in.in_flight -= std::min(in.in_flight, step.a);
+      return true;
+    }
+    if (dice < 104) return step.act = Act::kOption, true;
+    // It inherits both connections; what a peer left unread in the ring of one that it reset would be lost.
+    if (conns_[0].gone() || conns_[1].gone()) return false;
+    step.act = Act::kSpawn;
+    if (in.in_flight > 0 && Below(2)) {  // it reads
+      step.a = std::min(in.in_flight, Size(60'000));
+      step.b |= 1;
+      in.in_flight -= step.a;
+      return true;
+    }
+    step.a = Size(kMostInFlight - out.in_flight);
+    step.b &= ~1u;
+    if (out.ended || step.a == 0) return false;
+    out.in_flight += step.a;
+    return true;
+  }
+
   bool Send(ProgramStep& step, Conn& conn, Way& out) {
     if (conn.gone()) return false;
     step.act = Act::kSend;
@@ -158,7 +186,8 @@ std::vector<ProgramStep> MakeProgram(uint64_t seed, size_t steps) {
 std::string Describe(const ProgramStep& step) {
   static constexpr const char* kActs[] = {"send",      "receive",   "bulk",     "poll",     "count",    "duplicate",
                                           "closeCopy", "overwrite", "nonBlock", "epollAdd", "epollMod", "epollDel",
-                                          "epollWait", "halfClose", "close",    "timeout",  "signal",   "error"};
+                                          "epollWait", "halfClose", "close",    "timeout",  "signal",   "error",
+                                          "splice",    "option",    "spawn"};
   static constexpr const char* kActors[] = {"", " by a thread", " by a child"};
   return std::string(step.end == 0 ? "server " : "client ") + kActs[static_cast<int>(step.act)] +
          kActors[static_cast<int>(step.actor)] + " conn " + std::to_string(step.conn) + " a " + std::to_string(step.a) +
