@@ -163,7 +163,7 @@ Receiver::Look Receiver::LookAtTcp() {
     // Nothing queued: the end of the stream, an error, or bytes that came just now.
     char byte;
     const long peeked = Syscall(SYS_recvfrom, fd_, reinterpret_cast<long>(&byte), 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
-    if (peeked > 0) return kMore;
+    if (peeked > 0) return TakeAtMark();
     if (peeked == -EAGAIN || peeked == -EINTR) return kEmpty;
     if (channel_.peer().control.switch_at.load(std::memory_order_acquire) != 0) return kMore;
     if (peeked == 0 && PeerEnded(index_, fd_)) return kMore;  // it left bytes unread: the kernel has an error now
@@ -178,6 +178,22 @@ Receiver::Look Receiver::LookAtTcp() {
   Took(static_cast<size_t>(got));
   if (peek) return kMore;
   boundary_ = switch_at != 0;
+  return kMore;
+}
+
+// The kernel has bytes, and counted none: they came just now, or the first of them is urgent, up to which alone it
+// counts (tcp_inq() in include/net/tcp.h). The next receive steps over that one, and may take all that lies behind it:
+// who sends out of band has left shared memory for good, so no switch is among it. splice() does not step over it
+// (tcp_read_sock() in net/ipv4/tcp.c), and is told so.
+Receiver::Look Receiver::TakeAtMark() {
+  int at_mark = 0;
+  Syscall(SYS_ioctl, fd_, SIOCATMARK, reinterpret_cast<long>(&at_mark));
+  if (at_mark == 0) return kMore;
+  const bool peek = (flags_ & MSG_PEEK) != 0;
+  const long got = peek ? KernelReceive(cursor_, cursor_.Total()) : ReceiveCounted(cursor_.Total());
+  if (pipe_ < 0 && (got == -EAGAIN || got == -EINTR)) return kEmpty;
+  if (got <= 0) return End(got);
+  Took(static_cast<size_t>(got));
   return kMore;
 }
 

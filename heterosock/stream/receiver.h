@@ -45,6 +45,7 @@ class Receiver {
   Look End(ssize_t result);
   void Took(size_t n);
   Look LookAtTcp();
+  Look TakeAtMark();
   long KernelReceive(const IovCursor& cursor, size_t most) const;
   long ReceiveCounted(size_t most);
   Look PeekBehindSwitch(uint64_t before);

@@ -1,10 +1,14 @@
 // The flags of recv and send.
+#include <dlfcn.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <thread>
 
 #include "heterosock/tests/case.h"
@@ -301,6 +305,72 @@ CASE{"flags: out of band, inline",
             DO(sockatmark(e.sock));
             e.AwaitBytes(e.sock, 4);
             e.Recv(e.sock, 100);
+          },
+      .stays = true}};
+
+// Bytes go one way alone until their sender has moved, when both ends can.
+void SendOneWay(End& e) {
+  using Moved = int (*)(int fd);
+  const Moved moved = reinterpret_cast<Moved>(dlsym(RTLD_DEFAULT, "heterosock_moved"));
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  for (bool again = true; again;) {
+    e.SendAll(e.sock, Pattern(8192));
+    again = moved && (moved(e.sock) & 1) == 0 && std::chrono::steady_clock::now() < end;
+    e.Tell(again);
+    e.Meet();
+    e.Meet();
+  }
+}
+
+void ReceiveOneWay(End& e) {
+  for (bool again = true; again;) {
+    e.RecvAll(e.sock, 8192);
+    e.Meet();
+    again = e.Told() != 0;
+    e.Meet();
+  }
+}
+
+CASE{"flags: out of band over a direction that was silent before",
+     {.client =
+          [](End& e) {
+            SendOneWay(e);
+            e.Recv(e.sock, 100);
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLIN);
+            DO(fcntl(e.sock, F_SETFL, O_NONBLOCK));
+            e.Recv(e.sock, 3, MSG_PEEK);
+            e.Recv(e.sock, 2);
+            e.Recv(e.sock, 100);
+            e.Recv(e.sock, 100);
+            e.Meet();
+            e.Meet();
+            const int ep = epoll_create1(0);
+            epoll_event event{EPOLLIN, {.fd = e.sock}};
+            DO(epoll_ctl(ep, EPOLL_CTL_ADD, e.sock, &event));
+            DO(epoll_wait(ep, &event, 1, -1));
+            e.Recv(e.sock, 100);
+            DO(fcntl(e.sock, F_SETFL, 0));
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLIN);
+            int ends[2];
+            DO(pipe(ends));
+            DO(splice(e.sock, nullptr, ends[1], nullptr, 100, 0));
+            DO(splice(e.sock, nullptr, ends[1], nullptr, 100, SPLICE_F_NONBLOCK));
+            e.Recv(e.sock, 100, MSG_WAITALL);
+          },
+      .server =
+          [](End& e) {
+            ReceiveOneWay(e);
+            for (int round = 0; round < 4; ++round) {
+              if (round > 0) e.Meet();
+              DO(send(e.sock, "U", 1, MSG_OOB));
+              DO(send(e.sock, "hello", 5, 0));
+              if (round < 3) e.Meet();
+            }
+            DO(shutdown(e.sock, SHUT_WR));
           },
       .stays = true}};
 
