@@ -125,6 +125,8 @@ struct LocalChannel {
   std::atomic<uint32_t> offered{0};  // on which connection to the agent, while it has not answered
   uint32_t generation = 0;           // of the slot when this process, or the one that it is a fork of, took it
   uint64_t inode = 0;                // of the socket, once it was armed
+  uint64_t full_at_head = 0;         // 1 + the receiver's head when a send last found the ring full
+  uint64_t full_since_ns = 0;        // and since when, on CLOCK_MONOTONIC, the head has been that
 
   layout::SideLines& own() const { return page->side[side]; }
   layout::SideLines& peer() const { return page->side[1 - side]; }

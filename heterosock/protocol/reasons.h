@@ -51,6 +51,7 @@ enum class Reason : uint32_t {
   kSeccomp = 50,   // the program gives up system calls, or rdtsc, that the library needs
   kLargeSet = 51,  // select() with sets of more than FD_SETSIZE descriptors
   kKernel = 52,    // the kernel lacks what the library needs
+  kUnread = 53,    // the ring was full and nobody read: TCP's buffers take more
 };
 
 constexpr const char* ReasonText(Reason reason) {
@@ -129,6 +130,8 @@ constexpr const char* ReasonText(Reason reason) {
       return "the channel could not be mapped";
     case Reason::kSeccomp:
       return "the program gives up system calls";
+    case Reason::kUnread:
+      return "nobody reads, and TCP's buffers take more";
     case Reason::kLargeSet:
       return "select() with sets larger than an fd_set";
     case Reason::kKernel:

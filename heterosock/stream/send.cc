@@ -22,7 +22,9 @@ namespace {
 constexpr size_t kPiece = 32 << 10;        // published at once, so that the receiver copies while we do
 constexpr uint64_t kAskKernelUs = 1000;    // how stale "the peer lives" may be for one that only sends
 constexpr uint32_t kKeptBytes = 16 << 10;  // of a ring, for as long as the connection lives
-constexpr uint64_t kKeptUs = 1'000'000;    // how long the memory of a burst is kept for the next one
+// How long the ring may be full while nobody reads. A receiver loses its CPU for less, but for a debugger or a freezer.
+constexpr uint64_t kUnreadNs = 250'000'000;
+constexpr uint64_t kKeptUs = 1'000'000;  // how long the memory of a burst is kept for the next one
 
 void Count(layout::Shared<uint64_t>& counter) {
   counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
@@ -294,10 +296,28 @@ class Sender {
     return used > channel_.ring_bytes || ring::Roomy(used, channel_.ring_bytes);  // a lie is found by who looks next
   }
 
+  // When what is unread goes to TCP, whose buffers take several times a ring: two ends that both write before they read
+  // would else wait for each other where plain TCP lets them go on. A receiver that is that slow gains nothing from a
+  // ring.
+  uint64_t UnreadUntil() {
+    const uint64_t head = channel_.peer().receiver.head.load(std::memory_order_acquire);
+    if (channel_.full_at_head != head + 1) {
+      channel_.full_at_head = head + 1;
+      channel_.full_since_ns = Nanoseconds();
+    }
+    return channel_.full_since_ns + kUnreadNs;
+  }
+
   // 0: look again; else -errno. Enters and leaves with the lock held.
   ssize_t WaitForRoom() {
     layout::SideLines& own = channel_.own();
     Count(own.counters.tx_full);
+    const uint64_t until = UnreadUntil();
+    if (Nanoseconds() >= until) {
+      StartReturn(index_, fd_, Reason::kUnread);
+      convert_ = true;
+      if (tx_.mode.load(std::memory_order_relaxed) != Mode::kRing) return 0;
+    }
     if (Nonblocking()) {
       tx_.full.fetch_add(1, std::memory_order_relaxed);
       convert_ = true;  // a set has to hear of room from us
@@ -323,7 +343,7 @@ class Sender {
     bell::Arm(own.wait.tx_sleep, tx_.sleep);
     hurry_ = Roomy() || (channel_.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
     pollfd sources[2] = {{fd_, POLLRDHUP, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
-    const ssize_t result = Sleep(sources, 2);
+    const ssize_t result = Sleep(sources, 2, until);
     LeaveBell(index_);
     if (result == -EBADF) return result;
     if (sources[1].revents & POLLIN) LearnWakeCost(channel_.peer().wait.rang_at.load(std::memory_order_relaxed));
@@ -340,9 +360,18 @@ class Sender {
     return Sleep(&source, 1);
   }
 
-  ssize_t Sleep(pollfd* sources, nfds_t count) {
+  // until_ns: on CLOCK_MONOTONIC, when to look again whatever happens; 0: never.
+  ssize_t Sleep(pollfd* sources, nfds_t count, uint64_t until_ns = 0) {
     timespec left = {};
     const timespec* timeout = hurry_ ? &left : deadline_.Left(&left);
+    if (!hurry_ && until_ns != 0) {
+      const uint64_t now = Nanoseconds(), rest = now < until_ns ? until_ns - now : 0;
+      const timespec most = {static_cast<time_t>(rest / 1'000'000'000), static_cast<long>(rest % 1'000'000'000)};
+      if (timeout == nullptr || left.tv_sec > most.tv_sec ||
+          (left.tv_sec == most.tv_sec && left.tv_nsec > most.tv_nsec))
+        left = most;
+      timeout = &left;
+    }
     tx_.lock.Release();
     if (poke_) EpollPoke(index_);
     hurry_ = poke_ = false;

@@ -28,6 +28,25 @@ void BothWays(End& e, size_t total, size_t (*size)(size_t)) {
   writer.join();
 }
 
+void AllBeforeReading(End& e, bool nonblocking) {
+  const std::string bytes = Pattern(3 << 19, e.role == Role::kClient ? 1 : 2);
+  if (nonblocking) DO(fcntl(e.sock, F_SETFL, O_NONBLOCK));
+  size_t at = 0;
+  while (at < bytes.size()) {
+    const ssize_t n = write(e.sock, bytes.data() + at, bytes.size() - at);
+    if (n > 0)
+      at += static_cast<size_t>(n);
+    else if (errno == EAGAIN)
+      Sleep(5);
+    else
+      break;
+  }
+  e.Say("wrote %zu", at);
+  if (nonblocking) DO(fcntl(e.sock, F_SETFL, 0));
+  DO(shutdown(e.sock, SHUT_WR));
+  e.Drain(e.sock, 50'000);
+}
+
 CASE{"stream: 3 MiB both ways at once, in chunks of odd sizes",
      {.client = [](End& e) { BothWays(e, 3 << 20, [](size_t i) { return 1 + (i * 7919) % 30011; }); },
       .server = [](End& e) { BothWays(e, 3 << 20, [](size_t i) { return 1 + (i * 104729) % 70001; }); }}};
@@ -39,6 +58,13 @@ CASE{"stream: 8 MiB in chunks of 1 MiB",
 CASE{"stream: 20,000 writes of a byte",
      {.client = [](End& e) { BothWays(e, 20000, [](size_t) { return size_t{1}; }); },
       .server = [](End& e) { BothWays(e, 10, [](size_t) { return size_t{1}; }); }}};
+
+// Linux takes 4 MB of each by default, if the machine has 1 GB (tcp_wmem), more than any ring has.
+CASE{"stream: both write more than fits into a ring before they read",
+     {.client = [](End& e) { AllBeforeReading(e, false); }, .server = [](End& e) { AllBeforeReading(e, false); }}};
+
+CASE{"stream: both write more than fits into a ring before they read, without blocking",
+     {.client = [](End& e) { AllBeforeReading(e, true); }, .server = [](End& e) { AllBeforeReading(e, true); }}};
 
 CASE{"stream: a writer fills everything and waits for the reader",
      {.client =

@@ -29,6 +29,7 @@ bool Map(LocalChannel& channel, const Pairing& pairing) {
   channel.memfd = HideFd(pairing.memfd);
   channel.own_bell = HideFd(pairing.own_bell);
   channel.peer_bell.fd = HideFd(pairing.peer_bell);
+  channel.full_at_head = 0;
   channel.bell_dead = false;  // a waiter may have noted it of the last one when that was closed already
   if (channel.memfd < 0 || channel.own_bell < 0 || channel.peer_bell.fd < 0) return false;
   // An agent without /proc, or an older one, can make an end that is only written.
