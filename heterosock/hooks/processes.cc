@@ -185,7 +185,7 @@ namespace heterok8s::heterosock {
 void BeforeExec() {
   if (AllOnTcp()) return;
   NoticeFork();
-  MarkSpawned();
+  MarkSpawned(thread_state.in_vfork == 0);
   FenceInheritable(Reason::kExec);
 }
 }  // namespace heterok8s::heterosock

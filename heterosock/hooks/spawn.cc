@@ -52,6 +52,7 @@ void HandOn(int fd) {
 
 void BeforeSpawn(const posix_spawn_file_actions_t* actions) {
   BeforeExec();
+  MarkSpawned(false);  // an action may give it what its exec would not
   if (actions == nullptr) return;
   for (const Source& source : sources) {
     if (source.actions.load(std::memory_order_relaxed) != nullptr) HandOn(source.fd.load());

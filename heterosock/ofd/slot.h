@@ -88,9 +88,10 @@ struct alignas(128) Slot {
   std::atomic<Phase> phase{Phase::kTcp};
   std::atomic<Reason> reason{Reason::kNone};
   std::atomic<uint32_t> nonblocking{0};
-  uint32_t generation = 0;          // of this use of the slot
-  uint64_t retry_at = 0;            // Cycles() before which no offer is tried again
-  std::atomic<uint32_t> broken{0};  // the peer broke the protocol: reset
+  uint32_t generation = 0;           // of this use of the slot
+  uint64_t retry_at = 0;             // Cycles() before which no offer is tried again
+  std::atomic<uint32_t> broken{0};   // the peer broke the protocol: reset
+  std::atomic<uint32_t> spawned{0};  // a program that one of its holders started, and that nobody counts, may have it
   SharedLock bell_lock;
   // Threads that wait in poll() on the bell (stream/sleepers.h).
   uint32_t bell_sleepers[kSleepers] = {};
@@ -121,7 +122,6 @@ struct LocalChannel {
   std::atomic<uint32_t> first_item{0};
   std::atomic<bool> let_go{false};   // counted as no holder, for an exec
   std::atomic<bool> closing{false};  // its last descriptor is about to be closed: it is neither mapped nor armed
-  std::atomic<bool> spawned{false};  // a program that this process started, and that nobody counts, may have it
   std::atomic<uint32_t> offered{0};  // on which connection to the agent, while it has not answered
   uint32_t generation = 0;           // of the slot when this process, or the one that it is a fork of, took it
   uint64_t inode = 0;                // of the socket, once it was armed

@@ -55,6 +55,7 @@ void Initialise(Slot& slot) {
   slot.reason.store(Reason::kNone, std::memory_order_relaxed);
   slot.nonblocking.store(0, std::memory_order_relaxed);
   slot.broken.store(0, std::memory_order_relaxed);
+  slot.spawned.store(0, std::memory_order_relaxed);
   slot.generation = generation;
   slot.retry_at = 0;
   for (uint32_t& sleeper : slot.bell_sleepers) sleeper = 0;
@@ -102,7 +103,6 @@ int Slots::Allocate() {
       local_[index].generation = slot.generation;
       local_[index].closing.store(false);
       local_[index].fds.store(1, std::memory_order_relaxed);
-      local_[index].spawned.store(false, std::memory_order_relaxed);
       local_[index].offered.store(0, std::memory_order_relaxed);
       next_slot.store(index + 1, std::memory_order_relaxed);
       return static_cast<int>(index);

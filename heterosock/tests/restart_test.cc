@@ -138,6 +138,30 @@ int Closed(bool unread) {
   return Hears('k') && status == 0 ? 0 : 7;
 }
 
+// One is offered to an agent that does not answer, and given to a program in the background by one that has ended when
+// it is closed.
+int Handed() {
+  if (!UntilStopped()) return 3;
+  const Connection which = Connect();
+  for (int i = 0; i < kEvidence; ++i) Exchange(which);
+  const pid_t child = fork();
+  if (child == 0) {
+    unsetenv("LD_PRELOAD");
+    // A shell takes numbers of one digit.
+    if (dup2(which.server, 9) != 9 || fcntl(9, F_SETFD, 0) != 0) Die("dup2");
+    execl("/bin/sh", "sh", "-c", "cat <&9 >&9 &", nullptr);
+    Die("execl");
+  }
+  int status = 0;
+  if (waitpid(child, &status, 0) != child || status != 0) return 4;
+  close(which.server);
+  char byte = 'y';
+  if (send(which.client, &byte, 1, 0) != 1 || Ends(which.client) != 1) return 5;
+  close(which.client);
+  Say("offered");
+  return Hears('k') ? 0 : 6;
+}
+
 // As many as that, to the tester, are there when this process is killed.
 int Crowd(const char* port) {
   if (!UntilStopped()) return 3;
@@ -268,6 +292,7 @@ int Main(int argc, char** argv) {
   if (what == "--again") return Again();
   if (what == "--closed") return Closed(false);
   if (what == "--unread") return Closed(true);
+  if (what == "--handed") return Handed();
   if (what == "--crowd" && argc == 3) return Crowd(argv[2]);
   const std::string library = BesideThisProgram("../libheterosock.so");
   if (library.empty() || BesideThisProgram("../agent/heterosockd").empty()) {
@@ -275,7 +300,7 @@ int Main(int argc, char** argv) {
     return 77;
   }
   bool right = true;
-  for (const char* talk : {"--again", "--closed", "--unread"}) right = Talks(library, talk) && right;
+  for (const char* talk : {"--again", "--closed", "--unread", "--handed"}) right = Talks(library, talk) && right;
   return Killed(library) && right ? 0 : 1;
 }
 

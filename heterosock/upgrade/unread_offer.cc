@@ -1,4 +1,5 @@
 // Sockets that may lie in the agent's queue when they are closed.
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -39,10 +40,9 @@ bool Resets(int fd) {
 
 void EndUnread(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
-  const LocalChannel& channel = Slots::Local(index);
-  const uint32_t offered = channel.offered.load();
+  const uint32_t offered = Slots::Local(index).offered.load();
   const Phase phase = slot.phase.load();
-  if (offered == 0 || channel.spawned.load() || process.restricted.load()) return;
+  if (offered == 0 || slot.spawned.load() != 0 || process.restricted.load()) return;
   // What stays on TCP for good may have been handed to another process.
   if ((phase != Phase::kOffered && phase != Phase::kTcp) || Slots::LetGo(index) || !Slots::Alone(slot)) return;
   if (!MayBeUnread(offered)) return;
@@ -54,10 +54,12 @@ void EndUnread(uint32_t index, int fd) {
   Syscall(SYS_shutdown, fd, SHUT_RDWR);
 }
 
-void MarkSpawned() {
+void MarkSpawned(bool inherited_alone) {
   for (int fd = 0; fd <= FdTable::High(); ++fd) {
     const FdWord word = FdTable::Get(fd);
-    if (word.kind() == FdWord::kStream) Slots::Local(word.index()).spawned.store(true);
+    if (word.kind() != FdWord::kStream) continue;
+    const long flags = inherited_alone ? Syscall(SYS_fcntl, fd, F_GETFD) : 0;
+    if (flags >= 0 && (flags & FD_CLOEXEC) == 0) Slots::Get(word.index()).spawned.store(1);
   }
 }
 

@@ -45,8 +45,9 @@ void Leave(uint32_t index, int fd);
 // The last one of all is, and the agent may not have looked at the offer yet: then it would hold the socket, and the
 // other end would not hear of the end before it does. So what close() would have the kernel send is sent here.
 void EndUnread(uint32_t index, int fd);
-// A program was, or is about to be, started that may have what this process has, and that nobody counts.
-void MarkSpawned();
+// A program was, or is about to be, started that nobody counts, and that may have what this process has: all, or what
+// its own exec would pass on. Whoever else holds such a connection sees the mark too.
+void MarkSpawned(bool inherited_alone);
 // It was closed behind our back.
 void LeaveClosed(uint32_t index);
 // In a child that nobody saw coming: connections that its parent ended before the child's first call. The kernel alone
