@@ -165,6 +165,7 @@ void Agent::Impl::HandBackTo(const Session& asker, Channel& channel, int side) {
     sys::UniqueFd memory;
     std::vector<std::pair<sys::UniqueFd, pid_t>> holders;
     std::shared_ptr<std::atomic<uint64_t>> bytes;
+    absl::StatusOr<sys::UniqueFd> socket = absl::NotFoundError("no process of this PU holds the other end");
   };
   const ChannelEnd& sender = channel.ends[1 - side];
   const auto task = std::make_shared<Task>(Task{.channel = channel.name.id,
@@ -178,20 +179,24 @@ void Agent::Impl::HandBackTo(const Session& asker, Channel& channel, int side) {
     if (other == sessions_.end() || !other->second.pidfd.valid()) continue;
     task->holders.emplace_back(fcntl(other->second.pidfd.get(), F_DUPFD_CLOEXEC, 0), other->second.who.pid);
   }
-  // Looking through all that a process has open takes as long as it likes.
-  const auto run = [task] {
-    absl::Status why = absl::NotFoundError("no process of this PU holds the other end");
-    for (const auto& [pidfd, pid] : task->holders) {
-      absl::StatusOr<sys::UniqueFd> socket = TakeSocket(pidfd.get(), pid, task->inode, task->cookie);
-      why = socket.status();
-      if (!socket.ok()) continue;
-      absl::StatusOr<uint64_t> bytes = HandBack(task->memory.get(), task->side, socket->get());
+  // Looking through all that a process has open takes as long as it likes. What comes then does not: an agent that
+  // ended in the middle would leave the other end waiting for it.
+  const auto hand_back = [task] {
+    absl::Status why = task->socket.status();
+    if (why.ok()) {
+      const absl::StatusOr<uint64_t> bytes = HandBack(task->memory.get(), task->side, task->socket->get());
       why = bytes.status();
       if (bytes.ok()) *task->bytes += *bytes;
-      break;
     }
     // The other end brings them back with its next call.
     if (!why.ok()) spdlog::debug("channel {}: nothing handed back: {}", task->channel, Message(why));
+  };
+  const auto run = [task, hand_back]() -> Closer::Rest {
+    for (const auto& [pidfd, pid] : task->holders) {
+      task->socket = TakeSocket(pidfd.get(), pid, task->inode, task->cookie);
+      if (task->socket.ok()) break;
+    }
+    return hand_back;
   };
   closer_.Do(run, asker.credit_key);
 }

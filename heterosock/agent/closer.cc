@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -21,11 +22,12 @@ namespace heterok8s::heterosock::agent {
 namespace {
 
 constexpr int kMaxIdle = 2;
-constexpr int kMaxOfDomain = 4;       // threads
-constexpr int kMaxBusy = 64;          // threads, above which a domain has one alone
-constexpr int kFull = 512;            // threads
-constexpr size_t kMaxWaiting = 2048;  // descriptors of one domain; a burst of honest ones is fewer
-constexpr long kCutNs = 2'000'000;    // how long a close may linger
+constexpr int kMaxOfDomain = 4;               // threads
+constexpr int kMaxBusy = 64;                  // threads, above which a domain has one alone
+constexpr int kFull = 512;                    // threads
+constexpr size_t kMaxWaiting = 2048;          // descriptors of one domain; a burst of honest ones is fewer
+constexpr std::chrono::seconds kPatience(2);  // a library waits no longer for what an agent has begun
+constexpr long kCutNs = 2'000'000;            // how long a close may linger
 
 // Interrupts what its thread sleeps in, again and again, while it is armed. Without a timer (timer_create() can fail) a
 // close lasts as long as it lasts.
@@ -63,17 +65,17 @@ class Interrupter {
 
 struct Closer::State {
   struct Domain {
-    std::deque<std::function<void()>> waiting;
+    std::deque<std::function<Rest()>> waiting;
     int busy = 0;  // threads that do something for it
   };
   using Domains = std::map<std::string, Domain>;
 
   std::function<void(sys::UniqueFd)> close;
   std::mutex mutex;
-  std::condition_variable changed;
+  std::condition_variable changed, finished;
   Domains domains;   // of which something waits or is being done
   std::string last;  // that was served
-  int threads = 0, idle = 0, busy = 0;
+  int threads = 0, idle = 0, busy = 0, finishing = 0;
   bool stopping = false;
 
   bool MayServe(const Domain& domain) const {
@@ -88,6 +90,16 @@ struct Closer::State {
       if (MayServe(at->second)) return at;
     }
     return domains.end();
+  }
+
+  void Finish(const Rest& rest) {
+    std::unique_lock lock(mutex);
+    if (stopping) return;
+    ++finishing;
+    lock.unlock();
+    rest();
+    lock.lock();
+    if (--finishing == 0) finished.notify_all();
   }
 
   // Where no thread can be made, what waits is done by the next that is, or that has time.
@@ -111,7 +123,7 @@ struct Closer::State {
       if (next == state->domains.end()) break;
       Domain& domain = next->second;  // stays while something of it is being done
       state->last = next->first;
-      std::function<void()> task = std::move(domain.waiting.front());
+      std::function<Rest()> task = std::move(domain.waiting.front());
       domain.waiting.pop_front();
       ++domain.busy;
       ++state->busy;
@@ -119,8 +131,10 @@ struct Closer::State {
       if (state->idle == 0) Spawn(state);
       lock.unlock();
       interrupter.Arm();
-      task();
-      task = nullptr;  // what it holds is a stranger's too
+      Rest rest = task();
+      if (rest) state->Finish(rest);
+      rest = nullptr;  // what they hold is a stranger's too
+      task = nullptr;
       interrupter.Disarm();
       lock.lock();
       --state->busy;
@@ -139,19 +153,24 @@ Closer::Closer(std::function<void(sys::UniqueFd)> close) : state_(std::make_shar
 }
 
 Closer::~Closer() {
-  std::lock_guard lock(state_->mutex);
+  std::unique_lock lock(state_->mutex);
   state_->stopping = true;
   state_->changed.notify_all();
+  state_->finished.wait_for(lock, kPatience, [&] { return state_->finishing == 0; });
 }
 
 bool Closer::Close(sys::UniqueFd fd, const std::string& domain) {
   auto held = std::make_shared<sys::UniqueFd>(std::move(fd));
-  return Do([state = state_.get(), held] { state->close(std::move(*held)); }, domain);  // whoever runs it holds State
+  const auto close = [state = state_.get(), held] {  // whoever runs it holds State
+    state->close(std::move(*held));
+    return Rest();
+  };
+  return Do(close, domain);
 }
 
-bool Closer::Do(std::function<void()> task, const std::string& domain) {
+bool Closer::Do(std::function<Rest()> task, const std::string& domain) {
   std::lock_guard lock(state_->mutex);
-  std::deque<std::function<void()>>& waiting = state_->domains[domain].waiting;
+  std::deque<std::function<Rest()>>& waiting = state_->domains[domain].waiting;
   waiting.push_back(std::move(task));
   if (state_->idle == 0 && state_->Next() != state_->domains.end()) State::Spawn(state_);
   state_->changed.notify_one();

@@ -23,15 +23,20 @@ class Closer {
  public:
   // `close`: what closes one, on any thread.
   explicit Closer(std::function<void(sys::UniqueFd)> close = [](sys::UniqueFd fd) { fd.reset(); });
-  // Does not wait for threads that are stuck in close(): the process is about to end, which ends them.
+  // What ends a task, and must not be left half done; it must not block. Empty: nothing.
+  using Rest = std::function<void()>;
+
+  // Does not wait for threads that are stuck in close(): the process is about to end, which ends them. It does for what
+  // has begun of a Rest, two seconds at most; none begins after that.
   ~Closer();
   Closer(const Closer&) = delete;
   Closer& operator=(const Closer&) = delete;
 
   // Takes it in any case; what a saturated domain gives waits until one of its others is closed.
   bool Close(sys::UniqueFd fd, const std::string& domain);
-  // The same for another task, whose system calls may be interrupted. It may run after this object is gone.
-  bool Do(std::function<void()> task, const std::string& domain);
+  // The same for another task, whose system calls may be interrupted. It may run after this object is gone, but for its
+  // Rest, which is done by the same thread.
+  bool Do(std::function<Rest()> task, const std::string& domain);
   // True while so many wait for this domain's threads that it had better bring no more.
   bool Saturated(const std::string& domain) const;
   // True while so many threads are stuck, for whomever, that no further domain should come.

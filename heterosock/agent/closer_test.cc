@@ -5,11 +5,14 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <condition_variable>
 #include <future>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 #include "common/testing/matchers.h"
 #include "heterosock/agent/testing/client.h"
@@ -68,15 +71,70 @@ TEST_CASE("tasks that last keep no other domain waiting, as descriptors do not")
   auto go = std::make_shared<std::promise<void>>();
   const std::shared_future<void> gone = go->get_future().share();
   auto done = std::make_shared<std::promise<void>>();
+  const auto waits = [gone] {
+    gone.wait();
+    return Closer::Rest();
+  };
+  const auto says = [done] {
+    done->set_value();
+    return Closer::Rest();
+  };
   Closer closer;
 
   for (int domain = 0; domain < 100; ++domain) {
-    for (int i = 0; i < 10; ++i) closer.Do([gone] { gone.wait(); }, "hostile" + std::to_string(domain));
+    for (int i = 0; i < 10; ++i) closer.Do(waits, "hostile" + std::to_string(domain));
   }
-  CHECK(closer.Do([done] { done->set_value(); }, "honest"));
+  CHECK(closer.Do(says, "honest"));
 
   CHECK(done->get_future().wait_for(kPatience) == std::future_status::ready);
   go->set_value();
+}
+
+TEST_CASE("the rest of a task that has begun is done before the end") {
+  struct Shared {
+    std::promise<void> begun;
+    std::atomic<bool> done{false};
+  };
+  const auto shared = std::make_shared<Shared>();
+  auto closer = std::make_unique<Closer>();
+  const auto rest = [shared] {
+    shared->begun.set_value();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // the end falls into it
+    shared->done = true;
+  };
+  closer->Do([rest]() -> Closer::Rest { return rest; }, "d");
+  REQUIRE(shared->begun.get_future().wait_for(kPatience) == std::future_status::ready);
+
+  closer.reset();
+
+  CHECK(shared->done);
+}
+
+TEST_CASE("no rest of a task begins after the end, and the end waits for no task that has not come to it") {
+  auto go = std::make_shared<std::promise<void>>();
+  const std::shared_future<void> gone = go->get_future().share();
+  const auto begun = std::make_shared<std::promise<void>>();
+  const auto rested = std::make_shared<std::atomic<bool>>(false);
+  const auto released = std::make_shared<std::promise<void>>();
+  auto closer = std::make_unique<Closer>();
+  {
+    // Says that nobody has the task any more.
+    const std::shared_ptr<void> held(nullptr, [released](void*) { released->set_value(); });
+    closer->Do(
+        [=]() -> Closer::Rest {
+          begun->set_value();
+          gone.wait();
+          return [rested, held] { *rested = true; };
+        },
+        "d");
+  }
+  REQUIRE(begun->get_future().wait_for(kPatience) == std::future_status::ready);
+
+  closer.reset();
+  go->set_value();
+
+  CHECK(released->get_future().wait_for(kPatience) == std::future_status::ready);
+  CHECK_FALSE(*rested);
 }
 
 TEST_CASE("what no signal ends takes a few threads of its domain and none of another one") {
