@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "heterosock/agent/agent_impl.h"
 #include "heterosock/agent/hand_back.h"
 #include "heterosock/protocol/parse.h"
@@ -12,6 +14,7 @@
 namespace heterok8s::heterosock::agent {
 namespace {
 
+constexpr uint32_t kChancesOfAPair = 2;
 constexpr size_t kMaxHolders = 64;  // processes of one end, by fork; more are not counted
 constexpr char kStuck[] = "what it resumes cannot be closed";
 
@@ -34,6 +37,7 @@ uint64_t CookieOf(int fd) {
 void Agent::Impl::SendPaired(Session& session, uint64_t offer_id, const Channel& channel, int side, int sleeper,
                              int ringer) {
   ++session.paired;
+  session.chances = std::min(session.chances + kChancesOfAPair, options_.max_pending_offers);
   protocol::Paired paired = protocol::Make<protocol::Paired>();
   paired.offer_id = offer_id;
   paired.channel_id = channel.name.id;

@@ -236,9 +236,30 @@ TEST_CASE("a library of another protocol version is refused and told which would
   CHECK(refused->first.version_max == protocol::kVersion);
 }
 
-TEST_CASE("limits hold: offers without an answer, channels of a domain, processes") {
+TEST_CASE("limits hold: offers without an answer") {
   Agent::Options options = Patient();
   options.max_pending_offers = 2;
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+
+  std::vector<Connection> waiting;
+  for (uint64_t i = 0; i < 3; ++i) {
+    auto connection = MakeConnection();
+    REQUIRE_OK(connection);
+    REQUIRE_OK(client->Offer(10 + i, connection->client.get()));
+    waiting.push_back(*std::move(connection));
+  }
+
+  auto declined = client->Await<protocol::Declined>();
+  REQUIRE_OK(declined);
+  CHECK(declined->first.offer_id == 12);
+  CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kTooManyOffers));
+}
+
+TEST_CASE("limits hold: channels of a domain, processes") {
+  Agent::Options options = Patient();
   options.credits.channels = 1;
   options.max_processes = 2;
   auto agent = RunningAgent::Start(options);
@@ -265,18 +286,6 @@ TEST_CASE("limits hold: offers without an answer, channels of a domain, processe
     CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kExhausted));
     CHECK(declined->first.retry_after_ms > 0);
   }
-
-  std::vector<Connection> waiting;
-  for (uint64_t i = 0; i < 3; ++i) {
-    auto connection = MakeConnection();
-    REQUIRE_OK(connection);
-    REQUIRE_OK(client->Offer(10 + i, connection->client.get()));
-    waiting.push_back(*std::move(connection));
-  }
-  auto declined = client->Await<protocol::Declined>();
-  REQUIRE_OK(declined);
-  CHECK(declined->first.offer_id == 12);
-  CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kTooManyOffers));
 
   // Credits come back when both ends are done.
   const uint64_t channel = first->client.first.channel_id;

@@ -43,6 +43,9 @@ struct Session {
   };
   std::deque<Outgoing> outgoing;  // what did not fit into the socket's buffer
   uint64_t offers = 0, paired = 0, declined = 0;
+  // How many of its offers without an answer may be made again: some for each that found its other end. A process that
+  // nobody else's offers meet has none, and makes each offer once.
+  uint32_t chances = 0;
 };
 
 struct ChannelEnd {
@@ -94,6 +97,8 @@ class Agent::Impl {
   bool OnWithdraw(Session& session, const Packet& packet);
   void Handle(std::vector<Outcome> outcomes);
   void Refuse(const Offer& offer, Reason reason);
+  void Refuse(const Offer& offer, Reason reason, uint32_t retry_after_ms);
+  void MakeRoom(Session& session);
   void Join(const Pair& pair);
   void TellPaired(const Channel& channel);
   EndLabel LabelOf(const Offer& offer) const;

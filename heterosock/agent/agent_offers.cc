@@ -13,6 +13,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr size_t kRecentDeclines = 64;
+constexpr uint32_t kOnceMoreMs = 1000;  // after which an offer that met no other is worth another try
+constexpr uint32_t kMadeRoomMs = 100;   // or one that had to make room
 
 uint32_t RetryAfterMs(Reason reason) {
   switch (reason) {
@@ -106,7 +108,18 @@ bool Agent::Impl::OnOffer(Session& session, Packet& packet) {
   const Offer copy = offer;
   Handle(pairing_.Add(std::move(offer)));
   Bring(copy);
+  MakeRoom(session);
   return true;
+}
+
+// A process with more connections than it may offer at once would otherwise wait with offers of some, while the process
+// at the other ends waits with offers of others and has no room for these.
+void Agent::Impl::MakeRoom(Session& session) {
+  if (session.chances == 0 || pairing_.waiting_of(session.id) <= options_.max_pending_offers / 2) return;
+  if (std::optional<Offer> oldest = pairing_.RemoveOldest(session.id)) {
+    --session.chances;
+    Refuse(*oldest, Reason::kTooManyOffers, kMadeRoomMs);
+  }
 }
 
 bool Agent::Impl::OnWithdraw(Session& session, const Packet& packet) {
@@ -143,6 +156,15 @@ void Agent::Impl::Handle(std::vector<Outcome> outcomes) {
 }
 
 void Agent::Impl::Refuse(const Offer& offer, Reason reason) {
+  auto session = sessions_.find(offer.name.session);
+  if (reason == Reason::kNoPeer && session != sessions_.end() && session->second.chances > 0) {
+    --session->second.chances;
+    return Refuse(offer, reason, kOnceMoreMs);
+  }
+  Refuse(offer, reason, RetryAfterMs(reason));
+}
+
+void Agent::Impl::Refuse(const Offer& offer, Reason reason, uint32_t retry_after_ms) {
   if (offer.name.session == kPuSession) {
     auto found = remote_offers_.find(offer.name.offer);
     if (found == remote_offers_.end()) return;
@@ -170,7 +192,7 @@ void Agent::Impl::Refuse(const Offer& offer, Reason reason) {
   protocol::Declined declined = protocol::Make<protocol::Declined>();
   declined.offer_id = offer.name.offer;
   declined.reason = static_cast<uint32_t>(reason);
-  declined.retry_after_ms = RetryAfterMs(reason);
+  declined.retry_after_ms = retry_after_ms;
   SendMessage(found->second, declined);
 }
 

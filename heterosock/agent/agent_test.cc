@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "common/testing/matchers.h"
 #include "heterosock/agent/channel_memory.h"
@@ -111,9 +112,64 @@ TEST_CASE("an offer whose other end has no library is declined, and the socket i
   REQUIRE_OK(declined);
   CHECK(declined->first.offer_id == 9);
   CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kNoPeer));
+  CHECK(declined->first.retry_after_ms == 0);
   CHECK(send(connection->client.get(), "x", 1, 0) == 1);
   const json status = json::parse((*agent)->StatusText());
   CHECK(status["recent_declines"][0]["reason"] == protocol::ReasonText(Reason::kNoPeer));
+}
+
+TEST_CASE("two processes that wait with offers of different connections make room for one another's") {
+  Agent::Options options = Patient();
+  options.max_pending_offers = 4;
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+  REQUIRE_OK(Join(*client, *server));
+  std::vector<Connection> connections;
+  for (int i = 0; i < 3; ++i) {
+    auto connection = MakeConnection();
+    REQUIRE_OK(connection);
+    connections.push_back(*std::move(connection));
+  }
+
+  for (uint64_t i = 0; i < 3; ++i) REQUIRE_OK(client->Offer(10 + i, connections[i].client.get()));
+  auto declined = client->Await<protocol::Declined>();
+
+  // The oldest, and not for good: when its turn comes again, the other end may have room for it.
+  REQUIRE_OK(declined);
+  CHECK(declined->first.offer_id == 10);
+  CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kTooManyOffers));
+  CHECK(declined->first.retry_after_ms > 0);
+  REQUIRE_OK(server->Offer(20, connections[0].server.get()));
+  REQUIRE_OK(client->Offer(13, connections[0].client.get()));
+  auto paired = client->Await<protocol::Paired>();
+  REQUIRE_OK(paired);
+  CHECK(paired->first.offer_id == 13);
+}
+
+TEST_CASE("an offer that met no other is worth another try for as long as others of its process meet theirs") {
+  auto agent = RunningAgent::Start(Quick());
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+  REQUIRE_OK(Join(*client, *server));
+  auto connection = MakeConnection();
+  REQUIRE_OK(connection);
+
+  std::vector<bool> again;
+  for (uint64_t i = 0; i < 3; ++i) {
+    REQUIRE_OK(client->Offer(10 + i, connection->client.get()));
+    auto declined = client->Await<protocol::Declined>();
+    REQUIRE_OK(declined);
+    CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kNoPeer));
+    again.push_back(declined->first.retry_after_ms > 0);
+  }
+
+  // Each pair is good for two, so that what is never met ends.
+  CHECK(again == std::vector<bool>{true, true, false});
 }
 
 TEST_CASE("what is no connected TCP socket is declined at once") {

@@ -131,6 +131,16 @@ std::optional<Offer> Pairing::Remove(const OfferName& name) {
   return Take(found);
 }
 
+std::optional<Offer> Pairing::RemoveOldest(uint64_t session) {
+  auto oldest = waiting_.end();
+  for (auto at = waiting_.lower_bound(OfferName{session, 0}); at != waiting_.end() && at->first.session == session;
+       ++at) {
+    if (oldest == waiting_.end() || at->second.deadline < oldest->second.deadline) oldest = at;
+  }
+  if (oldest == waiting_.end()) return std::nullopt;
+  return Take(oldest);
+}
+
 std::vector<Offer> Pairing::RemoveSession(uint64_t session) {
   std::vector<Offer> removed;
   while (true) {

@@ -77,6 +77,8 @@ class Pairing {
   std::vector<Outcome> Add(Offer offer);
   // The offer, if it was still waiting.
   std::optional<Offer> Remove(const OfferName& name);
+  // The one whose deadline comes first.
+  std::optional<Offer> RemoveOldest(uint64_t session);
   std::vector<Offer> RemoveSession(uint64_t session);
   std::vector<Outcome> Expire(Time now);
   std::optional<Time> NextDeadline() const;

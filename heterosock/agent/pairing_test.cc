@@ -290,6 +290,28 @@ TEST_CASE("what a session offered goes with it") {
   CHECK(pairing.waiting() == 0);
 }
 
+TEST_CASE("the oldest offer of a session is the one whose deadline comes first") {
+  Pairing pairing = Permissive();
+  Offer late = ClientOffer(1), early = ServerOffer(1), other = ServerOffer(3);
+  early.name.offer = 2;
+  early.socket.local = At(3, 80);
+  other.socket.local = At(4, 80);
+  early.deadline -= std::chrono::milliseconds(2);
+  other.deadline -= std::chrono::milliseconds(3);
+  pairing.Add(late);
+  pairing.Add(early);
+  pairing.Add(other);
+
+  auto oldest = pairing.RemoveOldest(1);
+
+  REQUIRE(oldest.has_value());
+  CHECK(oldest->name.offer == 2);
+  CHECK(pairing.waiting_of(1) == 1);
+  CHECK(pairing.RemoveOldest(1).has_value());
+  CHECK_FALSE(pairing.RemoveOldest(1).has_value());
+  CHECK(pairing.waiting_of(3) == 1);
+}
+
 TEST_CASE("credits are refused at the limit and come back") {
   Credits credits({.channels = 2, .bytes = 100});
   CHECK(credits.Take("a", 60));
