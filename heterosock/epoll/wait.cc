@@ -44,7 +44,7 @@ class Waiter {
 
   int Run(int64_t* const left_ns, const sigset_t* mask) {
     const int64_t timeout_ns = *left_ns;
-    const uint64_t end = timeout_ns > 0 ? Nanoseconds() + static_cast<uint64_t>(timeout_ns) : 0;
+    const uint64_t end = timeout_ns > 0 ? EndOf(static_cast<uint64_t>(timeout_ns)) : 0;
     for (;;) {
       if (instance_.retired.load()) [[unlikely]] {
         const uint64_t now = timeout_ns > 0 ? Nanoseconds() : 0;
@@ -331,8 +331,8 @@ class Waiter {
     } else {
       n = real.epoll_pwait2(epfd_, events_, max_, &left, mask);
       if (n < 0 && (errno == ENOSYS || errno == EPERM)) {  // before 5.11, or forbidden: whole milliseconds, rounded up
-        n = real.epoll_pwait(epfd_, events_, max_,
-                             static_cast<int>((left.tv_sec * 1000) + (left.tv_nsec + 999999) / 1000000), mask);
+        const int64_t ms = int64_t{left.tv_sec} * 1000 + (left.tv_nsec + 999999) / 1000000;
+        n = real.epoll_pwait(epfd_, events_, max_, static_cast<int>(ms < 1'000'000'000 ? ms : 1'000'000'000), mask);
       }
     }
     const int error = errno;

@@ -127,7 +127,7 @@ HETEROSOCK_EXPORT int epoll_pwait2(int epfd, epoll_event* events, int max, const
                                    const sigset_t* mask) {
   if (timeout != nullptr && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000))
     return real.epoll_pwait2(epfd, events, max, timeout, mask);
-  const int64_t given = timeout == nullptr ? kForever : int64_t{timeout->tv_sec} * 1000000000 + timeout->tv_nsec;
+  const int64_t given = timeout == nullptr ? kForever : static_cast<int64_t>(ToNanoseconds(*timeout));
   return Wait(epfd, events, max, given, mask, [=](int64_t ns) {
     const timespec left = {static_cast<time_t>(ns / 1000000000), static_cast<long>(ns % 1000000000)};
     return real.epoll_pwait2(epfd, events, max, ns == given ? timeout : &left, mask);

@@ -266,9 +266,7 @@ HETEROSOCK_EXPORT int recvmmsg(int fd, mmsghdr* messages, unsigned count, MmsgFl
   // As the kernel: the first waits, MSG_WAITFORONE makes the others not wait, an error after the first is kept for
   // later (here: found again by the next call). The timeout is looked at between messages only, in the kernel too
   // (recvmmsg(2), BUGS).
-  const uint64_t end = timeout == nullptr ? 0
-                                          : Nanoseconds() + static_cast<uint64_t>(timeout->tv_sec) * 1000000000u +
-                                                static_cast<uint64_t>(timeout->tv_nsec);
+  const uint64_t end = timeout == nullptr ? 0 : EndOf(ToNanoseconds(*timeout));
   const int saved = errno;
   int each = flags & ~MSG_WAITFORONE;
   unsigned n = 0;

@@ -5,6 +5,7 @@
 #include "heterosock/upgrade/upgrade.h"
 
 #include <initializer_list>
+#include <limits>
 
 using namespace heterok8s::heterosock;  // NOLINT
 
@@ -151,11 +152,11 @@ int Select(int nfds, fd_set* in, fd_set* out, fd_set* except, const timespec* ti
   const uint64_t start = Nanoseconds();
   const int n = PollMany(fds, count, timeout, mask);
   if (timeout != nullptr) {
-    const uint64_t wait =
-        static_cast<uint64_t>(timeout->tv_sec) * 1000000000u + static_cast<uint64_t>(timeout->tv_nsec);
+    const uint64_t wait = ToNanoseconds(*timeout);
     const uint64_t gone = Nanoseconds() - start;
     const uint64_t rest = gone < wait ? wait - gone : 0;
     *left = {static_cast<time_t>(rest / 1000000000u), static_cast<long>(rest % 1000000000u)};
+    if (wait == kLongestNs) *left = *timeout;  // for ever stays so
   }
   if (n < 0) return n;
   for (nfds_t i = 0; i < count; ++i) {
@@ -212,7 +213,11 @@ HETEROSOCK_EXPORT int __ppoll_chk(pollfd* fds, nfds_t count, const timespec* tim
 
 HETEROSOCK_EXPORT int select(int nfds, fd_set* in, fd_set* out, fd_set* except, timeval* timeout) {
   timespec wait = {}, left = {};
-  if (timeout != nullptr) wait = {timeout->tv_sec + timeout->tv_usec / 1000000, timeout->tv_usec % 1000000 * 1000};
+  if (timeout != nullptr) {
+    wait.tv_nsec = timeout->tv_usec % 1000000 * 1000;
+    if (__builtin_add_overflow(timeout->tv_sec, timeout->tv_usec / 1000000, &wait.tv_sec))
+      wait.tv_sec = std::numeric_limits<time_t>::max();
+  }
   if (timeout != nullptr && (timeout->tv_sec < 0 || timeout->tv_usec < 0))
     return real.select(nfds, in, out, except, timeout);
   bool native = false;

@@ -66,9 +66,8 @@ int Poller::Run(const timespec* timeout, const sigset_t* mask, timespec* left) {
     return -1;
   }
   const bool forever = timeout == nullptr;
-  const uint64_t wait =
-      forever ? 0 : static_cast<uint64_t>(timeout->tv_sec) * 1000000000u + static_cast<uint64_t>(timeout->tv_nsec);
-  const uint64_t end = Nanoseconds() + wait;
+  const uint64_t wait = forever ? 0 : ToNanoseconds(*timeout);
+  const uint64_t end = EndOf(wait);
   bool last = !forever && wait == 0;
   bool patient = true;  // the first time: a program that waits for long is left alone
   for (;;) {

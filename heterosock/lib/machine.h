@@ -41,6 +41,19 @@ inline uint64_t Nanoseconds() {
   return static_cast<uint64_t>(now.tv_sec) * 1000000000u + static_cast<uint64_t>(now.tv_nsec);
 }
 
+// A time limit, and when one ends that begins now. One that is too large for the kernel's clock is for ever, as there
+// (timespec64_add_safe() in kernel/time/time.c saturates), and fits an int64_t. `limit` is valid and not negative.
+inline constexpr uint64_t kLongestNs = 9'000'000'000'000'000'000;
+inline uint64_t ToNanoseconds(const timespec& limit) {
+  constexpr time_t kMost = kLongestNs / 1'000'000'000 - 1;
+  if (limit.tv_sec >= kMost) return kLongestNs;
+  return static_cast<uint64_t>(limit.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(limit.tv_nsec);
+}
+inline uint64_t EndOf(uint64_t wait) {
+  const uint64_t now = Nanoseconds();
+  return wait < kLongestNs - now ? now + wait : kLongestNs;
+}
+
 // Where this function's frame ends now.
 inline uintptr_t StackPointer() {
   uintptr_t value;

@@ -55,8 +55,7 @@ void Deadline::Ask() {
               reinterpret_cast<long>(&length)) != 0)
     return;
   if (limit.tv_sec == 0 && limit.tv_usec == 0) return;
-  end_ =
-      Nanoseconds() + static_cast<uint64_t>(limit.tv_sec) * 1000000000u + static_cast<uint64_t>(limit.tv_usec) * 1000u;
+  end_ = EndOf(ToNanoseconds({limit.tv_sec, limit.tv_usec * 1000}));
 }
 
 bool Deadline::Set() {

@@ -1,5 +1,6 @@
 // Time limits, signals, EINTR and SA_RESTART.
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -7,6 +8,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <functional>
 #include <thread>
 
 #include "heterosock/tests/case.h"
@@ -276,6 +278,47 @@ CASE{"time: a handler that uses the socket itself",
             NoAlarms();
             e.Say("%zu, answered %d", total, static_cast<int>(alarms));
             DO(close(e.sock));
+          }}};
+
+// Some programs say "for ever" so.
+CASE{"time: a limit of LONG_MAX seconds",
+     {.client =
+          [](End& e) {
+            for (int round = 0; round < 5; ++round) {
+              e.Meet();
+              Sleep(50);
+              DO(send(e.sock, "x", 1, 0));
+              e.Meet();
+            }
+          },
+      .server =
+          [](End& e) {
+            const timespec ever{LONG_MAX, 0};
+            const auto round = [&e](const std::function<void()>& wait) {
+              e.Meet();
+              wait();
+              e.Recv(e.sock, 1);
+              e.Meet();
+            };
+            fd_set set;
+            FD_ZERO(&set);
+            FD_SET(e.sock, &set);
+            pollfd one{e.sock, POLLIN, 0};
+            round([&] { DO(ppoll(&one, 1, &ever, nullptr)); });
+            round([&] {
+              timeval limit{LONG_MAX, 0};
+              DO(select(e.sock + 1, &set, nullptr, nullptr, &limit));
+              e.Say("long left: %d", limit.tv_sec > 1'000'000'000);
+            });
+            round([&] { DO(pselect(e.sock + 1, &set, nullptr, nullptr, &ever, nullptr)); });
+            int ep = epoll_create1(0);
+            epoll_event event{EPOLLIN, {.fd = e.sock}};
+            epoll_ctl(ep, EPOLL_CTL_ADD, e.sock, &event);
+            round([&] { DO(epoll_pwait2(ep, &event, 1, &ever, nullptr)); });
+            // As many nanoseconds fit 64 bits, and with the time of now they do not.
+            const timeval long_limit{18'446'744'073, 0};
+            DO(setsockopt(e.sock, SOL_SOCKET, SO_RCVTIMEO, &long_limit, sizeof long_limit));
+            round([] {});
           }}};
 
 }  // namespace
