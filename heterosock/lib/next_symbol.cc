@@ -14,12 +14,14 @@ namespace {
 
 constexpr uint16_t kHiddenVersion = 0x8000;  // of an Elf_Versym: not what a program is linked with today
 
-// The tables of one loaded object. ld.so has made their addresses absolute, but not those of the vDSO.
+// The tables of one loaded object. ld.so has made their addresses absolute, but not those of the vDSO. Of an object
+// that lies below the address it was linked for, l_addr is negative: it is one that ld.so loaded.
 struct Tables {
   explicit Tables(const link_map& object) {
     for (const ElfW(Dyn)* entry = object.l_ld; entry->d_tag != DT_NULL; ++entry) {
       const uintptr_t value = entry->d_un.d_ptr;
-      const uintptr_t at = value < object.l_addr ? value + object.l_addr : value;
+      const bool relative = static_cast<intptr_t>(object.l_addr) > 0 && value < object.l_addr;
+      const uintptr_t at = relative ? value + object.l_addr : value;
       if (entry->d_tag == DT_SYMTAB) symbols = reinterpret_cast<const ElfW(Sym)*>(at);
       if (entry->d_tag == DT_STRTAB) strings = reinterpret_cast<const char*>(at);
       if (entry->d_tag == DT_VERSYM) versions = reinterpret_cast<const uint16_t*>(at);

@@ -5,8 +5,15 @@
 
 #include <catch2/catch.hpp>
 
+extern "C" int PrelinkedAnswer();
+
 namespace heterok8s::heterosock {
 namespace {
+
+TEST_CASE("it finds what a library has that lies below the address it was linked for") {
+  REQUIRE(PrelinkedAnswer() == 42);
+  CHECK(NextSymbol("PrelinkedAnswer").address == reinterpret_cast<void*>(&PrelinkedAnswer));
+}
 
 TEST_CASE("it finds what libc has") {
   void* libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
