@@ -1,7 +1,8 @@
 // How many offers are under way at once, by what became of the last ones. A process that has no room for another
 // channel (no descriptors, no memory) is paired in vain, and the agent and the other end have worked for nothing. So
 // after such a pair no offer is made for a second, for twice as long when the next one is in vain too, and for a minute
-// at most. Then one is made, and one more at once for each that was mapped.
+// at most. Then one is made, and one more at once for each that was mapped; and twice as many with each second in which
+// no pair was in vain, as what is offered to an end without the library is never mapped, and lasts.
 //
 // Threading: the caller has the agent's lock. `now` is Nanoseconds().
 //
@@ -21,7 +22,7 @@ class Pace {
   static constexpr uint32_t kLongestMs = 60'000;
 
   // `pending` are without an answer.
-  bool Allows(uint32_t pending, uint64_t now) const { return now >= until_ && pending < window_; }
+  bool Allows(uint32_t pending, uint64_t now) const { return now >= until_ && pending < Window(now); }
 
   void Mapped() {
     pause_ms_ = 0;
@@ -42,6 +43,11 @@ class Pace {
 
  private:
   static constexpr uint32_t kAny = ~uint32_t{0};
+
+  uint64_t Window(uint64_t now) const {
+    const uint64_t seconds = (now - until_) / 1'000'000'000;
+    return seconds < 32 ? uint64_t{window_} << seconds : kAny;
+  }
 
   uint64_t until_ = 0;
   uint32_t pause_ms_ = 0;

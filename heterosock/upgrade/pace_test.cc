@@ -54,5 +54,20 @@ TEST_CASE("after a pause one offer is under way at a time, and one more for each
   CHECK_FALSE(pace.Allows(1, now + Pace::kFirstMs * kMs));
 }
 
+TEST_CASE("offers that are never mapped hold up the next ones for a few seconds only") {
+  Pace pace;
+  pace.NoRoom(0);
+  const uint64_t now = Pace::kFirstMs * kMs;
+
+  CHECK(pace.Allows(1, now + 1000 * kMs));
+  CHECK_FALSE(pace.Allows(2, now + 1999 * kMs));
+  CHECK(pace.Allows(1000, now + 10'000 * kMs));
+  CHECK(pace.Allows(1'000'000, now + uint64_t{86'400'000} * kMs));
+
+  // Until there is no room again.
+  CHECK(pace.NoRoom(now + 10'000 * kMs));
+  CHECK_FALSE(pace.Allows(1, now + 12'000 * kMs));
+}
+
 }  // namespace
 }  // namespace heterok8s::heterosock
