@@ -1,10 +1,12 @@
 #include "heterosock/upgrade/agent_link.h"
 
 #include <linux/sockios.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 
 #include "heterosock/layout/channel.h"
 #include "heterosock/lib/hidden_fd.h"
@@ -30,6 +32,7 @@ void AgentLink::Forget() {
 
 void AgentLink::Drop(const char* why, uint64_t retry_ms) {
   Trace("agent: %s; connections stay where they are", why);
+  if (state_ != kDown) gone_ = HungUp();
   CloseHidden(fd_);
   fd_ = -1;
   state_ = kDown;
@@ -55,6 +58,7 @@ void AgentLink::Connect() {
   hello.layout_version = layout::kChannelVersion;
   state_ = kGreeted;
   if (++number_ == 0) ++number_;
+  gone_ = false;
   if (Send(&hello, sizeof hello) != 0) Drop("it takes no messages", kRetryMs);
 }
 
@@ -62,6 +66,13 @@ bool AgentLink::Ready() {
   if (state_ == kUp) return pending_ < max_pending_ && Listens();
   if (state_ == kDown && Nanoseconds() >= retry_at_) Connect();
   return false;
+}
+
+bool AgentLink::HungUp() const {
+  pollfd p = {fd_, 0, 0};
+  const timespec now = {};
+  return Syscall(SYS_ppoll, reinterpret_cast<long>(&p), 1, reinterpret_cast<long>(&now), 0, 0) == 1 &&
+         (p.revents & POLLHUP) != 0;
 }
 
 bool AgentLink::Unread() const {

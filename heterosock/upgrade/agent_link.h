@@ -24,7 +24,7 @@ class AgentLink final : public Rendezvous {
   uint32_t pending() const { return pending_; }  // offers without an answer
   uint32_t number() const { return number_; }    // of this connection; not 0 once an offer was made
   // Whether an offer made on the connection of this number may lie unread still, with the socket in it.
-  bool MayHold(uint32_t number) const { return number != number_ || fd_ < 0 || Unread(); }
+  bool MayHold(uint32_t number) const { return number != number_ || (fd_ < 0 ? !gone_ : Unread()); }
 
  private:
   enum State { kDown, kGreeted, kUp };
@@ -35,6 +35,7 @@ class AgentLink final : public Rendezvous {
   // without a FIN. So after a silence one offer is made, and no other one before it was read.
   bool Listens();
   bool Unread() const;
+  bool HungUp() const;
   // 0, or the negative errno.
   long Send(const void* message, size_t bytes, int first = -1, int second = -1);
   // Reads one packet; false when there is none. Hands out descriptors in `fds`.
@@ -46,6 +47,7 @@ class AgentLink final : public Rendezvous {
   uint32_t pending_ = 0;   // offers without an answer
   uint32_t max_pending_ = 1;
   uint32_t number_ = 0;
+  bool gone_ = false;                 // the agent ended this connection: what it had not read went with it
   uint64_t sent_at_ = 0, heard_ = 0;  // Nanoseconds(); the agent ran at the second, or later
 };
 
