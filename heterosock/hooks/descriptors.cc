@@ -98,6 +98,13 @@ int Close(int fd) {
   return real.close(fd);
 }
 
+// stdin, stdout and stderr are libc's: it reads and writes these numbers itself.
+void FenceStandard(int from, int to) {
+  const FdWord source = FdTable::Get(from);
+  if (to >= 0 && to <= 2 && source.kind() == FdWord::kStream && thread_state.in_vfork == 0)
+    FenceAndSettle(source.index(), from, Reason::kStdio);
+}
+
 template <typename Call>
 int DupOnto(int from, int to, Call&& call) {
   if (Hidden(from) || Hidden(to)) return BadFd();
@@ -107,9 +114,7 @@ int DupOnto(int from, int to, Call&& call) {
   // Only a call that will succeed may let go of what `to` is.
   if (Syscall(SYS_fcntl, from, F_GETFD) < 0 || to < 0) return call();
   NoticeFork();
-  // stdin, stdout and stderr are libc's: it reads and writes these numbers itself.
-  const FdWord source = FdTable::Get(from);
-  if (to <= 2 && source.kind() == FdWord::kStream) FenceAndSettle(source.index(), from, Reason::kStdio);
+  FenceStandard(from, to);
   ForgetFd(to);
   const int result = call();
   if (result >= 0) CopyFd(from, result);
@@ -163,6 +168,7 @@ HETEROSOCK_EXPORT int dup(int fd) {
   if (Hidden(fd)) return BadFd();
   FenceHandedOn(fd);
   const int result = Fresh(real.dup(fd));
+  FenceStandard(fd, result);
   if (result >= 0 && FdTable::Get(fd).raw() != 0) CopyFd(fd, result);
   return result;
 }
@@ -190,6 +196,7 @@ int Fcntl(int fd, int command, long argument, Call&& call) {
   if (result < 0 || thread_state.in_vfork != 0) return result;
   if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) {
     Fresh(result);
+    FenceStandard(fd, result);
     if (word.raw() != 0) CopyFd(fd, result);
   } else if (command == F_SETFL && word.kind() == FdWord::kStream) {
     Slots::Get(word.index()).nonblocking.store((argument & O_NONBLOCK) != 0);

@@ -37,7 +37,7 @@ enum class Reason : uint32_t {
   kByteCount = 36,  // bytes moved behind the library's back: the kernel counts others than it does
   kPassed = 37,     // sent to another process (SCM_RIGHTS)
   kExec = 38,       // inherited by a program that may not have the library
-  kStdio = 39,      // fdopen: libc reads and writes the descriptor itself
+  kStdio = 39,      // fdopen, or numbers 0 to 2: libc reads and writes the descriptor itself
   kIoUring = 40,
   kSplice = 41,
   kPeerAsked = 42,    // the other side asked for TCP
@@ -107,7 +107,7 @@ constexpr const char* ReasonText(Reason reason) {
     case Reason::kExec:
       return "a program without the library inherited the socket";
     case Reason::kStdio:
-      return "fdopen";
+      return "stdio";
     case Reason::kIoUring:
       return "io_uring";
     case Reason::kSplice:

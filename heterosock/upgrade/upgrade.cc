@@ -193,8 +193,21 @@ FenceOrder PollAgent() {
 
 namespace {
 
+// stdin, stdout and stderr are libc's: it reads and writes these numbers itself.
+bool IsStandard(uint32_t index) {
+  for (int fd = 0; fd <= 2; ++fd) {
+    const FdWord word = FdTable::Get(fd);
+    if (word.kind() == FdWord::kStream && word.index() == index) return true;
+  }
+  return false;
+}
+
 void TryOffer(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
+  if (IsStandard(index)) {
+    Stay(index, Reason::kStdio);
+    return;
+  }
   if (!process.enabled.load(std::memory_order_relaxed)) {
     StayOnTcp(slot, process.disabled_because.load());
     return;
