@@ -132,7 +132,8 @@ void LeaveOuterSets(uint32_t inner) {
   }
 }
 
-void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_event* event) {
+// False: there is no room for one more.
+bool Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_event* event) {
   EpollWatch(inner);
   const Guard guard(number);
   Instance& instance = Pool::InstanceAt(number);
@@ -147,15 +148,13 @@ void Nest(uint32_t number, uint32_t inner, int operation, int fd, const epoll_ev
       instance.nested[i].data = event->data.u64;
       instance.nested[i].disabled = instance.nested[i].told = false;
     }
-    return;
+    return true;
   }
-  if (operation != EPOLL_CTL_ADD) return;
-  if (count == Instance::kMostNested) {
-    DisableProcess(Reason::kEpoll);
-    return;
-  }
+  if (operation != EPOLL_CTL_ADD) return true;
+  if (count == Instance::kMostNested) return false;
   instance.nested[count] = {inner, fd, event->events, event->data.u64, false, false};
   instance.nested_count.store(count + 1);
+  return true;
 }
 
 // Whoever sleeps in a set hears of an inner one that was added, or changed, and has something that the kernel does not
@@ -231,7 +230,8 @@ int EpollControl(uint32_t number, int epfd, int operation, int fd, epoll_event* 
   const FdWord word = FdTable::Get(fd);
   if (word.kind() == FdWord::kEpoll && (operation == EPOLL_CTL_DEL || event != nullptr)) {
     const int result = real.epoll_ctl(epfd, operation, fd, event);
-    if (result == 0) Nest(number, word.index(), operation, fd, event);
+    // Fencing takes the pool's lock and waits, so not under the set's.
+    if (result == 0 && !Nest(number, word.index(), operation, fd, event)) DisableProcess(Reason::kEpoll);
     if (result == 0 && operation != EPOLL_CTL_DEL) TellOfNested(word.index());
     return result;
   }

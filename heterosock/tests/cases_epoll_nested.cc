@@ -201,5 +201,29 @@ CASE{"epoll: an edge-triggered set in a set, and nobody receives", Fenced(Parts(
        wait_on();
      }))};
 
+// More inner sets than the library keeps of one set: it gives up shared memory then, beside a thread in that set.
+CASE{"epoll: many sets in a set in which a thread waits", Fenced(Parts({"abc"}, [](End& e, auto next) {
+       const int outer = epoll_create1(0);
+       Add(e, outer, e.sock, EPOLLIN | EPOLLOUT, 1);
+       std::atomic<bool> over{false};
+       std::thread waiter([&] {
+         epoll_event event;
+         while (!over) epoll_wait(outer, &event, 1, 0);
+       });
+       int inner[200], added = 0;
+       for (int& set : inner) {
+         set = epoll_create1(0);
+         epoll_event event{EPOLLIN, {.u64 = 2}};
+         added += epoll_ctl(outer, EPOLL_CTL_ADD, set, &event) == 0 ? 1 : 0;
+       }
+       over = true;
+       waiter.join();
+       e.Say("%d", added);
+       next();
+       Wait(e, outer, 5000);
+       e.Recv(e.sock, 10);
+       for (const int set : inner) close(set);
+     }))};
+
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
