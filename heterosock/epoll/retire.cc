@@ -51,19 +51,36 @@ bool Shared(uint32_t number) {
   return shared;
 }
 
-// With the pool's lock held.
+// What GiveBack() does for an item of this set; the one that kicks is no connection's.
+bool Belongs(uint32_t index, uint32_t number) {
+  const Instance& instance = Pool::InstanceAt(number);
+  return Pool::At(index).instance == number && !(instance.kick > 0 && index == instance.kick_item);
+}
+
+// A number that was closed is needed once more, and may be another file's.
+bool Restorable(uint32_t number) {
+  for (uint32_t index = 1; index < Pool::HighWater(); ++index) {
+    const Item& item = Pool::At(index);
+    if (!Belongs(index, number) || !item.managed || item.parked || item.registered >= 0) continue;
+    if (Syscall(SYS_fcntl, ~item.registered, F_GETFD) >= 0) return false;
+  }
+  return true;
+}
+
+// With the pool's lock held. All or nothing: whoever has seen that the set is the kernel's goes to sleep there.
 void GiveBack(uint32_t number) {
+  if (!Restorable(number)) return;
   Instance& instance = Pool::InstanceAt(number);
   instance.inherited = false;
   instance.retired.store(true);  // before the first goes: whoever finds none of ours asks for this
   for (uint32_t index = 1; index < Pool::HighWater(); ++index) {
     Item& item = Pool::At(index);
-    if (item.instance != number || (instance.kick > 0 && index == instance.kick_item)) continue;
+    if (!Belongs(index, number)) continue;
     if (item.managed && !item.parked) {
       const Guard guard(number);
       if (!guard || !Restore(item, instance)) {
-        instance.retired.store(false);
-        continue;
+        instance.retired.store(false);  // another thread has taken the number since
+        return;
       }
       item.managed = false;
       instance.Detach();

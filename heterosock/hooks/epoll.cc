@@ -43,9 +43,9 @@ bool HasRings(uint32_t number) {
 template <typename Native>
 HETEROSOCK_OWN_FRAME int WaitInRings(uint32_t number, int epfd, epoll_event* events, int max, int64_t timeout_ns,
                                      const sigset_t* mask, Native native) {
-  const int waited = EpollWait(number, epfd, events, max, &timeout_ns, mask);
-  if (waited != kEpollRetired) return waited;
   for (;;) {
+    if (const int waited = EpollWait(number, epfd, events, max, &timeout_ns, mask); waited != kEpollRetired)
+      return waited;
     const uint64_t start = timeout_ns > 0 ? Nanoseconds() : 0;
     const int n = native(timeout_ns);
     const int kept = n > 0 ? EpollWithoutOurs(events, n) : n;

@@ -225,6 +225,38 @@ CASE{"seccomp: another thread sleeps in poll", TwoThreads(
 #endif
                                                    })};
 
+// The last of them by a number that is another file's since, so the library keeps the set: a thread that sleeps in it,
+// and that hears of the others meanwhile, must not go to sleep in the kernel's.
+CASE{"seccomp: a set that is not given back, and another thread sleeps in it", Restricted({"second"}, [](End& e) {
+       const int ep = epoll_create1(0);
+       Add(e, ep, dup(e.sock), EPOLLOUT | EPOLLET, 5);
+       for (int i = 0; i < 300; ++i) Add(e, ep, dup(e.sock), EPOLLPRI, 6);
+       const int closed = dup(e.sock);
+       Add(e, ep, closed, EPOLLIN, 7);
+       for (epoll_event event; epoll_wait(ep, &event, 1, 0) > 0;) {
+       }
+       DO(close(closed));
+       int done[2];
+       if (pipe(done) != 0) e.Say("no pipe");
+       e.Say("another file %d", done[0] == closed);
+       std::thread other([&] {
+         char bytes[10];
+         epoll_event event;
+         while (recv(e.sock, bytes, sizeof bytes, MSG_DONTWAIT) < 0 && epoll_wait(ep, &event, 1, -1) > 0) {
+         }
+         if (write(done[1], bytes, 1) != 1) e.Say("no answer");
+       });
+       Sleep(100);
+       sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+       const sock_fprog program{1, allow};
+       prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+       DO(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program));
+       e.Meet();
+       pollfd answer{done[0], POLLIN, 0};
+       e.Say("it answers %d", poll(&answer, 1, 5000));
+       _exit(0);
+     })};
+
 // A listener that another program made: nothing is known of it.
 STEP("accepts under a filter") {
   Restrict(e);
