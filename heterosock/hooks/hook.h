@@ -19,6 +19,8 @@
 #include "heterosock/ofd/fd_table.h"
 #include "heterosock/ofd/thread.h"
 
+struct iocb;  // of linux/aio_abi.h
+
 // Visible, and in C's name space: the linker script lists the names once more (lib/heterosock.map).
 #define HETEROSOCK_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -53,6 +55,9 @@ long ExecBySystemCall(long number, long a, long b, long c, long d, long e, long 
 
 // The program is about to give up system calls, or to try: from here on its connections are the kernel's.
 void BeforeRestriction();
+
+// io_submit: what it is about to be told to read, write or wait for goes to TCP.
+void BeforeSubmit(long count, iocb* const* orders);
 
 // A wrapper of a call that makes descriptors: whatever the number meant before is over. Returns it.
 int Fresh(int fd);

@@ -184,6 +184,9 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
     case SYS_io_uring_setup:
       LeaveToRing();
       break;
+    case SYS_io_submit:
+      BeforeSubmit(b, reinterpret_cast<iocb**>(c));
+      break;
     case SYS_prctl:
       return prctl(fd, b, c, d, e);
     case SYS_seccomp:

@@ -52,6 +52,7 @@ enum class Reason : uint32_t {
   kLargeSet = 51,  // select() with sets of more than FD_SETSIZE descriptors
   kKernel = 52,    // the kernel lacks what the library needs
   kUnread = 53,    // the ring was full and nobody read: TCP's buffers take more
+  kAio = 54,       // given to io_submit, aio_read and the like, which read and write the descriptor unseen
 };
 
 constexpr const char* ReasonText(Reason reason) {
@@ -136,6 +137,8 @@ constexpr const char* ReasonText(Reason reason) {
       return "select() with sets larger than an fd_set";
     case Reason::kKernel:
       return "the kernel lacks what the library needs";
+    case Reason::kAio:
+      return "asynchronous I/O";
   }
   return "unknown";
 }
