@@ -1,4 +1,4 @@
-// posix_spawn, and what its file actions give to the program that it starts.
+// posix_spawn, pidfd_spawn, and what its file actions give to the program that it starts.
 //
 // The child is libc's own: it copies descriptors where no wrapper sees it. So their numbers are kept when they are put
 // into a posix_spawn_file_actions_t, whose inside libc alone knows, and a connection that is among them goes back to
@@ -60,6 +60,16 @@ void BeforeSpawn(const posix_spawn_file_actions_t* actions) {
   for (int fd = 0; too_many.load(std::memory_order_relaxed) && fd <= FdTable::High(); ++fd) HandOn(fd);
 }
 
+int SpawnByPidfd(const char* name, int* child, const char* file, const posix_spawn_file_actions_t* actions,
+                 const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
+  const auto next = reinterpret_cast<int (*)(int*, const char*, const posix_spawn_file_actions_t*,
+                                             const posix_spawnattr_t*, char* const*, char* const*)>(NextFunction(name));
+  if (next == nullptr) return ENOSYS;
+  const int result = next(child, file, actions, attributes, argv, env);
+  if (result == 0 && child != nullptr) Fresh(*child);
+  return result;
+}
+
 }  // namespace
 
 HETEROSOCK_EXPORT int posix_spawn_file_actions_init(posix_spawn_file_actions_t* actions) {
@@ -85,4 +95,16 @@ HETEROSOCK_EXPORT int posix_spawnp(pid_t* child, const char* file, const posix_s
                                    const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
   BeforeSpawn(actions);
   return real.posix_spawnp(child, file, actions, attributes, argv, env);
+}
+
+// Since glibc 2.39; this library's headers may be older.
+HETEROSOCK_EXPORT int pidfd_spawn(int* child, const char* path, const posix_spawn_file_actions_t* actions,
+                                  const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
+  BeforeSpawn(actions);
+  return SpawnByPidfd("pidfd_spawn", child, path, actions, attributes, argv, env);
+}
+HETEROSOCK_EXPORT int pidfd_spawnp(int* child, const char* file, const posix_spawn_file_actions_t* actions,
+                                   const posix_spawnattr_t* attributes, char* const* argv, char* const* env) {
+  BeforeSpawn(actions);
+  return SpawnByPidfd("pidfd_spawnp", child, file, actions, attributes, argv, env);
 }

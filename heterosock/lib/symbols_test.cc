@@ -250,6 +250,8 @@ const char* const kMustKnow[] = {
     "daemon",
     "posix_spawn",
     "posix_spawnp",
+    "pidfd_spawn",
+    "pidfd_spawnp",
     "posix_spawn_file_actions_adddup2",
     "execve",
     "execv",
@@ -300,7 +302,7 @@ const char* const kFamilies =
     R"(p?poll|p?select|epoll_\w+|accept4?|connect|shutdown|listen|bind|socket(pair)?|[gs]etsockopt|getsockname|)"
     R"(getpeername|isfdtype|sockatmark|close(from|_range)?|dup[23]?|fcntl(64)?|ioctl|open(at)?(64)?|creat(64)?|pipe2?|)"
     R"(eventfd|timerfd_create|signalfd|inotify_init1?|memfd_create|v?fork|forkpty|Fork|clone[0-9]?|daemon|)"
-    R"(f?exec(v|l)\w*|posix_spawnp?|posix_spawn_file_actions_\w+|system|popen|fdopen|freopen(64)?|v?dprintf|syscall|)"
+    R"(f?exec(v|l)\w*|(posix|pidfd)_spawnp?|posix_spawn_file_actions_\w+|system|popen|fdopen|freopen(64)?|v?dprintf|syscall|)"
     R"(prctl|sigaction|signal|pthread_sigmask|res_iclose|aio_(read|write)(64)?|lio_listio(64)?)"
     R"()(_chk|_nocancel|_2)?)";
 
