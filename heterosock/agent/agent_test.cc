@@ -145,7 +145,8 @@ TEST_CASE("two processes that wait with offers of different connections make roo
   CHECK(declined->first.retry_after_ms > 0);
   REQUIRE_OK(server->Offer(20, connections[0].server.get()));
   // Else the client's may come first, and the next of its offers makes room for it.
-  REQUIRE(heterok8s::testing::Eventually([&] { return json::parse((*agent)->StatusText())["waiting_offers"] == 3; }));
+  REQUIRE(heterok8s::testing::Eventually(
+      [&] { return json::parse((*agent)->StatusText())["totals"]["waiting_offers"] == 3; }));
   REQUIRE_OK(client->Offer(13, connections[0].client.get()));
   auto paired = client->Await<protocol::Paired>();
   REQUIRE_OK(paired);
