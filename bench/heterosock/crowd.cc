@@ -1,4 +1,5 @@
-// crowd CONNECTIONS SECONDS busy|idle|burst: many TCP connections between two processes.
+// crowd WIRE CONNECTIONS SECONDS busy|idle|burst [CPU]: many connections of a wire (wire.h) between two processes, both
+// on that CPU if there is one. With tcp-spin nobody waits, both ask again and again.
 //
 // All are made and each has carried a few KiB (so that a preloaded library has moved what it moves). Then for SECONDS
 // nothing happens (idle), or 16 bytes go back and forth on one after the other (busy). With burst, each has carried
@@ -10,8 +11,7 @@
 //   moved N         connections on shared memory before these SECONDS
 //   moved_after N   and at their end
 //   room N          connections for whose channels this machine's hard limit leaves descriptors above the soft one
-#include <arpa/inet.h>
-#include <netinet/tcp.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -87,21 +87,20 @@ void Answer(int fd, const char* bytes, size_t size) {
 }
 
 // Answers what comes on every connection.
-[[noreturn]] void Serve(int listener) {
+[[noreturn]] void Serve(const Place& place) {
+  const int listener = place.fd;
   int ep = epoll_create1(EPOLL_CLOEXEC);
   epoll_event event{EPOLLIN, {.fd = listener}};
   epoll_ctl(ep, EPOLL_CTL_ADD, listener, &event);
   std::vector<epoll_event> events(256);
   std::vector<char> bytes(8192);
   while (true) {
-    int n = epoll_wait(ep, events.data(), static_cast<int>(events.size()), -1);
+    int n = epoll_wait(ep, events.data(), static_cast<int>(events.size()), place.spin ? 0 : -1);
     for (int i = 0; i < n; ++i) {
       int fd = events[static_cast<size_t>(i)].data.fd;
       if (fd == listener) {
-        int conn = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (conn < 0) Die("accept");
-        int one = 1;
-        setsockopt(conn, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        int conn = Accept(place);
+        fcntl(conn, F_SETFL, O_NONBLOCK);
         event = {EPOLLIN, {.fd = conn}};
         epoll_ctl(ep, EPOLL_CTL_ADD, conn, &event);
         continue;
@@ -116,23 +115,20 @@ void Answer(int fd, const char* bytes, size_t size) {
   }
 }
 
-void Exchange(int fd, std::vector<char>& bytes, size_t size) {
+void Exchange(int fd, std::vector<char>& bytes, size_t size, bool spin) {
   if (send(fd, bytes.data(), size, MSG_NOSIGNAL) != static_cast<ssize_t>(size)) Die("send");
-  for (size_t have = 0; have < size;) {
-    ssize_t n = recv(fd, bytes.data() + have, size - have, 0);
-    if (n <= 0) Die("recv");
-    have += static_cast<size_t>(n);
-  }
+  ReceiveAll(fd, bytes.data(), size, spin);
 }
 
 int Main(int argc, char** argv) {
-  if (argc != 4) {
-    std::fprintf(stderr, "usage: crowd CONNECTIONS SECONDS busy|idle|burst\n");
+  if (argc != 5 && argc != 6) {
+    std::fprintf(stderr, "usage: crowd WIRE CONNECTIONS SECONDS busy|idle|burst [CPU]\n");
     return 2;
   }
-  size_t count = static_cast<size_t>(std::atoi(argv[1]));
-  double seconds = std::atof(argv[2]);
-  bool busy = !std::strcmp(argv[3], "busy"), burst = !std::strcmp(argv[3], "burst");
+  size_t count = static_cast<size_t>(std::atoi(argv[2]));
+  double seconds = std::atof(argv[3]);
+  bool busy = !std::strcmp(argv[4], "busy"), burst = !std::strcmp(argv[4], "burst");
+  if (argc == 6) Pin(std::atoi(argv[5]));
   rlimit files{count + 1024, count + 1024};
   rlimit most{};
   getrlimit(RLIMIT_NOFILE, &most);
@@ -145,38 +141,29 @@ int Main(int argc, char** argv) {
     Die("setrlimit");
   }
 
-  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(listener, 1024) != 0) Die("listen");
-  getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length);
+  const Place place = Listen(argv[1], 1024);
   pid_t server = fork();
   if (server == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    Serve(listener);
+    Serve(place);
   }
-  close(listener);
+  close(place.fd);
 
   std::vector<char> bytes(4096, 'x');
   long before = Pss(getpid()) + Pss(server), kernel_before = KernelTcp();
   std::vector<int> fds(count);
   for (int& fd : fds) {
-    fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (connect(fd, reinterpret_cast<sockaddr*>(&address), length) != 0) Die("connect");
-    int one = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    Exchange(fd, bytes, bytes.size());
+    fd = Connect(place);
+    Exchange(fd, bytes, bytes.size(), place.spin);
   }
   for (int round = 0; round < 4; ++round) {
-    for (int fd : fds) Exchange(fd, bytes, bytes.size());
+    for (int fd : fds) Exchange(fd, bytes, bytes.size(), place.spin);
   }
   if (burst) {
     std::vector<char> many(256 << 10, 'x');
-    for (int fd : fds) Exchange(fd, many, many.size());
+    for (int fd : fds) Exchange(fd, many, many.size(), place.spin);
     usleep(1'200'000);
-    for (int fd : fds) Exchange(fd, bytes, 16);
+    for (int fd : fds) Exchange(fd, bytes, 16, place.spin);
   }
   sleep(1);  // what is still being arranged in the background
 
@@ -186,7 +173,7 @@ int Main(int argc, char** argv) {
   Clock::time_point start = Clock::now();
   std::chrono::duration<double> took{0};
   for (size_t i = 0; busy && took.count() < seconds; i = (i + 7919) % count, ++round_trips) {
-    Exchange(fds[i], bytes, 16);
+    Exchange(fds[i], bytes, 16, place.spin);
     took = Clock::now() - start;
   }
   if (!busy) {

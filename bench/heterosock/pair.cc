@@ -4,7 +4,7 @@
 //   pause
 //                                                     before each, the other side has gone to sleep.
 //   pair stream WIRE BLOCK SECONDS CPU CPU            bytes a second, one line for each tenth of the time
-//   pair connections SECONDS CPU CPU                  connections a second over TCP: connect, 16 bytes and back, close
+//   pair connections WIRE SECONDS CPU CPU             connections a second: connect, 16 bytes and back, close
 //   pair calls COUNT                                  ns of one write to /dev/null, of one poll of it, of one recv on a
 //                                                     silent socket, of one poll of that, of one poll of both that may
 //                                                     sleep, of one epoll_wait on a set with the socket, and of one
@@ -12,9 +12,7 @@
 //                                                     for each 1,000
 //
 // The last line is "moved 1" when the connection was on shared memory at the end.
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -117,40 +115,34 @@ int Stream(const std::string& name, size_t block, double seconds, int here, int 
   return 0;
 }
 
-int Connections(double seconds, int here, int there) {
-  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(listener, 64) != 0) Die("listen");
-  getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length);
+int Connections(const std::string& wire, double seconds, int here, int there) {
+  const Place place = Listen(wire, 64);
   char bytes[16] = {};
   pid_t child = Beside([&] {
     Pin(there);
     while (true) {
-      int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
-      if (fd < 0) Die("accept");
-      if (recv(fd, bytes, sizeof bytes, MSG_WAITALL) == static_cast<ssize_t>(sizeof bytes))
-        send(fd, bytes, sizeof bytes, MSG_NOSIGNAL);
-      recv(fd, bytes, 1, 0);  // the client closes first, so that TIME_WAIT is its own
+      int fd = Accept(place);
+      ReceiveAll(fd, bytes, sizeof bytes, place.spin);
+      send(fd, bytes, sizeof bytes, MSG_NOSIGNAL);
+      // The client closes first, so that TIME_WAIT is its own.
+      while (recv(fd, bytes, 1, place.spin ? MSG_DONTWAIT : 0) < 0 && errno == EAGAIN) {
+      }
       close(fd);
     }
   });
   Pin(here);
+  close(place.fd);
   for (int part = 0; part < 11; ++part) {
     int made = 0;
     Clock::time_point start = Clock::now();
     std::chrono::duration<double> took{0};
     while (took.count() < seconds / 10) {
-      int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-      if (connect(fd, reinterpret_cast<sockaddr*>(&address), length) != 0) Die("connect");
+      int fd = Connect(place);
       // A reset at the end leaves no TIME_WAIT, of which a run would make more than there are ports.
       linger now{1, 0};
       setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-      if (send(fd, bytes, sizeof bytes, MSG_NOSIGNAL) < 0 ||
-          recv(fd, bytes, sizeof bytes, MSG_WAITALL) != static_cast<ssize_t>(sizeof bytes))
-        Die("exchange");
+      if (send(fd, bytes, sizeof bytes, MSG_NOSIGNAL) < 0) Die("send");
+      ReceiveAll(fd, bytes, sizeof bytes, place.spin);
       close(fd);
       ++made;
       took = Clock::now() - start;
@@ -209,11 +201,12 @@ int Main(int argc, char** argv) {
     return Latency(words[1], static_cast<size_t>(number(2)), number(3), number(4), number(5), n == 7 ? number(6) : 0);
   if (n == 6 && words[0] == "stream")
     return Stream(words[1], static_cast<size_t>(number(2)), std::atof(words[3].c_str()), number(4), number(5));
-  if (n == 4 && words[0] == "connections") return Connections(std::atof(words[1].c_str()), number(2), number(3));
+  if (n == 5 && words[0] == "connections")
+    return Connections(words[1], std::atof(words[2].c_str()), number(3), number(4));
   if (n == 2 && words[0] == "calls") return Calls(number(1));
   std::fprintf(stderr,
                "usage: pair latency WIRE SIZE COUNT CPU CPU [PAUSE_US] | stream WIRE BLOCK SECONDS CPU CPU | "
-               "connections SECONDS CPU CPU | calls COUNT\n");
+               "connections WIRE SECONDS CPU CPU | calls COUNT\n");
   return 2;
 }
 

@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -198,6 +199,54 @@ void Wire::Receive(char* bytes, size_t size) {
     if (n == 0) _exit(0);
     bytes += n;
     size -= n;
+  }
+}
+
+Place Listen(const std::string& wire, int backlog) {
+  Place place{};
+  place.spin = wire == "tcp-spin";
+  const bool tcp = wire == "tcp" || place.spin;
+  errno = EINVAL;
+  if (!tcp && wire != "unix") Die("no connections are made over " + wire);
+  place.fd = socket(tcp ? AF_INET : AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (place.spin ? SOCK_NONBLOCK : 0), 0);
+  place.length = sizeof(sa_family_t);  // of a Unix socket: unix(7), autobind
+  place.address.ss_family = AF_UNIX;
+  if (tcp) {
+    auto& in = reinterpret_cast<sockaddr_in&>(place.address);
+    in.sin_family = AF_INET;
+    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    place.length = sizeof in;
+  }
+  auto* address = reinterpret_cast<sockaddr*>(&place.address);
+  if (place.fd < 0 || bind(place.fd, address, place.length) != 0 || listen(place.fd, backlog) != 0) Die("listen");
+  place.length = sizeof place.address;
+  getsockname(place.fd, address, &place.length);
+  return place;
+}
+
+int Connect(const Place& place) {
+  int fd = socket(place.address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&place.address), place.length) != 0) Die("connect");
+  if (place.address.ss_family == AF_INET) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  return fd;
+}
+
+int Accept(const Place& place) {
+  int fd, one = 1;
+  while ((fd = accept4(place.fd, nullptr, nullptr, SOCK_CLOEXEC)) < 0) {
+    if (!place.spin || errno != EAGAIN) Die("accept");
+  }
+  if (place.address.ss_family == AF_INET) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  return fd;
+}
+
+void ReceiveAll(int fd, char* bytes, size_t size, bool spin) {
+  while (size > 0) {
+    ssize_t n = recv(fd, bytes, size, spin ? MSG_DONTWAIT : 0);
+    if (n < 0 && (errno == EINTR || (spin && errno == EAGAIN))) continue;
+    if (n <= 0) Die("recv");
+    bytes += n;
+    size -= static_cast<size_t>(n);
   }
 }
 

@@ -11,6 +11,8 @@
 //   ring         a raw ring in shared memory, both sides spinning: the floor
 #pragma once
 
+#include <sys/socket.h>
+
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -29,6 +31,20 @@ class Wire {
 };
 
 std::unique_ptr<Wire> MakeWire(const std::string& name);
+
+// Where connections of a wire are made, for what measures more than one: tcp and tcp-spin (loopback), unix.
+// A raw ring has no such place. Both processes inherit it; who listens closes `fd`.
+struct Place {
+  int fd;
+  bool spin;  // whoever waits for it asks again and again instead
+  sockaddr_storage address;
+  socklen_t length;
+};
+Place Listen(const std::string& wire, int backlog);
+int Connect(const Place& place);  // a new blocking connection, with TCP_NODELAY
+int Accept(const Place& place);   // the next one, blocking too
+// All of `size` bytes; ends the program when the other side goes.
+void ReceiveAll(int fd, char* bytes, size_t size, bool spin);
 
 [[noreturn]] void Die(const std::string& what);  // with errno
 
