@@ -44,6 +44,24 @@ F BeforeRing(const char* name) {
   return reinterpret_cast<F>(NextFunction(name));
 }
 
+// What gives a descriptor to another number, or on to the next program.
+bool HandsOn(long number, long b) {
+  switch (number) {
+    case SYS_dup:
+    case SYS_dup3:
+#ifdef SYS_dup2
+    case SYS_dup2:
+#endif
+      return true;
+    case SYS_fcntl:
+      return b == F_DUPFD || b == F_DUPFD_CLOEXEC || b == F_SETFD;
+    case SYS_ioctl:
+      return static_cast<IoctlRequest>(b) == FIONCLEX;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 HETEROSOCK_EXPORT long syscall(long number, ...) {
@@ -58,7 +76,8 @@ HETEROSOCK_EXPORT long syscall(long number, ...) {
   va_end(arguments);
   // The new image reads what it inherits as it likes, also when a vfork child starts it.
   if (number == SYS_execve || number == SYS_execveat) return ExecBySystemCall(number, a, b, c, d, e, f);
-  if (thread_state.in_vfork != 0) return real.syscall(number, a, b, c, d, e, f);
+  // A child of vfork has the kernel's answers; but a connection that it hands on goes to TCP first.
+  if (thread_state.in_vfork != 0 && !HandsOn(number, b)) return real.syscall(number, a, b, c, d, e, f);
   const int fd = static_cast<int>(a);
   const bool ours = FdTable::Get(fd).raw() != 0;
   switch (number) {

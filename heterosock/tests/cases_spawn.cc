@@ -4,6 +4,7 @@
 #include <spawn.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,6 +63,14 @@ CASE{"process: vfork and F_DUPFD", {.client = kEchoedByCat, .server = [](End& e)
 CASE{"process: vfork and F_DUPFD_CLOEXEC", {.client = kEchoedByCat, .server = [](End& e) {
                                               CatInVforkChild(e, [](int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 20); });
                                             }}};
+CASE{"process: vfork and dup3, by system call",
+     {.client = kEchoedByCat, .server = [](End& e) {
+        CatInVforkChild(e, [](int fd) { return static_cast<int>(syscall(SYS_dup3, fd, 77, O_CLOEXEC)); });
+      }}};
+CASE{"process: vfork and F_DUPFD, by system call",
+     {.client = kEchoedByCat, .server = [](End& e) {
+        CatInVforkChild(e, [](int fd) { return static_cast<int>(syscall(SYS_fcntl, fd, F_DUPFD, 20)); });
+      }}};
 
 // As Python's subprocess does with pass_fds: the numbers stay, and all others are closed before the exec.
 template <typename Pass>
@@ -85,6 +94,12 @@ void ShellInVforkChild(End& e, Pass pass) {
 
 CASE{"process: vfork, F_SETFD takes close-on-exec off",
      {.client = kEchoedByCat, .server = [](End& e) { ShellInVforkChild(e, [](int fd) { fcntl(fd, F_SETFD, 0); }); }}};
+CASE{"process: vfork, F_SETFD takes close-on-exec off, by system call",
+     {.client = kEchoedByCat,
+      .server = [](End& e) { ShellInVforkChild(e, [](int fd) { syscall(SYS_fcntl, fd, F_SETFD, 0); }); }}};
+CASE{"process: vfork, FIONCLEX takes close-on-exec off, by system call",
+     {.client = kEchoedByCat,
+      .server = [](End& e) { ShellInVforkChild(e, [](int fd) { syscall(SYS_ioctl, fd, FIONCLEX, nullptr); }); }}};
 CASE{"process: vfork, FIONCLEX takes close-on-exec off, and all others are closed",
      {.client = kEchoedByCat, .server = [](End& e) {
         ShellInVforkChild(e, [](int fd) {
