@@ -50,6 +50,10 @@ TEST_CASE("who is in a Pod or in a PID namespace of its own gives no orders") {
   CHECK_FALSE(may({.pid = 5, .pod_uid = "a", .pid_namespace = 7}, {.pid_namespace = 7}));
   CHECK(may({.pid = 5, .pod_uid = "a", .pid_namespace = 7}, {.pod_uid = "a", .pid_namespace = 7}));
   CHECK_FALSE(may({.pid = 5}, own));  // it is gone, and nothing is known of it
+  // What cannot be told is no: the agent's PID namespace does not contain the process, or there is no /proc.
+  CHECK_FALSE(may({.pid = 0}, own));
+  CHECK_FALSE(may({.pid = 0}, {}));
+  CHECK_FALSE(may({.pid = 5}, {}));
 }
 
 TEST_CASE("both ends of a connection mirror each other, in this and in another namespace", "[netns]") {

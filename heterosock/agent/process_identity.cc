@@ -85,7 +85,7 @@ ProcessIdentity IdentifySelf() {
 }
 
 bool MayAdminister(const ProcessIdentity& peer, const ProcessIdentity& own) {
-  if (peer.pid <= 0) return true;
+  if (peer.pid <= 0 || own.pid_namespace == 0) return false;
   return peer.pid_namespace == own.pid_namespace && (peer.pod_uid.empty() || peer.pod_uid == own.pod_uid);
 }
 

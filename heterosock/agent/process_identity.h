@@ -29,9 +29,9 @@ struct ProcessIdentity {
 ProcessIdentity IdentifyPeer(int unix_socket);
 // This process; no pid and no command.
 ProcessIdentity IdentifySelf();
-// Whether `peer` may give orders to the process `own`: root of a container is root to the mode of a socket's file. Of
-// a process that the PID namespace of `own` does not contain nothing can be told; one in a namespace within it, or in
-// another Pod, may not.
+// Whether `peer` may give orders to the process `own`: root of a container is root to the mode of a socket's file. Who
+// is in another PID namespace, or in another Pod, may not; nor may one of whom that cannot be told, as of a process
+// that the PID namespace of `own` does not contain, or where there is no /proc.
 bool MayAdminister(const ProcessIdentity& peer, const ProcessIdentity& own);
 // Its user alone, which takes no descriptor; -1 when there is none.
 uid_t UserOfPeer(int unix_socket);
