@@ -2,6 +2,7 @@
 // root's own agent; what it says is checked for form, not distrusted. An upgrade costs two packets of half a kilobyte
 // here.
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,6 +22,12 @@ constexpr int kVersion = 1;  // of these messages
 // Its socket takes 150 offers. An agent that is off its processor for a moment while a pool of connections is made has
 // more to read; one that leaves this many unread, about 50 MB, does not come back.
 constexpr size_t kMaxKept = 65536;
+
+// A channel's descriptors are this process's until they are sent; the most of them have other uses.
+size_t MostKeptDescriptors() {
+  rlimit files{};
+  return getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur / 4 : 0;
+}
 
 json ToJson(const Endpoint& end) { return {{"a", end.address.ToString()}, {"p", end.port}}; }
 Endpoint EndpointOf(const json& j) {
@@ -143,7 +150,10 @@ class UnixPuLink final : public PuLink {
       for (sys::UniqueFd* fd : {&paired->memory, &paired->sleeper, &paired->ringer})
         packet.descriptors.push_back(std::move(*fd));
     }
-    if (kept_.size() >= kMaxKept) return absl::ResourceExhaustedError("the other agent does not read");
+    if (kept_.size() >= kMaxKept || kept_descriptors_ + packet.descriptors.size() > MostKeptDescriptors()) {
+      return absl::ResourceExhaustedError("the other agent does not read");
+    }
+    kept_descriptors_ += packet.descriptors.size();
     kept_.push_back(std::move(packet));
     return kept_.size() == 1 ? Flush() : absl::OkStatus();
   }
@@ -151,12 +161,14 @@ class UnixPuLink final : public PuLink {
   bool Backlog() const override { return !kept_.empty(); }
 
   absl::Status Flush() override {
-    for (; !kept_.empty(); kept_.pop_front()) {
+    while (!kept_.empty()) {
       std::vector<int> descriptors;
       for (const sys::UniqueFd& fd : kept_.front().descriptors) descriptors.push_back(fd.get());
       const Sent sent = SendPacket(fd_.get(), kept_.front().bytes, descriptors);
       if (sent == Sent::kGone) return absl::UnavailableError("the other agent is gone");
       if (sent == Sent::kFull) break;
+      kept_descriptors_ -= descriptors.size();
+      kept_.pop_front();
     }
     return absl::OkStatus();
   }
@@ -196,6 +208,7 @@ class UnixPuLink final : public PuLink {
   const sys::UniqueFd fd_;
   const std::string description_;
   std::deque<Kept> kept_;  // not sent yet
+  size_t kept_descriptors_ = 0;
 };
 
 }  // namespace
