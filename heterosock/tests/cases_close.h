@@ -4,9 +4,13 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <string>
+#include <string_view>
 
 #include "heterosock/tests/case.h"
 
@@ -31,6 +35,38 @@ inline void CloseWithReset(End& e, int fd) {
   DO(setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now));
   DO(close(fd));
 }
+
+// One message, of far more than both ends hold. It is one part of it again and again: to make all of it anew takes
+// seconds where many processes share a CPU.
+class Much {
+ public:
+  Much() {
+    for (iovec& each : parts_) each = {part_.data(), part_.size()};
+    message_.msg_iov = parts_;
+    message_.msg_iovlen = kParts;
+  }
+  Much(const Much&) = delete;
+  Much& operator=(const Much&) = delete;
+  const msghdr* message() const { return &message_; }
+  long size() const { return kParts * static_cast<long>(part_.size()); }
+  // Whether these are its bytes from `at` on.
+  bool Has(std::string_view bytes, long at) const {
+    while (!bytes.empty()) {
+      const std::string_view here = std::string_view(part_).substr(static_cast<size_t>(at) % part_.size());
+      const size_t n = std::min(here.size(), bytes.size());
+      if (here.substr(0, n) != bytes.substr(0, n)) return false;
+      bytes.remove_prefix(n);
+      at += static_cast<long>(n);
+    }
+    return true;
+  }
+
+ private:
+  static constexpr int kParts = 64;
+  std::string part_ = Pattern((1 << 20) + 1);  // no multiple of a ring's size
+  iovec parts_[kParts];
+  msghdr message_{};
+};
 
 inline void IgnoreSigpipe() { signal(SIGPIPE, SIG_IGN); }
 
