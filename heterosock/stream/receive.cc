@@ -160,14 +160,19 @@ Receiver::Look Receiver::LookAtTcp() {
     }
   }
   if (most == 0) {
-    // Nothing queued: the end of the stream, an error, or bytes that came just now.
+    // Nothing queued: the end of the stream, an error, or bytes that came just now. An error is told once, and to a
+    // call that received nothing: the kernel keeps it.
+    const short over = POLLERR | POLLHUP;
+    if (done_ > 0 && (PollNow(fd_, 0) & over) == over &&
+        channel_.peer().control.switch_at.load(std::memory_order_acquire) == 0)
+      return End(0);
     char byte;
     const long peeked = Syscall(SYS_recvfrom, fd_, reinterpret_cast<long>(&byte), 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
     if (peeked > 0) return TakeAtMark();
     if (peeked == -EAGAIN || peeked == -EINTR) return kEmpty;
     if (channel_.peer().control.switch_at.load(std::memory_order_acquire) != 0) return kMore;
     if (peeked == 0 && PeerEnded(index_, fd_)) return kMore;  // it left bytes unread: the kernel has an error now
-    return End(peeked);
+    return peeked < 0 && done_ > 0 ? Reset(peeked) : End(peeked);
   }
   const bool peek = (flags_ & MSG_PEEK) != 0;
   const long got = peek ? KernelReceive(cursor_, most) : ReceiveCounted(most);

@@ -87,6 +87,28 @@ CASE{"close: a reset leaves what arrived before it to read",
             e.Meet();
           }}};
 
+// The read, which finds no more than a part, must not take the error along.
+CASE{"close: a read of more than came before a reset leaves the reset to be told",
+     {.client =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 10);
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLHUP);
+            e.Recv(e.sock, 20, MSG_WAITALL | MSG_DONTWAIT);
+            SayEvents(e, e.sock);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            DO(write(e.sock, "last words", 10));
+            e.Meet();
+            CloseWithReset(e, e.sock);
+            e.Meet();
+          },
+      .halfway = true}};
+
 CASE{"close: SO_LINGER 0 resets",
      {.client =
           [](End& e) {
