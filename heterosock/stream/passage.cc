@@ -61,6 +61,14 @@ uint64_t TcpReceived(int fd) {
   return info.tcpi_bytes_received - (ended && info.tcpi_bytes_received != 0 ? 1 : 0);
 }
 
+// Nothing more arrives over TCP.
+bool TcpEnded(int fd) {
+  uint8_t state = 0;  // the first field of tcp_info
+  socklen_t length = sizeof state;
+  Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, reinterpret_cast<long>(&state), reinterpret_cast<long>(&length));
+  return state >= kTimeWait;
+}
+
 uint64_t Queued(int fd) {
   int queued = 0;
   Syscall(SYS_ioctl, fd, SIOCINQ, reinterpret_cast<long>(&queued));
@@ -84,7 +92,7 @@ Passage PassToTcp(uint32_t index, int fd) {
     if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == 0) return Passage::kDropping;
     if (peer.control.continue_at.load(std::memory_order_acquire) == 0) {
       Drop(slot, fd, channel.ring_bytes);
-      slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
+      LeaveToKernel(index, fd);
       return Passage::kTcp;
     }
   }
@@ -125,6 +133,17 @@ uint64_t ArrivedOverTcp(uint32_t index, int fd) {
   const uint64_t copies = from != 0 ? control.returned_to.load(std::memory_order_relaxed) - from : 0;
   if (from != 0 && received > before + copies) return received - copies;
   return mode == Mode::kTcp && received < before ? received : before;
+}
+
+void LeaveToKernel(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  const uint64_t switch_at = channel.page != nullptr ? channel.peer().control.switch_at.load() : 0;
+  if (switch_at != 0 && TcpEnded(fd)) {
+    const uint64_t received = TcpReceived(fd);
+    slot.rx.tcp_base = switch_at - 1 + received - ArrivedOverTcp(index, fd);
+  }
+  slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
 }
 
 namespace {
@@ -174,8 +193,7 @@ void RecallReceive(uint32_t index, int fd, Reason reason) {
     if (peer.control.returning.load(std::memory_order_acquire) != 0 && !DropCopies(slot, fd, channel, head))
       Break(index, fd, "it does not say what it brought back");
     // An error that the kernel has told us is told by the calls that ask here.
-    if (slot.broken.load() == 0 && slot.rx.reset.load() == 0)
-      slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
+    if (slot.broken.load() == 0 && slot.rx.reset.load() == 0) LeaveToKernel(index, fd);
     Trace("fd %d: asked the other end to send over TCP (%s)%s", fd, Text(reason),
           peer.control.switch_at.load() == 0 ? ", it had not switched" : "");
   }

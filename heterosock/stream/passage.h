@@ -17,4 +17,8 @@ enum class Passage {
 // Goes over to TCP when the sender did: once the ring is empty, or once TCP has all that is in it.
 Passage PassToTcp(uint32_t index, int fd);
 
+// The direction is on TCP for good. What ArrivedOverTcp() says does not change by that when the connection has ended,
+// where the kernel's count does: with or without an end of the stream, with copies of what the ring had.
+void LeaveToKernel(uint32_t index, int fd);
+
 }  // namespace heterok8s::heterosock

@@ -8,6 +8,7 @@
 #include "heterosock/lib/real.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/stream/direction.h"
+#include "heterosock/stream/passage.h"
 #include "heterosock/stream/receiver.h"
 #include "heterosock/stream/sleepers.h"
 
@@ -237,7 +238,7 @@ Receiver::Look Receiver::Reset(long error) {
     rx_.reset.store(static_cast<uint32_t>(-error));
     return End(0);
   }
-  rx_.mode.store(Mode::kPlain, std::memory_order_release);
+  LeaveToKernel(index_, fd_);
   convert_ = true;
   return End(error);
 }

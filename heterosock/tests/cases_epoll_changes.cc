@@ -3,12 +3,49 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "heterosock/tests/cases_epoll.h"
 
 namespace heterok8s::heterosock::behaviour {
 namespace {
 
 using namespace epoll;  // NOLINT
+
+// A set is told of the other end's reset, and waits again after `then` and after what is left to be read.
+Body AfterReset(void (*then)(End&)) {
+  return {.client =
+              [then](End& e) {
+                int ep = epoll_create1(0);
+                Add(e, ep, e.sock, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+                e.Meet();
+                e.AwaitBytes(e.sock, 3);
+                Wait(e, ep, 5000);
+                e.Recv(e.sock, 10);
+                Wait(e, ep, 0);
+                e.Meet();
+                e.Meet();  // and the kernel has said all that it says of it
+                e.Await(e.sock, POLLHUP);
+                Wait(e, ep, 5000);
+                Wait(e, ep, 0);
+                then(e);
+                Wait(e, ep, 10);
+                e.Recv(e.sock, 10);
+                Wait(e, ep, 10);
+                e.Recv(e.sock, 10);
+                Wait(e, ep, 10);
+              },
+          .server =
+              [](End& e) {
+                e.SendAll(e.sock, "abc");
+                e.Meet();
+                e.Meet();
+                const linger now{1, 0};
+                DO(setsockopt(e.sock, SOL_SOCKET, SO_LINGER, &now, sizeof now));
+                DO(close(e.sock));
+                e.Meet();
+              }};
+}
 
 CASE{"epoll: taken out and put back with each request",
      {.client =
@@ -142,6 +179,16 @@ CASE{"epoll: taken out of one set, left in another", Parts({"abc", "def"}, [](En
        Wait(e, other, 20);
        Wait(e, one, 5000);
      })};
+
+CASE{"epoll: edge-triggered, a reset that was told is not told again when a read has had it",
+     AfterReset([](End& e) { e.Recv(e.sock, 10); })};
+CASE{"epoll: edge-triggered, a reset that was told is not told again when SO_ERROR has had it", AfterReset([](End& e) {
+       int error = -1;
+       socklen_t length = sizeof error;
+       DO(getsockopt(e.sock, SOL_SOCKET, SO_ERROR, &error, &length));
+     })};
+CASE{"epoll: edge-triggered, a reset that was told is not told again when a program was started",
+     AfterReset([](End&) { system("true"); })};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
