@@ -65,9 +65,10 @@
 //
 // Ending: FIN, RST and errors are TCP's. A side sets kFlagFin before shutdown(SHUT_WR), kFlagFin and kFlagClosed before
 // close. Bytes may be left in the ring then: a receiver that finds the end on TCP looks at the tail and continue_at
-// after that, and has the end when it has read up to them. A sender that sees kFlagClosed, or the other side's FIN
-// (POLLRDHUP; it asks when it sees kFlagFin, and now and then, for who is killed sets no flag), moves its direction
-// back, so that the kernel answers what it writes.
+// after that, and has the end when it has read up to them. So does one that called its bytes back, when nobody has
+// begun to bring them. A sender that sees kFlagClosed, or the other side's FIN (POLLRDHUP; it asks when it sees
+// kFlagFin, and now and then, for who is killed sets no flag), moves its direction back, so that the kernel answers
+// what it writes.
 //
 // Who reads must take the other side for hostile: load every field once, check it, and treat what cannot be as a reset.
 #pragma once

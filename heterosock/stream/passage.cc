@@ -69,6 +69,16 @@ bool TcpEnded(int fd) {
   return state >= kTimeWait;
 }
 
+// Nothing more arrives over TCP, and the ring's bytes were not brought there: nobody is left who would.
+bool LeftInRing(const Slot& slot, const LocalChannel& channel, int fd) {
+  if (!TcpEnded(fd)) return false;
+  // What the peer said before its end is visible now.
+  const layout::SideLines& peer = channel.peer();
+  return peer.control.continue_at.load(std::memory_order_acquire) == 0 &&
+         peer.control.returned_to.load(std::memory_order_acquire) == 0 &&
+         peer.sender.tail.load(std::memory_order_acquire) != slot.rx.head.load(std::memory_order_relaxed);
+}
+
 uint64_t Queued(int fd) {
   int queued = 0;
   Syscall(SYS_ioctl, fd, SIOCINQ, reinterpret_cast<long>(&queued));
@@ -178,8 +188,12 @@ void RecallReceive(uint32_t index, int fd, Reason reason) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   if (!LockReceive(index)) return;
-  if (channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) != Mode::kPlain &&
-      slot.broken.load() == 0) {
+  const bool here = channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) != Mode::kPlain &&
+                    slot.broken.load() == 0;
+  // Linux would have these bytes in the socket's queue, in front of the error: our calls go on reading the ring.
+  if (here && reason != Reason::kSeccomp && LeftInRing(slot, channel, fd)) {
+    Trace("fd %d: the other end is gone, and what it left is read from shared memory", fd);
+  } else if (here) {
     const SignalsBlocked quiet;
     layout::SideLines& own = channel.own();
     const layout::SideLines& peer = channel.peer();
@@ -198,6 +212,24 @@ void RecallReceive(uint32_t index, int fd, Reason reason) {
           peer.control.switch_at.load() == 0 ? ", it had not switched" : "");
   }
   slot.rx.lock.Release();
+}
+
+bool TakeBackRecall(uint32_t index, int fd) {
+  Slot& slot = Slots::Get(index);
+  const LocalChannel& channel = Slots::Local(index);
+  if (!LockReceive(index)) return false;
+  // Where somebody has begun to answer, another thread may have read a part of it from TCP.
+  const bool back = channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) == Mode::kPlain &&
+                    slot.broken.load() == 0 && slot.reason.load() != Reason::kSeccomp &&
+                    channel.own().control.recall_at.load(std::memory_order_relaxed) != 0 &&
+                    LeftInRing(slot, channel, fd) &&
+                    channel.peer().control.returning.load(std::memory_order_acquire) == 0;
+  if (back) {
+    slot.rx.mode.store(Mode::kRing, std::memory_order_release);
+    Trace("fd %d: the other end ended before it answered, and what it left is read from shared memory", fd);
+  }
+  slot.rx.lock.Release();
+  return back;
 }
 
 }  // namespace heterok8s::heterosock

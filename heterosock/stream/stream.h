@@ -62,6 +62,8 @@ bool PeerEnded(uint32_t index, int fd);
 // Moves the own direction back to TCP / asks the peer to move its direction back and gives up reading the ring.
 void ReturnSend(uint32_t index, int fd, Reason reason);
 void RecallReceive(uint32_t index, int fd, Reason reason);
+// The peer ended and had not begun to answer that: what it left in the ring is read there. True when it is so.
+bool TakeBackRecall(uint32_t index, int fd);
 // SHUT_WR: the FIN that the kernel is about to send is the program's own.
 void AnnounceFin(uint32_t index);
 // SHUT_RD: what came before may still be read, what comes later is thrown away.

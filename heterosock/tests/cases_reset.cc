@@ -109,6 +109,50 @@ CASE{"close: a read of more than came before a reset leaves the reset to be told
           },
       .halfway = true}};
 
+CASE{"close: a program is started after a reset, and what came before is read",
+     {.client =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 10);
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLHUP);
+            DO(system("true"));
+            SayEvents(e, e.sock);
+            e.Recv(e.sock, 3);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            DO(write(e.sock, "last words", 10));
+            e.Meet();
+            CloseWithReset(e, e.sock);
+            e.Meet();
+          }}};
+
+CASE{"close: a program is started while the other end resets, and what came before is read",
+     {.client =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 10);
+            e.Meet();
+            DO(system("true"));
+            e.Await(e.sock, POLLHUP);
+            SayEvents(e, e.sock);
+            e.Recv(e.sock, 3);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            DO(write(e.sock, "last words", 10));
+            e.Meet();
+            Sleep(50);
+            CloseWithReset(e, e.sock);
+          },
+      .hands_on = true}};
+
 CASE{"close: SO_LINGER 0 resets",
      {.client =
           [](End& e) {

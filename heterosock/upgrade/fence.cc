@@ -113,7 +113,10 @@ void Settle(uint32_t index, int fd, uint64_t until_ns) {
     }
     const uint64_t now = Nanoseconds();
     const bool over = now > until_ns || !patience.Again();
-    if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0) return;
+    if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0) {
+      if (TakeBackRecall(index, fd)) EpollConvert(index);
+      return;
+    }
     if (!asked && (over || now > ask_at)) AskToHandBack(channel.channel_id, until_ns);
     asked = asked || now > ask_at;
     if (!over) continue;
