@@ -17,7 +17,8 @@ struct Way {  // one direction of one connection
 };
 
 struct Conn {
-  Way from[2];  // by role of the sender
+  Way from[2];        // by role of the sender
+  bool deaf[2] = {};  // that end has shut its reading: the other sends no more
   int copies[2] = {1, 1};
   bool closed[2] = {};
   bool gone() const { return closed[0] || closed[1]; }
@@ -66,13 +67,13 @@ class Maker {
     Conn& conn = conns_[step.conn];
     if (conn.closed[step.end]) return false;
     Way &out = conn.from[step.end], &in = conn.from[1 - step.end];
-    uint32_t dice = Below(105);
+    uint32_t dice = Below(106);
     if (dice >= 100) return TryRare(step, conn, dice);
     if (dice < 24) return Send(step, conn, out);
     if (dice < 50) return Receive(step, in);
     if (dice < 54) {
       step.act = Act::kBulk;
-      if (conn.gone() || out.ended) return false;
+      if (conn.gone() || out.ended || conn.deaf[1 - step.end]) return false;
       step.a = 50'000 + Below(700'000);
       step.b = Below(1000);
       out.in_flight = 0;
@@ -110,7 +111,7 @@ class Maker {
     if (dice < 94) return step.act = Act::kError, true;
     if (dice < 96) {
       step.act = Below(2) ? Act::kTimeout : Act::kSignal;
-      return in.in_flight == 0 && !in.ended && !conn.closed[1 - step.end];
+      return in.in_flight == 0 && !in.ended && !conn.closed[1 - step.end] && !conn.deaf[step.end];
     }
     if (dice < 98) {
       step.act = Act::kHalfClose;
@@ -133,9 +134,11 @@ class Maker {
       in.in_flight -= std::min(in.in_flight, step.a);
       return true;
     }
-    if (dice < 104) return step.act = Act::kOption, true;
-    // It inherits both connections; what a peer left unread in the ring of one that it reset would be lost.
-    if (conns_[0].gone() || conns_[1].gone()) return false;
+    if (dice < 104) {
+      step.act = Act::kShutRead;
+      return Below(4) == 0 && !conn.deaf[step.end] && (conn.deaf[step.end] = true);
+    }
+    if (dice < 105) return step.act = Act::kOption, true;
     step.act = Act::kSpawn;
     if (in.in_flight > 0 && Below(2)) {  // it reads
       step.a = std::min(in.in_flight, Size(60'000));
@@ -145,13 +148,13 @@ class Maker {
     }
     step.a = Size(kMostInFlight - out.in_flight);
     step.b &= ~1u;
-    if (out.ended || step.a == 0) return false;
+    if (out.ended || conn.deaf[1 - step.end] || step.a == 0) return false;
     out.in_flight += step.a;
     return true;
   }
 
   bool Send(ProgramStep& step, Conn& conn, Way& out) {
-    if (conn.gone()) return false;
+    if (conn.gone() || conn.deaf[1 - step.end]) return false;
     step.act = Act::kSend;
     step.a = out.ended ? Size(100) : Size(kMostInFlight - out.in_flight);
     step.b = Below(9);
@@ -187,7 +190,7 @@ std::string Describe(const ProgramStep& step) {
   static constexpr const char* kActs[] = {"send",      "receive",   "bulk",     "poll",     "count",    "duplicate",
                                           "closeCopy", "overwrite", "nonBlock", "epollAdd", "epollMod", "epollDel",
                                           "epollWait", "halfClose", "close",    "timeout",  "signal",   "error",
-                                          "splice",    "option",    "spawn"};
+                                          "splice",    "shutRead",  "option",   "spawn"};
   static constexpr const char* kActors[] = {"", " by a thread", " by a child"};
   return std::string(step.end == 0 ? "server " : "client ") + kActs[static_cast<int>(step.act)] +
          kActors[static_cast<int>(step.actor)] + " conn " + std::to_string(step.conn) + " a " + std::to_string(step.a) +

@@ -34,8 +34,9 @@ enum class Act {
   kSignal,   // a read that a signal ends
   kError,    // SO_ERROR and TCP state
   kSplice,   // a: bytes, into a pipe of one page; b: how often before it is emptied
-  kOption,   // b: which
-  kSpawn,    // a: bytes that another program reads or writes; b: how it is given the connection
+  kShutRead,
+  kOption,  // b: which
+  kSpawn,   // a: bytes that another program reads or writes; b: how it is given the connection
 };
 
 // Who makes the calls of a step: the process itself, a thread of it, a child of it.

@@ -123,6 +123,7 @@ class Runner {
     if (step.act == Act::kReceive && (step.b < 8 || step.b == 10)) in -= std::min(in, step.a);
     if (step.act == Act::kSplice) in -= std::min(in, step.a);
     if (step.act == Act::kSpawn) (step.b& 1 ? in -= step.a : out += step.a);
+    if (step.act == Act::kShutRead) deaf_[step.conn][step.end] = true;
     if (step.act == Act::kHalfClose) ended_[step.conn][step.end] = true;
     if (step.act == Act::kClose) {
       ended_[step.conn][step.end] = true;
@@ -163,6 +164,9 @@ class Runner {
       }
       case Act::kSplice:
         return SpliceAs(e, fd, step, in_flight_[step.conn][1 - me()], AtEnd(step.conn));
+      case Act::kShutRead:
+        DO(shutdown(fd, SHUT_RD));
+        return;
       case Act::kOption:
         return SetOption(e, fd, step);
       case Act::kSpawn:
@@ -240,7 +244,7 @@ class Runner {
     }
   }
 
-  bool AtEnd(int conn) const { return ended_[conn][1 - me()] || reset_[conn]; }
+  bool AtEnd(int conn) const { return ended_[conn][1 - me()] || deaf_[conn][me()] || reset_[conn]; }
 
   void ReadBulk(const ProgramStep& step) {
     if (fds_[step.conn].empty()) return;
@@ -278,6 +282,7 @@ class Runner {
   uint32_t in_flight_[2][2] = {};  // of each connection, by role of the sender
   bool ended_[2][2] = {};
   bool reset_[2] = {};
+  bool deaf_[2][2] = {};  // which end has shut its reading
 };
 
 }  // namespace
