@@ -182,8 +182,8 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
     // What is unread in the ring goes to TCP in front of the FIN, so that a program without the library finds it there.
     if (how != SHUT_RD) ReturnSend(slot, fd, Reason::kClosed);
     if (how != SHUT_RD) AnnounceFin(slot);
-    // What arrives after SHUT_RD is the kernel's to throw away.
-    if (how != SHUT_WR) ShutReceive(slot);
+    // A read that finds nothing after SHUT_RD asks the kernel, and has the end; what comes later is read all the same
+    // (tcp_recvmsg_locked() in net/ipv4/tcp.c).
     Slots::Get(slot).rx.kernel_event.store(1);
   } else {
     Fence(slot, fd, Reason::kClosed);  // a direction that has ended does not move any more

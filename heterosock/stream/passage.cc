@@ -61,14 +61,6 @@ uint64_t TcpReceived(int fd) {
   return info.tcpi_bytes_received - (ended && info.tcpi_bytes_received != 0 ? 1 : 0);
 }
 
-// Nothing more arrives over TCP.
-bool TcpEnded(int fd) {
-  uint8_t state = 0;  // the first field of tcp_info
-  socklen_t length = sizeof state;
-  Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, reinterpret_cast<long>(&state), reinterpret_cast<long>(&length));
-  return state >= kTimeWait;
-}
-
 // Nothing more arrives over TCP, and the ring's bytes were not brought there: nobody is left who would.
 bool LeftInRing(const Slot& slot, const LocalChannel& channel, int fd) {
   if (!TcpEnded(fd)) return false;
@@ -99,7 +91,7 @@ Passage PassToTcp(uint32_t index, int fd) {
   const SignalsBlocked quiet;
   if (peer.control.continue_at.load(std::memory_order_acquire) == 0) {
     // It writes copies right now; or it died meanwhile, and then all that came are copies.
-    if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == 0) return Passage::kDropping;
+    if (!TcpEnded(fd)) return Passage::kDropping;
     if (peer.control.continue_at.load(std::memory_order_acquire) == 0) {
       Drop(slot, fd, channel.ring_bytes);
       LeaveToKernel(index, fd);
@@ -168,8 +160,7 @@ bool DropCopies(Slot& slot, int fd, const LocalChannel& channel, uint64_t head) 
     if (peer.control.returning.load(std::memory_order_acquire) != layout::kSenderReturns) return true;
     if (patience.Again()) continue;
     // It died in the middle: then all that came are copies. Of what else is in the ring some may be there, too.
-    if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == 0 || peer.sender.tail.load() != head)
-      return false;
+    if (!TcpEnded(fd) || peer.sender.tail.load() != head) return false;
     if (peer.control.continue_at.load(std::memory_order_acquire) != 0) break;
     Drop(slot, fd, channel.ring_bytes);
     return true;

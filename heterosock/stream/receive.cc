@@ -209,10 +209,11 @@ Receiver::Look Receiver::TakeAtMark() {
 Receiver::Look Receiver::PeekBehindSwitch(uint64_t before) {
   const layout::ControlLine& control = channel_.peer().control;
   const uint64_t from = control.continue_at.load(std::memory_order_acquire);
-  const uint64_t head = rx_.head.load(std::memory_order_relaxed), tail = RingEnd();
+  const uint64_t head = rx_.head.load(std::memory_order_relaxed);
+  const uint64_t tail = channel_.peer().sender.tail.load(std::memory_order_acquire);
   const bool all_on_tcp = from == head + 1 && control.returned_to.load(std::memory_order_relaxed) == tail + 1;
   int queued = 0;
-  if (all_on_tcp && rx_.shut_at == 0) Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
+  if (all_on_tcp) Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
   // Copies that have not arrived yet are read from the ring; then nothing is behind them. Nor is looked behind those of
   // which TCP took only a part: they lie before what is new.
   if (static_cast<uint64_t>(queued) >= before + (tail - head)) {

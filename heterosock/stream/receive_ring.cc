@@ -22,15 +22,10 @@ constexpr uint64_t kAskKernelUs = 2;  // how stale "no FIN yet" may be for a pro
 
 }  // namespace
 
-// The offset up to which the program may read.
-uint64_t Receiver::RingEnd() const {
-  const uint64_t tail = channel_.peer().sender.tail.load(std::memory_order_acquire);
-  return rx_.shut_at != 0 && tail > rx_.shut_at - 1 ? rx_.shut_at - 1 : tail;
-}
-
 Receiver::Look Receiver::LookAtRing() {
   layout::SideLines& peer = channel_.peer();
-  const uint64_t head = rx_.head.load(std::memory_order_relaxed), tail = RingEnd();
+  const uint64_t head = rx_.head.load(std::memory_order_relaxed);
+  const uint64_t tail = peer.sender.tail.load(std::memory_order_acquire);
   if (tail != head && peer.control.continue_at.load(std::memory_order_relaxed) != 0) {
     const Passage passage = PassToTcp(index_, fd_);
     if (passage == Passage::kImpossible) return Corrupt("continues elsewhere");
@@ -43,7 +38,7 @@ Receiver::Look Receiver::LookAtRing() {
   if (tail == head && done_ > 0 && !(flags_ & MSG_WAITALL) &&
       peer.control.continue_at.load(std::memory_order_relaxed) == 0)
     return kEmpty;
-  if (tail == head) return rx_.shut_at != 0 ? End(0) : LookBehindRing(head);
+  if (tail == head) return LookBehindRing(head);
   return TakeFromRing(head, tail);
 }
 

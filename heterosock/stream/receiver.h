@@ -50,7 +50,6 @@ class Receiver {
   long ReceiveCounted(size_t most);
   Look PeekBehindSwitch(uint64_t before);
   bool PeeksOn();
-  uint64_t RingEnd() const;
   Look LookAtRing();
   Look TakeFromRing(uint64_t head, uint64_t tail);
   Look TakeIntoPipe(uint64_t head, uint64_t tail);

@@ -1,9 +1,6 @@
 #include "heterosock/stream/return.h"
 #include "heterosock/stream/direction.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-
 #include "heterosock/lib/quiet.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
@@ -182,16 +179,8 @@ void AnnounceFin(uint32_t index) {
 }
 
 namespace {
-// The kernel has the peer's FIN, and no more. After a SHUT_RD of our own poll() says the same without one (tcp_poll()
-// in net/ipv4/tcp.c); then the state tells.
-bool HasFin(const Slot& slot, int fd) {
-  if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != POLLRDHUP) return false;
-  if (__atomic_load_n(&slot.rx.shut_at, __ATOMIC_RELAXED) == 0) return true;
-  uint8_t state = 0;  // the first field of tcp_info
-  socklen_t length = sizeof state;
-  Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, reinterpret_cast<long>(&state), reinterpret_cast<long>(&length));
-  return state != TCP_ESTABLISHED && state != TCP_FIN_WAIT1 && state != TCP_FIN_WAIT2;
-}
+// The kernel has the peer's FIN, and no more.
+bool HasFin(int fd) { return (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) == POLLRDHUP && TcpEnded(fd); }
 }  // namespace
 
 bool PeerEnded(uint32_t index, int fd) {
@@ -202,7 +191,7 @@ bool PeerEnded(uint32_t index, int fd) {
   const auto flags = channel.page != nullptr ? channel.peer().wait.flags.load(std::memory_order_relaxed) : 0;
   const bool half_closed = (flags & layout::kFlagFin) != 0 && (flags & layout::kFlagClosed) == 0;
   if (channel.page != nullptr && slot.tx.mode.load(std::memory_order_relaxed) == Mode::kRing && !half_closed &&
-      (flags & layout::kFlagWantTcp) == 0 && HasFin(slot, fd)) {
+      (flags & layout::kFlagWantTcp) == 0 && HasFin(fd)) {
     const uint64_t used = RefreshHead(index, fd);
     unread = used != ring::kImpossible && used > 0;
     if (unread) {

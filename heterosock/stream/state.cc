@@ -155,26 +155,16 @@ uint64_t UnreadBytes(uint32_t index) { return Unread(index, 0); }
 uint64_t ReadableBytes(uint32_t index, uint64_t on_tcp) { return Unread(index, on_tcp); }
 
 int LeftToReceive(uint32_t index, int fd) {
-  const Slot& slot = Slots::Get(index);
   if (!LockReceive(index)) return 0;
-  const bool nothing = NothingToReceive(index), shut = slot.rx.shut_at != 0;
+  const bool nothing = NothingToReceive(index);
   Slots::Get(index).rx.lock.Release();
   if (nothing) return 0;
   int queued = 0;
   Syscall(SYS_ioctl, fd, SIOCINQ, reinterpret_cast<long>(&queued));
   uint64_t left = ReadableBytes(index, static_cast<uint64_t>(queued));
   // The end counts (tcp_inq_hint() in net/ipv4/tcp.c); that of SHUT_RD does not.
-  if (!shut && (PollNow(fd, POLLRDHUP) & POLLRDHUP) != 0) ++left;
+  if (TcpEnded(fd)) ++left;
   return left < INT_MAX ? static_cast<int>(left) : INT_MAX;
-}
-
-void ShutReceive(uint32_t index) {
-  Slot& slot = Slots::Get(index);
-  LocalChannel& channel = Slots::Local(index);
-  if (!LockReceive(index)) return;
-  if (channel.page != nullptr && slot.rx.shut_at == 0)
-    slot.rx.shut_at = channel.peer().sender.tail.load(std::memory_order_acquire) + 1;
-  slot.rx.lock.Release();
 }
 
 void Break(uint32_t index, int fd, const char* what) {

@@ -66,8 +66,6 @@ void RecallReceive(uint32_t index, int fd, Reason reason);
 bool TakeBackRecall(uint32_t index, int fd);
 // SHUT_WR: the FIN that the kernel is about to send is the program's own.
 void AnnounceFin(uint32_t index);
-// SHUT_RD: what came before may still be read, what comes later is thrown away.
-void ShutReceive(uint32_t index);
 // If the peer asked for TCP, or the agent did: brings the own direction back, or goes on with that.
 void ServePeer(uint32_t index, int fd);
 // True when ServePeer() would have to. A glance without the send lock, for who keeps the connection mapped: by the lock
@@ -79,6 +77,9 @@ void Break(uint32_t index, int fd, const char* what);
 
 // The kernel's word on one descriptor, now.
 short PollNow(int fd, short events);
+// Nothing more arrives over TCP: the peer's FIN has, or a reset. A SHUT_RD of our own, after which poll() says the same
+// (tcp_poll() in net/ipv4/tcp.c), is none.
+bool TcpEnded(int fd);
 // True when this thread may wait: O_NONBLOCK is not set (asks the kernel; the flag may have been set behind our back).
 bool MayBlock(Slot& slot, int fd);
 // A signal handler interrupted a wait: true when the kernel would have restarted the call (SA_RESTART).

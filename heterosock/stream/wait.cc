@@ -1,5 +1,7 @@
 // What both directions need to wait: deadlines, signals, the kernel's view of a descriptor.
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/time.h>
 
@@ -13,6 +15,16 @@ short PollNow(int fd, short events) {
   const timespec now = {};
   const long n = Syscall(SYS_ppoll, reinterpret_cast<long>(&entry), 1, reinterpret_cast<long>(&now), 0, 8);
   return n == 1 ? entry.revents : 0;
+}
+
+bool TcpEnded(int fd) {
+  // TCP_TIME_WAIT, and those behind it (include/net/tcp_states.h; linux/tcp.h does not have it). Listeners, among them,
+  // are not connections.
+  constexpr uint8_t kTimeWait = 6;
+  uint8_t state = 0;  // the first field of tcp_info
+  socklen_t length = sizeof state;
+  Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, reinterpret_cast<long>(&state), reinterpret_cast<long>(&length));
+  return state >= kTimeWait;
 }
 
 bool MayBlock(Slot& slot, int fd) {

@@ -156,6 +156,49 @@ CASE{"close: SHUT_RD, and bytes that the other end reads later",
             DO(close(e.sock));
           }}};
 
+// It shuts no door: the kernel queues what comes, and says the end only where it has nothing.
+CASE{"close: SHUT_RD, and what comes afterwards is read",
+     {.client =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 3);
+            DO(shutdown(e.sock, SHUT_RD));
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+            e.Meet();
+            e.AwaitBytes(e.sock, 4);
+            e.Recv(e.sock, 10, MSG_PEEK);
+            e.Recv(e.sock, 2);
+            e.Recv(e.sock, 10, MSG_WAITALL);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10, MSG_DONTWAIT);
+          },
+      .server =
+          [](End& e) {
+            DO(write(e.sock, "abc", 3));
+            e.Meet();
+            DO(write(e.sock, "late", 4));
+            e.Await(e.sock, POLLRDHUP);
+          }}};
+
+CASE{"close: SHUT_RD, then a reset",
+     {.client =
+          [](End& e) {
+            DO(shutdown(e.sock, SHUT_RD));
+            e.Recv(e.sock, 10);
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLHUP);
+            SayEvents(e, e.sock);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            CloseWithReset(e, e.sock);
+            e.Meet();
+          }}};
+
 CASE{"close: SHUT_RDWR",
      {.client =
           [](End& e) {

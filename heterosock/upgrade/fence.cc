@@ -113,7 +113,7 @@ void Settle(uint32_t index, int fd, uint64_t until_ns) {
     }
     const uint64_t now = Nanoseconds();
     const bool over = now > until_ns || !patience.Again();
-    if ((PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0) {
+    if (TcpEnded(fd)) {
       if (TakeBackRecall(index, fd)) EpollConvert(index);
       return;
     }
