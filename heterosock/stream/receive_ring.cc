@@ -194,8 +194,14 @@ Receiver::Look Receiver::LookBehindRing(uint64_t end) {
     if (PeerEnded(index_, fd_)) return kMore;
     return End(0);
   }
-  if (peer.control.returning.load(std::memory_order_acquire) != 0)
-    return kMore;  // it is about to say that it came back
+  if (peer.control.returning.load(std::memory_order_acquire) != 0) {
+    // It is about to say that it came back. Where it died before that, what TCP has are copies: there is nothing behind
+    // what a peek has seen, and PassToTcp() has the calls that took the last of the ring.
+    const bool died = end != rx_.head.load(std::memory_order_relaxed) &&
+                      (PollNow(fd_, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0 &&
+                      peer.control.continue_at.load(std::memory_order_acquire) == 0;
+    return died ? End(0) : kMore;
+  }
   // Bytes on TCP without a way back announced: a process that shares the peer's socket wrote behind its library's
   // back.
   const long got = KernelReceive(cursor_, cursor_.Total());

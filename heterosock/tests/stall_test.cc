@@ -4,6 +4,7 @@
 // Victim (server) and attacker (client) are processes with the library whose connections have moved. The victim makes
 // many such calls; one that waited in each for as long as the library waits at all would not be done when the run is
 // over, and is HUNG. What honest ends have sent must be there, every byte of it.
+#include <dlfcn.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -124,9 +125,38 @@ void NeverComesBack(End& e) {
   e.Meet();
 }
 
+// For more than is there: on TCP the end of the stream ends the wait.
+void PeeksForAll(End& e) {
+  e.sock = e.Accept();
+  e.Warm(e.sock);
+  e.Meet();
+  e.Meet();
+  std::string bytes(2 * sizeof kLeft, '\0');
+  const ssize_t n = recv(e.sock, bytes.data(), bytes.size(), MSG_PEEK | MSG_WAITALL);
+  e.Say("whole %d", n > 0 && bytes.substr(0, static_cast<size_t>(n)) == kLeft);
+}
+
+// Bytes lie in the ring, a part of them on TCP too; where TCP goes on it never says.
+void DiesOnItsWayBack(End& e) {
+  e.sock = e.Connect();
+  e.Warm(e.sock);
+  const std::vector<Mapping> channels = Channels();
+  e.Say("channels %zu", channels.size());
+  if (channels.size() != 1) return;
+  e.Meet();
+  e.SendAll(e.sock, kLeft);
+  Mine(channels[0]).control.returning.store(layout::kSenderReturns);
+  using SendCall = ssize_t (*)(int, const void*, size_t, int);
+  const auto libcs = reinterpret_cast<SendCall>(dlsym(dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD), "send"));
+  e.Say("copies %zd", libcs(e.sock, kLeft, 3, 0));
+  e.Meet();
+  _exit(0);
+}
+
 constexpr Stall kStalls[] = {
     {"does not come back while the victim calls and calls", CallsManyTimes, ComesBackLate},
     {"comes back on none of many connections", EndsMany, NeverComesBack},
+    {"dies on its way back while the victim peeks for more", PeeksForAll, DiesOnItsWayBack},
 };
 
 int Main(int argc, char** argv) {
