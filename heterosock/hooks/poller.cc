@@ -35,6 +35,7 @@ struct Glance {
   bool mapped = false;  // it has not gone
   bool serve = false;   // the peer waits for this end to come back to TCP
   bool ended = false;   // the peer has announced its end
+  bool copies = false;  // what TCP has is no news
   int bell = -1;
 };
 
@@ -45,7 +46,8 @@ Glance LookOnce(uint32_t index) {
   const LocalChannel& channel = Slots::Local(index);
   if (channel.page != nullptr) {
     const bool ended = (channel.peer().wait.flags.load() & layout::kFlagFin) != 0;
-    seen = {true, PeerWaits(index), ended, channel.bell_dead ? -1 : channel.own_bell};
+    const bool copies = locked && CopiesAlone(index, Slots::Get(index).rx.head.load(std::memory_order_relaxed));
+    seen = {true, PeerWaits(index), ended, copies, channel.bell_dead ? -1 : channel.own_bell};
   }
   if (locked) Slots::Get(index).rx.lock.Release();
   return seen;
@@ -178,7 +180,7 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       // What the kernel says of a direction in shared memory is not news: its ends are, and of TCP what is asked.
       short events = 0;
       const bool sends = Slots::Get(index).tx.mode.load() == Mode::kRing;
-      if (fds_[i].events & (POLLIN | POLLRDNORM | POLLRDHUP)) events |= POLLIN | POLLRDHUP;
+      if (fds_[i].events & (POLLIN | POLLRDNORM | POLLRDHUP)) events |= POLLRDHUP | (seen.copies ? 0 : POLLIN);
       if (!sends) events |= fds_[i].events & (POLLOUT | POLLWRNORM | POLLWRBAND);
       // An end that was not announced: whether it is a reset depends on what was left unread.
       if (sends && !seen.ended) events |= POLLRDHUP;

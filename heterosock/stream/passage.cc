@@ -114,6 +114,15 @@ Passage PassToTcp(uint32_t index, int fd) {
   return Passage::kTcp;
 }
 
+bool CopiesAlone(uint32_t index, uint64_t seen) {
+  const LocalChannel& channel = Slots::Local(index);
+  if (channel.page == nullptr || Slots::Get(index).rx.mode.load(std::memory_order_relaxed) != Mode::kRing) return false;
+  const layout::SideLines& peer = channel.peer();
+  return peer.control.returning.load(std::memory_order_acquire) != 0 &&
+         peer.control.continue_at.load(std::memory_order_acquire) == 0 &&
+         peer.sender.tail.load(std::memory_order_acquire) == seen;
+}
+
 uint64_t ArrivedOverTcp(uint32_t index, int fd) {
   const Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);

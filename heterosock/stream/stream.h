@@ -71,6 +71,10 @@ void ServePeer(uint32_t index, int fd);
 // True when ServePeer() would have to. A glance without the send lock, for who keeps the connection mapped: by the lock
 // of the other direction, or by a set that it is in.
 bool PeerWaits(uint32_t index);
+// True when all that TCP has for a receiver which has seen the ring up to `seen` are copies of the ring's bytes: they
+// stay there until the peer says where TCP goes on, so a sleeper must not look at them. Asked after ArmReceiver(), with
+// the receive lock held: the peer rings when it has said so, or has put more into the ring.
+bool CopiesAlone(uint32_t index, uint64_t seen);
 
 // The peer did what a library never does: the connection is reset.
 void Break(uint32_t index, int fd, const char* what);

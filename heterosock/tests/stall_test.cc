@@ -5,13 +5,16 @@
 // many such calls; one that waited in each for as long as the library waits at all would not be done when the run is
 // over, and is HUNG. What honest ends have sent must be there, every byte of it.
 #include <dlfcn.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <string>
+#include <vector>
 
 #include "heterosock/tests/agent.h"
 #include "heterosock/tests/channels.h"
@@ -125,6 +128,14 @@ void NeverComesBack(End& e) {
   e.Meet();
 }
 
+// What the sender writes while it comes back to TCP.
+void SendCopies(End& e, const std::vector<Mapping>& channels) {
+  Mine(channels[0]).control.returning.store(layout::kSenderReturns);
+  using SendCall = ssize_t (*)(int, const void*, size_t, int);
+  const auto libcs = reinterpret_cast<SendCall>(dlsym(dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD), "send"));
+  e.Say("copies %zd", libcs(e.sock, kLeft, 3, 0));
+}
+
 // For more than is there: on TCP the end of the stream ends the wait.
 void PeeksForAll(End& e) {
   e.sock = e.Accept();
@@ -145,11 +156,54 @@ void DiesOnItsWayBack(End& e) {
   if (channels.size() != 1) return;
   e.Meet();
   e.SendAll(e.sock, kLeft);
-  Mine(channels[0]).control.returning.store(layout::kSenderReturns);
-  using SendCall = ssize_t (*)(int, const void*, size_t, int);
-  const auto libcs = reinterpret_cast<SendCall>(dlsym(dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD), "send"));
-  e.Say("copies %zd", libcs(e.sock, kLeft, 3, 0));
+  SendCopies(e, channels);
   e.Meet();
+  _exit(0);
+}
+
+constexpr int kWaitMs = 300;
+constexpr double kIdleMs = 20;  // of the CPU: looking before a sleep takes far less
+
+double CpuMs() {
+  timespec used{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return static_cast<double>(used.tv_sec) * 1e3 + static_cast<double>(used.tv_nsec) / 1e6;
+}
+
+// As on TCP, nothing that the program may read: it sleeps in poll, and then in recv until the other end closes.
+void WaitsIdle(End& e) {
+  e.sock = e.Accept();
+  e.Warm(e.sock);
+  e.Meet();
+  const std::string left = e.RecvAll(e.sock, sizeof kLeft - 1);
+  e.Meet();
+  e.Meet();
+  pollfd one{e.sock, POLLIN, 0};
+  double before = CpuMs();
+  const int polled = poll(&one, 1, kWaitMs);
+  const double in_poll = CpuMs() - before;
+  e.Meet();
+  char byte;
+  before = CpuMs();
+  const ssize_t n = recv(e.sock, &byte, 1, 0);
+  const double in_recv = CpuMs() - before;
+  e.Say("whole %d", left == kLeft && polled == 0 && n == 0 && in_poll < kIdleMs && in_recv < kIdleMs);
+}
+
+// Copies lie on TCP, and it does not say where TCP goes on.
+void IsLongOnItsWayBack(End& e) {
+  e.sock = e.Connect();
+  e.Warm(e.sock);
+  const std::vector<Mapping> channels = Channels();
+  e.Say("channels %zu", channels.size());
+  if (channels.size() != 1) return;
+  e.Meet();
+  e.SendAll(e.sock, kLeft);
+  e.Meet();
+  SendCopies(e, channels);
+  e.Meet();
+  e.Meet();
+  Sleep(kWaitMs);
   _exit(0);
 }
 
@@ -157,6 +211,7 @@ constexpr Stall kStalls[] = {
     {"does not come back while the victim calls and calls", CallsManyTimes, ComesBackLate},
     {"comes back on none of many connections", EndsMany, NeverComesBack},
     {"dies on its way back while the victim peeks for more", PeeksForAll, DiesOnItsWayBack},
+    {"is on its way back for long while the victim waits", WaitsIdle, IsLongOnItsWayBack},
 };
 
 int Main(int argc, char** argv) {
