@@ -43,6 +43,7 @@ namespace heterok8s::heterosock {
   X(ppoll)                      \
   X(pread64)                    \
   X(prlimit64)                  \
+  X(pwritev2)                   \
   X(read)                       \
   X(recvfrom)                   \
   X(recvmsg)                    \
@@ -60,6 +61,7 @@ namespace heterok8s::heterosock {
   X(socket)                     \
   X(splice)                     \
   X(tkill)                      \
+  X(vmsplice)                   \
   X(waitid)                     \
   X(write)
 

@@ -9,6 +9,7 @@
 #include "heterosock/notify/spin.h"
 #include "heterosock/ring/ring.h"
 #include "heterosock/stream/direction.h"
+#include "heterosock/stream/into_pipe.h"
 #include "heterosock/stream/passage.h"
 #include "heterosock/stream/receiver.h"
 
@@ -128,6 +129,7 @@ Receiver::Look Receiver::TakeIntoPipe(uint64_t head, uint64_t tail) {
 
 // Of a ring of `size`, what lies behind `at`. A pipe is a number of pages: into an empty one all of them fit, and where
 // there is room at all one does (pipe_write() and pipe_poll() in fs/pipe.c; ours may be smaller than the kernel's).
+// Another writer may take that room first: nothing waits for it here, under the receive lock and with signals blocked.
 long Receiver::WriteToPipe(uint64_t at, size_t bytes, size_t size) const {
   constexpr size_t kPage = 4096;
   long done = 0;
@@ -140,7 +142,7 @@ long Receiver::WriteToPipe(uint64_t at, size_t bytes, size_t size) const {
       return done > 0 ? done : kPipeFull;
     size_t n = bytes < room ? bytes : room;
     if (n > size - at) n = size - at;
-    const long written = Syscall(SYS_write, pipe_, reinterpret_cast<long>(channel_.in + at), static_cast<long>(n));
+    const long written = WriteNow(pipe_, channel_.in + at, n);
     if (written <= 0) return done > 0 ? done : written == -EAGAIN ? kPipeFull : written;
     done += written;
     bytes -= static_cast<size_t>(written);

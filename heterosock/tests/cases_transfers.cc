@@ -1,9 +1,13 @@
 // Bytes in order, in quantity: whole transfers of all sizes, buffers that fill, readers that wait.
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <thread>
 
@@ -179,6 +183,69 @@ CASE{"stream: small pieces long after a large one",
             }
             e.Say("%d", e.RecvAll(e.sock, 900'000) == Pattern(900'000, 4));
           }}};
+
+// Two connections go into one pipe by a thread each, and nobody reads it: both threads wait for room, and a signal ends
+// that. Both may have seen the room that one of them then took: the more rounds, the surer.
+constexpr int kRounds = 40;
+
+void SpliceTwoIntoOne(End& e) {
+  e.sock = e.Accept();
+  e.Warm(e.sock);
+  const int other = e.Accept();
+  e.Warm(other);
+  struct sigaction act {};
+  act.sa_handler = [](int) {};
+  sigaction(SIGUSR1, &act, nullptr);
+  int interrupted = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    int ends[2];
+    if (pipe(ends) != 0 || fcntl(ends[1], F_SETPIPE_SZ, 4096) < 0) e.Say("no pipe");
+    std::atomic<int> ready{0}, errors[2] = {0, 0};
+    const auto moves = [&](int fd, std::atomic<int>* error) {
+      int looks = 0;
+      for (++ready; ready < 2;) {
+        if (++looks > 1000) sched_yield();  // on one processor the other thread needs it
+      }
+      while (splice(fd, nullptr, ends[1], nullptr, 4096, 0) > 0) {
+      }
+      *error = errno;
+    };
+    std::thread one(moves, e.sock, &errors[0]), two(moves, other, &errors[1]);
+    while (errors[0] == 0 || errors[1] == 0) {
+      Sleep(1);
+      if (errors[0] == 0) pthread_kill(one.native_handle(), SIGUSR1);
+      if (errors[1] == 0) pthread_kill(two.native_handle(), SIGUSR1);
+    }
+    one.join();
+    two.join();
+    interrupted += (errors[0] == EINTR) + (errors[1] == EINTR);
+    close(ends[0]);
+    close(ends[1]);
+  }
+  e.Say("%d", interrupted);
+  DO(close(other));
+  DO(close(e.sock));
+}
+
+CASE{"stream: a signal ends the wait of two threads that splice into one full pipe",
+     {.client =
+          [](End& e) {
+            e.sock = e.Connect();
+            e.Warm(e.sock);
+            const int other = e.Connect();
+            e.Warm(other);
+            const auto sends = [](int fd) {
+              const std::string bytes = Pattern(65'536);
+              while (send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL) > 0) {
+              }
+            };
+            std::thread second(sends, other);
+            sends(e.sock);
+            second.join();
+          },
+      .server = SpliceTwoIntoOne,
+      .bare = true,
+      .stays = true}};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
