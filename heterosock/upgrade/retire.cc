@@ -60,7 +60,8 @@ void RetireAll() {
   ForEachStream([until](uint32_t index) {
     while (Slots::Get(index).phase.load() == Phase::kNever && WakeOthers(index) && Nanoseconds() < until) sched_yield();
   });
-  for (int fd = 0; fd < static_cast<int>(FdTable::kSize); ++fd) {
+  for (unsigned number = 0; number < FdTable::End(); ++number) {
+    const int fd = static_cast<int>(number);
     const FdWord word = FdTable::Get(fd);
     if (word.raw() != 0 && MayForget(word)) FdTable::Clear(fd, word);
   }
