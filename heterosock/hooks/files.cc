@@ -9,41 +9,11 @@
 #include "heterosock/hooks/hook.h"
 #include "heterosock/hooks/transfer.h"
 #include "heterosock/lib/real.h"
+#include "heterosock/stream/piece.h"
 
 using namespace heterok8s::heterosock;  // NOLINT
 
 namespace {
-
-// Where bytes of a file pass on their way to the ring: not on the stack, of which a thread may have little. A signal
-// handler that jumps out of a call, or a thread that ends in one, keeps its piece; without one a page on the stack
-// does.
-constexpr size_t kPiece = 32 << 10, kSmallPiece = 2 << 10;
-
-class Piece {
- public:
-  Piece() {
-    for (int i = 0; i < kPieces && at_ == small_; ++i) {
-      if (!taken_[i].exchange(true, std::memory_order_acquire)) at_ = pieces_[i], mine_ = i;
-    }
-  }
-  ~Piece() {
-    if (mine_ >= 0) taken_[mine_].store(false, std::memory_order_release);
-  }
-  Piece(const Piece&) = delete;
-  Piece& operator=(const Piece&) = delete;
-
-  char* data() { return at_; }
-  size_t size() const { return mine_ >= 0 ? kPiece : kSmallPiece; }
-
- private:
-  static constexpr int kPieces = 8;
-  static inline constinit char pieces_[kPieces][kPiece] = {};
-  static inline constinit std::atomic<bool> taken_[kPieces] = {};
-
-  char small_[kSmallPiece];
-  char* at_ = small_;
-  int mine_ = -1;
-};
 
 bool InSharedMemory(std::atomic<Mode>& mode, Slot& slot) {
   return slot.phase.load(std::memory_order_relaxed) == Phase::kArmed &&

@@ -10,6 +10,7 @@
 #include "heterosock/notify/spin.h"
 #include "heterosock/ofd/slot.h"
 #include "heterosock/ofd/thread.h"
+#include "heterosock/stream/piece.h"
 #include "heterosock/upgrade/upgrade.h"
 
 namespace heterok8s::heterosock {
@@ -97,6 +98,7 @@ void AfterForkInChild() {
   process.pid = static_cast<uint32_t>(Syscall(SYS_getpid));
   thread_state = ThreadState();
   spin_state.spinners.store(0);
+  PiecesAfterFork();
   if (process.alive != nullptr) process.alive->store(1);
   if (counted)
     Slots::AfterFork(0);
