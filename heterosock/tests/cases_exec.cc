@@ -3,6 +3,9 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -299,6 +302,36 @@ CASE{"process: connected to itself, and a child reads one end without the librar
       .bare = true,
       .orphaned = true}};
 STEP("reads what its parent sent") { e.Say("%d", e.RecvAll(fd, 49'000) == Pattern(50'000).substr(1000)); });
+
+// What is brought back from the other end of the same process goes to that end, and not to what has its number in the
+// child by then.
+CASE{"process: connected to itself, vfork, and one end's number is another socket in the child",
+     {.client =
+          [](End& e) {
+            const auto [kept, left] = ConnectToItself(e);
+            fcntl(kept, F_SETFD, FD_CLOEXEC);
+            fcntl(left, F_SETFD, FD_CLOEXEC);
+            int pair[2], unread = -1;
+            if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) e.Say("no pair");
+            const int file = memfd_create("hk-read", MFD_CLOEXEC);
+            const pid_t child = vfork();
+            if (child == 0) {
+              dup2(pair[0], left);
+              dup2(file, 1);
+              dup2(kept, 0);
+              execl("/usr/bin/head", "head", "-c", "49000", static_cast<char*>(nullptr));
+              _exit(1);
+            }
+            int status = -1;
+            waitpid(child, &status, 0);
+            std::string bytes(49'000, '\0');
+            e.Say("%zd", pread(file, bytes.data(), bytes.size(), 0));
+            e.Say("it ended %d, %d", status, bytes == Pattern(50'000).substr(1000));
+            DO(ioctl(pair[1], FIONREAD, &unread));
+            e.Say("the other socket has %d", unread);
+          },
+      .server = [](End&) {},
+      .bare = true}};
 
 CASE{"process: close-on-exec closes on exec",
      {.client = [](End& e) { e.Drain(e.sock, 10); },

@@ -78,6 +78,14 @@ bool Settled(uint32_t index) {
   return settled;
 }
 
+// A child of vfork has numbers of its own beside its parent's table: what it closed may be another file by now.
+bool StillMeans(int fd, uint32_t index) {
+  if (thread_state.in_vfork == 0) return true;
+  struct stat file = {};
+  if (Syscall(SYS_fstat, fd, reinterpret_cast<long>(&file)) != 0 || !S_ISSOCK(file.st_mode)) return false;
+  return Slots::Get(index).phase.load() != Phase::kArmed || Slots::Local(index).inode == file.st_ino;
+}
+
 // The other end may be this process's own: then nobody else brings back what was called back, for this thread is about
 // to wait for it, or to end that end with an exec.
 void ServeOtherEnd(uint32_t index) {
@@ -86,7 +94,8 @@ void ServeOtherEnd(uint32_t index) {
     const FdWord word = FdTable::Get(fd);
     if (word.kind() != FdWord::kStream || word.index() == index) continue;
     const LocalChannel& other = Slots::Local(word.index());
-    if (other.page != nullptr && other.channel_id == channel.channel_id && other.epoch == channel.epoch)
+    if (other.page != nullptr && other.channel_id == channel.channel_id && other.epoch == channel.epoch &&
+        StillMeans(fd, word.index()))
       return ServePeer(word.index(), fd);
   }
 }
@@ -129,18 +138,6 @@ void FenceAndSettle(uint32_t index, int fd, Reason reason) {
   Fence(index, fd, reason);
   Settle(index, fd, Nanoseconds() + kSettleNs);
 }
-
-namespace {
-
-// A child of vfork has numbers of its own beside its parent's table: what it closed may be another file by now.
-bool StillMeans(int fd, uint32_t index) {
-  if (thread_state.in_vfork == 0) return true;
-  struct stat file = {};
-  if (Syscall(SYS_fstat, fd, reinterpret_cast<long>(&file)) != 0 || !S_ISSOCK(file.st_mode)) return false;
-  return Slots::Get(index).phase.load() != Phase::kArmed || Slots::Local(index).inode == file.st_ino;
-}
-
-}  // namespace
 
 void FenceHandedOn(int fd) {
   const FdWord word = FdTable::Get(fd);
