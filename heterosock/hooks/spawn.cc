@@ -1,9 +1,10 @@
 // posix_spawn, pidfd_spawn, and what its file actions give to the program that it starts.
 //
 // The child is libc's own: it copies descriptors where no wrapper sees it. So their numbers are kept when they are put
-// into a posix_spawn_file_actions_t, whose inside libc alone knows, and a connection that is among them goes back to
-// TCP when anything is started with file actions. All that are kept count, not those of the object that is used alone:
-// the program may have copied it.
+// into a posix_spawn_file_actions_t, whose inside libc alone knows. When that is used, whatever connection has such a
+// number by then goes back to TCP. So does one that was kept for another object and still has its number: the program
+// may have copied that object. What else has a number of another object stays where it is: objects are not always
+// destroyed, and numbers are used again.
 //
 // Threading: any.
 #include <spawn.h>
@@ -22,15 +23,24 @@ namespace {
 struct Source {
   std::atomic<const void*> actions{nullptr};
   std::atomic<int> fd{-1};
+  std::atomic<uint64_t> connection{0};  // that had the number when it was kept
 };
 Source sources[1024];
 // More than there is room for: then every connection counts as one of them.
 std::atomic<bool> too_many{false};
 
+// Which connection has the number now, told apart from all others that use its slot in turn; 0: none.
+uint64_t ConnectionAt(int fd) {
+  const FdWord word = FdTable::Get(fd);
+  if (word.kind() != FdWord::kStream) return 0;
+  return (uint64_t{word.index()} + 1) << 32 | Slots::Local(word.index()).generation;
+}
+
 void Keep(const void* actions, int fd) {
   for (Source& source : sources) {
     const void* nobody = nullptr;
     if (!source.actions.compare_exchange_strong(nobody, actions)) continue;
+    source.connection.store(ConnectionAt(fd));
     source.fd.store(fd);
     return;
   }
@@ -55,7 +65,11 @@ void BeforeSpawn(const posix_spawn_file_actions_t* actions) {
   MarkSpawned(false);  // an action may give it what its exec would not
   if (actions == nullptr) return;
   for (const Source& source : sources) {
-    if (source.actions.load(std::memory_order_relaxed) != nullptr) HandOn(source.fd.load());
+    const void* kept_for = source.actions.load(std::memory_order_relaxed);
+    if (kept_for == nullptr) continue;
+    const int fd = source.fd.load();
+    const uint64_t connection = source.connection.load();
+    if (kept_for == actions || (connection != 0 && connection == ConnectionAt(fd))) HandOn(fd);
   }
   for (int fd = 0; too_many.load(std::memory_order_relaxed) && fd <= FdTable::High(); ++fd) HandOn(fd);
 }

@@ -204,6 +204,50 @@ CASE{"process: posix_spawn with adddup2 onto itself, actions kept",
         CloseAndWait(e, child);
       }}};
 
+// Of an object that nobody destroyed: the number is another descriptor's by now, and none of what is started.
+CASE{"process: posix_spawn, and other file actions have the connection's number from before",
+     {.client = Echo, .server = [](End& e) {
+        const int fd = 70, before = open("/dev/null", O_RDWR | O_CLOEXEC);
+        posix_spawn_file_actions_t left, files;
+        posix_spawn_file_actions_init(&left);
+        dup3(before, fd, O_CLOEXEC);
+        posix_spawn_file_actions_adddup2(&left, fd, 1);
+        dup3(e.sock, fd, O_CLOEXEC);
+        close(e.sock);
+        e.sock = fd;
+        posix_spawn_file_actions_init(&files);
+        posix_spawn_file_actions_adddup2(&files, before, 1);
+        char* argv[] = {const_cast<char*>("true"), nullptr};
+        pid_t child = -1;
+        DO(posix_spawnp(&child, "true", &files, nullptr, argv, environ));
+        int status = -1;
+        waitpid(child, &status, 0);
+        e.NoteMoved(e.sock);
+        posix_spawn_file_actions_destroy(&files);
+        posix_spawn_file_actions_destroy(&left);
+        e.SendAll(e.sock, Pattern(9000));
+        e.Say("%d, it ended %d", e.RecvAll(e.sock, 9000) == Pattern(9000), status);
+        DO(close(e.sock));
+      }}};
+
+// The object that is used is a copy, as one is that a program has moved.
+CASE{"process: posix_spawn with a copy of the file actions",
+     {.client = kEchoedByCat, .server = [](End& e) {
+        fcntl(e.sock, F_SETFD, FD_CLOEXEC);
+        posix_spawn_file_actions_t made;
+        posix_spawn_file_actions_init(&made);
+        posix_spawn_file_actions_adddup2(&made, e.sock, 0);
+        posix_spawn_file_actions_adddup2(&made, e.sock, 1);
+        posix_spawn_file_actions_t files = made;
+        char* argv[] = {const_cast<char*>("cat"), nullptr};
+        e.Meet();
+        e.AwaitBytes(e.sock, 1);
+        pid_t child = -1;
+        DO(posix_spawn(&child, "/bin/cat", &files, nullptr, argv, environ));
+        posix_spawn_file_actions_destroy(&made);
+        CloseAndWait(e, child);
+      }}};
+
 CASE{"process: posix_spawn with file actions that leave the connection out",
      {.client = Echo, .server = [](End& e) {
         posix_spawn_file_actions_t files;
