@@ -153,6 +153,29 @@ CASE{"close: a program is started while the other end resets, and what came befo
           },
       .hands_on = true}};
 
+// A kernel whose program has shut both takes no more for it: what comes in front of the other end's FIN it would reset.
+CASE{"close: SHUT_RDWR, and what had come before is read after the other end closed",
+     {.client =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 10);
+            DO(shutdown(e.sock, SHUT_RDWR));
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLHUP);
+            SayEvents(e, e.sock);
+            e.Recv(e.sock, 3);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            DO(write(e.sock, "last words", 10));
+            e.Meet();
+            e.Recv(e.sock, 10);
+            DO(close(e.sock));
+            e.Meet();
+          }}};
+
 CASE{"close: SO_LINGER 0 resets",
      {.client =
           [](End& e) {

@@ -9,6 +9,8 @@ constexpr struct {
 } kLimits[] = {
     {"close: by another thread leaves a blocked reader reading",
      "the reader is told EBADF: its channel is unmapped with the last close"},
+    {"close: SHUT_RDWR, and what had come before is read after the other end closed",
+     "behind the last byte it is told of a reset: what the other end brings back in front of its end is refused"},
     {"epoll: a duplicate keeps the item of a closed descriptor",
      "of two items of one socket, under two descriptors, one is reported"},
     {"files: read into read-only memory, half of it", "the copy faults where the kernel would answer EFAULT"},
