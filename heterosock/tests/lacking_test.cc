@@ -147,7 +147,8 @@ int RunWithout(const Lack& lack, Preload preload, const std::string& trace) {
       }
       for (size_t at; (at = next.fetch_add(1)) < std::size(kCases) * std::size(kModes);) {
         const Case* which = Find(kCases[at / std::size(kModes)]);
-        const Mode& mode = kModes[at % std::size(kModes)];
+        Mode mode = kModes[at % std::size(kModes)];
+        mode.stays = lack.stays != nullptr;
         const std::string text = which == nullptr ? "  no such case\n" : Wrong(lack, *which, mode, preload);
         if (text.empty()) continue;
         ++wrong;

@@ -141,6 +141,8 @@ Outcome RunOnce(const std::string& case_name, const Mode& mode, const Preload& p
     agent = meddler->environment();
     agent.push_back("HETEROSOCK_OFFER_WRITES=1");
   }
+  shared->can_move = mode.preload_server && mode.preload_client && !preload.agent.empty() && !mode.without_agent &&
+                     !mode.agent_dies && !mode.stays && !mode.fault;
   pid_t pids[2];
   for (int role : {0, 1}) pids[role] = Start(case_name, mode, role == 0, preload, agent, stage.fd(), output.fd());
 

@@ -20,6 +20,7 @@ struct Mode {
   bool preload_client = false;
   bool without_agent = false;    // nobody answers: everything stays on TCP
   bool agent_dies = false;       // in the middle, at a random time
+  bool stays = false;            // something else keeps every connection on TCP
   const Fault* fault = nullptr;  // of the agent, at one step
   bool plain() const { return !preload_server && !preload_client; }
 };

@@ -14,8 +14,8 @@
 
 namespace heterok8s::heterosock::behaviour {
 
-// Longer than any case takes on a slow machine; a case that needs it has failed.
-constexpr std::chrono::seconds kDeadline{8};
+// Longer than any case takes on a slow machine with much other work; a case that needs it has failed.
+constexpr std::chrono::seconds kDeadline{20};
 constexpr size_t kTraceBytes = 256 << 10;
 
 struct Trace {
@@ -33,6 +33,7 @@ struct Stage {
   std::atomic<int32_t> said[2];      // a number for the other end, read after the next meeting
   std::atomic<uint32_t> moved[2];    // what heterosock_moved() last said: 3 = both directions on shared memory
   std::atomic<uint32_t> faulty;      // 1: the fault of this run has been committed
+  std::atomic<uint32_t> can_move;    // 1: nothing keeps a warm connection of this run on TCP, so it is waited for
   Trace trace[2];
 };
 
