@@ -115,7 +115,7 @@ class Maker {
     }
     if (dice < 98) {
       step.act = Act::kHalfClose;
-      if (out.ended || conn.gone()) return false;
+      if (out.ended || conn.gone() || (conn.deaf[step.end] && in.in_flight > 0)) return false;
       return out.ended = true;
     }
     if (Below(4)) return false;  // else programs would be short
@@ -136,7 +136,9 @@ class Maker {
     }
     if (dice < 104) {
       step.act = Act::kShutRead;
-      return Below(4) == 0 && !conn.deaf[step.end] && (conn.deaf[step.end] = true);
+      // Both ways with bytes unread: a known difference (limits.cc).
+      if (conn.deaf[step.end] || (out.ended && in.in_flight > 0)) return false;
+      return Below(4) == 0 && (conn.deaf[step.end] = true);
     }
     if (dice < 105) return step.act = Act::kOption, true;
     step.act = Act::kSpawn;
