@@ -3,6 +3,7 @@
 #include <features.h>
 #ifdef __GLIBC__
 #include <elf.h>
+#include <gnu/lib-names.h>
 #include <link.h>
 #include <stdint.h>
 #include <string.h>
@@ -17,11 +18,12 @@ constexpr uint16_t kHiddenVersion = 0x8000;  // of an Elf_Versym: not what a pro
 // The tables of one loaded object. ld.so has made their addresses absolute, but not those of the vDSO. Of an object
 // that lies below the address it was linked for, l_addr is negative: it is one that ld.so loaded.
 struct Tables {
-  explicit Tables(const link_map& object) {
-    for (const ElfW(Dyn)* entry = object.l_ld; entry->d_tag != DT_NULL; ++entry) {
+  Tables(ElfW(Addr) load_address, const ElfW(Dyn) * dynamic) : address(load_address) {
+    for (const ElfW(Dyn)* entry = dynamic; entry->d_tag != DT_NULL; ++entry) {
       const uintptr_t value = entry->d_un.d_ptr;
-      const bool relative = static_cast<intptr_t>(object.l_addr) > 0 && value < object.l_addr;
-      const uintptr_t at = relative ? value + object.l_addr : value;
+      const bool relative = static_cast<intptr_t>(address) > 0 && value < address;
+      const uintptr_t at = relative ? value + address : value;
+      if (entry->d_tag == DT_SONAME) soname = value;
       if (entry->d_tag == DT_SYMTAB) symbols = reinterpret_cast<const ElfW(Sym)*>(at);
       if (entry->d_tag == DT_STRTAB) strings = reinterpret_cast<const char*>(at);
       if (entry->d_tag == DT_VERSYM) versions = reinterpret_cast<const uint16_t*>(at);
@@ -71,12 +73,47 @@ struct Tables {
     return sysv_hash != nullptr ? BySysvHash(name) : nullptr;
   }
 
+  bool IsLibc() const { return strings != nullptr && soname != 0 && strcmp(strings + soname, LIBC_SO) == 0; }
+
+  // False when the name is not there.
+  bool Look(const char* name, NextSymbolAnswer& answer) const {
+    const ElfW(Sym)* symbol = Find(name);
+    if (symbol == nullptr) return false;
+    if (ELF64_ST_TYPE(symbol->st_info) == STT_GNU_IFUNC)
+      answer = {};
+    else
+      answer = {reinterpret_cast<void*>(address + symbol->st_value), true};
+    return true;
+  }
+
+  const ElfW(Addr) address;
+  uintptr_t soname = 0;  // in the strings
   const ElfW(Sym) * symbols = nullptr;
   const char* strings = nullptr;
   const uint16_t* versions = nullptr;
   const uint32_t* gnu_hash = nullptr;
   const uint32_t* sysv_hash = nullptr;
 };
+
+struct Search {
+  const char* name;
+  bool behind = false;  // this library has been passed
+  bool found = false;
+  NextSymbolAnswer answer;
+};
+
+int LookInto(dl_phdr_info* object, size_t, void* data) {
+  auto& search = *static_cast<Search*>(data);
+  for (int i = 0; i < object->dlpi_phnum; ++i) {
+    if (object->dlpi_phdr[i].p_type != PT_DYNAMIC) continue;
+    const auto* dynamic = reinterpret_cast<const ElfW(Dyn)*>(object->dlpi_addr + object->dlpi_phdr[i].p_vaddr);
+    if (search.behind)
+      search.found = Tables(object->dlpi_addr, dynamic).Look(search.name, search.answer);
+    else
+      search.behind = dynamic == _DYNAMIC;
+  }
+  return search.found ? 1 : 0;  // 1 ends it
+}
 
 }  // namespace
 
@@ -85,17 +122,25 @@ NextSymbolAnswer NextSymbol(const char* name) {
   while (object != nullptr && object->l_ld != _DYNAMIC) object = object->l_next;
   if (object == nullptr) return {};
   for (object = object->l_next; object != nullptr; object = object->l_next) {
-    const ElfW(Sym)* symbol = Tables(*object).Find(name);
-    if (symbol == nullptr) continue;
-    if (ELF64_ST_TYPE(symbol->st_info) == STT_GNU_IFUNC) return {};
-    return {reinterpret_cast<void*>(object->l_addr + symbol->st_value), true};
+    const Tables tables(object->l_addr, object->l_ld);
+    NextSymbolAnswer answer;
+    if (tables.Look(name, answer)) return answer;
+    if (tables.IsLibc()) return {nullptr, true};
   }
-  return {nullptr, true};
+  return {};
+}
+
+NextSymbolAnswer NextSymbolOfAny(const char* name) {
+  Search search{.name = name};
+  dl_iterate_phdr(LookInto, &search);
+  if (search.found) return search.answer;
+  return {nullptr, search.behind};
 }
 
 #else
 
 NextSymbolAnswer NextSymbol(const char*) { return {}; }
+NextSymbolAnswer NextSymbolOfAny(const char*) { return {}; }
 
 #endif
 }  // namespace heterok8s::heterosock

@@ -3,7 +3,11 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <filesystem>
+#include <string>
+#include <thread>
 
 extern "C" int PrelinkedAnswer();
 
@@ -31,6 +35,39 @@ TEST_CASE("a name that nobody has is none, and surely so") {
   const NextSymbolAnswer answer = NextSymbol("write_that_nobody_has");
   CHECK(answer.certain);
   CHECK(answer.address == nullptr);
+}
+
+std::string Plugin() { return std::filesystem::read_symlink("/proc/self/exe").parent_path() / "libplugin.so"; }
+
+TEST_CASE("what a program has loaded since lies behind libc") {
+  CHECK(NextSymbolOfAny("PluginAnswer").address == nullptr);
+  CHECK(NextSymbolOfAny("PluginAnswer").certain);
+  void* plugin = dlopen(Plugin().c_str(), RTLD_NOW | RTLD_LOCAL);
+  REQUIRE(plugin != nullptr);
+
+  CHECK(NextSymbol("PluginAnswer").address == nullptr);
+  CHECK(NextSymbolOfAny("PluginAnswer").address == dlsym(plugin, "PluginAnswer"));
+
+  dlclose(plugin);
+  CHECK(NextSymbolOfAny("PluginAnswer").address == nullptr);
+  CHECK(NextSymbolOfAny("close").address == NextSymbol("close").address);
+}
+
+TEST_CASE("what another thread unloads meanwhile is not read") {
+  std::atomic<bool> done{false};
+  std::thread other([&, plugin = Plugin()] {
+    for (int i = 0; i < 3000; ++i) {
+      if (void* loaded = dlopen(plugin.c_str(), RTLD_NOW)) dlclose(loaded);
+    }
+    done.store(true);
+  });
+  int sure = 0, looks = 0;
+  for (; !done.load(); ++looks) {
+    sure += NextSymbol("write_that_nobody_has").certain;
+    sure += NextSymbolOfAny("write_that_nobody_has").certain;
+  }
+  other.join();
+  CHECK(sure == 2 * looks);
 }
 
 #if defined(__x86_64__)

@@ -59,7 +59,9 @@ int RawCloseRange(unsigned first, unsigned last, int flags) {
 
 template <typename F>
 void Resolve(F& pointer, const char* name, F fallback) {
-  void* found = NextFunction(name);
+  // Of what only newer ones have there is none behind libc, where this must not look: it may be within a malloc.
+  const NextSymbolAnswer next = NextSymbol(name);
+  void* found = next.certain ? next.address : dlsym(RTLD_NEXT, name);
   __atomic_store_n(&pointer, found != nullptr ? reinterpret_cast<F>(found) : fallback, __ATOMIC_RELAXED);
 }
 
@@ -78,7 +80,8 @@ void ResolveAll() {
 }  // namespace
 
 void* NextFunction(const char* name) {
-  const NextSymbolAnswer next = NextSymbol(name);
+  NextSymbolAnswer next = NextSymbol(name);
+  if (next.certain && next.address == nullptr) next = NextSymbolOfAny(name);
   return next.certain ? next.address : dlsym(RTLD_NEXT, name);
 }
 

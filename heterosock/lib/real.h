@@ -129,7 +129,7 @@ struct Real {
 
 extern constinit Real real;
 
-// The function of that name behind ours, or null.
+// The function of that name behind ours, in whichever library, or null. Not for what may be asked within a malloc.
 void* NextFunction(const char* name);
 
 }  // namespace heterok8s::heterosock
