@@ -32,10 +32,12 @@ pid_t Fork(Call&& call) {
   Slots::BeforeFork();
   const pid_t child = call();
   if (child == 0) {
+    process.counted_child = true;
     if (process.alive == nullptr)
       AfterForkInChild();
     else
       NoticeFork();  // unless a call that libc made in there did
+    process.counted_child = false;
     return 0;
   }
   const int saved = errno;
@@ -142,6 +144,21 @@ HETEROSOCK_EXPORT pid_t vfork() { return fork(); }
 HETEROSOCK_EXPORT pid_t __vfork() __attribute__((alias("vfork")));
 #endif
 
+namespace {
+struct Begin {
+  int (*function)(void*);
+  void* argument;
+  bool counted;
+};
+
+// In the child, which may have been given thread storage that nobody has set up: it touches none.
+int BeginChild(void* data) {
+  const Begin begin = *static_cast<const Begin*>(data);
+  process.counted_child = begin.counted;
+  return begin.function(begin.argument);
+}
+}  // namespace
+
 HETEROSOCK_EXPORT int clone(int (*function)(void*), void* stack, int flags, void* argument, ...) {
   va_list arguments;
   va_start(arguments, argument);
@@ -162,8 +179,12 @@ HETEROSOCK_EXPORT int clone(int (*function)(void*), void* stack, int flags, void
     --thread_state.in_vfork;
     return child;
   }
-  // The child starts in `function` and never returns here; it is noticed at its first call.
-  return Fork([&] { return next(function, stack, flags, argument, a, b, c); });
+  if (function == nullptr || stack == nullptr) return next(function, stack, flags, argument, a, b, c);  // EINVAL
+  // The child never returns here; it is noticed at its first call.
+  return Fork([&] {
+    Begin begin{function, argument, process.fork_lock.HeldByMe()};
+    return next(BeginChild, stack, flags, &begin, a, b, c);
+  });
 }
 HETEROSOCK_EXPORT int __clone(int (*function)(void*), void* stack, int flags, void* argument, ...)
     __attribute__((alias("clone")));

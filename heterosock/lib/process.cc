@@ -92,7 +92,9 @@ void Calibrate() {
 }
 
 void AfterForkInChild() {
-  const bool counted = process.fork_lock.HeldByMe();  // this thread is still called what it was in the parent
+  // This thread is still called what it was in the parent, unless it was given thread storage of its own.
+  const bool counted = process.counted_child || process.fork_lock.HeldByMe();
+  process.counted_child = false;
   process.fork_lock.Reset();
   process.parent = process.pid;
   process.pid = static_cast<uint32_t>(Syscall(SYS_getpid));

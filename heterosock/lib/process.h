@@ -57,6 +57,8 @@ struct Process {
   std::atomic<uint32_t>* alive = nullptr;
   // One thread forks at a time; the slots of which the child will be a holder are marked meanwhile.
   SharedLock fork_lock;
+  // In a child from the fork until it was noticed, where that lock may not tell: the child has been counted.
+  bool counted_child = false;
   SlotSet fork_marks;
 };
 extern constinit Process process;

@@ -1,7 +1,9 @@
 // fork, vfork, exec, posix_spawn, system: a connection that several processes have.
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <pty.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -10,11 +12,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "heterosock/lib/machine.h"
 #include "heterosock/tests/case.h"
 
 extern "C" pid_t _Fork();
+extern "C" void* _dl_allocate_tls(void*);  // of ld.so
 
 namespace heterok8s::heterosock::behaviour {
 namespace {
@@ -168,6 +172,48 @@ CASE{"process: the child of a bare system call closes with bytes unread",
             e.SendAll(e.sock, "answer");
             DO(close(e.sock));
           }}};
+
+#if defined(__x86_64__) && defined(__GLIBC__)
+// By clone() with thread storage of its own, in which the child has no number yet; on a stack of its own.
+void ChildWithItsOwnStorage(End& e, int fd, int (*child)(void*)) {
+  // Its head as glibc has it (tcbhead_t): itself twice, and the guards of this thread.
+  auto** storage = static_cast<void**>(_dl_allocate_tls(nullptr));
+  auto** own = reinterpret_cast<void**>(pthread_self());
+  storage[0] = storage[2] = storage;
+  storage[5] = own[5];
+  storage[6] = own[6];
+  std::vector<char> stack(1 << 18);
+  const pid_t pid = clone(child, stack.data() + stack.size(), CLONE_SETTLS | SIGCHLD, &fd, nullptr, storage);
+  int status = -1;
+  waitpid(pid, &status, 0);
+  e.Say("child ended %d", status);
+}
+
+// When the child has ended the connection is its parent's alone, and moves.
+CASE{"process: clone with thread storage of its own, then the connection moves",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            const int fd = e.Connect();
+            e.SendAll(fd, "n");
+            e.Warm(fd);
+            DO(close(fd));
+          },
+      .server =
+          [](End& e) {
+            const int listener = e.Listen();
+            e.Meet();
+            const int fd = e.Accept(listener);
+            ChildWithItsOwnStorage(e, fd, [](void* at) {
+              char byte = 0;
+              const ssize_t n = recv(*static_cast<int*>(at), &byte, 1, MSG_PEEK);
+              return n == 1 ? byte : 1;
+            });
+            e.Recv(fd, 1);
+            e.Warm(fd);
+            e.Drain(fd, 10);
+          }}};
+#endif
 
 void ChildGoesOn(End& e, pid_t (*start)()) {
   const pid_t child = start();
