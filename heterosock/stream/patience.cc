@@ -76,7 +76,12 @@ Patience::Budget* Patience::BudgetOf(int fd) {
 }
 
 bool Patience::Again() {
-  const uint64_t now = Nanoseconds();
+  if (!LastsAt(Nanoseconds())) return false;
+  sched_yield();
+  return true;
+}
+
+bool Patience::LastsAt(uint64_t now) {
   if (began_ == 0) began_ = now, paid_ = now + kFreeNs;
   if (now - began_ >= most_ns_) return false;
   if (now > paid_) {
@@ -85,7 +90,6 @@ bool Patience::Again() {
     paid_ = now;
     if (!peer_->Spend(due, kPeerShare, now) || !all_.Spend(due, kAllShare, now)) return false;
   }
-  sched_yield();
   return true;
 }
 

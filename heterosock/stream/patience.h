@@ -24,6 +24,8 @@ class Patience {
 
   // Lets others run and returns true; or false, when it is time to give up.
   bool Again();
+  // The same as of this moment on CLOCK_MONOTONIC, and nobody else runs.
+  bool LastsAt(uint64_t now_ns);
 
  private:
   struct Budget;

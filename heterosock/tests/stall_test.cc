@@ -4,6 +4,10 @@
 // Victim (server) and attacker (client) are processes with the library whose connections have moved. The victim makes
 // many such calls; one that waited in each for as long as the library waits at all would not be done when the run is
 // over, and is HUNG. What honest ends have sent must be there, every byte of it.
+//
+// All waits for one address may take a second in half a minute, and 0.2 ms each (stream/patience.h, whose test counts
+// by a clock of its own). A waiting thread runs, so its processor time is no more than that, whatever else the machine
+// does: it is what is checked here.
 #include <dlfcn.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -33,6 +37,22 @@ struct Stall {
 
 constexpr int kCalls = 50;
 
+double CpuMs() {
+  timespec used{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return static_cast<double>(used.tv_sec) * 1e3 + static_cast<double>(used.tv_nsec) / 1e6;
+}
+
+// The processor time of a thread's waits.
+class Waits {
+ public:
+  // A second, what comes back of it until the run would be HUNG, the free moments, and as much again for the calls.
+  bool Bounded() const { return CpuMs() - began_ < 2500; }
+
+ private:
+  const double began_ = CpuMs();
+};
+
 // Each of these calls brings the connection back to TCP first.
 void CallsManyTimes(End& e) {
   e.sock = e.Accept();
@@ -41,7 +61,9 @@ void CallsManyTimes(End& e) {
   e.AwaitBytes(e.sock, sizeof kLeft - 1);
   e.Meet();
   char byte;
+  const Waits waits;
   for (int i = 0; i < kCalls; ++i) recv(e.sock, &byte, 1, MSG_OOB);
+  if (!waits.Bounded()) e.Say("waited too long");
   e.Meet();
   e.Say("whole %d", e.RecvAll(e.sock, sizeof kLeft + sizeof kLater - 2) == std::string(kLeft) + kLater);
 }
@@ -82,6 +104,7 @@ void EndsMany(End& e) {
   e.AwaitBytes(e.sock, kMuch);
   const int inner = e.Listen(), left = e.Connect(), right = e.Accept(inner), one = 1;
   bool good = true;
+  const Waits waits;
   for (int i = 0; i < kAttacked; ++i) {
     const int fd = attacked[static_cast<size_t>(i)];
     char byte;
@@ -94,6 +117,7 @@ void EndsMany(End& e) {
     good = good && e.RecvAll(right, 500) == Pattern(500, static_cast<uint32_t>(i));
   }
   setsockopt(e.sock, SOL_SOCKET, SO_OOBINLINE, &one, sizeof one);
+  if (!waits.Bounded()) e.Say("waited too long");
   e.Meet();
   good = good && e.RecvAll(e.sock, 2 * kMuch) == Pattern(2 * kMuch);
   e.SendAll(e.sock, Pattern(kMuch));
@@ -163,12 +187,6 @@ void DiesOnItsWayBack(End& e) {
 
 constexpr int kWaitMs = 300;
 constexpr double kIdleMs = 20;  // of the CPU: looking before a sleep takes far less
-
-double CpuMs() {
-  timespec used{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
-  return static_cast<double>(used.tv_sec) * 1e3 + static_cast<double>(used.tv_nsec) / 1e6;
-}
 
 // As on TCP, nothing that the program may read: it sleeps in poll, and then in recv until the other end closes.
 void WaitsIdle(End& e) {
