@@ -309,6 +309,19 @@ CASE{"files: sendfile and splice by a thread with the smallest stack",
           },
       .stays = true}};
 
+CASE{"files: sendfile with a negative offset is refused, and the connection stays where it is",
+     {.client = [](End& e) { e.Drain(e.sock, 100); },
+      .server =
+          [](End& e) {
+            const int file = File(100);
+            off_t offset = -1;
+            DO(sendfile(e.sock, file, &offset, 10));
+            e.Say("offset %ld", static_cast<long>(offset));
+            e.NoteMoved(e.sock);
+            DO(sendfile(e.sock, file, nullptr, 100));
+            DO(close(e.sock));
+          }}};
+
 CASE{"files: tee and vmsplice",
      {.client = [](End& e) { e.Drain(e.sock, 100); },
       .server =
