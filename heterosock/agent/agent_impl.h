@@ -125,6 +125,7 @@ class Agent::Impl {
   void SetLink(std::unique_ptr<PuLink> link);
   void DropLink(const absl::Status& why);
   void OnLink(uint32_t events);
+  void FlushLink();
   void OnPu(PuOffer message);
   void OnPu(PuWithdraw message);
   void OnPu(PuPaired message);
@@ -142,17 +143,24 @@ class Agent::Impl {
   void Event(nlohmann::json event);
   void OnAdmin(uint64_t id, uint32_t events);
 
+  // agent_send.cc: what goes out.
+  void Send(Session& session, std::string bytes, const std::vector<int>& descriptors);
+  template <typename T>
+  void SendMessage(Session& session, const T& message) {
+    Send(session, std::string(reinterpret_cast<const char*>(&message), sizeof message), {});
+  }
+  // Sends what is kept. False: the library is gone.
+  bool Flush(Session& session);
+  // What came of the last packet to `fd` says when to go on: when it is writable, or in a moment.
+  void WaitFor(int fd, uint64_t tag, Sent last);
+  void TryAgain();
+
   // agent_loop.cc: descriptors and time.
   sys::UniqueFd AcceptFrom(int listener);
   void Accept();
   void AcceptAdmin();
   void OnSession(uint64_t id, uint32_t events);
   bool Dispatch(Session& session, Packet& packet);
-  void Send(Session& session, std::string bytes, const std::vector<int>& descriptors);
-  template <typename T>
-  void SendMessage(Session& session, const T& message) {
-    Send(session, std::string(reinterpret_cast<const char*>(&message), sizeof message), {});
-  }
   void Close(uint64_t session, const char* why);
   void Watch(int fd, uint64_t tag, uint32_t events, bool change = false);
   int TimeoutMs() const;
@@ -179,6 +187,9 @@ class Agent::Impl {
   std::map<uint64_t, Session> sessions_;
   std::map<std::string, uint32_t> sessions_of_;  // by credit key
   std::map<uint64_t, const char*> doomed_;       // sessions to close once nobody holds a reference, and why
+  std::set<uint64_t> later_;                     // for which the kernel had no room, by their tags in the event loop
+  std::chrono::milliseconds pause_{};            // until they are tried again
+  std::chrono::steady_clock::time_point retry_at_{};
   std::map<ChannelKey, Channel> channels_;
   std::map<uint64_t, AdminClient> admins_;
 
@@ -201,5 +212,6 @@ class Agent::Impl {
 };
 
 constexpr uint64_t kPuSession = 1;
+constexpr uint64_t kLinkTag = 6;  // of link_ in the event loop
 
 }  // namespace heterok8s::heterosock::agent

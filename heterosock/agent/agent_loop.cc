@@ -22,11 +22,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // What an event is about: small numbers are listeners and such, others sessions or, with the high bit, admin clients.
-enum Tag : uint64_t { kListener = 2, kAdminListener = 3, kPuListener = 4, kWake = 5, kLink = 6 };
+enum Tag : uint64_t { kListener = 2, kAdminListener = 3, kPuListener = 4, kWake = 5 };
 constexpr uint64_t kAdminBit = uint64_t{1} << 63;
 
 constexpr int kPacketsPerTurn = 16;       // of one session, so that nobody starves the others
-constexpr size_t kMaxOutgoing = 1024;     // messages a library may leave unread before it is given up
 constexpr std::chrono::seconds kTidy{1};  // how long after its last use a namespace is let go
 constexpr size_t kMaxAdminClients = 64;
 
@@ -87,6 +86,7 @@ int Agent::Impl::TimeoutMs() const {
   const auto earlier = [&](Clock::time_point when) { next = next ? std::min(*next, when) : when; };
   if (inspector_.namespaces() != 0) earlier(Clock::now() + kTidy);
   if (brings_offers() && link_ == nullptr) earlier(next_connect_);
+  if (!later_.empty()) earlier(retry_at_);
   if (!next) return -1;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(*next - Clock::now()).count();
   return static_cast<int>(std::clamp<int64_t>(left, 0, 60000));
@@ -125,7 +125,7 @@ absl::Status Agent::Impl::Run() {
           eventfd_read(wake_.get(), &ignored);
           break;
         }
-        case kLink:
+        case kLinkTag:
           OnLink(events[i].events);
           break;
         default:
@@ -139,6 +139,7 @@ absl::Status Agent::Impl::Run() {
     }
     Handle(pairing_.Expire(Clock::now()));
     inspector_.Tidy();
+    if (!later_.empty() && Clock::now() >= retry_at_) TryAgain();
     while (!doomed_.empty()) Close(doomed_.begin()->first, doomed_.begin()->second);
   }
 }
@@ -233,16 +234,7 @@ void Agent::Impl::OnSession(uint64_t id, uint32_t events) {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
   Session& session = found->second;
-  while ((events & EPOLLOUT) != 0 && !session.outgoing.empty()) {
-    Session::Outgoing& next = session.outgoing.front();
-    std::vector<int> descriptors;
-    for (const sys::UniqueFd& fd : next.descriptors) descriptors.push_back(fd.get());
-    const Sent sent = SendPacket(session.fd.get(), next.bytes, descriptors);
-    if (sent == Sent::kFull) break;
-    if (sent == Sent::kGone) return Close(id, nullptr);
-    session.outgoing.pop_front();
-    if (session.outgoing.empty()) Watch(session.fd.get(), id, EPOLLIN, /*change=*/true);
-  }
+  if ((events & EPOLLOUT) != 0 && !Flush(session)) return Close(id, nullptr);
   Packet packet;
   for (int i = 0; i < kPacketsPerTurn; ++i) {
     switch (ReceivePacket(session.fd.get(), packet, protocol::kMaxMessageBytes, protocol::kMaxDescriptors)) {
@@ -289,23 +281,9 @@ bool Agent::Impl::Dispatch(Session& session, Packet& packet) {
   }
 }
 
-void Agent::Impl::Send(Session& session, std::string bytes, const std::vector<int>& descriptors) {
-  if (session.outgoing.empty()) {
-    // A library that is gone is noticed by its socket.
-    if (SendPacket(session.fd.get(), bytes, descriptors) != Sent::kFull) return;
-    Watch(session.fd.get(), session.id, EPOLLIN | EPOLLOUT, /*change=*/true);
-  }
-  if (session.outgoing.size() >= kMaxOutgoing) {
-    doomed_.emplace(session.id, "it does not read");
-    return;
-  }
-  Session::Outgoing& kept = session.outgoing.emplace_back();
-  kept.bytes = std::move(bytes);
-  for (int fd : descriptors) kept.descriptors.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-}
-
 void Agent::Impl::Close(uint64_t id, const char* why) {
   doomed_.erase(id);
+  later_.erase(id);
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
   Session& session = found->second;

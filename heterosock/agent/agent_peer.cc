@@ -11,7 +11,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kReconnect{1};
 constexpr int kMessagesPerTurn = 64;
-constexpr uint64_t kLinkTag = 6;  // as in agent_loop.cc
 
 }  // namespace
 
@@ -39,6 +38,7 @@ void Agent::Impl::DropLink(const absl::Status& why) {
   spdlog::warn("no longer joined with the other PU's agent, new connections between the PUs stay on TCP: {}",
                Message(why));
   link_.reset();
+  later_.erase(kLinkTag);
   link_error_ = Message(why);
   brought_.clear();
   remote_offers_.clear();
@@ -55,9 +55,9 @@ void Agent::Impl::DropLink(const absl::Status& why) {
 
 bool Agent::Impl::SendToPu(PuMessage message) {
   if (link_ == nullptr) return false;
-  const bool waited = link_->Backlog();
+  const bool waited = link_->Backlog() != Sent::kSent;
   absl::Status sent = link_->Send(std::move(message));
-  if (!waited && link_->Backlog()) Watch(link_->fd(), kLinkTag, EPOLLIN | EPOLLOUT, /*change=*/true);
+  if (!waited && link_->Backlog() != Sent::kSent) WaitFor(link_->fd(), kLinkTag, link_->Backlog());
   if (sent.ok()) return true;
   // DropLink changes what callers iterate over; the next turn of the loop finds the link's end.
   self_->Post([why = sent](Agent& agent) { agent.impl_->DropLink(why); });
@@ -72,16 +72,19 @@ void Agent::Impl::Bring(const Offer& offer) {
 }
 
 void Agent::Impl::OnLink(uint32_t events) {
-  if (link_ != nullptr && (events & EPOLLOUT) != 0 && link_->Backlog()) {
-    if (absl::Status sent = link_->Flush(); !sent.ok()) return DropLink(sent);
-    if (!link_->Backlog()) Watch(link_->fd(), kLinkTag, EPOLLIN, /*change=*/true);
-  }
+  if ((events & EPOLLOUT) != 0) FlushLink();
   for (int i = 0; i < kMessagesPerTurn && link_ != nullptr; ++i) {
     absl::StatusOr<std::optional<PuMessage>> message = link_->Receive();
     if (!message.ok()) return DropLink(message.status());
     if (!message->has_value()) return;
     std::visit([this](auto& m) { OnPu(std::move(m)); }, **message);
   }
+}
+
+void Agent::Impl::FlushLink() {
+  if (link_ == nullptr) return;
+  if (absl::Status sent = link_->Flush(); !sent.ok()) return DropLink(sent);
+  WaitFor(link_->fd(), kLinkTag, link_->Backlog());
 }
 
 void Agent::Impl::OnPu(PuOffer message) {

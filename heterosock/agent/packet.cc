@@ -89,8 +89,10 @@ Sent SendPacket(int fd, std::span<const char> bytes, std::span<const int> descri
     std::memcpy(CMSG_DATA(rights), descriptors.data(), descriptors.size_bytes());
   }
   while (sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-    // ETOOMANYREFS: more descriptors of this user are on their way than it may have open; they arrive by and by.
-    if (errno == EAGAIN || errno == ETOOMANYREFS || errno == ENOBUFS) return Sent::kFull;
+    if (errno == EAGAIN) return Sent::kFull;
+    // ETOOMANYREFS: more descriptors of this user are on their way than it may have open; they arrive by and by. The
+    // socket is writable meanwhile (too_many_unix_fds(), net/core/scm.c).
+    if (errno == ETOOMANYREFS || errno == ENOBUFS) return Sent::kLater;
     if (errno != EINTR) return Sent::kGone;
   }
   return Sent::kSent;

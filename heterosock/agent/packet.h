@@ -38,7 +38,8 @@ Received ReceivePacket(int fd, Packet& packet, size_t max_bytes, size_t max_desc
 
 enum class Sent {
   kSent,
-  kFull,  // the other side has not read enough yet
+  kFull,   // the other side has not read enough yet: the socket tells when it is writable
+  kLater,  // the kernel has no room for it, and no event tells when it has: try again in a moment
   kGone,
 };
 Sent SendPacket(int fd, std::span<const char> bytes, std::span<const int> descriptors);

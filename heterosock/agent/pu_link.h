@@ -25,6 +25,7 @@
 #include "common/status/status.h"
 #include "common/sys/unique_fd.h"
 #include "heterosock/agent/channel_memory.h"
+#include "heterosock/agent/packet.h"
 #include "heterosock/agent/pairing.h"
 
 namespace heterok8s::heterosock::agent {
@@ -75,8 +76,8 @@ class PuLink {
   virtual int fd() const = 0;  // readable when Receive() has something
   // Never waits: what the other agent does not read yet is kept. An error: it is gone, or reads nothing for too long.
   virtual absl::Status Send(PuMessage message) = 0;
-  // Something is kept: Flush() when fd() is writable.
-  virtual bool Backlog() const = 0;
+  // kSent: nothing is kept. Else it is time for Flush() when fd() is writable (kFull), or in a moment (kLater).
+  virtual Sent Backlog() const = 0;
   virtual absl::Status Flush() = 0;
   // Nothing now: nullopt. The link is over: an error.
   virtual absl::StatusOr<std::optional<PuMessage>> Receive() = 0;

@@ -158,15 +158,15 @@ class UnixPuLink final : public PuLink {
     return kept_.size() == 1 ? Flush() : absl::OkStatus();
   }
 
-  bool Backlog() const override { return !kept_.empty(); }
+  Sent Backlog() const override { return kept_.empty() ? Sent::kSent : last_; }
 
   absl::Status Flush() override {
     while (!kept_.empty()) {
       std::vector<int> descriptors;
       for (const sys::UniqueFd& fd : kept_.front().descriptors) descriptors.push_back(fd.get());
-      const Sent sent = SendPacket(fd_.get(), kept_.front().bytes, descriptors);
-      if (sent == Sent::kGone) return absl::UnavailableError("the other agent is gone");
-      if (sent == Sent::kFull) break;
+      last_ = SendPacket(fd_.get(), kept_.front().bytes, descriptors);
+      if (last_ == Sent::kGone) return absl::UnavailableError("the other agent is gone");
+      if (last_ != Sent::kSent) break;
       kept_descriptors_ -= descriptors.size();
       kept_.pop_front();
     }
@@ -209,6 +209,7 @@ class UnixPuLink final : public PuLink {
   const std::string description_;
   std::deque<Kept> kept_;  // not sent yet
   size_t kept_descriptors_ = 0;
+  Sent last_ = Sent::kSent;  // what came of the first of them
 };
 
 }  // namespace

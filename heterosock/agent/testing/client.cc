@@ -99,6 +99,8 @@ absl::StatusOr<Packet> Client::Next() {
         return absl::UnavailableError("the agent closed the connection");
       case Received::kBroken:
         return absl::InternalError("the agent sent a broken packet");
+      case Received::kStarved:
+        return absl::ResourceExhaustedError("no descriptors are left for what the agent sends");
       case Received::kNothing:
         if (!WaitReadable(fd_.get())) return absl::DeadlineExceededError("the agent says nothing");
     }
