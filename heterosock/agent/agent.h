@@ -66,8 +66,8 @@ class Agent {
 
   // On the thread of Run() only, as are all tasks.
   void SetPolicy(Policy policy);  // channels that it forbids go back to TCP
-  nlohmann::json Status() const;
-  nlohmann::json Totals() const;
+  nlohmann::json Status();        // reads all channels: for tests; who asks by the admin socket is told piece by piece
+  nlohmann::json Totals();        // bytes are as of when this was last asked, but for the first channels
 
  private:
   class Impl;

@@ -140,6 +140,7 @@ bool Agent::Impl::Resume(Session& session, const ChannelName& name, int side, co
     found = channels_.emplace(key, std::move(channel)).first;
   }
   found->second.ends[side] = std::move(end);
+  if (known == nullptr) CountFromHere(found->second);  // what was before, an agent before us has counted
   // The policy may be another one than when they were joined.
   if (!MayShare(found->second)) Fence(key, found->second, Reason::kPolicyChanged);
   return true;
@@ -231,10 +232,10 @@ void Agent::Impl::ForgetIfDead(const ChannelKey& key) {
   if (found == channels_.end()) return;
   Channel& channel = found->second;
   if (channel.ends[0].alive() || channel.ends[1].alive()) return;
-  for (int side = 0; side < 2; ++side) {
-    absl::StatusOr<SideCounters> counters = ReadCounters(channel.memory.get(), side);
-    if (counters.ok()) counters_.shared_bytes += counters->sent;
-    if (channel.ends[side].charged) credits_.GiveBack(CreditKey(channel.ends[side].domain), channel.bytes);
+  LookAt(channel);
+  used_bytes_ -= channel.used;
+  for (const ChannelEnd& end : channel.ends) {
+    if (end.charged) credits_.GiveBack(CreditKey(end.domain), channel.bytes);
   }
   channels_.erase(found);
 }

@@ -56,6 +56,7 @@ struct ChannelEnd {
   bool charged = false;            // credits of `domain` were taken
   bool handed_back = false;        // it asked once for what it had not read
   uint64_t cookie = 0, inode = 0;  // of its socket
+  uint64_t counted = 0;            // of the bytes that it sent
   bool alive() const { return on_other_pu || !holders.empty(); }
 };
 
@@ -66,6 +67,8 @@ struct Channel {
   uint64_t bytes = 0;
   bool by_token = false;
   bool spans_pus = false;  // one end is, or was, a process of the other PU
+  uint64_t used = 0;       // of its memory
+  std::chrono::steady_clock::time_point looked_at = std::chrono::steady_clock::now();
   std::chrono::system_clock::time_point since = std::chrono::system_clock::now();
 };
 
@@ -73,13 +76,16 @@ struct AdminClient {
   sys::UniqueFd fd;
   std::string in, out;
   bool answered = false, tracing = false;
+  // `status` ends with all channels, of which it has been told those up to `listed`.
+  bool listing = false, with_counters = false;
+  ChannelKey listed;
 };
 
 struct AgentCounters {
   uint64_t sessions = 0, offers = 0, pairs = 0, pairs_by_token = 0, releases = 0, resumes = 0, fences = 0,
            malformed = 0, refused = 0;
   const std::shared_ptr<std::atomic<uint64_t>> handed_back = std::make_shared<std::atomic<uint64_t>>(0);
-  uint64_t shared_bytes = 0;  // of channels that are gone, both directions
+  uint64_t shared_bytes = 0;  // both directions, as of when each channel was looked at
   std::map<Reason, uint64_t> declines;
 };
 
@@ -136,9 +142,17 @@ class Agent::Impl {
   void Bring(const Offer& offer);
   bool brings_offers() const { return !options_.pu_connect.empty(); }
 
+  // agent_figures.cc: what channels carried and use.
+  void LookAt(Channel& channel);
+  void CountFromHere(Channel& channel);
+  void LookAround();  // at some now, and with the next turns of the loop at all others
+  void LookOn();
+
   // agent_status.cc: what people see.
-  nlohmann::json Status() const;
-  nlohmann::json Totals() const;
+  nlohmann::json Status();
+  nlohmann::json Overview();  // all but the channels
+  nlohmann::json Totals();
+  void ListOn(AdminClient& client);
   nlohmann::json Execute(const nlohmann::json& request, AdminClient& client);
   void Event(nlohmann::json event);
   void OnAdmin(uint64_t id, uint32_t events);
@@ -205,6 +219,9 @@ class Agent::Impl {
   std::map<OfferName, uint64_t> remote_numbers_;
   uint64_t next_remote_offer_ = 1;
 
+  bool looking_ = false;  // at all channels, of which `look_from_` is the next
+  ChannelKey look_from_;
+  uint64_t used_bytes_ = 0;  // by all channels, as of when each was looked at
   AgentCounters counters_;
   std::chrono::steady_clock::time_point log_window_{};
   int logged_ = 0;

@@ -87,6 +87,7 @@ int Agent::Impl::TimeoutMs() const {
   if (inspector_.namespaces() != 0) earlier(Clock::now() + kTidy);
   if (brings_offers() && link_ == nullptr) earlier(next_connect_);
   if (!later_.empty()) earlier(retry_at_);
+  if (looking_) return 0;
   if (!next) return -1;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(*next - Clock::now()).count();
   return static_cast<int>(std::clamp<int64_t>(left, 0, 60000));
@@ -139,6 +140,7 @@ absl::Status Agent::Impl::Run() {
     }
     Handle(pairing_.Expire(Clock::now()));
     inspector_.Tidy();
+    if (looking_) LookOn();
     if (!later_.empty() && Clock::now() >= retry_at_) TryAgain();
     while (!doomed_.empty()) Close(doomed_.begin()->first, doomed_.begin()->second);
   }
@@ -339,7 +341,7 @@ void Agent::SetPolicy(Policy policy) {
   impl_->FenceChannels(Reason::kPolicyChanged, [this](const Channel& channel) { return !impl_->MayShare(channel); });
 }
 
-nlohmann::json Agent::Status() const { return impl_->Status(); }
-nlohmann::json Agent::Totals() const { return impl_->Totals(); }
+nlohmann::json Agent::Status() { return impl_->Status(); }
+nlohmann::json Agent::Totals() { return impl_->Totals(); }
 
 }  // namespace heterok8s::heterosock::agent

@@ -20,7 +20,9 @@ int64_t UnixMs(std::chrono::system_clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
 }
 
-json SideJson(const Channel& channel, int side) {
+constexpr size_t kChannelsPerTurn = 128;  // that an answer goes on with, once what was said has been read
+
+json SideJson(const Channel& channel, int side, const SideCounters* counters, bool with_counters) {
   const ChannelEnd& end = channel.ends[side];
   json j = {{"pid", end.label.pid},
             {"command", end.label.command},
@@ -32,11 +34,11 @@ json SideJson(const Channel& channel, int side) {
     j["local"] = end.label.local.ToString();
     j["remote"] = end.label.remote.ToString();
   }
-  absl::StatusOr<SideCounters> counters = ReadCounters(channel.memory.get(), side);
-  if (!counters.ok()) return j;
+  if (counters == nullptr) return j;
   const char* state = counters->back_on_tcp ? "back on TCP" : counters->switched ? "shared" : "TCP";
   j["sending_on"] = state;
   if (counters->fenced != 0) j["fenced"] = protocol::ReasonText(static_cast<Reason>(counters->fenced));
+  if (!with_counters) return j;
   j["counters"] = {{"sent", counters->sent},         {"received", counters->received},
                    {"tcp_sent", counters->tcp_sent}, {"tcp_received", counters->tcp_received},
                    {"sends", counters->sends},       {"receives", counters->receives},
@@ -45,24 +47,31 @@ json SideJson(const Channel& channel, int side) {
   return j;
 }
 
+json ChannelJson(const Channel& channel, bool with_counters) {
+  const auto counters = ReadCounters(channel.memory.get());
+  json ends = json::array();
+  for (int side = 0; side < 2; ++side)
+    ends.push_back(SideJson(channel, side, counters.ok() ? &(*counters)[side] : nullptr, with_counters));
+  return {{"channel", channel.name.id},
+          {"since_unix_ms", UnixMs(channel.since)},
+          {"matched_by", channel.by_token ? "token" : "addresses"},
+          {"memory_bytes", UsedBytes(channel.memory.get())},
+          {"ends", ends}};
+}
+
+std::string Text(const json& j) { return j.dump(-1, ' ', false, json::error_handler_t::replace); }
+
 }  // namespace
 
-json Agent::Impl::Totals() const {
-  uint64_t shared = counters_.shared_bytes, used = 0;
-  for (const auto& [key, channel] : channels_) {
-    for (int side = 0; side < 2; ++side) {
-      absl::StatusOr<SideCounters> counters = ReadCounters(channel.memory.get(), side);
-      if (counters.ok()) shared += counters->sent;
-    }
-    used += UsedBytes(channel.memory.get());
-  }
+json Agent::Impl::Totals() {
+  LookAround();
   json declines = json::object();
   for (const auto& [reason, count] : counters_.declines) declines[protocol::ReasonText(reason)] = count;
   return {{"processes", sessions_.size()},
           {"channels", channels_.size()},
           {"waiting_offers", pairing_.waiting()},
-          {"memory_bytes", used},
-          {"shared_bytes", shared},
+          {"memory_bytes", used_bytes_},
+          {"shared_bytes", counters_.shared_bytes},
           {"sessions", counters_.sessions},
           {"offers", counters_.offers},
           {"pairs", counters_.pairs},
@@ -77,7 +86,14 @@ json Agent::Impl::Totals() const {
           {"pu_link", link_ != nullptr}};
 }
 
-json Agent::Impl::Status() const {
+json Agent::Impl::Status() {
+  json status = Overview(), channels = json::array();
+  for (const auto& [key, channel] : channels_) channels.push_back(ChannelJson(channel, /*with_counters=*/true));
+  status["channels"] = std::move(channels);
+  return status;
+}
+
+json Agent::Impl::Overview() {
   json mechanisms = json::array();
   const auto mechanism = [&](const std::string& name, const std::string& active, const std::string& detail) {
     mechanisms.push_back({{"name", name}, {"active", active}, {"detail", detail}});
@@ -100,14 +116,6 @@ json Agent::Impl::Status() const {
                          {"declined", session.declined},
                          {"channels", session.channels.size()}});
   }
-  json channels = json::array();
-  for (const auto& [key, channel] : channels_) {
-    channels.push_back({{"channel", channel.name.id},
-                        {"since_unix_ms", UnixMs(channel.since)},
-                        {"matched_by", channel.by_token ? "token" : "addresses"},
-                        {"memory_bytes", UsedBytes(channel.memory.get())},
-                        {"ends", {SideJson(channel, 0), SideJson(channel, 1)}}});
-  }
   json domains = json::array();
   for (const auto& [name, use] : credits_.uses()) {
     domains.push_back({{"domain", name},
@@ -123,14 +131,18 @@ json Agent::Impl::Status() const {
           {"totals", Totals()},
           {"mechanisms", mechanisms},
           {"processes", processes},
-          {"channels", channels},
           {"domains", domains},
           {"recent_declines", recent_declines_}};
 }
 
 json Agent::Impl::Execute(const json& request, AdminClient& client) {
   const std::string command = request.value("command", "");
-  if (command == "status") return Status();
+  if (command == "status") {
+    client.with_counters = request.value("counters", false);
+    json overview = Overview();
+    client.listing = true;
+    return overview;
+  }
   if (command == "trace") {
     client.tracing = true;
     return {{"event", "tracing"}, {"socket", options_.socket}};
@@ -160,9 +172,21 @@ void Agent::Impl::Event(json event) {
     if (!client.tracing) continue;
     if (client.out.size() > kMaxTraceBacklog) continue;  // it does not read; what is missing it cannot know anyway
     event["unix_ms"] = UnixMs(std::chrono::system_clock::now());
-    client.out += event.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+    client.out += Text(event) + "\n";
     Watch(client.fd.get(), id, EPOLLIN | EPOLLOUT, /*change=*/true);
   }
+}
+
+void Agent::Impl::ListOn(AdminClient& client) {
+  auto at = channels_.upper_bound(client.listed);
+  for (size_t listed = 0; listed < kChannelsPerTurn && at != channels_.end(); ++listed, ++at) {
+    if (client.listed != ChannelKey{}) client.out += ",";
+    client.out += Text(ChannelJson(at->second, client.with_counters));
+    client.listed = at->first;
+  }
+  if (at != channels_.end()) return;
+  client.out += "]}\n";
+  client.listing = false;
 }
 
 void Agent::Impl::OnAdmin(uint64_t id, uint32_t events) {
@@ -186,21 +210,29 @@ void Agent::Impl::OnAdmin(uint64_t id, uint32_t events) {
       } catch (const std::exception& error) {  // a field of the wrong type
         answer = {{"error", error.what()}};
       }
-      client.out = answer.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+      client.out = Text(answer);
+      if (client.listing) {
+        client.out.back() = ',';
+        client.out += "\"channels\":[";
+      } else {
+        client.out += "\n";
+      }
     } else if (client.in.size() > kMaxRequest) {
       admins_.erase(found);
       return;
     }
   }
+  if (client.listing && client.out.empty()) ListOn(client);
   if (!client.out.empty()) {
     const ssize_t sent = send(client.fd.get(), client.out.data(), client.out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent > 0) client.out.erase(0, static_cast<size_t>(sent));
   }
-  if (client.answered && client.out.empty() && !client.tracing) {
+  if (client.answered && client.out.empty() && !client.listing && !client.tracing) {
     admins_.erase(found);
     return;
   }
-  Watch(client.fd.get(), id, EPOLLIN | (client.out.empty() ? 0u : static_cast<uint32_t>(EPOLLOUT)), /*change=*/true);
+  Watch(client.fd.get(), id, EPOLLIN | (client.out.empty() && !client.listing ? 0u : static_cast<uint32_t>(EPOLLOUT)),
+        /*change=*/true);
 }
 
 }  // namespace heterok8s::heterosock::agent

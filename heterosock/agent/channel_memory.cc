@@ -36,6 +36,29 @@ struct PlainSide {
   }
 };
 
+SideCounters CountersOf(const PlainSide& side) {
+  using layout::SideLines;
+  constexpr size_t kSender = offsetof(SideLines, sender), kReceiver = offsetof(SideLines, receiver),
+                   kControl = offsetof(SideLines, control), kCounters = offsetof(SideLines, counters);
+  const auto counter = [&](size_t offset) { return side.At<uint64_t>(kCounters + offset); };
+  return SideCounters{
+      .sent = side.At<uint64_t>(kSender + offsetof(layout::SenderLine, tail)),
+      .received = side.At<uint64_t>(kReceiver + offsetof(layout::ReceiverLine, head)),
+      .tcp_sent = counter(offsetof(layout::CounterLine, tcp_sent)),
+      .tcp_received = counter(offsetof(layout::CounterLine, tcp_received)),
+      .sends = counter(offsetof(layout::CounterLine, sends)),
+      .receives = counter(offsetof(layout::CounterLine, receives)),
+      .sleeps = counter(offsetof(layout::CounterLine, sleeps)),
+      .rings = counter(offsetof(layout::CounterLine, rings)),
+      .spins = counter(offsetof(layout::CounterLine, spins)),
+      .full = counter(offsetof(layout::CounterLine, tx_full)),
+      .pid = side.At<uint32_t>(kCounters + offsetof(layout::CounterLine, pid)),
+      .fenced = side.At<uint32_t>(kCounters + offsetof(layout::CounterLine, fenced)),
+      .switched = side.At<uint64_t>(kControl + offsetof(layout::ControlLine, switch_at)) != 0,
+      .back_on_tcp = side.At<uint64_t>(kControl + offsetof(layout::ControlLine, continue_at)) != 0,
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<Bell> MakeBell() {
@@ -107,30 +130,10 @@ absl::StatusOr<uint64_t> CheckChannel(int memory, const ChannelName& name) {
   return bytes;
 }
 
-absl::StatusOr<SideCounters> ReadCounters(int memory, int side) {
-  using layout::SideLines;
-  PlainSide mine, other;
-  HK_RETURN_IF_ERROR(PreadAll(memory, mine, offsetof(layout::ChannelPage, side) + side * sizeof(SideLines)));
-  HK_RETURN_IF_ERROR(PreadAll(memory, other, offsetof(layout::ChannelPage, side) + (1 - side) * sizeof(SideLines)));
-  constexpr size_t kSender = offsetof(SideLines, sender), kReceiver = offsetof(SideLines, receiver),
-                   kControl = offsetof(SideLines, control), kCounters = offsetof(SideLines, counters);
-  const auto counter = [&](size_t offset) { return mine.At<uint64_t>(kCounters + offset); };
-  return SideCounters{
-      .sent = mine.At<uint64_t>(kSender + offsetof(layout::SenderLine, tail)),
-      .received = mine.At<uint64_t>(kReceiver + offsetof(layout::ReceiverLine, head)),
-      .tcp_sent = counter(offsetof(layout::CounterLine, tcp_sent)),
-      .tcp_received = counter(offsetof(layout::CounterLine, tcp_received)),
-      .sends = counter(offsetof(layout::CounterLine, sends)),
-      .receives = counter(offsetof(layout::CounterLine, receives)),
-      .sleeps = counter(offsetof(layout::CounterLine, sleeps)),
-      .rings = counter(offsetof(layout::CounterLine, rings)),
-      .spins = counter(offsetof(layout::CounterLine, spins)),
-      .full = counter(offsetof(layout::CounterLine, tx_full)),
-      .pid = mine.At<uint32_t>(kCounters + offsetof(layout::CounterLine, pid)),
-      .fenced = mine.At<uint32_t>(kCounters + offsetof(layout::CounterLine, fenced)),
-      .switched = mine.At<uint64_t>(kControl + offsetof(layout::ControlLine, switch_at)) != 0,
-      .back_on_tcp = mine.At<uint64_t>(kControl + offsetof(layout::ControlLine, continue_at)) != 0,
-  };
+absl::StatusOr<std::array<SideCounters, 2>> ReadCounters(int memory) {
+  PlainSide sides[2];
+  HK_RETURN_IF_ERROR(PreadAll(memory, sides, offsetof(layout::ChannelPage, side)));
+  return std::array{CountersOf(sides[0]), CountersOf(sides[1])};
 }
 
 uint64_t UsedBytes(int memory) {

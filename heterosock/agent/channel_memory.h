@@ -7,6 +7,7 @@
 //   HK_ASSIGN_OR_RETURN(ChannelParts parts, MakeChannel({.id = 7, .epoch = epoch, .nonce = nonce}, ring_bytes));
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "common/status/status.h"
@@ -40,7 +41,7 @@ bool CanSeal();
 // What a library that says RESUME must show: sealed memory with this channel's header. Returns its size in bytes.
 absl::StatusOr<uint64_t> CheckChannel(int memory, const ChannelName& name);
 
-// Counters of one side as it wrote them; a hostile side may write anything.
+// Counters of a side as it wrote them; a hostile side may write anything.
 struct SideCounters {
   uint64_t sent = 0, received = 0;          // bytes through shared memory
   uint64_t tcp_sent = 0, tcp_received = 0;  // bytes before the switch
@@ -48,7 +49,7 @@ struct SideCounters {
   uint32_t pid = 0, fenced = 0;
   bool switched = false, back_on_tcp = false;  // this side's sending
 };
-absl::StatusOr<SideCounters> ReadCounters(int memory, int side);
+absl::StatusOr<std::array<SideCounters, 2>> ReadCounters(int memory);
 // Bytes of memory that the channel really uses.
 uint64_t UsedBytes(int memory);
 

@@ -38,7 +38,7 @@ absl::Status WithAdvice(const absl::Status& status) {
 }
 
 absl::Status Status(const Output& output, const std::string& admin, bool counters) {
-  HK_ASSIGN_OR_RETURN(json status, Ask(admin, {{"command", "status"}}));
+  HK_ASSIGN_OR_RETURN(json status, Ask(admin, {{"command", "status"}, {"counters", counters}}));
   if (output.json()) {
     output.Print(status);
     return absl::OkStatus();
