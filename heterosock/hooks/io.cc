@@ -1,11 +1,11 @@
 // read, write, recv, send and their kin.
-#include <limits.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <string.h>
 
 #include "heterosock/hooks/hook.h"
 #include "heterosock/hooks/transfer.h"
+#include "heterosock/hooks/vector.h"
 #include "heterosock/lib/real.h"
 
 using namespace heterok8s::heterosock;  // NOLINT: the wrappers live in C's name space
@@ -32,16 +32,6 @@ bool WithoutCopy(uint32_t slot, int fd, int flags) {
   errno = saved;
   if (honoured) FenceAndSettle(slot, fd, Reason::kSocketOption);
   return honoured;
-}
-
-// The kernel checks these; what it would refuse goes to it.
-bool PlainVector(const iovec* iov, int count) {
-  if (NoAddress(iov) || count <= 0 || count > IOV_MAX) return false;
-  size_t total = 0;
-  for (int i = 0; i < count; ++i) {
-    if (iov[i].iov_len > 0x7ffff000 || (total += iov[i].iov_len) > 0x7ffff000) return false;  // MAX_RW_COUNT
-  }
-  return total > 0;
 }
 
 // Receive() for recvfrom and recvmsg, which have more to answer than bytes: says whether the kernel did.
@@ -82,12 +72,29 @@ void CorrectLeft(msghdr* message, int left) {
   }
 }
 
+msghdr WithVector(const msghdr& message, const iovec* iov, size_t count) {
+  msghdr copy = message;
+  copy.msg_iov = const_cast<iovec*>(iov);
+  copy.msg_iovlen = static_cast<decltype(copy.msg_iovlen)>(count);
+  return copy;
+}
+
 ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
   const auto kernel = [=] { return real.recvmsg(fd, message, flags); };
-  if (NoAddress(message) || !PlainVector(message->msg_iov, static_cast<int>(message->msg_iovlen)) ||
-      (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) {
-    return kernel();
+  const Vector kind =
+      NoAddress(message) ? Vector::kOdd : Judge(message->msg_iov, static_cast<size_t>(message->msg_iovlen));
+  if (kind != Vector::kUsual) [[unlikely]] {
+    if (kind == Vector::kOdd) return kernel();
+    return Cut(message->msg_iov, static_cast<size_t>(message->msg_iovlen), [=](const iovec* part, size_t parts) {
+      msghdr copy = WithVector(*message, part, parts);
+      const ssize_t result = ReceiveMessage(slot, fd, &copy, flags);
+      message->msg_namelen = copy.msg_namelen;
+      message->msg_controllen = copy.msg_controllen;
+      message->msg_flags = copy.msg_flags;
+      return result;
+    });
   }
+  if ((flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
   bool by_kernel = false;
   const size_t room = message->msg_controllen;
   const ssize_t result = ReceiveNoting(slot, fd, message->msg_iov, message->msg_iovlen, flags, &by_kernel, kernel);
@@ -109,9 +116,16 @@ ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
 
 ssize_t SendMessage(uint32_t slot, int fd, const msghdr* message, int flags) {
   const auto kernel = [=] { return real.sendmsg(fd, message, flags); };
-  if (NoAddress(message) || !PlainVector(message->msg_iov, static_cast<int>(message->msg_iovlen)) ||
-      OutOfBand(slot, fd, flags) || WithoutCopy(slot, fd, flags))
-    return kernel();
+  const Vector kind =
+      NoAddress(message) ? Vector::kOdd : Judge(message->msg_iov, static_cast<size_t>(message->msg_iovlen));
+  if (kind != Vector::kUsual) [[unlikely]] {
+    if (kind == Vector::kOdd) return kernel();
+    return Cut(message->msg_iov, static_cast<size_t>(message->msg_iovlen), [=](const iovec* part, size_t parts) {
+      const msghdr copy = WithVector(*message, part, parts);
+      return SendMessage(slot, fd, &copy, flags);
+    });
+  }
+  if (OutOfBand(slot, fd, flags) || WithoutCopy(slot, fd, flags)) return kernel();
   if (message->msg_controllen != 0) {
     FenceAndSettle(slot, fd, Reason::kSocketOption);  // what control data means to TCP is the kernel's business
     return kernel();
@@ -123,7 +137,7 @@ HETEROSOCK_OWN_FRAME ssize_t Recv(int fd, void* buffer, size_t bytes, int flags)
   uint32_t slot;
   const auto kernel = [=] { return real.recv(fd, buffer, bytes, flags); };
   if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
-  const iovec part = {buffer, bytes};
+  const iovec part = {buffer, Cut(bytes)};
   return Receive(slot, fd, &part, 1, flags, kernel);
 }
 
@@ -132,7 +146,7 @@ HETEROSOCK_OWN_FRAME ssize_t RecvFrom(int fd, void* buffer, size_t bytes, int fl
   uint32_t slot;
   const auto kernel = [=] { return real.recvfrom(fd, buffer, bytes, flags, from, from_length); };
   if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
-  const iovec part = {buffer, bytes};
+  const iovec part = {buffer, Cut(bytes)};
   bool by_kernel = false;
   const ssize_t result = ReceiveNoting(slot, fd, &part, 1, flags, &by_kernel, kernel);
   if (result >= 0 && !by_kernel && from != nullptr && from_length != nullptr) *from_length = 0;
@@ -146,33 +160,43 @@ HETEROSOCK_OWN_FRAME ssize_t SendTo(int fd, const void* buffer, size_t bytes, in
   if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_FASTOPEN) || OutOfBand(slot, fd, flags) ||
       WithoutCopy(slot, fd, flags))
     return kernel();
-  const iovec part = {const_cast<void*>(buffer), bytes};
+  const iovec part = {const_cast<void*>(buffer), Cut(bytes)};
   return Send(slot, fd, &part, 1, flags, kernel);
 }
 
 HETEROSOCK_OWN_FRAME ssize_t Read(int fd, void* buffer, size_t bytes) {
   uint32_t slot;
-  if (!StreamOf(fd, &slot) || bytes == 0) return real.read(fd, buffer, bytes);
-  const iovec part = {buffer, bytes};
+  if (!StreamOf(fd, &slot) || static_cast<ssize_t>(bytes) <= 0) return real.read(fd, buffer, bytes);
+  const iovec part = {buffer, Cut(bytes)};
   return Receive(slot, fd, &part, 1, 0, [=] { return real.read(fd, buffer, bytes); });
 }
 
 HETEROSOCK_OWN_FRAME ssize_t ReadV(int fd, const iovec* iov, int count) {
   uint32_t slot;
-  if (!StreamOf(fd, &slot) || !PlainVector(iov, count)) return real.readv(fd, iov, count);
+  if (!StreamOf(fd, &slot)) return real.readv(fd, iov, count);
+  const Vector kind = Judge(iov, static_cast<size_t>(count));
+  if (kind == Vector::kLong) [[unlikely]]
+    return Cut(iov, static_cast<size_t>(count),
+               [=](const iovec* part, size_t parts) { return ReadV(fd, part, static_cast<int>(parts)); });
+  if (kind == Vector::kOdd) return real.readv(fd, iov, count);
   return Receive(slot, fd, iov, static_cast<size_t>(count), 0, [=] { return real.readv(fd, iov, count); });
 }
 
 HETEROSOCK_OWN_FRAME ssize_t Write(int fd, const void* buffer, size_t bytes) {
   uint32_t slot;
-  if (!StreamOf(fd, &slot) || bytes == 0) return real.write(fd, buffer, bytes);
-  const iovec part = {const_cast<void*>(buffer), bytes};
+  if (!StreamOf(fd, &slot) || static_cast<ssize_t>(bytes) <= 0) return real.write(fd, buffer, bytes);
+  const iovec part = {const_cast<void*>(buffer), Cut(bytes)};
   return Send(slot, fd, &part, 1, 0, [=] { return real.write(fd, buffer, bytes); });
 }
 
 HETEROSOCK_OWN_FRAME ssize_t WriteV(int fd, const iovec* iov, int count) {
   uint32_t slot;
-  if (!StreamOf(fd, &slot) || !PlainVector(iov, count)) return real.writev(fd, iov, count);
+  if (!StreamOf(fd, &slot)) return real.writev(fd, iov, count);
+  const Vector kind = Judge(iov, static_cast<size_t>(count));
+  if (kind == Vector::kLong) [[unlikely]]
+    return Cut(iov, static_cast<size_t>(count),
+               [=](const iovec* part, size_t parts) { return WriteV(fd, part, static_cast<int>(parts)); });
+  if (kind == Vector::kOdd) return real.writev(fd, iov, count);
   return Send(slot, fd, iov, static_cast<size_t>(count), 0, [=] { return real.writev(fd, iov, count); });
 }
 
@@ -194,8 +218,13 @@ HETEROSOCK_EXPORT ssize_t readv(int fd, const iovec* iov, int count) {
 // With an offset they fail on sockets; with -1 they are readv and writev. Their flags do not fit ours: RWF_NOWAIT only.
 HETEROSOCK_EXPORT ssize_t preadv2(int fd, const iovec* iov, int count, off_t offset, int flags) {
   uint32_t slot;
-  if (!StreamOf(fd, &slot) || offset != -1 || !PlainVector(iov, count))
-    return real.preadv2(fd, iov, count, offset, flags);
+  if (!StreamOf(fd, &slot) || offset != -1) return real.preadv2(fd, iov, count, offset, flags);
+  const Vector kind = Judge(iov, static_cast<size_t>(count));
+  if (kind == Vector::kLong) [[unlikely]]
+    return Cut(iov, static_cast<size_t>(count), [=](const iovec* part, size_t parts) {
+      return preadv2(fd, part, static_cast<int>(parts), offset, flags);
+    });
+  if (kind == Vector::kOdd) return real.preadv2(fd, iov, count, offset, flags);
   return Receive(slot, fd, iov, static_cast<size_t>(count), (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0,
                  [=] { return real.preadv2(fd, iov, count, offset, flags); });
 }
@@ -213,8 +242,13 @@ HETEROSOCK_EXPORT ssize_t writev(int fd, const iovec* iov, int count) {
 
 HETEROSOCK_EXPORT ssize_t pwritev2(int fd, const iovec* iov, int count, off_t offset, int flags) {
   uint32_t slot;
-  if (!StreamOf(fd, &slot) || offset != -1 || !PlainVector(iov, count))
-    return real.pwritev2(fd, iov, count, offset, flags);
+  if (!StreamOf(fd, &slot) || offset != -1) return real.pwritev2(fd, iov, count, offset, flags);
+  const Vector kind = Judge(iov, static_cast<size_t>(count));
+  if (kind == Vector::kLong) [[unlikely]]
+    return Cut(iov, static_cast<size_t>(count), [=](const iovec* part, size_t parts) {
+      return pwritev2(fd, part, static_cast<int>(parts), offset, flags);
+    });
+  if (kind == Vector::kOdd) return real.pwritev2(fd, iov, count, offset, flags);
   return Send(slot, fd, iov, static_cast<size_t>(count), (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0,
               [=] { return real.pwritev2(fd, iov, count, offset, flags); });
 }
