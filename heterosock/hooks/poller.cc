@@ -13,6 +13,9 @@ namespace heterok8s::heterosock {
 namespace {
 
 constexpr uint64_t kKernelEveryUs = 5;
+// How long nobody looks at the sockets of those whose bells are polled in their place: what they alone tell is that the
+// other end died, and what comes over TCP while only one end has moved.
+constexpr uint64_t kSocketsEveryNs = 20'000'000;
 
 // Another thread may close the connection and unmap its channel at any time but under its lock. A signal handler that
 // interrupted its thread there does not get it, and needs it as little.
@@ -167,8 +170,8 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       const uint32_t index = FdTable::Get(fd).index();
       Slots::Get(index).rx.calls.Enter();
       if (Slots::Get(index).phase.load(std::memory_order_seq_cst) == Phase::kArmed) hurry = true;
+      notes_[n - count_] = {index, Note::kOnTcp};
       expanded_[n++] = {-1, 0, 0};
-      notes_[n - 1 - count_] = index << 1 | 1;
     } else if (kind == Kind::kRing) {
       const uint32_t index = FdTable::Get(fd).index();
       if (EnterBell(index)) EpollPoke(index);
@@ -185,25 +188,27 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       // An end that was not announced: whether it is a reset depends on what was left unread.
       if (sends && !seen.ended) events |= POLLRDHUP;
       expanded_[i].events = events;
+      notes_[n - count_] = {index, static_cast<uint32_t>(i)};
       expanded_[n++] = {seen.bell, POLLIN, 0};
-      notes_[n - 1 - count_] = index << 1;
     } else if (kind == Kind::kEpoll && EpollReady(FdTable::Get(fd).index())) {
       hurry = true;
     }
   }
   timespec left = {};
-  const uint64_t now = (end != 0 || limited) && !hurry ? Nanoseconds() : 0;
-  if (limited && (end == 0 || end > now + bell::kPatienceNs)) end = now + bell::kPatienceNs;
+  const uint64_t now = (end != 0 || limited || crowded_) && !hurry ? Nanoseconds() : 0;
+  const uint64_t most = crowded_ ? kSocketsEveryNs : bell::kPatienceNs;
+  if ((limited || crowded_) && (end == 0 || end > now + most)) end = now + most;
   if (end != 0 && !hurry) {
     const uint64_t ns = now < end ? end - now : 0;
     left = {static_cast<time_t>(ns / 1000000000u), static_cast<long>(ns % 1000000000u)};
   }
-  const int result = real.ppoll(expanded_, n, end != 0 || hurry ? &left : nullptr, mask);
+  const int before = errno;
+  const timespec* const timeout = end != 0 || hurry ? &left : nullptr;
+  const int result = crowded_ ? SleepOnBells(n, timeout, mask) : real.ppoll(expanded_, n, timeout, mask);
   const int error = errno;
   for (nfds_t i = count_; i < n; ++i) {
-    // Noted before: the descriptor table may have changed while the kernel waited.
-    const uint32_t index = notes_[i - count_] >> 1;
-    if (notes_[i - count_] & 1) {
+    const uint32_t index = notes_[i - count_].index;
+    if (notes_[i - count_].counted()) {
       Slots::Get(index).rx.calls.Leave(0);
       continue;
     }
@@ -215,8 +220,34 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       Slots::Get(FdTable::Get(fds_[i].fd).index()).rx.kernel_event.store(1, std::memory_order_relaxed);
     }
   }
+  if (result < 0 && error == EINVAL && !crowded_ && n > count_) {
+    crowded_ = true;
+    errno = before;
+    return true;
+  }
   errno = error;
   return result >= 0;
+}
+
+// The kernel takes no more entries than RLIMIT_NOFILE (do_sys_poll() in fs/select.c), so no more than the program has:
+// the sockets are looked at now, and then each of those that have a bell gives its place to it. As ppoll() of all, and
+// leaves the answers in the same places.
+int Poller::SleepOnBells(nfds_t n, const timespec* timeout, const sigset_t* mask) {
+  const timespec now = {};
+  const long ready = Syscall(SYS_ppoll, reinterpret_cast<long>(expanded_), static_cast<long>(count_),
+                             reinterpret_cast<long>(&now), 0, 8);
+  if (ready > 0) return static_cast<int>(ready);
+  for (nfds_t i = count_; i < n; ++i) {
+    if (!notes_[i - count_].counted()) expanded_[notes_[i - count_].at] = expanded_[i];
+  }
+  const int result = real.ppoll(expanded_, count_, timeout, mask);
+  for (nfds_t i = count_; i < n && result > 0; ++i) {
+    if (notes_[i - count_].counted()) continue;
+    pollfd& place = expanded_[notes_[i - count_].at];
+    expanded_[i].revents = place.revents;
+    place.revents = 0;
+  }
+  return result;
 }
 
 }  // namespace heterok8s::heterosock

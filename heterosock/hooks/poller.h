@@ -46,7 +46,7 @@ class Poller {
     const long at =
         Syscall(SYS_mmap, 0, static_cast<long>(Bytes()), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     expanded_ = at < 0 && at > -4096 ? nullptr : reinterpret_cast<pollfd*>(at);
-    notes_ = reinterpret_cast<uint32_t*>(expanded_ + 2 * count);
+    notes_ = reinterpret_cast<Note*>(expanded_ + 2 * count);
   }
   ~Poller() {
     if (count_ > kOnStack && expanded_ != nullptr)
@@ -64,11 +64,11 @@ class Poller {
       const uint32_t index = FdTable::Get(fds_[i].fd).index();
       Slot& slot = Slots::Get(index);
       slot.rx.calls.Enter();
-      notes_[entered++] = index;
+      notes_[entered++] = {index, Note::kOnTcp};
       if (slot.phase.load(std::memory_order_seq_cst) == Phase::kArmed) armed = true;
     }
     const int result = armed ? kArmedMeanwhile : native();
-    for (nfds_t i = 0; i < entered; ++i) Slots::Get(notes_[i]).rx.calls.Leave(0);
+    for (nfds_t i = 0; i < entered; ++i) Slots::Get(notes_[i].index).rx.calls.Leave(0);
     return result;
   }
   static constexpr int kArmedMeanwhile = -2;
@@ -81,20 +81,30 @@ class Poller {
  private:
   static constexpr nfds_t kOnStack = 128;
 
+  // Of a connection for which this call sleeps; the descriptor table may change meanwhile.
+  struct Note {
+    static constexpr uint32_t kOnTcp = ~0u;
+    uint32_t index;
+    uint32_t at;  // its place in the program's array, or kOnTcp
+    bool counted() const { return at == kOnTcp; }
+  };
+
   int Look();
   bool OnlyKernels() const;
   static short Confirmed(const pollfd& said);
   int LookAtOurs();
   bool Spin(int* ready);
   bool Sleep(uint64_t end, const sigset_t* mask, bool patient);
-  size_t Bytes() const { return count_ * (2 * sizeof(pollfd) + sizeof(uint32_t)); }
+  int SleepOnBells(nfds_t n, const timespec* timeout, const sigset_t* mask);
+  size_t Bytes() const { return count_ * (2 * sizeof(pollfd) + sizeof(Note)); }
 
   pollfd* fds_;
   const nfds_t count_;
   pollfd stack_[2 * kOnStack];
-  uint32_t notes_on_stack_[kOnStack];
+  Note notes_on_stack_[kOnStack];
   pollfd* expanded_ = stack_;
-  uint32_t* notes_ = notes_on_stack_;
+  Note* notes_ = notes_on_stack_;
+  bool crowded_ = false;  // the kernel does not take the bells beside what the program asks for
 };
 
 }  // namespace heterok8s::heterosock

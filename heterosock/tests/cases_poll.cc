@@ -195,6 +195,47 @@ CASE{"poll: by the checked calls, and ppoll's limits",
             e.Meet();
           }}};
 
+// poll() takes as many entries as the program may have open files, and the connections are among them.
+Body InLongArray(int connections) {
+  constexpr int kEntries = 64;
+  return {.client =
+              [](End& e) {
+                e.Meet();
+                Sleep(20);
+                e.SendAll(e.sock, "abc");
+                e.Meet();
+                Sleep(20);
+                raise(SIGKILL);
+              },
+          .server =
+              [connections](End& e) {
+                rlimit limit{};
+                getrlimit(RLIMIT_NOFILE, &limit);
+                limit.rlim_cur = kEntries;
+                DO(setrlimit(RLIMIT_NOFILE, &limit));
+                std::vector<pollfd> fds(kEntries, {-1, POLLIN | POLLRDHUP, 0});
+                for (int i = 0; i < connections; ++i) fds[static_cast<size_t>(i + 3)].fd = e.sock;
+                const auto wait = [&](int timeout) {
+                  DO(poll(fds.data(), kEntries, timeout));
+                  e.Say("%s", EventNames(static_cast<unsigned>(fds[3].revents)).c_str());
+                };
+                wait(30);
+                fds.push_back({-1, 0, 0});
+                DO(poll(fds.data(), kEntries + 1, 30));
+                e.Meet();
+                wait(5000);
+                e.Recv(e.sock, 10);
+                const timespec short_while{0, 30'000'000};
+                DO(ppoll(fds.data(), kEntries, &short_while, nullptr));
+                e.Meet();
+                wait(5000);
+                e.Recv(e.sock, 10);
+              }};
+}
+
+CASE{"poll: an array as long as the limit of open files", InLongArray(1)};
+CASE{"poll: more connections than half of the limit of open files", InLongArray(40)};
+
 CASE{"poll: a closed descriptor in the set",
      {.client = [](End& e) { e.Drain(e.sock, 10); },
       .server =
