@@ -72,6 +72,10 @@ void CorrectLeft(msghdr* message, int left) {
   }
 }
 
+// Who receives no bytes waits for one nevertheless, unlike who reads none (sock_rcvlowat() in include/net/sock.h,
+// sock_read_iter() in net/socket.c). It stays where it is.
+int ForNothing(int flags) { return MSG_PEEK | (flags & MSG_DONTWAIT); }
+
 msghdr WithVector(const msghdr& message, const iovec* iov, size_t count) {
   msghdr copy = message;
   copy.msg_iov = const_cast<iovec*>(iov);
@@ -85,14 +89,22 @@ ssize_t ReceiveMessage(uint32_t slot, int fd, msghdr* message, int flags) {
       NoAddress(message) ? Vector::kOdd : Judge(message->msg_iov, static_cast<size_t>(message->msg_iovlen));
   if (kind != Vector::kUsual) [[unlikely]] {
     if (kind == Vector::kOdd) return kernel();
-    return Cut(message->msg_iov, static_cast<size_t>(message->msg_iovlen), [=](const iovec* part, size_t parts) {
+    const auto with = [=](const iovec* part, size_t parts, int with_flags) {
       msghdr copy = WithVector(*message, part, parts);
-      const ssize_t result = ReceiveMessage(slot, fd, &copy, flags);
+      const ssize_t result = ReceiveMessage(slot, fd, &copy, with_flags);
       message->msg_namelen = copy.msg_namelen;
       message->msg_controllen = copy.msg_controllen;
       message->msg_flags = copy.msg_flags;
       return result;
-    });
+    };
+    if (kind == Vector::kLong)
+      return Cut(message->msg_iov, static_cast<size_t>(message->msg_iovlen),
+                 [=](const iovec* part, size_t parts) { return with(part, parts, flags); });
+    if (flags & (MSG_ERRQUEUE | MSG_OOB)) return kernel();
+    char byte;
+    const iovec one = {&byte, 1};
+    const ssize_t result = with(&one, 1, ForNothing(flags));
+    return result > 0 ? 0 : result;
   }
   if ((flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
   bool by_kernel = false;
@@ -119,7 +131,7 @@ ssize_t SendMessage(uint32_t slot, int fd, const msghdr* message, int flags) {
   const Vector kind =
       NoAddress(message) ? Vector::kOdd : Judge(message->msg_iov, static_cast<size_t>(message->msg_iovlen));
   if (kind != Vector::kUsual) [[unlikely]] {
-    if (kind == Vector::kOdd) return kernel();
+    if (kind != Vector::kLong) return kernel();
     return Cut(message->msg_iov, static_cast<size_t>(message->msg_iovlen), [=](const iovec* part, size_t parts) {
       const msghdr copy = WithVector(*message, part, parts);
       return SendMessage(slot, fd, &copy, flags);
@@ -136,7 +148,12 @@ ssize_t SendMessage(uint32_t slot, int fd, const msghdr* message, int flags) {
 HETEROSOCK_OWN_FRAME ssize_t Recv(int fd, void* buffer, size_t bytes, int flags) {
   uint32_t slot;
   const auto kernel = [=] { return real.recv(fd, buffer, bytes, flags); };
-  if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
+  if (!StreamOf(fd, &slot) || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
+  if (bytes == 0) [[unlikely]] {
+    char byte;
+    const ssize_t result = Recv(fd, &byte, 1, ForNothing(flags));
+    return result > 0 ? 0 : result;
+  }
   const iovec part = {buffer, Cut(bytes)};
   return Receive(slot, fd, &part, 1, flags, kernel);
 }
@@ -145,7 +162,12 @@ HETEROSOCK_OWN_FRAME ssize_t RecvFrom(int fd, void* buffer, size_t bytes, int fl
                                       socklen_t* from_length) {
   uint32_t slot;
   const auto kernel = [=] { return real.recvfrom(fd, buffer, bytes, flags, from, from_length); };
-  if (!StreamOf(fd, &slot) || bytes == 0 || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
+  if (!StreamOf(fd, &slot) || (flags & MSG_ERRQUEUE) || OutOfBand(slot, fd, flags)) return kernel();
+  if (bytes == 0) [[unlikely]] {
+    char byte;
+    const ssize_t result = RecvFrom(fd, &byte, 1, ForNothing(flags), from, from_length);
+    return result > 0 ? 0 : result;
+  }
   const iovec part = {buffer, Cut(bytes)};
   bool by_kernel = false;
   const ssize_t result = ReceiveNoting(slot, fd, &part, 1, flags, &by_kernel, kernel);
@@ -178,7 +200,7 @@ HETEROSOCK_OWN_FRAME ssize_t ReadV(int fd, const iovec* iov, int count) {
   if (kind == Vector::kLong) [[unlikely]]
     return Cut(iov, static_cast<size_t>(count),
                [=](const iovec* part, size_t parts) { return ReadV(fd, part, static_cast<int>(parts)); });
-  if (kind == Vector::kOdd) return real.readv(fd, iov, count);
+  if (kind != Vector::kUsual) return real.readv(fd, iov, count);
   return Receive(slot, fd, iov, static_cast<size_t>(count), 0, [=] { return real.readv(fd, iov, count); });
 }
 
@@ -196,7 +218,7 @@ HETEROSOCK_OWN_FRAME ssize_t WriteV(int fd, const iovec* iov, int count) {
   if (kind == Vector::kLong) [[unlikely]]
     return Cut(iov, static_cast<size_t>(count),
                [=](const iovec* part, size_t parts) { return WriteV(fd, part, static_cast<int>(parts)); });
-  if (kind == Vector::kOdd) return real.writev(fd, iov, count);
+  if (kind != Vector::kUsual) return real.writev(fd, iov, count);
   return Send(slot, fd, iov, static_cast<size_t>(count), 0, [=] { return real.writev(fd, iov, count); });
 }
 
@@ -224,7 +246,7 @@ HETEROSOCK_EXPORT ssize_t preadv2(int fd, const iovec* iov, int count, off_t off
     return Cut(iov, static_cast<size_t>(count), [=](const iovec* part, size_t parts) {
       return preadv2(fd, part, static_cast<int>(parts), offset, flags);
     });
-  if (kind == Vector::kOdd) return real.preadv2(fd, iov, count, offset, flags);
+  if (kind != Vector::kUsual) return real.preadv2(fd, iov, count, offset, flags);
   return Receive(slot, fd, iov, static_cast<size_t>(count), (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0,
                  [=] { return real.preadv2(fd, iov, count, offset, flags); });
 }
@@ -248,7 +270,7 @@ HETEROSOCK_EXPORT ssize_t pwritev2(int fd, const iovec* iov, int count, off_t of
     return Cut(iov, static_cast<size_t>(count), [=](const iovec* part, size_t parts) {
       return pwritev2(fd, part, static_cast<int>(parts), offset, flags);
     });
-  if (kind == Vector::kOdd) return real.pwritev2(fd, iov, count, offset, flags);
+  if (kind != Vector::kUsual) return real.pwritev2(fd, iov, count, offset, flags);
   return Send(slot, fd, iov, static_cast<size_t>(count), (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0,
               [=] { return real.pwritev2(fd, iov, count, offset, flags); });
 }

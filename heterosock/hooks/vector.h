@@ -21,10 +21,12 @@ inline size_t Cut(size_t bytes) { return bytes < kMostBytes ? bytes : kMostBytes
 enum class Vector : uint8_t {
   kUsual,
   kLong,  // more than one call takes
-  kOdd,   // no bytes, or one that the kernel would refuse
+  kEmpty,
+  kOdd,  // the kernel would refuse it
 };
 
 inline Vector Judge(const iovec* iov, size_t count) {
+  if (count == 0) return Vector::kEmpty;
   if (NoAddress(iov) || count > IOV_MAX) return Vector::kOdd;
   size_t total = 0;
   for (size_t i = 0; i < count; ++i) {
@@ -37,7 +39,7 @@ inline Vector Judge(const iovec* iov, size_t count) {
     total += length;
   }
   if (total > kMostBytes) return Vector::kLong;
-  return total > 0 ? Vector::kUsual : Vector::kOdd;
+  return total > 0 ? Vector::kUsual : Vector::kEmpty;
 }
 
 // Makes the call with so much of a vector that is kLong. What is behind the first parts waits for the program's next

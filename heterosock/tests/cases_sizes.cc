@@ -127,6 +127,60 @@ CASE{"sizes: received into more than one call takes",
             e.Meet();
           }}};
 
+// All ways to receive no bytes.
+void ReceiveNothing(End& e, int flags) {
+  char b;
+  iovec none{&b, 0};
+  msghdr message{};
+  DO(recv(e.sock, &b, 0, flags));
+  DO(recvfrom(e.sock, &b, 0, flags | MSG_PEEK, nullptr, nullptr));
+  DO(recvmsg(e.sock, &message, flags));
+  message.msg_iov = &none;
+  message.msg_iovlen = 1;
+  DO(recvmsg(e.sock, &message, flags | MSG_TRUNC));
+  e.Say("flags %#x", static_cast<unsigned>(message.msg_flags));
+  DO(read(e.sock, &b, 0));
+  DO(readv(e.sock, &none, 1));
+}
+
+CASE{"sizes: who receives nothing waits for bytes, and leaves them",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abc");
+            e.Meet();
+            for (const char* late : {"d", "e", "f"}) {
+              e.Meet();
+              Sleep(20);
+              e.SendAll(e.sock, late);
+            }
+            e.Meet();
+            DO(shutdown(e.sock, SHUT_WR));
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            timeval limit{2, 0};
+            setsockopt(e.sock, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+            e.AwaitBytes(e.sock, 3);
+            e.Meet();
+            ReceiveNothing(e, MSG_WAITALL);
+            ReceiveNothing(e, MSG_DONTWAIT);
+            e.Recv(e.sock, 10);
+            ReceiveNothing(e, MSG_DONTWAIT);
+            e.Meet();
+            DO(recv(e.sock, nullptr, 0, 0));
+            e.Recv(e.sock, 10, MSG_DONTWAIT);
+            e.Meet();
+            DO(recvfrom(e.sock, nullptr, 0, MSG_WAITALL, nullptr, nullptr));
+            e.Recv(e.sock, 10, MSG_DONTWAIT);
+            e.Meet();
+            msghdr message{};
+            DO(recvmsg(e.sock, &message, 0));
+            e.Recv(e.sock, 10, MSG_DONTWAIT);
+            e.Meet();
+            ReceiveNothing(e, 0);
+          }}};
+
 CASE{"sizes: lengths that the kernel refuses",
      {.client =
           [](End& e) {
