@@ -27,13 +27,7 @@ long Waiting(timespec* timeout, Call&& call) {
   const timespec given = *timeout;
   const uint64_t gone = Nanoseconds() - start;
   if (Syscall(SYS_clock_gettime, CLOCK_MONOTONIC, Argument(timeout)) != 0) return result;
-  const int64_t seconds = static_cast<int64_t>(gone / 1000000000u);
-  const int64_t nanoseconds = given.tv_nsec - static_cast<int64_t>(gone % 1000000000u);
-  const int64_t left = given.tv_sec - seconds - (nanoseconds < 0 ? 1 : 0);
-  if (left < 0)
-    *timeout = {};
-  else
-    *timeout = {static_cast<time_t>(left), static_cast<long>(nanoseconds < 0 ? nanoseconds + 1000000000 : nanoseconds)};
+  *timeout = LeftOf(given, gone);
   errno = error;
   return result;
 }

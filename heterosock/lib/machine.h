@@ -49,6 +49,13 @@ inline uint64_t ToNanoseconds(const timespec& limit) {
   if (limit.tv_sec >= kMost) return kLongestNs;
   return static_cast<uint64_t>(limit.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(limit.tv_nsec);
 }
+// What is left of one after so many nanoseconds.
+inline timespec LeftOf(const timespec& limit, uint64_t gone) {
+  const int64_t nanoseconds = limit.tv_nsec - static_cast<int64_t>(gone % 1'000'000'000);
+  const int64_t seconds = limit.tv_sec - static_cast<int64_t>(gone / 1'000'000'000) - (nanoseconds < 0 ? 1 : 0);
+  if (seconds < 0) return {};
+  return {static_cast<time_t>(seconds), static_cast<long>(nanoseconds < 0 ? nanoseconds + 1'000'000'000 : nanoseconds)};
+}
 inline uint64_t EndOf(uint64_t wait) {
   const uint64_t now = Nanoseconds();
   return wait < kLongestNs - now ? now + wait : kLongestNs;
