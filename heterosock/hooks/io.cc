@@ -316,13 +316,22 @@ HETEROSOCK_EXPORT ssize_t recvmsg(int fd, msghdr* message, int flags) {
   return result;
 }
 
+namespace {
+bool IsLimit(const timespec* limit) {
+  return !NoAddress(limit) && limit->tv_sec >= 0 && limit->tv_nsec >= 0 && limit->tv_nsec < 1'000'000'000;
+}
+}  // namespace
+
 HETEROSOCK_EXPORT int recvmmsg(int fd, mmsghdr* messages, unsigned count, MmsgFlags flags, timespec* timeout) {
   uint32_t slot;
-  if (!StreamOf(fd, &slot) || count == 0) return real.recvmmsg(fd, messages, count, flags, timeout);
+  // What the kernel would refuse goes to it.
+  if (!StreamOf(fd, &slot) || count == 0 || (timeout != nullptr && !IsLimit(timeout)))
+    return real.recvmmsg(fd, messages, count, flags, timeout);
   // As the kernel: the first waits, MSG_WAITFORONE makes the others not wait, an error after the first is kept for
   // later (here: found again by the next call). The timeout is looked at between messages only, in the kernel too
-  // (recvmmsg(2), BUGS).
-  const uint64_t end = timeout == nullptr ? 0 : EndOf(ToNanoseconds(*timeout));
+  // (recvmmsg(2), BUGS), and what is left of it is told when a message came (do_recvmmsg() in net/socket.c).
+  const timespec limit = timeout == nullptr ? timespec{} : *timeout;
+  const uint64_t start = timeout == nullptr ? 0 : Nanoseconds();
   const int saved = errno;
   int each = flags & ~MSG_WAITFORONE;
   unsigned n = 0;
@@ -334,7 +343,9 @@ HETEROSOCK_EXPORT int recvmmsg(int fd, mmsghdr* messages, unsigned count, MmsgFl
     }
     messages[n].msg_len = static_cast<unsigned>(got);
     if (flags & MSG_WAITFORONE) each |= MSG_DONTWAIT;
-    if ((timeout != nullptr && Nanoseconds() >= end)) return static_cast<int>(n + 1);
+    if (timeout == nullptr) continue;
+    *timeout = LeftOf(limit, Nanoseconds() - start);
+    if (timeout->tv_sec == 0 && timeout->tv_nsec == 0) return static_cast<int>(n + 1);
   }
   return static_cast<int>(n);
 }

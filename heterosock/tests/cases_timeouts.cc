@@ -321,5 +321,34 @@ CASE{"time: a limit of LONG_MAX seconds",
             round([] {});
           }}};
 
+CASE{"time: recvmmsg's limit",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abcdef");
+            e.Drain(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 6);
+            char b[2];
+            iovec one{b, 1};
+            mmsghdr messages[2]{};
+            for (mmsghdr& each : messages) each.msg_hdr.msg_iov = &one, each.msg_hdr.msg_iovlen = 1;
+            for (timespec limit : {timespec{-1, 0}, {0, -1}, {0, 1'000'000'000}}) {
+              DO(recvmmsg(e.sock, messages, 2, 0, &limit));
+            }
+            timespec limit{7, 0};
+            DO(recvmmsg(e.sock, messages, 2, 0, &limit));
+            e.Say("less is left: %d", limit.tv_sec < 7 && limit.tv_nsec >= 0 && limit.tv_nsec < 1'000'000'000);
+            limit = {0, 0};
+            DO(recvmmsg(e.sock, messages, 2, 0, &limit));
+            e.Say("nothing is left: %d", limit.tv_sec == 0 && limit.tv_nsec == 0);
+            e.Recv(e.sock, 10);
+            limit = {7, 0};
+            DO(recvmmsg(e.sock, messages, 2, MSG_DONTWAIT, &limit));
+            e.Say("all is left: %d", limit.tv_sec == 7 && limit.tv_nsec == 0);
+            DO(recvmmsg(e.sock, messages, 2, MSG_DONTWAIT, reinterpret_cast<timespec*>(8)));
+          }}};
+
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
