@@ -385,22 +385,34 @@ HETEROSOCK_EXPORT ssize_t sendmsg(int fd, const msghdr* message, int flags) {
   return real.sendmsg(fd, message, flags);
 }
 
+namespace {
+size_t BytesOf(const msghdr& message) {
+  size_t total = 0;
+  for (size_t i = 0; i < static_cast<size_t>(message.msg_iovlen); ++i) total += message.msg_iov[i].iov_len;
+  return Cut(total);
+}
+}  // namespace
+
 HETEROSOCK_EXPORT int sendmmsg(int fd, mmsghdr* messages, unsigned count, MmsgFlags flags) {
   uint32_t slot;
   if (!StreamOf(fd, &slot)) {
     for (unsigned i = 0; messages != nullptr && i < count; ++i) FencePassed(&messages[i].msg_hdr);
     return real.sendmmsg(fd, messages, count, flags);
   }
+  // As __sys_sendmmsg() in net/socket.c: so many at most, and none behind one of which a part went.
+  if (count > IOV_MAX) count = IOV_MAX;
   const int saved = errno;
-  for (unsigned n = 0; n < count; ++n) {
+  unsigned n = 0;
+  for (bool whole = true; whole && n < count; ++n) {
     const ssize_t sent = SendMessage(slot, fd, &messages[n].msg_hdr, flags);
     if (sent < 0) {
       if (n > 0) errno = saved;
       return n > 0 ? static_cast<int>(n) : -1;
     }
     messages[n].msg_len = static_cast<unsigned>(sent);
+    whole = static_cast<size_t>(sent) >= BytesOf(messages[n].msg_hdr);
   }
-  return static_cast<int>(count);
+  return static_cast<int>(n);
 }
 
 // libc's other names for the same functions, which some programs import.

@@ -127,6 +127,39 @@ CASE{"sizes: received into more than one call takes",
             e.Meet();
           }}};
 
+CASE{"sizes: sendmmsg ends with a message of which a part went",
+     {.client =
+          [](End& e) {
+            char* const buffer = LongBuffer();
+            if (buffer == nullptr) return e.Say("no memory");
+            iovec parts[2] = {{buffer, 5}, {buffer, size_t{1} << 30}};
+            mmsghdr messages[3]{};
+            messages[0].msg_hdr = Message(&parts[0], 1);
+            messages[1].msg_hdr = Message(&parts[1], 1);
+            DO(sendmmsg(e.sock, messages, 3, MSG_DONTWAIT));
+            e.Say("%u, a part: %d, %u", messages[0].msg_len, messages[1].msg_len < parts[1].iov_len,
+                  messages[2].msg_len);
+            e.Tell(static_cast<int>(messages[0].msg_len + messages[1].msg_len));
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            e.RecvAll(e.sock, static_cast<size_t>(e.Told()));
+          }}};
+
+CASE{"sizes: sendmmsg of more messages than one call takes",
+     {.client =
+          [](End& e) {
+            iovec one{const_cast<char*>("x"), 1};
+            mmsghdr message{};
+            message.msg_hdr = Message(&one, 1);
+            std::vector<mmsghdr> many(IOV_MAX + 1, message);
+            DO(sendmmsg(e.sock, many.data(), IOV_MAX + 1, 0));
+            DO(shutdown(e.sock, SHUT_WR));
+          },
+      .server = [](End& e) { e.Drain(e.sock, 100); }}};
+
 // All ways to receive no bytes.
 void ReceiveNothing(End& e, int flags) {
   char b;
