@@ -260,7 +260,7 @@ ssize_t Receiver::Wait() {
   if (poke) EpollPoke(index_);
   if (serve) ServePeer(index_, fd_);
   errno = 0;
-  const int n = real.ppoll(sources, 2, timeout, nullptr);  // libc's: a cancellation point, as recv() is one
+  const int n = PollTwo(sources, 2, timeout);  // libc's ppoll: a cancellation point, as recv() is one
   const int error = errno;
   LockReceive(index_);
   LeaveBell(index_);

@@ -375,7 +375,7 @@ class Sender {
     tx_.lock.Release();
     if (poke_) EpollPoke(index_);
     hurry_ = poke_ = false;
-    const int n = real.ppoll(sources, count, timeout, nullptr);
+    const int n = PollTwo(sources, count, timeout);
     const int error = errno;
     LockSend(index_);
     if (slot_.generation != generation_ || channel_.page == nullptr) return -EBADF;

@@ -27,6 +27,27 @@ bool TcpEnded(int fd) {
   return state >= kTimeWait;
 }
 
+int PollTwo(pollfd* sources, nfds_t count, const timespec* timeout) {
+  const int before = errno;
+  const int n = real.ppoll(sources, count, timeout, nullptr);
+  if (n >= 0 || errno != EINVAL) [[likely]]
+    return n;
+  const auto cut = [timeout](const timespec& most) {
+    return timeout != nullptr && timeout->tv_sec == 0 && timeout->tv_nsec < most.tv_nsec ? *timeout : most;
+  };
+  const timespec look = cut({0, 20'000'000}), soon = cut({0, 5'000'000});
+  if (count == 1 || real.ppoll(&sources[1], 1, &look, nullptr) < 0) {
+    const long slept = errno == EINVAL ? Syscall(SYS_nanosleep, reinterpret_cast<long>(&soon)) : -errno;
+    if (slept < 0) {
+      errno = static_cast<int>(-slept);
+      return -1;
+    }
+  }
+  errno = before;
+  sources[0].revents = sources[0].events;
+  return 1;
+}
+
 bool MayBlock(Slot& slot, int fd) {
   const long flags = Syscall(SYS_fcntl, fd, F_GETFL);
   const bool nonblocking = flags >= 0 && (flags & O_NONBLOCK) != 0;

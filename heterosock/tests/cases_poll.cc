@@ -236,6 +236,28 @@ Body InLongArray(int connections) {
 CASE{"poll: an array as long as the limit of open files", InLongArray(1)};
 CASE{"poll: more connections than half of the limit of open files", InLongArray(40)};
 
+// As a server that has given up everything else: it may poll one descriptor.
+CASE{"poll: by a program that may have one open file",
+     {.client =
+          [](End& e) {
+            KeepWaiting(e);
+            e.Meet();
+            KeepWaiting(e);
+          },
+      .server =
+          [](End& e) {
+            rlimit limit{};
+            getrlimit(RLIMIT_NOFILE, &limit);
+            for (const rlim_t most : {rlim_t{1}, rlim_t{0}}) {
+              limit.rlim_cur = most;
+              DO(setrlimit(RLIMIT_NOFILE, &limit));
+              if (most == 1) SayPoll(e, {{e.sock, POLLIN, 0}}, 30);
+              WaitIdle(e);
+              if (most == 1) SayPoll(e, {{e.sock, POLLIN, 0}}, 0);
+              if (most == 1) e.Meet();
+            }
+          }}};
+
 CASE{"poll: a closed descriptor in the set",
      {.client = [](End& e) { e.Drain(e.sock, 10); },
       .server =
