@@ -12,20 +12,25 @@ struct Section::State {
   std::string name;  // of the file
   YAML::Node root;
   std::set<std::string> read;  // paths
-  absl::Status failure;
+  std::vector<std::string> mistakes;
+  std::set<std::string> mistaken;  // paths
 };
 
 namespace {
 
-// The first key below `node` that is not in `read`.
-std::optional<std::string> Unread(const YAML::Node& node, const std::string& path, const std::set<std::string>& read) {
+constexpr size_t kMistakesSaid = 20;
+
+// Adds the keys below `node` that are not in `read`.
+void FindUnread(const YAML::Node& node, const std::string& path, const std::set<std::string>& read,
+                std::set<std::string>& unread) {
   for (const auto& entry : node) {
     const std::string key = path.empty() ? entry.first.Scalar() : path + "." + entry.first.Scalar();
-    if (!read.contains(key)) return key;
-    if (!entry.second.IsMap()) continue;
-    if (std::optional<std::string> below = Unread(entry.second, key, read)) return below;
+    if (!read.contains(key)) {
+      unread.insert(key);
+    } else if (entry.second.IsMap()) {
+      FindUnread(entry.second, key, read, unread);
+    }
   }
-  return std::nullopt;
 }
 
 }  // namespace
@@ -33,9 +38,7 @@ std::optional<std::string> Unread(const YAML::Node& node, const std::string& pat
 std::string Section::PathOf(const std::string& key) const { return path_.empty() ? key : path_ + "." + key; }
 
 void Section::Fail(const std::string& key, const std::string& text) {
-  if (state_->failure.ok()) {
-    state_->failure = absl::InvalidArgumentError(fmt::format("{}: {}: {}", state_->name, PathOf(key), text));
-  }
+  if (state_->mistaken.insert(PathOf(key)).second) state_->mistakes.push_back(fmt::format("{}: {}", PathOf(key), text));
 }
 
 std::optional<YAML::Node> Section::Find(const std::string& key) {
@@ -119,6 +122,7 @@ absl::StatusOr<Document> Document::Parse(const std::string& text, const std::str
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(fmt::format("{}: {}", name, error.what()));
   }
+  if (state->root.IsNull()) state->root = YAML::Node(YAML::NodeType::Map);  // an empty file, or comments alone
   if (!state->root.IsMap()) return absl::InvalidArgumentError(fmt::format("{}: is no mapping of keys", name));
   for (const auto& entry : state->root) {
     if (!entry.first.IsScalar()) return absl::InvalidArgumentError(fmt::format("{}: a key is no text", name));
@@ -134,11 +138,17 @@ absl::StatusOr<Document> Document::Load(const std::string& path) {
 Section Document::root() const { return Section(state_, state_->root, ""); }
 
 absl::Status Document::Finish() const {
-  HK_RETURN_IF_ERROR(state_->failure);
-  if (std::optional<std::string> key = Unread(state_->root, "", state_->read)) {
-    return absl::InvalidArgumentError(fmt::format("{}: unknown key '{}'", state_->name, *key));
+  std::vector<std::string> mistakes = state_->mistakes;
+  std::set<std::string> unread;
+  FindUnread(state_->root, "", state_->read, unread);
+  for (const std::string& key : unread) mistakes.push_back(fmt::format("unknown key '{}'", key));
+  if (mistakes.empty()) return absl::OkStatus();
+  std::string more;
+  if (mistakes.size() > kMistakesSaid) {
+    more = fmt::format("; and {} more", mistakes.size() - kMistakesSaid);
+    mistakes.resize(kMistakesSaid);
   }
-  return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("{}: {}{}", state_->name, fmt::join(mistakes, "; "), more));
 }
 
 }  // namespace heterok8s::config

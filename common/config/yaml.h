@@ -1,8 +1,8 @@
 // Strict YAML for the daemons' own files: a key nobody asks for is an error that names key and file.
 //
-// Purpose: yaml-cpp's exceptions stop here. A Section reads its keys one by one; Finish() reports the first failure or
-// the first key that was never read.
-// Threading: one thread per document. Errors: kInvalidArgument "FILE: lease.interval_ms: …".
+// Purpose: yaml-cpp's exceptions stop here. A Section reads its keys one by one; Finish() reports every failure and
+// every key that was never read. An empty file is a mapping without keys.
+// Threading: one thread per document. Errors: kInvalidArgument "FILE: lease.interval_ms: …; unknown key 'x'".
 //
 //   HK_ASSIGN_OR_RETURN(Document document, Document::Load(path));
 //   Section root = document.root();
@@ -39,7 +39,7 @@ class Section {
                                     int64_t most);
   std::vector<std::string> Strings(const std::string& key, const std::vector<std::string>& otherwise);
   Section Child(const std::string& key);
-  // "FILE: lease.interval_ms: TEXT" as the document's failure, unless there is one already.
+  // "lease.interval_ms: TEXT" as one of the document's failures, unless that key has one already.
   void Fail(const std::string& key, const std::string& text);
 
  private:
@@ -61,7 +61,7 @@ class Document {
   static absl::StatusOr<Document> Parse(const std::string& text, const std::string& name);
 
   Section root() const;
-  // The first failure of any section, else the first key that no section read.
+  // All failures of the sections, then the keys that no section read; of very many, the first ones.
   absl::Status Finish() const;
 
  private:

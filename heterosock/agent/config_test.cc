@@ -1,5 +1,7 @@
 #include "heterosock/agent/config.h"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 #include <filesystem>
 
@@ -13,7 +15,8 @@ namespace {
 using testing::Says;
 
 TEST_CASE("an empty file gives the defaults") {
-  auto config = ParseConfig("{}", "f");
+  auto config = ParseConfig(GENERATE("", "\n", "# Nothing is set here.\n", "---\n", "{}"), "f");
+
   REQUIRE_OK(config);
   CHECK(config->agent.socket == protocol::kDefaultAgentPath);
   // Pods mount its folder: nothing else may be in it.
@@ -55,6 +58,24 @@ TEST_CASE("what is wrong is named") {
   CHECK_THAT(ParseConfig("{ring_kib: 100}", "f").status(), Says("no power of two"));
   CHECK_THAT(ParseConfig("{other_pu: {listen: /a, connect: /b}}", "f").status(), Says("listens, the other"));
   CHECK_THAT(ParseConfig("{policy: {chains: [\"a b\"]}}", "f").status(), Says("no group is named 'a'"));
+}
+
+TEST_CASE("every mistake is named, each once") {
+  const absl::Status status =
+      ParseConfig("{sokcet: /a, admin: b, ring_kib: much, log: {level: x, file: /c}}", "f").status();
+
+  CHECK_THAT(status,
+             Says("f: admin: 'b' is no absolute path; ring_kib: is no number from 4 to 65536; log.level: 'x' is "
+                  "none of trace, debug, info, warn, error; unknown key 'log.file'; unknown key 'sokcet'"));
+}
+
+TEST_CASE("of very many mistakes the first are named, and the others counted") {
+  std::string text;
+  for (int i = 100; i < 200; ++i) text += fmt::format("key{}: 1\n", i);
+
+  const absl::Status status = ParseConfig(text, "f").status();
+
+  CHECK_THAT(status, Says("unknown key 'key119'; and 80 more"));
 }
 
 TEST_CASE("each mechanism is a line with a reason") {

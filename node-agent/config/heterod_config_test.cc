@@ -96,6 +96,8 @@ TEST_CASE("each mistake is named with file and key") {
       {.more = "on_dpu_down: retry", .says = "on_dpu_down: 'retry' is none of fail, host"},
       {.more = "cri: {socket: [a]}", .says = "cri.socket: is no text"},
       {.more = "cri: {image_gc: {low_percent: 90}}", .says = "cri.image_gc.low_percent: is above high_percent"},
+      {.more = "mtu: 500\ncolour: red",
+       .says = "heterod.yaml: mtu: is less than the 1280 bytes that IPv6 needs; unknown key 'colour'"},
       {.more = "{", .says = "heterod.yaml: "},
   };
   for (const Case& c : cases) {
@@ -110,6 +112,7 @@ TEST_CASE("what a role cannot do without is asked for") {
   CHECK_THAT(ParseHeterodConfig("instance: x", "f").status(), Says("f: role: is missing"));
   CHECK_THAT(ParseHeterodConfig("- a", "f").status(), Says("f: is no mapping"));
   CHECK_THAT(ParseHeterodConfig("", "f").status(), HasCode(absl::StatusCode::kInvalidArgument));
+  CHECK_THAT(ParseHeterodConfig("", "f").status(), Says("f: role: is missing; instance: is missing"));
   CHECK_THAT(LoadHeterodConfig("/nowhere/heterod.yaml").status(), Says("/nowhere/heterod.yaml"));
 }
 
