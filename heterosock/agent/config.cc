@@ -80,8 +80,12 @@ absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& n
 }
 
 absl::StatusOr<Config> LoadConfig(const std::string& path) {
-  HK_ASSIGN_OR_RETURN(std::string text, sys::ReadFile(path, 1u << 20));
-  return ParseConfig(text, path);
+  absl::StatusOr<std::string> text = sys::ReadFile(path, 1u << 20);
+  if (absl::IsNotFound(text.status())) {
+    return absl::NotFoundError(fmt::format("{}; an empty file there gives the defaults", Message(text.status())));
+  }
+  HK_RETURN_IF_ERROR(text.status());
+  return ParseConfig(*text, path);
 }
 
 }  // namespace heterok8s::heterosock::agent

@@ -2,9 +2,9 @@
 //
 // Purpose: one read of heterosockd.yaml into values that are right. docs/heterosock.md explains each key. The policy
 // can be read again while the agent runs; everything else needs a restart, which no connection notices. Threading:
-// values. Errors: kInvalidArgument names file, key and what is wrong with it.
+// values. Errors: kInvalidArgument names the file, each key that is wrong, and why; kNotFound when there is no file.
 //
-//   HK_ASSIGN_OR_RETURN(Config config, LoadConfig("/etc/heterosock/heterosockd.yaml"));
+//   HK_ASSIGN_OR_RETURN(Config config, LoadConfig("/etc/heterok8s/heterosockd.yaml"));
 #pragma once
 
 #include <string>

@@ -78,6 +78,14 @@ TEST_CASE("of very many mistakes the first are named, and the others counted") {
   CHECK_THAT(status, Says("unknown key 'key119'; and 80 more"));
 }
 
+TEST_CASE("a file that is not there is an error that says what to do") {
+  const absl::Status status = LoadConfig("/nowhere/heterosockd.yaml").status();
+
+  CHECK(absl::IsNotFound(status));
+  CHECK_THAT(status, Says("'/nowhere/heterosockd.yaml'"));
+  CHECK_THAT(status, Says("an empty file there gives the defaults"));
+}
+
 TEST_CASE("each mechanism is a line with a reason") {
   for (const Mechanism& line : ProbeMechanisms()) {
     CHECK_FALSE(line.name.empty());
