@@ -5,7 +5,7 @@ TIER ?= all
 BENCH ?= all
 SOAK ?= 3600
 
-.PHONY: help setup build programs test soak demo bench check lab-up lab-kubernetes lab-down clean
+.PHONY: help setup build programs install test soak demo bench check lab-up lab-kubernetes lab-down clean
 
 help: ## this list
 	@awk -F':.*## ' -v suites="$$(bench/run --list | paste -sd'|')" \
@@ -19,6 +19,9 @@ build: setup ## build every program
 
 programs: setup # without the tests: what the demo and a lab need
 	@tools/build //node-agent:heterod //node-agent/cri:heterocri //cni:heterok8s-cni //heteroctl
+
+install: ## put what is built in its place, by rename (DESTDIR=, PREFIX=/usr; WHAT=heterosock for hetero-socket alone)
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' tools/install $(WHAT)
 
 test: build ## run all tests, cheapest first (TIER=unit|netns|lab|sanitize|all)
 	@e2e/run $(TIER)
