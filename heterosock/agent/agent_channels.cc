@@ -141,8 +141,12 @@ bool Agent::Impl::Resume(Session& session, const ChannelName& name, int side, co
   }
   found->second.ends[side] = std::move(end);
   if (known == nullptr) CountFromHere(found->second);  // what was before, an agent before us has counted
-  // The policy may be another one than when they were joined.
-  if (!MayShare(found->second)) Fence(key, found->second, Reason::kPolicyChanged);
+  // The policy may be another one than when they were joined, and an operator may have spoken meanwhile.
+  if (stays_on_tcp_) {
+    Fence(key, found->second, Reason::kOperator);
+  } else if (!MayShare(found->second)) {
+    Fence(key, found->second, Reason::kPolicyChanged);
+  }
   return true;
 }
 
@@ -248,6 +252,19 @@ int Agent::Impl::FenceChannels(Reason reason, const std::function<bool(const Cha
     Fence(key, channel, reason);
   }
   return count;
+}
+
+void Agent::Impl::StayOnTcp(bool stays) {
+  if (stays_on_tcp_ == stays) return;
+  stays_on_tcp_ = stays;
+  spdlog::info(stays ? "an operator has all connections stay on TCP" : "connections may move to shared memory again");
+  Event({{"event", stays ? "stay" : "resume"}});
+  if (!stays) return;
+  std::vector<Offer> waiting = pairing_.RemoveSession(kPuSession);
+  for (const auto& [id, session] : sessions_) {
+    for (Offer& offer : pairing_.RemoveSession(id)) waiting.push_back(std::move(offer));
+  }
+  for (const Offer& offer : waiting) Refuse(offer, Reason::kOperator);
 }
 
 void Agent::Impl::Fence(const ChannelKey& key, const Channel& channel, Reason reason) {

@@ -121,6 +121,8 @@ class Agent::Impl {
   void LetGo(const ChannelKey& key, int side, uint64_t session, Reason reason);
   void ForgetIfDead(const ChannelKey& key);
   int FenceChannels(Reason reason, const std::function<bool(const Channel&)>& which);
+  // Whether nothing moves any more. What has moved goes back all the same only by FenceChannels.
+  void StayOnTcp(bool stays);
   void Fence(const ChannelKey& key, const Channel& channel, Reason reason);
   bool Charge(ChannelEnd& end, uint64_t bytes);
   // What the policy says of its ends. True as long as one is unknown: it is the other PU's, or has not said RESUME.
@@ -189,6 +191,7 @@ class Agent::Impl {
   sys::UniqueFd epoll_, listener_, admin_listener_, pu_listener_, wake_;
   sys::UniqueFd reserve_;  // given up for a moment when this process may open no more
   bool stopping_ = false;
+  bool stays_on_tcp_ = false;  // an operator said so: no offer becomes a channel
   std::mutex tasks_mutex_;
   std::deque<std::function<void(Agent&)>> tasks_;
 

@@ -188,20 +188,6 @@ TEST_CASE("two agents, one after the other, give no two channels the same number
   CHECK(numbers.size() == 2);
 }
 
-std::string Ask(const std::string& path, const std::string& request) {
-  auto fd = ConnectUnix(path, SOCK_STREAM);
-  if (!fd.ok() || send(fd->get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return "";
-  std::string answer;
-  char buffer[4096];
-  pollfd p{fd->get(), POLLIN, 0};
-  while (poll(&p, 1, 20000) == 1) {
-    const ssize_t got = recv(fd->get(), buffer, sizeof buffer, 0);
-    if (got <= 0) break;
-    answer.append(buffer, static_cast<size_t>(got));
-  }
-  return answer;
-}
-
 TEST_CASE("an operator sees who talks over what, and has it go back to TCP") {
   Agent::Options options = Patient();
   const std::string folder = MakeFolder();
@@ -256,6 +242,66 @@ TEST_CASE("an operator sees who talks over what, and has it go back to TCP") {
   }
   CHECK(json::parse(Ask(options.admin, "nonsense\n")).contains("error"));
   CHECK(json::parse(Ask(options.admin, "{\"command\":\"?\"}\n")).contains("error"));
+  agent->reset();
+  rmdir(folder.c_str());
+}
+
+TEST_CASE("an operator has everything stay on TCP, until he says otherwise") {
+  Agent::Options options = Patient();
+  const std::string folder = MakeFolder();
+  options.admin = folder + "/admin.sock";
+  auto agent = RunningAgent::Start(options);
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+  auto joined = Join(*client, *server);
+  REQUIRE_OK(joined);
+  auto waiting = MakeConnection();
+  REQUIRE_OK(waiting);
+  REQUIRE_OK(client->Offer(7, waiting->client.get()));
+  REQUIRE(Becomes(**agent, [](const json& s) { return s["totals"]["waiting_offers"] == 1; }));
+  const auto is_declined = [](Client& end, uint64_t offer) {
+    auto declined = end.Await<protocol::Declined>();
+    REQUIRE_OK(declined);
+    CHECK(declined->first.offer_id == offer);
+    CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kOperator));
+    CHECK(declined->first.retry_after_ms > 0);
+  };
+  const auto is_fenced = [&](Client& end) {
+    auto fence = end.Await<protocol::Fence>();
+    REQUIRE_OK(fence);
+    CHECK(fence->first.channel_id == joined->client.first.channel_id);
+    CHECK(fence->first.reason == static_cast<uint32_t>(Reason::kOperator));
+  };
+
+  CHECK(json::parse(Ask(options.admin, "{\"command\":\"fence\",\"pid\":1,\"stay\":true}\n")).contains("error"));
+  CHECK(json::parse((*agent)->StatusText())["totals"]["stays_on_tcp"] == false);
+  const json answer = json::parse(Ask(options.admin, "{\"command\":\"fence\",\"stay\":true}\n"));
+
+  CHECK(answer == json{{"fenced", 1}, {"stays_on_tcp", true}});
+  is_declined(*client, 7);
+  is_fenced(*client);
+  is_fenced(*server);
+  REQUIRE_OK(client->Offer(8, waiting->client.get()));
+  is_declined(*client, 8);
+  REQUIRE_OK(server->Offer(8, waiting->server.get()));
+  is_declined(*server, 8);
+  // A process that the agent hears of only now.
+  auto third = Client::Connect((*agent)->socket());
+  REQUIRE_OK(third);
+  REQUIRE_OK(
+      third->Resume(joined->server.first, joined->connection.server.get(), joined->server.second.descriptors[0].get()));
+  is_fenced(*third);
+  const json status = json::parse((*agent)->StatusText());
+  CHECK(status["totals"]["stays_on_tcp"] == true);
+  CHECK(status["totals"]["waiting_offers"] == 0);
+  CHECK(status["totals"]["pairs"] == 1);
+
+  CHECK(json::parse(Ask(options.admin, "{\"command\":\"resume\"}\n")) == json{{"stays_on_tcp", false}});
+  is_fenced(*client);  // as the third was
+  is_fenced(*server);
+  CHECK_OK(Join(*client, *server, 9));
   agent->reset();
   rmdir(folder.c_str());
 }

@@ -15,6 +15,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kRecentDeclines = 64;
 constexpr uint32_t kOnceMoreMs = 1000;  // after which an offer that met no other is worth another try
 constexpr uint32_t kMadeRoomMs = 100;   // or one that had to make room
+constexpr uint32_t kOperatorMs = 5000;  // or one that an operator wants on TCP
 
 uint32_t RetryAfterMs(Reason reason) {
   switch (reason) {
@@ -22,6 +23,8 @@ uint32_t RetryAfterMs(Reason reason) {
     case Reason::kExhausted:
     case Reason::kAgentError:
       return 1000;
+    case Reason::kOperator:
+      return kOperatorMs;
     default:
       return 0;
   }
@@ -69,6 +72,10 @@ bool Agent::Impl::OnOffer(Session& session, Packet& packet) {
               .domain = {.pod_uid = session.who.pod_uid, .cgroup = session.who.cgroup},
               .layout_version = session.layout_version,
               .deadline = Clock::now() + options_.offer_deadline};
+  if (stays_on_tcp_) {
+    Refuse(offer, Reason::kOperator);
+    return true;
+  }
   if (pairing_.waiting_of(session.id) >= options_.max_pending_offers) {
     Refuse(offer, Reason::kTooManyOffers);
     return true;

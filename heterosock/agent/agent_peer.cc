@@ -89,6 +89,10 @@ void Agent::Impl::FlushLink() {
 
 void Agent::Impl::OnPu(PuOffer message) {
   if (remote_numbers_.contains(message.offer.name)) return;
+  if (stays_on_tcp_) {
+    SendToPu(PuDeclined{message.offer.name, Reason::kOperator});
+    return;
+  }
   const uint64_t number = next_remote_offer_++;
   remote_numbers_[message.offer.name] = number;
   remote_offers_[number] = {message.offer.name, message.label};

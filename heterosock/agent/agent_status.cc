@@ -83,6 +83,7 @@ json Agent::Impl::Totals() {
           {"malformed", counters_.malformed},
           {"refused", counters_.refused},
           {"declines", declines},
+          {"stays_on_tcp", stays_on_tcp_},
           {"pu_link", link_ != nullptr}};
 }
 
@@ -150,6 +151,9 @@ json Agent::Impl::Execute(const json& request, AdminClient& client) {
   if (command == "fence") {
     const uint64_t channel_id = request.contains("channel") ? WholeAt<uint64_t>(request, "channel") : 0;
     const pid_t pid = request.contains("pid") ? WholeAt<pid_t>(request, "pid") : 0;
+    const bool stay = request.value("stay", false);
+    if (stay && (channel_id != 0 || pid != 0)) return {{"error", "what stays on TCP is all or nothing"}};
+    if (stay) StayOnTcp(true);
     // The one that offered it, or a child of it that has it now.
     const auto has = [&](const ChannelEnd& end) {
       return end.label.pid == pid || std::any_of(end.holders.begin(), end.holders.end(), [&](uint64_t holder) {
@@ -162,7 +166,11 @@ json Agent::Impl::Execute(const json& request, AdminClient& client) {
       if (pid != 0) return has(channel.ends[0]) || has(channel.ends[1]);
       return true;
     });
-    return {{"fenced", count}};
+    return {{"fenced", count}, {"stays_on_tcp", stays_on_tcp_}};
+  }
+  if (command == "resume") {
+    StayOnTcp(false);
+    return {{"stays_on_tcp", stays_on_tcp_}};
   }
   return {{"error", fmt::format("unknown command '{}'", command)}};
 }

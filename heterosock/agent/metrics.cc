@@ -46,6 +46,8 @@ std::shared_ptr<metrics::LiveMetrics> MakeMetrics(Agent& agent) {
     }
     samples.Gauge("heterosockd_other_pu_joined", "1 while joined with the other PU's agent",
                   totals.at("pu_link").get<bool>() ? 1 : 0);
+    samples.Gauge("heterosockd_stays_on_tcp", "1 while an operator has all connections stay on TCP",
+                  totals.at("stays_on_tcp").get<bool>() ? 1 : 0);
     const metrics::ProcessFigures figures = metrics::ReadProcessFigures();
     samples.Gauge("heterosockd_open_files", "Open descriptors of the agent", static_cast<double>(figures.open_files));
     samples.Gauge("heterosockd_resident_bytes", "Resident memory of the agent",

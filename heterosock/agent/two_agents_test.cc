@@ -100,6 +100,32 @@ TEST_CASE("what one PU's policy forbids is not shared, whichever it is", "[netns
   }
 }
 
+TEST_CASE("where an operator has all stay on TCP, the other PU's offers are declined, too", "[netns]") {
+  TwoPus pus;
+  pus.dpu.admin = pus.folder + "/admin.sock";
+  pus.Start();
+  const auto is_declined = [&](uint64_t offer) {
+    auto declined = pus.on_host->Await<protocol::Declined>();
+    REQUIRE_OK(declined);
+    CHECK(declined->first.offer_id == offer);
+    CHECK(declined->first.reason == static_cast<uint32_t>(Reason::kOperator));
+    CHECK(declined->first.retry_after_ms > 0);
+  };
+  REQUIRE_OK(pus.on_host->Offer(1, pus.ends->client.get()));
+  REQUIRE(Becomes(*pus.dpu_agent, [](const json& s) { return s["totals"]["waiting_offers"] == 1; }));
+
+  CHECK(json::parse(Ask(pus.dpu.admin, "{\"command\":\"fence\",\"stay\":true}\n"))["stays_on_tcp"] == true);
+
+  is_declined(1);
+  REQUIRE_OK(pus.on_host->Offer(2, pus.ends->client.get()));
+  is_declined(2);
+  CHECK(json::parse(Ask(pus.dpu.admin, "{\"command\":\"resume\"}\n"))["stays_on_tcp"] == false);
+  REQUIRE_OK(pus.on_host->Offer(3, pus.ends->client.get()));
+  REQUIRE_OK(pus.on_dpu->Offer(3, pus.ends->server.get()));
+  CHECK_OK(pus.on_host->Await<protocol::Paired>());
+  CHECK_OK(pus.on_dpu->Await<protocol::Paired>());
+}
+
 TEST_CASE("an agent that does not read for a while gets every offer of the other one when it does", "[netns]") {
   constexpr uint64_t kMany = 400;  // the socket between them takes 150
   TwoPus pus;

@@ -1,4 +1,4 @@
-// heterosockctl status|fence|trace: what heterosockd knows, and one thing to do about it.
+// heterosockctl status|fence|resume|trace: what heterosockd knows, and one thing to do about it.
 //
 // Exit code: 0 done, 1 failed (stderr says why), 2 wrong usage.
 #include <fmt/format.h>
@@ -57,11 +57,21 @@ absl::Status Status(const Output& output, const std::string& admin, bool counter
   return absl::OkStatus();
 }
 
-absl::Status Fence(const Output& output, const std::string& admin, uint64_t channel, int pid, bool all) {
+struct Which {
+  uint64_t channel = 0;
+  int pid = 0;
+  bool all = false, stay = false;
+};
+
+// An agent of an earlier version knows nothing of staying, and says nothing of it.
+bool Stays(const json& answer) { return answer.value("stays_on_tcp", json()) == json(true); }
+
+absl::Status Fence(const Output& output, const std::string& admin, const Which& which) {
+  const auto& [channel, pid, all, stay] = which;
   if ((channel != 0) + (pid != 0) + all != 1) {
     return absl::InvalidArgumentError("say which: --channel N, --pid N or --all");
   }
-  json request = {{"command", "fence"}};
+  json request = {{"command", "fence"}, {"stay", stay}};
   if (channel != 0) request["channel"] = channel;
   if (pid != 0) request["pid"] = pid;
   HK_ASSIGN_OR_RETURN(json answer, Ask(admin, request));
@@ -71,8 +81,21 @@ absl::Status Fence(const Output& output, const std::string& admin, uint64_t chan
   } else {
     output.Line(
         fmt::format("asked {} to go back to TCP", count == 1 ? "1 connection" : fmt::format("{} connections", count)));
+    if (Stays(answer))
+      output.Line("no other one moves until `heterosockctl resume`, or until heterosockd is restarted");
   }
+  if (stay && !Stays(answer)) return absl::UnimplementedError("this heterosockd lets others move all the same");
   if (count == 0 && !all) return absl::NotFoundError("no such connection is on shared memory");
+  return absl::OkStatus();
+}
+
+absl::Status Resume(const Output& output, const std::string& admin) {
+  HK_ASSIGN_OR_RETURN(json answer, Ask(admin, {{"command", "resume"}}));
+  if (output.json()) {
+    output.Print(answer);
+  } else {
+    output.Line("connections may move to shared memory");
+  }
   return absl::OkStatus();
 }
 
@@ -92,9 +115,8 @@ int Main(int argc, char** argv) {
   Output output;
   std::string format = "text", admin;
   std::function<absl::Status()> action;
-  bool counters = false, all = false;
-  uint64_t channel = 0;
-  int pid = 0;
+  bool counters = false;
+  Which which;
 
   CLI::App app("What hetero-socket does on this PU: who talks over what, and why not.", "heterosockctl");
   app.set_version_flag("--version", std::string(kVersion));
@@ -107,10 +129,16 @@ int Main(int argc, char** argv) {
   status->add_flag("--counters", counters, "Each end's counters as well");
   status->callback([&] { action = [&] { return Status(output, admin, counters); }; });
   CLI::App* fence = app.add_subcommand("fence", "Have connections go back to TCP");
-  fence->add_option("--channel", channel, "This one (a CHANNEL of status)");
-  fence->add_option("--pid", pid, "Those with an end in this process");
-  fence->add_flag("--all", all, "Every one");
-  fence->callback([&] { action = [&] { return Fence(output, admin, channel, pid, all); }; });
+  CLI::Option* one = fence->add_option("--channel", which.channel, "This one (a CHANNEL of status)");
+  CLI::Option* process = fence->add_option("--pid", which.pid, "Those with an end in this process");
+  CLI::Option* all = fence->add_flag("--all", which.all, "Every one");
+  fence->add_flag("--stay", which.stay, "And none moves any more, until resume or heterosockd's restart")
+      ->needs(all)
+      ->excludes(one)
+      ->excludes(process);
+  fence->callback([&] { action = [&] { return Fence(output, admin, which); }; });
+  CLI::App* resume = app.add_subcommand("resume", "Let connections move again after fence --all --stay");
+  resume->callback([&] { action = [&] { return Resume(output, admin); }; });
   CLI::App* trace = app.add_subcommand("trace", "Follow offers, pairs, declines and ends as they happen");
   trace->callback([&] { action = [&] { return Trace(output, admin); }; });
 

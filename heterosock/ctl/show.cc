@@ -60,12 +60,15 @@ Cell Medium(const json& end) {
 std::string Headline(const json& status, int64_t now_ms) {
   const json& totals = Member(status, "totals");
   const int64_t started = Time(status, "started_unix_ms", now_ms);
-  return fmt::format(
+  const std::string headline = fmt::format(
       "up for {}, {}, {} on shared memory ({}), {} waiting, {} moved so far",
       HumanAge(std::chrono::milliseconds(now_ms - started)),
       Plural(Number(totals, "processes"), "process", "processes"),
       Plural(Number(totals, "channels"), "connection", "connections"), HumanBytes(Number(totals, "memory_bytes")),
       Plural(Number(totals, "waiting_offers"), "offer", "offers"), HumanBytes(Number(totals, "shared_bytes")));
+  const json& stays = Member(totals, "stays_on_tcp");
+  if (!stays.is_boolean() || !stays.get<bool>()) return headline;
+  return headline + "\nno connection moves until `heterosockctl resume`: an operator has all of them stay on TCP";
 }
 
 Table ConnectionTable(const json& status, int64_t now_ms) {

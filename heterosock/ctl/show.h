@@ -13,7 +13,7 @@
 
 namespace heterok8s::heterosock::ctl {
 
-// "up for 3 min, 2 processes, 1 connection, 1.1 MiB of shared memory, 5 offers waiting"
+// "up for 3 min, 2 processes, 1 connection, 1.1 MiB of shared memory, 5 offers waiting", and a line if none may move.
 std::string Headline(const nlohmann::json& status, int64_t now_ms);
 // Who talks over what.
 terminal::Table ConnectionTable(const nlohmann::json& status, int64_t now_ms);

@@ -37,6 +37,15 @@ TEST_CASE("counters, declines, domains and mechanisms are tables") {
   CHECK(Headline(status, 61000).find("2 processes, 1 connection on shared memory (8.0 KiB)") != std::string::npos);
 }
 
+TEST_CASE("that an operator has connections stay on TCP is said at once") {
+  json status = SomeStatus();
+  CHECK(Headline(status, 61000).find("resume") == std::string::npos);
+
+  status["totals"]["stays_on_tcp"] = true;
+
+  CHECK(Headline(status, 61000).find("no connection moves until `heterosockctl resume`") != std::string::npos);
+}
+
 TEST_CASE("an answer with nothing in it is shown without a crash") {
   for (const char* text :
        {"{}", "[]", "null", R"({"channels": [{}], "totals": 3, "recent_declines": [1]})",
@@ -53,7 +62,8 @@ TEST_CASE("an answer with nothing in it is shown without a crash") {
 }
 
 TEST_CASE("a number that cannot be is shown as absent") {
-  const json status = json::parse(R"({"started_unix_ms": 1e300, "totals": {"channels": -1, "processes": 1e300}})");
+  const json status =
+      json::parse(R"({"started_unix_ms": 1e300, "totals": {"channels": -1, "processes": 1e300, "stays_on_tcp": "?"}})");
   CHECK(Headline(status, 61000).find("0 processes, 0 connections") != std::string::npos);
   CHECK(EventLine(json::parse(R"({"unix_ms": 9223372036854775807, "event": "x"})")).find("00:00:00.000") == 0);
 }

@@ -163,6 +163,20 @@ struct RunningAgent::Thread {
   std::thread thread;
 };
 
+std::string Ask(const std::string& admin, const std::string& request) {
+  auto fd = ConnectUnix(admin, SOCK_STREAM);
+  if (!fd.ok() || send(fd->get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return "";
+  std::string answer;
+  char buffer[4096];
+  pollfd p{fd->get(), POLLIN, 0};
+  while (poll(&p, 1, std::chrono::milliseconds(kPatience).count()) == 1) {
+    const ssize_t got = recv(fd->get(), buffer, sizeof buffer, 0);
+    if (got <= 0) break;
+    answer.append(buffer, static_cast<size_t>(got));
+  }
+  return answer;
+}
+
 std::string MakeFolder() {
   char folder[] = "/tmp/hk-heterosockd-XXXXXX";
   return mkdtemp(folder) != nullptr ? folder : "";

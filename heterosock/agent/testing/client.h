@@ -90,6 +90,8 @@ class RunningAgent {
   struct Thread;
   std::shared_ptr<Thread> thread_;
 };
+// What the agent says to this on its admin socket, until it closes; "" when it does not listen.
+std::string Ask(const std::string& admin, const std::string& request);
 // A fresh folder for sockets, removed by RunningAgent.
 std::string MakeFolder();
 
