@@ -4,9 +4,9 @@
 // What a wake-up costs is measured: who rings stamps the time, who wakes compares. Until a process has seen its first,
 // 20 us stand in for it: measuring one at the start would cost every program that is preloaded a thread and a sleep,
 // and most have no connection. The budget of a wait is that cost while recent waits ended within it; a wait that did
-// not, or during which this thread lost its CPU (throttled by its cgroup, or more runnable threads than CPUs), halves
-// the willingness. It is zero on one CPU, when the peer last ran on our CPU, and when as many threads of this process
-// spin as it has CPUs but one. (Other processes' spinners show as a lost CPU.)
+// not takes an eighth of the willingness, and one during which this thread lost its CPU (throttled by its cgroup, or
+// more runnable threads than CPUs) half of it. It is zero on one CPU, when the peer last ran on our CPU, and when as
+// many threads of this process spin as it has CPUs but one. (Other processes' spinners show as a lost CPU.)
 //
 // Threading: Spinner is one thread's and lives for one wait; the learned values are shared and only ever advisory.
 #pragma once
