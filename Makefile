@@ -29,7 +29,7 @@ test: build ## run all tests, cheapest first (TIER=unit|netns|lab|sanitize|all)
 demo: programs ## run a split Pod on real containers and show it (POD=file.yaml for your own)
 	@deploy/demo/run $(if $(POD),--pod '$(POD)')
 
-soak: build ## run the random and the long tests for about SOAK=3600 seconds
+soak: build ## run the random and the long tests, for hours: SOAK=3600 scales most of them
 	@e2e/soak $(SOAK)
 
 bench: build ## measure beside a baseline (BENCH=SUITES|all)
