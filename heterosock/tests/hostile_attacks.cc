@@ -1,0 +1,183 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <sstream>
+
+#include "heterosock/tests/hostile.h"
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+uint64_t Evil(std::mt19937_64& random) {
+  static constexpr uint64_t kValues[] = {
+      0,          1,          2,          127,   4096,         1 << 17,   1 << 20, (1 << 20) + 1,
+      1ull << 31, 1ull << 32, 1ull << 62, ~0ull, ~0ull - 4096, ~0ull >> 1};
+  return random() % 3 ? kValues[random() % std::size(kValues)] : random();
+}
+
+// Writes to `field` again and again until the time is over.
+template <typename T>
+void Forge(std::atomic<T>& field, std::mt19937_64& random) {
+  auto end = std::chrono::steady_clock::now() + kAttackTime;
+  while (std::chrono::steady_clock::now() < end) {
+    T value = static_cast<T>(random() % 2 ? Evil(random) : field.load() + Evil(random) % (4 << 20));
+    field.store(value);
+    if (random() % 4 == 0) usleep(100);
+  }
+}
+
+void SayAgentReturns(End&, const Mapping& mapping, std::mt19937_64&) {
+  layout::SideLines &its = Mine(mapping, false), &own = Mine(mapping);
+  its.control.returning.store(layout::kAgentReturns);
+  own.control.recall_at.store(own.receiver.head.load() + 1);
+  own.wait.flags.fetch_or(layout::kFlagWantTcp);
+}
+
+// The attacker's part of such an agent: it writes nothing itself, so that the victim brings everything back.
+void BeSlow(End& e, const Mapping& mapping) {
+  layout::SideLines &its = Mine(mapping, false), &own = Mine(mapping);
+  Sleep(100);
+  its.control.returned_to.store(own.control.recall_at.load());
+  // The victim only waits by now: it has to notice by itself.
+  for (int i = 0; i < 60'000 && its.control.continue_at.load() == 0; ++i) Sleep(1);
+  const std::string bytes = e.RecvAll(e.sock, 2 * kSent);
+  e.Say("whole %d", bytes == std::string(2 * kSent, kVictims));
+}
+
+// Both sides' lines: the attacker may write the victim's too, since both are in one memory.
+#define FORGE(line, field)                                                                         \
+  Attack{"forges " #line "." #field " of side 0",                                                  \
+         [](End&, const Mapping& m, auto& random) { Forge(Page(m).side[0].line.field, random); }}, \
+      Attack {                                                                                     \
+    "forges " #line "." #field " of side 1",                                                       \
+        [](End&, const Mapping& m, auto& random) { Forge(Page(m).side[1].line.field, random); }    \
+  }
+
+const std::vector<Attack> kAttacks = {
+    FORGE(sender, tail),
+    FORGE(sender, ring_base),
+    FORGE(sender, ring_size),
+    FORGE(receiver, head),
+    FORGE(wait, rx_sleep),
+    FORGE(wait, rx_patient),
+    FORGE(wait, corks),
+    FORGE(wait, tx_sleep),
+    FORGE(wait, flags),
+    FORGE(wait, cpu),
+    FORGE(wait, rang_at),
+    FORGE(control, switch_at),
+    FORGE(control, continue_at),
+    FORGE(control, armed_epoch),
+    FORGE(counters, pid),
+    {"floods the page with one value",
+     [](End&, const Mapping& m, auto& random) {
+       std::memset(m.at, static_cast<int>(random() % 256), sizeof(layout::ChannelPage));
+     }},
+    {"floods the lines with noise, over and over",
+     [](End&, const Mapping& m, auto& random) {
+       auto end = std::chrono::steady_clock::now() + kAttackTime;
+       while (std::chrono::steady_clock::now() < end) {
+         auto* words = reinterpret_cast<uint64_t*>(Page(m).side);
+         words[random() % (sizeof Page(m).side / 8)] = Evil(random);
+       }
+     }},
+    {"replays an old page",
+     [](End& e, const Mapping& m, auto&) {
+       layout::ChannelPage old;
+       std::memcpy(static_cast<void*>(&old), m.at, sizeof old);
+       char bytes[5000];
+       std::memset(bytes, 'a', sizeof bytes);
+       for (int i = 0; i < 20; ++i) {
+         send(e.sock, bytes, sizeof bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+         recv(e.sock, bytes, sizeof bytes, MSG_DONTWAIT);
+         std::memset(bytes, 'a', sizeof bytes);
+         usleep(1000);
+       }
+       std::memcpy(m.at, static_cast<void*>(&old), sizeof old);
+     }},
+    {"truncates and punches the memory",
+     [](End& e, const Mapping& m, auto&) {
+       for (const std::string& folder : {std::string("/proc/self/fd/"), std::string("/proc/self/map_files/")}) {
+         std::string name;
+         if (folder.find("map_files") != std::string::npos) {
+           std::ostringstream text;
+           text << folder << std::hex << reinterpret_cast<uintptr_t>(m.at) << "-"
+                << reinterpret_cast<uintptr_t>(m.at) + m.size;
+           name = text.str();
+           int fd = open(name.c_str(), O_RDWR);
+           if (fd < 0) continue;
+           e.Say("truncate %d", ftruncate(fd, 0));
+           fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(m.size));
+           close(fd);
+           continue;
+         }
+         for (int fd = 3; fd < 4096; ++fd) {
+           char target[256];
+           ssize_t n = readlink((folder + std::to_string(fd)).c_str(), target, sizeof target - 1);
+           if (n < 0) continue;
+           target[n] = 0;
+           if (!std::strstr(target, "memfd:") || std::strstr(target, "hk-stage")) continue;
+           if (ftruncate(fd, 0) == 0) e.Say("truncated");
+           fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(m.size));
+         }
+       }
+       madvise(m.at, m.size, MADV_REMOVE);
+     }},
+    {"dies with the lines in disorder",
+     [](End&, const Mapping& m, auto& random) {
+       for (layout::SideLines& side : Page(m).side) {
+         side.sender.tail.store(Evil(random));
+         side.wait.rx_sleep.store(1);
+       }
+       kill(getpid(), SIGKILL);
+     }},
+    {.name = "says that the agent brings the victim's bytes back", .act = SayAgentReturns, .before = true},
+    {.name = "has a slow agent", .act = SayAgentReturns, .before = true, .slow = true},
+    {.name = "has a slow agent, and a victim that may block",
+     .act = SayAgentReturns,
+     .before = true,
+     .slow = true,
+     .blocks = true},
+    {"stops for good and lets the victim wait", [](End&, const Mapping&, auto&) { raise(SIGSTOP); }},
+};
+
+}  // namespace
+
+const std::vector<Attack>& Attacks() { return kAttacks; }
+
+void AttackerEnd(End& e, const Attack& what, uint64_t seed) {
+  e.Meet();
+  e.sock = e.Connect();
+  e.Warm(e.sock);
+  std::mt19937_64 random(seed);
+  std::vector<Mapping> channels = Channels();
+  e.Say("channels %zu", channels.size());
+  if (!what.before) e.Meet();
+  if (!what.slow) Send(e.sock, 'a', 3000);
+  for (const Mapping& each : channels) what.act(e, each, random);
+  if (what.before) {
+    e.Meet();
+    for (const Mapping& each : channels) {
+      if (what.slow) BeSlow(e, each);
+    }
+    if (what.blocks) e.Meet();
+    if (what.slow) Send(e.sock, 'a', 1);
+    e.Meet();
+    _exit(0);
+  }
+  for (int i = 0; i < 20; ++i) {
+    Send(e.sock, 'a', 3000);
+    char bytes[3000];
+    recv(e.sock, bytes, sizeof bytes, MSG_DONTWAIT);
+    usleep(500);
+  }
+  _exit(0);
+}
+
+}  // namespace heterok8s::heterosock::behaviour
