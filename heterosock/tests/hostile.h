@@ -2,8 +2,9 @@
 //
 // Threading: each end is a process of one thread.
 //
-//   if (end.role == Role::kServer) VictimEnd(end, Attacks()[index]);
-//   AttackerEnd(end, Attacks()[index], seed);
+//   const bool attacks = (end.role == Role::kServer) == accepts;
+//   if (attacks) AttackerEnd(end, Attacks()[index], seed);
+//   VictimEnd(end, Attacks()[index]);
 #pragma once
 
 #include <chrono>
@@ -28,8 +29,15 @@ struct Attack {
   bool before = false;  // the victim begins when it is over; what it sends then is taken
   bool slow = false;    // and it is no attack, but an agent that takes its time
   bool blocks = false;  // and the victim's calls may block
+  bool honest = false;  // it lies of nothing that says which bytes there are: all that comes is what the attacker sent
+  bool early = false;   // it begins as soon as the attacker has the memory, before the connection moves
+  bool stops = false;   // its process does not end by itself
 };
 const std::vector<Attack>& Attacks();
+
+// The attacker's stream: bytes that tell their place. None is the victim's; nor what Warm() sent, nor 0 as in memory
+// that nobody wrote, which both may come again from where they lie in the attacker's ring.
+inline char ByteAt(size_t at) { return static_cast<char>('a' + (at * 2'654'435'761u >> 13) % 20); }
 
 // Moves, attacks, goes on as if nothing were, goes.
 [[noreturn]] void AttackerEnd(End& e, const Attack& what, uint64_t seed);
@@ -37,9 +45,7 @@ const std::vector<Attack>& Attacks();
 // Sends, receives and polls meanwhile, uses a connection of its own, and says what it saw.
 [[noreturn]] void VictimEnd(End& e, const Attack& what);
 
-inline void Send(int fd, char byte, size_t n, int flags = MSG_DONTWAIT) {
-  std::string bytes(n, byte);
-  send(fd, bytes.data(), n, flags | MSG_NOSIGNAL);
-}
+// The connection between the two ends, moved unless the attack is to begin before that.
+void Join(End& e, const Attack& what);
 
 }  // namespace heterok8s::heterosock::behaviour

@@ -21,14 +21,32 @@ uint64_t Evil(std::mt19937_64& random) {
   return random() % 3 ? kValues[random() % std::size(kValues)] : random();
 }
 
-// Writes to `field` again and again until the time is over.
+// As an honest end: sends some more of the stream, and takes what came.
+void Talk(End& e, size_t n) {
+  static size_t said = 0;
+  std::string bytes(n, '\0');
+  for (size_t i = 0; i < n; ++i) bytes[i] = ByteAt(said + i);
+  const ssize_t sent = send(e.sock, bytes.data(), n, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent > 0) said += static_cast<size_t>(sent);
+  recv(e.sock, bytes.data(), n, MSG_DONTWAIT);
+}
+
+// Both ends are asked to go back to TCP, as each may ask the other.
+void AskForTcp(const Mapping& mapping) {
+  for (layout::SideLines& side : Page(mapping).side) side.wait.flags.fetch_or(layout::kFlagWantTcp);
+}
+
+// Writes to `field` again and again until the time is over, now and then what was there; in the second half of it the
+// library at this end, which meets the same lies, sends and receives meanwhile.
 template <typename T>
-void Forge(std::atomic<T>& field, std::mt19937_64& random) {
-  auto end = std::chrono::steady_clock::now() + kAttackTime;
-  while (std::chrono::steady_clock::now() < end) {
+void Forge(End& e, std::atomic<T>& field, std::mt19937_64& random) {
+  const T right = field.load();
+  const auto begin = std::chrono::steady_clock::now();
+  for (auto now = begin; now < begin + kAttackTime; now = std::chrono::steady_clock::now()) {
     T value = static_cast<T>(random() % 2 ? Evil(random) : field.load() + Evil(random) % (4 << 20));
-    field.store(value);
+    field.store(random() % 8 == 0 ? right : value);
     if (random() % 4 == 0) usleep(100);
+    if (now > begin + kAttackTime / 2 && random() % 16 == 0) Talk(e, 1 + random() % 700);
   }
 }
 
@@ -51,30 +69,63 @@ void BeSlow(End& e, const Mapping& mapping) {
 }
 
 // Both sides' lines: the attacker may write the victim's too, since both are in one memory.
-#define FORGE(line, field)                                                                         \
-  Attack{"forges " #line "." #field " of side 0",                                                  \
-         [](End&, const Mapping& m, auto& random) { Forge(Page(m).side[0].line.field, random); }}, \
-      Attack {                                                                                     \
-    "forges " #line "." #field " of side 1",                                                       \
-        [](End&, const Mapping& m, auto& random) { Forge(Page(m).side[1].line.field, random); }    \
+#define FORGE_OF(when, line, field, at, ...)                 \
+  Attack {                                                   \
+    .name = "forges " #line "." #field " of side " #at when, \
+    .act =                                                   \
+        [](End& e, const Mapping& m, auto& random) {         \
+          if (when[0] == ',') AskForTcp(m);                  \
+          Forge(e, Page(m).side[at].line.field, random);     \
+        },                                                   \
+    __VA_ARGS__                                              \
   }
+#define FORGE(line, field) FORGE_OF("", line, field, 0, .honest = false), FORGE_OF("", line, field, 1, .honest = false)
+#define FORGE_HONEST(line, field) \
+  FORGE_OF("", line, field, 0, .honest = true), FORGE_OF("", line, field, 1, .honest = true)
+#define FORGE_EARLY(line, field)                                          \
+  FORGE_OF(" while the connection moves", line, field, 0, .early = true), \
+      FORGE_OF(" while the connection moves", line, field, 1, .early = true)
+#define FORGE_LATE(line, field)                                \
+  FORGE_OF(", asked for TCP", line, field, 0, .early = false), \
+      FORGE_OF(", asked for TCP", line, field, 1, .early = false)
 
 const std::vector<Attack> kAttacks = {
     FORGE(sender, tail),
     FORGE(sender, ring_base),
     FORGE(sender, ring_size),
     FORGE(receiver, head),
-    FORGE(wait, rx_sleep),
-    FORGE(wait, rx_patient),
-    FORGE(wait, corks),
-    FORGE(wait, tx_sleep),
-    FORGE(wait, flags),
-    FORGE(wait, cpu),
-    FORGE(wait, rang_at),
+    FORGE_HONEST(wait, rx_sleep),
+    FORGE_HONEST(wait, rx_patient),
+    FORGE_HONEST(wait, corks),
+    FORGE_HONEST(wait, tx_sleep),
+    FORGE_HONEST(wait, flags),
+    FORGE_HONEST(wait, cpu),
+    FORGE_HONEST(wait, rang_at),
     FORGE(control, switch_at),
     FORGE(control, continue_at),
-    FORGE(control, armed_epoch),
-    FORGE(counters, pid),
+    FORGE(control, recall_at),
+    FORGE(control, returned_to),
+    FORGE(control, returning),
+    FORGE_HONEST(control, armed_epoch),
+    FORGE_HONEST(control, armed_nonce),
+    FORGE_HONEST(counters, pid),
+    FORGE_EARLY(control, armed_epoch),
+    FORGE_EARLY(control, armed_nonce),
+    FORGE_EARLY(control, switch_at),
+    FORGE_EARLY(control, continue_at),
+    FORGE_EARLY(control, recall_at),
+    FORGE_EARLY(control, returned_to),
+    FORGE_EARLY(control, returning),
+    FORGE_EARLY(wait, flags),
+    FORGE_LATE(control, armed_epoch),
+    FORGE_LATE(control, armed_nonce),
+    FORGE_LATE(control, switch_at),
+    FORGE_LATE(control, continue_at),
+    FORGE_LATE(control, recall_at),
+    FORGE_LATE(control, returned_to),
+    FORGE_LATE(control, returning),
+    FORGE_LATE(sender, tail),
+    FORGE_LATE(receiver, head),
     {"floods the page with one value",
      [](End&, const Mapping& m, auto& random) {
        std::memset(m.at, static_cast<int>(random() % 256), sizeof(layout::ChannelPage));
@@ -91,12 +142,8 @@ const std::vector<Attack> kAttacks = {
      [](End& e, const Mapping& m, auto&) {
        layout::ChannelPage old;
        std::memcpy(static_cast<void*>(&old), m.at, sizeof old);
-       char bytes[5000];
-       std::memset(bytes, 'a', sizeof bytes);
        for (int i = 0; i < 20; ++i) {
-         send(e.sock, bytes, sizeof bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
-         recv(e.sock, bytes, sizeof bytes, MSG_DONTWAIT);
-         std::memset(bytes, 'a', sizeof bytes);
+         Talk(e, 5000);
          usleep(1000);
        }
        std::memcpy(m.at, static_cast<void*>(&old), sizeof old);
@@ -144,22 +191,40 @@ const std::vector<Attack> kAttacks = {
      .before = true,
      .slow = true,
      .blocks = true},
-    {"stops for good and lets the victim wait", [](End&, const Mapping&, auto&) { raise(SIGSTOP); }},
+    {.name = "stops for good and lets the victim wait",
+     .act = [](End&, const Mapping&, auto&) { raise(SIGSTOP); },
+     .honest = true,
+     .stops = true},
 };
 
 }  // namespace
 
 const std::vector<Attack>& Attacks() { return kAttacks; }
 
+void Join(End& e, const Attack& what) {
+  if (e.role == Role::kServer) {
+    e.listener = e.Listen();
+    e.Meet();
+    e.sock = e.Accept();
+  } else {
+    e.Meet();
+    e.sock = e.Connect();
+  }
+  if (!what.early) e.Warm(e.sock);
+}
+
 void AttackerEnd(End& e, const Attack& what, uint64_t seed) {
-  e.Meet();
-  e.sock = e.Connect();
-  e.Warm(e.sock);
+  Join(e, what);
   std::mt19937_64 random(seed);
   std::vector<Mapping> channels = Channels();
+  for (int i = 0; i < 5000 && what.early && channels.empty(); ++i, channels = Channels()) {
+    Talk(e, 100);
+    usleep(1000);
+  }
   e.Say("channels %zu", channels.size());
+  e.Tell(getpid());
   if (!what.before) e.Meet();
-  if (!what.slow) Send(e.sock, 'a', 3000);
+  if (!what.slow) Talk(e, kSent);
   for (const Mapping& each : channels) what.act(e, each, random);
   if (what.before) {
     e.Meet();
@@ -167,14 +232,12 @@ void AttackerEnd(End& e, const Attack& what, uint64_t seed) {
       if (what.slow) BeSlow(e, each);
     }
     if (what.blocks) e.Meet();
-    if (what.slow) Send(e.sock, 'a', 1);
+    if (what.slow) Talk(e, 1);
     e.Meet();
     _exit(0);
   }
   for (int i = 0; i < 20; ++i) {
-    Send(e.sock, 'a', 3000);
-    char bytes[3000];
-    recv(e.sock, bytes, sizeof bytes, MSG_DONTWAIT);
+    Talk(e, kSent);
     usleep(500);
   }
   _exit(0);
