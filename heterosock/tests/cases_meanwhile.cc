@@ -1,105 +1,37 @@
 // What another thread does to a connection in the middle of a call: between any two system calls that the library makes
-// in it. Those of the library are caught by syscall user dispatch
-// (Documentation/admin-guide/syscall-user-dispatch.rst), which lets the ones of libc pass. On plain libc, and where the
-// kernel has none of it, nothing is caught.
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <link.h>
+// in it (interrupt.h). On plain libc, and where the kernel cannot do that, nothing is caught.
 #include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <thread>
 
 #include "heterosock/tests/case.h"
-
-#ifndef PR_SET_SYSCALL_USER_DISPATCH
-#define PR_SET_SYSCALL_USER_DISPATCH 59  // linux/prctl.h, Linux 5.11
-#endif
+#include "heterosock/tests/interrupt.h"
 
 namespace heterok8s::heterosock::behaviour {
 namespace {
 
-#if defined(__x86_64__)
-
-constexpr char kPass = 0, kCatch = 1;       // SYSCALL_DISPATCH_FILTER_ALLOW and _BLOCK
-constexpr unsigned long kOff = 0, kOn = 1;  // PR_SYS_DISPATCH_OFF and _ON
-constexpr int kPatienceUs = 100'000;        // the other thread may need a lock that the caught one has
-
-using Raw = long (*)(long, ...);
-Raw libc_syscall = nullptr;
-volatile char selector = kPass;
-std::atomic<int> countdown{0};  // catches until the other thread's turn
-std::atomic<bool> turn{false};  // it may begin
-std::atomic<bool> done{false};  // and has ended
-
-// The system call is made for the library, after the other thread had its turn if it is due.
-void Caught(int, siginfo_t*, void* context) {
-  const char before = selector;
-  selector = kPass;
-  greg_t* const registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
-  if (countdown.fetch_sub(1) == 1) {
-    turn = true;
-    for (int us = 0; us < kPatienceUs && !done; us += 100) {
-      const timespec moment{0, 100'000};
-      libc_syscall(SYS_nanosleep, &moment, nullptr);
-    }
-  }
-  const int saved = errno;
-  const long result = libc_syscall(registers[REG_RAX], registers[REG_RDI], registers[REG_RSI], registers[REG_RDX],
-                                   registers[REG_R10], registers[REG_R8], registers[REG_R9]);
-  registers[REG_RAX] = result < 0 ? -errno : result;
-  errno = saved;
-  selector = before;
-}
-
-struct Code {
-  uintptr_t inside;
-  uintptr_t start = 0, bytes = 0;
-};
-
-int FindCode(dl_phdr_info* object, size_t, void* argument) {
-  auto* code = static_cast<Code*>(argument);
-  for (int i = 0; i < object->dlpi_phnum; ++i) {
-    const ElfW(Phdr)& part = object->dlpi_phdr[i];
-    const uintptr_t start = object->dlpi_addr + part.p_vaddr;
-    if (part.p_type != PT_LOAD || (part.p_flags & PF_X) == 0) continue;
-    if (code->inside >= start && code->inside < start + part.p_memsz) *code = {code->inside, start, part.p_memsz};
-  }
-  return 0;
-}
+constexpr int kPatienceUs = 100'000;  // the other thread may need a lock that the caught one has
 
 // `what` in this thread, which stops at the library's system call number `at` in it until `meanwhile` has run in
 // another one. False when it makes fewer.
 bool Interrupt(int at, const std::function<void()>& what, const std::function<void()>& meanwhile) {
-  libc_syscall = reinterpret_cast<Raw>(dlsym(dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD), "syscall"));
-  Code code{reinterpret_cast<uintptr_t>(libc_syscall)};
-  dl_iterate_phdr(FindCode, &code);
-  struct sigaction action {
-  }, before{};
-  action.sa_sigaction = Caught;
-  action.sa_flags = SA_SIGINFO;
-  sigaction(SIGSYS, &action, &before);
-  countdown = at;
-  turn = done = false;
-  std::atomic<bool> over{false};
+  std::atomic<bool> turn{false}, done{false}, over{false};
   std::thread other([&] {
     while (!turn && !over) Sleep(1);
     meanwhile();
     done = true;
   });
-  prctl(PR_SET_SYSCALL_USER_DISPATCH, kOn, code.start, code.bytes, &selector);
-  selector = kCatch;
-  what();
-  selector = kPass;
-  prctl(PR_SET_SYSCALL_USER_DISPATCH, kOff, 0, 0, 0);
+  StopAt(at, what, [&] {
+    turn = true;
+    for (int us = 0; us < kPatienceUs && !done; us += 100) {
+      const timespec moment{0, 100'000};
+      libc_syscall(SYS_nanosleep, &moment, nullptr);
+    }
+  });
   over = true;
   other.join();
-  sigaction(SIGSYS, &before, nullptr);
   return turn;
 }
 
@@ -187,15 +119,6 @@ void ExchangeEach(End& e) {
   }
   e.Say("all met");
 }
-
-#else
-
-void CloseInPoll(End&) {}
-void MeetEach(End&) {}
-void CloseWhileArming(End&) {}
-void ExchangeEach(End&) {}
-
-#endif
 
 CASE{"meanwhile: another thread closes what poll() looks at",
      {.client =
