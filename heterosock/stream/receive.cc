@@ -233,6 +233,15 @@ long Receiver::ReceiveCounted(size_t most) {
   return got;
 }
 
+// The kernel has told of an error, which it does once. What came before it is looked at again, and read first: Loop()
+// tells of it then.
+Receiver::Look Receiver::Keep(long error) {
+  rx_.reset.store(static_cast<uint32_t>(-error));
+  rx_.kernel_event.store(1, std::memory_order_relaxed);
+  at_end_ = true;
+  return kMore;
+}
+
 // Told once, and by a call that received nothing.
 Receiver::Look Receiver::Reset(long error) {
   if (done_ > 0) {

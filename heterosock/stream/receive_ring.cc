@@ -75,7 +75,8 @@ Receiver::Look Receiver::TakeFromRing(uint64_t head, uint64_t tail) {
         !slot_.nonblocking.load(std::memory_order_relaxed) && !(flags_ & MSG_DONTWAIT)) {
       peek_from_ = tail;
       peeked_ = static_cast<ssize_t>(copied);
-      return LookBehindRing(tail) == kEnd ? (result_ = static_cast<ssize_t>(copied), kEnd) : kEmpty;
+      if (LookBehindRing(tail) == kEnd) return result_ = static_cast<ssize_t>(copied), kEnd;
+      return at_end_ ? kMore : kEmpty;
     }
     done_ += static_cast<ssize_t>(copied);
     // Behind the last of the ring TCP goes on, unless it begins with copies.
@@ -183,8 +184,8 @@ Receiver::Look Receiver::LookBehindRing(uint64_t end) {
     rx_.kernel_event.store(0, std::memory_order_relaxed);
     return kEmpty;
   }
-  if (peeked < 0) return Reset(peeked);
   // What the peer put into the ring before its end became visible to the kernel is visible to us now.
+  if (peeked < 0) return Keep(peeked);
   if (peer.sender.tail.load(std::memory_order_acquire) != end ||
       peer.control.continue_at.load(std::memory_order_acquire) != 0) {
     rx_.kernel_event.store(1, std::memory_order_relaxed);

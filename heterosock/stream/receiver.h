@@ -56,6 +56,7 @@ class Receiver {
   long WriteToPipe(uint64_t at, size_t bytes, size_t size) const;
   void Publish(uint64_t head, uint64_t tail, uint64_t size);
   Look LookBehindRing(uint64_t end);
+  Look Keep(long error);
   Look Reset(long error);
   Look Corrupt(const char* what);
   bool Changed() const;

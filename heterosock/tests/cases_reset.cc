@@ -109,6 +109,29 @@ CASE{"close: a read of more than came before a reset leaves the reset to be told
           },
       .halfway = true}};
 
+CASE{"close: a peek for more than came before a reset leaves both to be read",
+     {.client =
+          [](End& e) {
+            e.AwaitBytes(e.sock, 10);
+            e.Meet();
+            e.Meet();
+            e.Await(e.sock, POLLHUP);
+            e.Recv(e.sock, 20, MSG_PEEK | MSG_WAITALL);
+            SayEvents(e, e.sock);
+            e.Recv(e.sock, 4);
+            e.Recv(e.sock, 20, MSG_PEEK | MSG_WAITALL);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+            e.Recv(e.sock, 10);
+          },
+      .server =
+          [](End& e) {
+            DO(write(e.sock, "last words", 10));
+            e.Meet();
+            CloseWithReset(e, e.sock);
+            e.Meet();
+          }}};
+
 CASE{"close: a program is started after a reset, and what came before is read",
      {.client =
           [](End& e) {

@@ -1,0 +1,97 @@
+// What the other end does in the middle of a receive: between any two system calls that the library makes in it
+// (interrupt.h). What it sent before its end is read, in order, and then the end is told, once.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "heterosock/tests/cases_close.h"
+#include "heterosock/tests/interrupt.h"
+
+namespace heterok8s::heterosock::behaviour {
+namespace {
+
+constexpr int kMoments = 12;  // a receive that finds nothing makes fewer calls; several come one after the other
+constexpr int kLooks = 2000;
+
+// The end has come, said without the library: it may be in the middle of a call.
+void AwaitEnd(int fd) {
+  pollfd one{fd, POLLRDHUP, 0};
+  const timespec deadline = {kDeadline.count(), 0};
+  libc_syscall(SYS_ppoll, &one, 1, &deadline, nullptr, 8);
+}
+
+// Looks again and again until something comes, which the other end sends in front of system call number `at`.
+void LookMeanwhile(End& e, int fd, int at) {
+  char bytes[20];
+  ssize_t n = -1;
+  const auto look = [&] {
+    n = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    return n >= 0 || errno != EAGAIN;
+  };
+  const auto meanwhile = [&] {
+    e.Meet();
+    e.Meet();
+    AwaitEnd(fd);
+  };
+  e.Meet();
+  bool found = false;
+  const bool stopped = StopAt(
+      at,
+      [&] {
+        for (int i = 0; i < kLooks && !found; ++i) found = look();
+      },
+      meanwhile);
+  if (!stopped) meanwhile();
+  for (int i = 0; i < kLooks && !found; ++i) found = look();
+  e.Say("%zd %.*s %s", n, n > 0 ? static_cast<int>(n) : 0, bytes, n < 0 ? strerrorname_np(errno) : "");
+  e.Recv(fd, 10);
+  e.Recv(fd, 10);
+  close(fd);
+}
+
+// The other end: does that, when it is its turn. What a reset finds unsent is lost: Nagle's algorithm must not keep it.
+void ActMeanwhile(End& e, int fd, void (*act)(End& e, int fd)) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  e.Meet();
+  e.Meet();
+  act(e, fd);
+  e.Meet();
+}
+
+// The connection of the case, then further ones that are like it.
+Body AtEachMoment(void (*act)(End& e, int fd)) {
+  return {.client =
+              [](End& e) {
+                for (int at = 1; at <= kMoments; ++at) {
+                  if (at > 1) e.Meet();
+                  const int fd = at == 1 ? e.sock : e.Connect();
+                  if (at > 1 && e.warm()) e.Warm(fd);
+                  LookMeanwhile(e, fd, at);
+                }
+              },
+          .server =
+              [act](End& e) {
+                for (int at = 1; at <= kMoments; ++at) {
+                  if (at == 2) e.listener = e.Listen();
+                  if (at > 1) e.Meet();
+                  const int fd = at == 1 ? e.sock : e.Accept();
+                  if (at > 1 && e.warm()) e.Warm(fd);
+                  ActMeanwhile(e, fd, act);
+                }
+              }};
+}
+
+CASE{"moments: last words and a reset, at each moment of a look", AtEachMoment([](End& e, int fd) {
+       e.SendAll(fd, "last words");
+       CloseWithReset(e, fd);
+     })};
+
+CASE{"moments: last words and a close, at each moment of a look", AtEachMoment([](End& e, int fd) {
+       e.SendAll(fd, "last words");
+       close(fd);
+     })};
+
+}  // namespace
+}  // namespace heterok8s::heterosock::behaviour
