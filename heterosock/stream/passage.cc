@@ -51,14 +51,20 @@ bool DropRead(Slot& slot, int fd, uint64_t from, uint64_t to, uint64_t head) {
   return slot.rx.dropped == due;
 }
 
-// Without the end of the stream, which the kernel counts as a byte (tcp_fin(): the FIN is in the sequence), and SIOCINQ
-// does not.
-uint64_t TcpReceived(int fd) {
+// What the kernel counts as received: at the end of a stream that is one more (tcp_fin(): the FIN is in the sequence).
+uint64_t TcpCounted(int fd, bool* ended) {
   tcp_info info = {};
   socklen_t length = sizeof info;
   Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, reinterpret_cast<long>(&info), reinterpret_cast<long>(&length));
-  const bool ended = info.tcpi_state >= kTimeWait;
-  return info.tcpi_bytes_received - (ended && info.tcpi_bytes_received != 0 ? 1 : 0);
+  *ended = info.tcpi_state >= kTimeWait;
+  return info.tcpi_bytes_received;
+}
+
+// Without the end of the stream, which SIOCINQ does not count.
+uint64_t TcpReceived(int fd) {
+  bool ended = false;
+  const uint64_t counted = TcpCounted(fd, &ended);
+  return counted - (ended && counted != 0 ? 1 : 0);
 }
 
 // Nothing more arrives over TCP, and the ring's bytes were not brought there: nobody is left who would.
@@ -214,18 +220,36 @@ void RecallReceive(uint32_t index, int fd, Reason reason) {
   slot.rx.lock.Release();
 }
 
+namespace {
+
+// Where receiving goes on when all that TCP still has was sent before the switch: there first, if any of it is unread.
+// Of that another thread may have read a part since the recall, uncounted. False: not all of it arrived.
+bool FindPlace(Slot& slot, const LocalChannel& channel, int fd, Mode* mode) {
+  const uint64_t switch_at = channel.peer().control.switch_at.load(std::memory_order_acquire);
+  bool ended = false;
+  if (switch_at == 0 || TcpCounted(fd, &ended) < switch_at - 1) return false;
+  const uint64_t before = switch_at - 1, queued = Queued(fd), counted = slot.rx.calls.bytes();
+  const uint64_t read = queued < before ? before - queued : 0;
+  if (read > counted) slot.rx.calls.Add(read - counted);
+  *mode = read < before && counted < before ? Mode::kTcp : Mode::kRing;
+  return true;
+}
+
+}  // namespace
+
 bool TakeBackRecall(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   const LocalChannel& channel = Slots::Local(index);
   if (!LockReceive(index)) return false;
   // Where somebody has begun to answer, another thread may have read a part of it from TCP.
-  const bool back = channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) == Mode::kPlain &&
-                    slot.broken.load() == 0 && slot.reason.load() != Reason::kSeccomp &&
-                    channel.own().control.recall_at.load(std::memory_order_relaxed) != 0 &&
-                    LeftInRing(slot, channel, fd) &&
-                    channel.peer().control.returning.load(std::memory_order_acquire) == 0;
+  Mode mode = Mode::kPlain;
+  const bool back =
+      channel.page != nullptr && slot.rx.mode.load(std::memory_order_relaxed) == Mode::kPlain &&
+      slot.broken.load() == 0 && slot.reason.load() != Reason::kSeccomp &&
+      channel.own().control.recall_at.load(std::memory_order_relaxed) != 0 && LeftInRing(slot, channel, fd) &&
+      channel.peer().control.returning.load(std::memory_order_acquire) == 0 && FindPlace(slot, channel, fd, &mode);
   if (back) {
-    slot.rx.mode.store(Mode::kRing, std::memory_order_release);
+    slot.rx.mode.store(mode, std::memory_order_release);
     Trace("fd %d: the other end ended before it answered, and what it left is read from shared memory", fd);
   }
   slot.rx.lock.Release();

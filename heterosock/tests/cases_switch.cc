@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <linux/sockios.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string_view>
 
 #include "heterosock/tests/cases_epoll.h"
 
@@ -19,6 +21,7 @@ namespace {
 constexpr int kKept = 5000;  // bytes that the reader leaves unread from the beginning
 constexpr int kRounds = 3;   // at least
 constexpr auto kLongest = std::chrono::seconds(1);
+constexpr std::string_view kLast = "last words";
 
 using Moved = int (*)(int fd);
 Moved FindMoved() { return reinterpret_cast<Moved>(dlsym(RTLD_DEFAULT, "heterosock_moved")); }
@@ -301,6 +304,38 @@ CASE{"switch: one shot that was fired before stays so",
             close(by_edge);
             e.Meet();
           }}};
+
+// On a new connection, as that of the case may have moved. The writer is far from its library until it is killed, so
+// its last bytes stay in the ring unless the agent brings them back; in front of them is what is unread on TCP.
+CASE{"switch: a writer is killed before it brings back what lies behind unread bytes of TCP",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            e.sock = e.Connect();
+            SwitchWriter(e);
+            e.SendAll(e.sock, kLast);
+            e.Meet();
+            Sleep(50);
+            kill(getpid(), SIGKILL);
+          },
+      .server =
+          [](End& e) {
+            const int listener = e.Listen();
+            e.Meet();
+            e.sock = e.Accept(listener);
+            SwitchReader(e);
+            e.AwaitBytes(e.sock, kKept + static_cast<int>(kLast.size()));
+            e.Meet();
+            const int on = 1;
+            DO(setsockopt(e.sock, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on));
+            std::string all;
+            char bytes[700];
+            ssize_t n;
+            while ((n = recv(e.sock, bytes, sizeof bytes, 0)) > 0) all.append(bytes, static_cast<size_t>(n));
+            e.Say("%zd after %zu bytes, %s", n, all.size(),
+                  all.find_first_not_of('k') == all.size() - kLast.size() ? "in order" : all.c_str());
+          },
+      .hands_on = true}};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
