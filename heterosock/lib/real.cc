@@ -8,7 +8,11 @@
 
 #include "heterosock/lib/next_symbol.h"
 
-// The symbol of before glibc 2.34, where libdl became part of libc: it is in both.
+// Weak: before glibc 2.34 it is in libdl, which not every program has, and since then an image that is made of what its
+// programs load has no libdl at all. So the library needs none, and asks for the version of before that, which libc
+// still has: ld.so looks for a name and a version in all libraries, not in the one where the linker found it
+// (check_match in glibc's elf/dl-lookup.c).
+extern "C" __attribute__((weak)) decltype(dlsym) dlsym;
 #if defined(__GLIBC__) && defined(__x86_64__)
 __asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
 #elif defined(__GLIBC__) && defined(__aarch64__)
@@ -57,11 +61,16 @@ int RawCloseRange(unsigned first, unsigned last, int flags) {
   return static_cast<int>(real.syscall(SYS_close_range, first, last, flags, 0, 0, 0));
 }
 
+// After a look of the library's own.
+void* Find(const char* name, const NextSymbolAnswer& next) {
+  if (next.certain) return next.address;
+  return dlsym != nullptr ? dlsym(RTLD_NEXT, name) : NextSymbolOfAny(name).address;
+}
+
 template <typename F>
 void Resolve(F& pointer, const char* name, F fallback) {
   // Of what only newer ones have there is none behind libc, where this must not look: it may be within a malloc.
-  const NextSymbolAnswer next = NextSymbol(name);
-  void* found = next.certain ? next.address : dlsym(RTLD_NEXT, name);
+  void* found = Find(name, NextSymbol(name));
   __atomic_store_n(&pointer, found != nullptr ? reinterpret_cast<F>(found) : fallback, __ATOMIC_RELAXED);
 }
 
@@ -82,7 +91,7 @@ void ResolveAll() {
 void* NextFunction(const char* name) {
   NextSymbolAnswer next = NextSymbol(name);
   if (next.certain && next.address == nullptr) next = NextSymbolOfAny(name);
-  return next.certain ? next.address : dlsym(RTLD_NEXT, name);
+  return Find(name, next);
 }
 
 #define HETEROSOCK_STUB(name, type, parameters) &Stub<&Real::name>::Call,
