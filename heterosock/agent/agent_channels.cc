@@ -269,7 +269,7 @@ void Agent::Impl::StayOnTcp(bool stays) {
 
 void Agent::Impl::Fence(const ChannelKey& key, const Channel& channel, Reason reason) {
   ++counters_.fences;
-  // FENCE below reaches who offers connections; a process that only uses what has moved reads no messages.
+  // FENCE below reaches who offers connections, or receives after a sleep; a process that only sends reads no messages.
   if (absl::Status asked = AskForTcp(channel.memory.get()); !asked.ok()) {
     spdlog::warn("channel {} goes back to TCP when its ends next hear of us: {}", channel.name.id, Message(asked));
   }

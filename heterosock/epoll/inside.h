@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "heterosock/epoll/pool.h"
+#include "heterosock/lib/process.h"
 #include "heterosock/ofd/thread.h"
 
 namespace heterok8s::heterosock {
@@ -28,6 +29,7 @@ class Inside {
   // In the kernel, or back from it.
   void Sleeps(bool asleep) const {
     if (outermost_) thread_state.waits_asleep = asleep;
+    if (asleep) NoteSleep();
   }
 
  private:

@@ -160,7 +160,7 @@ bool Poller::Spin(int* ready) {
 
 // False with errno set when a signal came or the kernel refused.
 bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
-  bool hurry = false, limited = false;
+  bool hurry = false, limited = false, rings = false;
   nfds_t n = count_;
   for (nfds_t i = 0; i < count_; ++i) {
     const int fd = fds_[i].fd;
@@ -176,6 +176,7 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       const uint32_t index = FdTable::Get(fd).index();
       if (EnterBell(index)) EpollPoke(index);
       limited = ArmBell(index, fds_[i].events, patient) || limited;
+      rings = true;
       const Glance seen = LookOnce(index);
       if (seen.serve) ServePeer(index, fd);
       // What was closed meanwhile is the kernel's to judge.
@@ -194,6 +195,7 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       hurry = true;
     }
   }
+  if (rings) NoteSleep();
   timespec left = {};
   const uint64_t now = (end != 0 || limited || crowded_) && !hurry ? Nanoseconds() : 0;
   const uint64_t most = crowded_ ? kSocketsEveryNs : bell::kPatienceNs;

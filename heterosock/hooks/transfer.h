@@ -6,6 +6,7 @@
 #pragma once
 
 #include "heterosock/hooks/hook.h"
+#include "heterosock/lib/process.h"
 #include "heterosock/lib/real.h"
 #include "heterosock/ofd/fd_table.h"
 #include "heterosock/ofd/slot.h"
@@ -76,6 +77,8 @@ template <typename Kernel>
     if (phase == Phase::kArmed) {
       if (!(flags & MSG_TRUNC) && !Addressable(iov, count)) return -1;
       const ssize_t result = RingReceive(index, fd, iov, count, flags);
+      if (process.agent_is_due.load(std::memory_order_relaxed)) [[unlikely]]
+        TendAgent();
       if (result != kUseKernel) return Answer(result);
       if (Slots::Local(index).page == nullptr) return kernel();
       continue;

@@ -46,6 +46,10 @@ struct Process {
   std::atomic<Reason> disabled_because{Reason::kNone};
   // The program has given up system calls: nothing makes any of its own for a connection that is on TCP.
   std::atomic<bool> restricted{false};
+  // When it is time to look whether the agent is there still, for a process that needs nothing of it; due when a thread
+  // slept after that.
+  std::atomic<uint64_t> tend_at{0};  // Cycles()
+  std::atomic<bool> agent_is_due{false};
   uint64_t cycles_per_us = 1000;
   // Evidence of life: so many writes and as many reads, or so many bytes. A one-shot exchange, however large its
   // answer, must not pay for an upgrade that comes when it is nearly over.
@@ -62,6 +66,12 @@ struct Process {
   SlotSet fork_marks;
 };
 extern constinit Process process;
+
+// Before a thread sleeps for connections in shared memory.
+inline void NoteSleep() {
+  if (Cycles() >= process.tend_at.load(std::memory_order_relaxed))
+    process.agent_is_due.store(true, std::memory_order_relaxed);
+}
 
 // Reads the environment, once, before main or at the first tracked socket.
 void StartProcess();

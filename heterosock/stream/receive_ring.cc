@@ -248,6 +248,7 @@ ssize_t Receiver::Wait() {
   bell::ArmReceiver(own.wait, rx_.sleep, patient);
   const bool changed = Changed();
   Count(own.counters.sleeps);
+  NoteSleep();
   const uint64_t seen = peek_from_ != 0 ? peek_from_ : rx_.head.load(std::memory_order_relaxed);
   const short news = peeks_on_ || CopiesAlone(index_, seen) ? POLLRDHUP : POLLIN | POLLRDHUP;
   pollfd sources[2] = {{fd_, news, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};

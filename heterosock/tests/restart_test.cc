@@ -1,4 +1,5 @@
 // The agent dies with offers unanswered, and another one takes its place: connections that had been offered move then.
+// A process whose connections have all moved is counted by the new agent too.
 // An agent that does not run keeps no other end from hearing that a connection is over. Both ends are of one process,
 // which is a connection too, but for those that must outlive it.
 #include <arpa/inet.h>
@@ -7,6 +8,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,10 +17,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "heterosock/ctl/admin_client.h"
 #include "heterosock/tests/agent.h"
 
 namespace heterok8s::heterosock::behaviour {
@@ -162,6 +166,31 @@ int Handed() {
   return Hears('k') ? 0 : 6;
 }
 
+// All have moved, and no other one is made: the process sleeps, in recv(), poll() or epoll_wait(), and receives.
+int Counted(const std::string& sleeps_in) {
+  const Connection first = Connect();
+  if (!HasMoved(first)) return 3;
+  Say("moved");
+  const timeval brief{.tv_sec = 0, .tv_usec = 10'000};
+  const int set = epoll_create1(EPOLL_CLOEXEC);
+  epoll_event wanted{.events = EPOLLIN, .data = {}}, seen;
+  if (epoll_ctl(set, EPOLL_CTL_ADD, first.server, &wanted) != 0) return 4;
+  const auto sleeps = [&] {
+    char byte;
+    pollfd news{first.server, POLLIN, 0};
+    if (sleeps_in == "recv") return recv(first.server, &byte, 1, 0) == -1 && errno == EAGAIN;
+    const int n = sleeps_in == "poll" ? poll(&news, 1, 10) : epoll_wait(set, &seen, 1, 10);
+    if (n == 0) Exchange(first);
+    return n == 0;
+  };
+  if (sleeps_in == "recv") setsockopt(first.server, SOL_SOCKET, SO_RCVTIMEO, &brief, sizeof brief);
+  pollfd told{0, POLLIN, 0};
+  while (poll(&told, 1, 0) == 0) {
+    if (!sleeps()) return 5;
+  }
+  return Hears('k') && HasMoved(first) ? 0 : 6;
+}
+
 // As many as that, to the tester, are there when this process is killed.
 int Crowd(const char* port) {
   if (!UntilStopped()) return 3;
@@ -254,6 +283,23 @@ bool Talks(const std::string& library, const char* what) {
   return Report(what, right && WIFEXITED(status) && WEXITSTATUS(status) == 0, status);
 }
 
+// What is said of channels by the agent that took the place of another one.
+bool IsCounted(const std::string& library, const char* sleeps_in) {
+  Program program(library, {"--counted", sleeps_in});
+  bool right = program.started() && program.Hears();
+  program.agent().Kill();
+  right = right && program.agent().StartAgain();
+  bool counted = false;
+  for (const time_t end = time(nullptr) + kPatience; right && !counted && time(nullptr) < end; usleep(10'000)) {
+    const absl::StatusOr<nlohmann::json> status = ctl::Ask(program.agent().admin(), {{"command", "status"}});
+    counted = status.ok() && status->at("channels").size() == 1 && status->at("domains").size() == 1;
+  }
+  right = right && counted && program.Say('k');
+  const int status = program.End(right ? 0 : SIGKILL);
+  return Report((std::string("--counted ") + sleeps_in).c_str(), right && WIFEXITED(status) && WEXITSTATUS(status) == 0,
+                status);
+}
+
 bool Killed(const std::string& library) {
   sockaddr_in address{};
   const int listener = Listen(address);
@@ -293,6 +339,7 @@ int Main(int argc, char** argv) {
   if (what == "--closed") return Closed(false);
   if (what == "--unread") return Closed(true);
   if (what == "--handed") return Handed();
+  if (what == "--counted" && argc == 3) return Counted(argv[2]);
   if (what == "--crowd" && argc == 3) return Crowd(argv[2]);
   const std::string library = BesideThisProgram("../libheterosock.so");
   if (library.empty() || BesideThisProgram("../agent/heterosockd").empty()) {
@@ -301,6 +348,7 @@ int Main(int argc, char** argv) {
   }
   bool right = true;
   for (const char* talk : {"--again", "--closed", "--unread", "--handed"}) right = Talks(library, talk) && right;
+  for (const char* call : {"recv", "poll", "epoll_wait"}) right = IsCounted(library, call) && right;
   return Killed(library) && right ? 0 : 1;
 }
 

@@ -26,6 +26,7 @@ void AgentLink::Forget() {
   CloseHidden(fd_);
   fd_ = -1;
   state_ = kDown;
+  welcomed_ = false;
   retry_at_ = 0;
   pending_ = 0;
 }
@@ -187,6 +188,7 @@ bool AgentLink::Next(Event* event) {
     protocol::Fence fence;
     if (state_ == kGreeted && protocol::Parse(packet, bytes, count, welcome)) {
       state_ = kUp;
+      welcomed_ = true;
       max_pending_ = welcome.max_pending_offers == 0 ? 1 : welcome.max_pending_offers;
       event->kind = Event::kWelcomed;
       return true;

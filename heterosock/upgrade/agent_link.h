@@ -21,8 +21,9 @@ class AgentLink final : public Rendezvous {
   bool Connected() const { return fd_ >= 0; }
   int socket() const { return fd_; }  // -1: none
   bool Up() const { return state_ == kUp; }
-  uint32_t pending() const { return pending_; }  // offers without an answer
-  uint32_t number() const { return number_; }    // of this connection; not 0 once an offer was made
+  bool Lost() const { return welcomed_ && fd_ < 0; }  // this process had an agent
+  uint32_t pending() const { return pending_; }       // offers without an answer
+  uint32_t number() const { return number_; }         // of this connection; not 0 once an offer was made
   // Whether an offer made on the connection of this number may lie unread still, with the socket in it.
   bool MayHold(uint32_t number) const { return number != number_ || (fd_ < 0 ? !gone_ : Unread()); }
 
@@ -43,6 +44,7 @@ class AgentLink final : public Rendezvous {
 
   int fd_ = -1;
   State state_ = kDown;
+  bool welcomed_ = false;  // once, since Forget()
   uint64_t retry_at_ = 0;  // Nanoseconds()
   uint32_t pending_ = 0;   // offers without an answer
   uint32_t max_pending_ = 1;

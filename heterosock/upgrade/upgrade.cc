@@ -23,9 +23,10 @@ AgentLink agent;
 namespace {
 
 constexpr uint64_t kPollUs = 20;       // between looks for the agent's answers
-constexpr uint64_t kRetryUs = 2000;    // an offer that could not be made
+constexpr uint64_t kRetryUs = 2000;    // an offer that could not be made, or all that is held not be told
 constexpr uint64_t kSharedUs = 50000;  // a socket that another process holds too; it often closes its copy soon
 constexpr uint64_t kPauseUs = 100000;  // there was no room for a channel
+constexpr uint64_t kTendUs = 500000;  // between looks whether the agent is there, of a process that needs nothing of it
 
 std::atomic<uint64_t> poll_at{0};
 Pace pace;  // guarded by agent_lock
@@ -281,6 +282,38 @@ void Advance(uint32_t index, int fd) {
   const int saved = errno;
   Calibrate();
   const FenceOrder order = AdvanceLocked(index, fd);
+  if (order.wanted) Obey(order);
+  errno = saved;
+}
+
+namespace {
+
+FenceOrder TendLocked() {
+  FenceOrder order;
+  const SignalsBlocked quiet;
+  if (!agent_lock.TryAcquire()) return order;
+  // Once more: of a program that gives up its calls, whoever gets this lock after RetireAll() makes none.
+  if (process.enabled.load()) {
+    if (agent.Connected()) {
+      order = PollAgent();  // hears of its end, or of its welcome, and goes on with telling it what is held
+    } else if (agent.Lost()) {
+      agent.Ready();
+    }
+  }
+  const bool telling = agent.Connected() && (!agent.Up() || resume_from != kToldAll);
+  process.tend_at.store(Later(telling ? kRetryUs : kTendUs), std::memory_order_relaxed);
+  agent_lock.Release();
+  return order;
+}
+
+}  // namespace
+
+void TendAgent() {
+  process.agent_is_due.store(false, std::memory_order_relaxed);
+  // A child of vfork would make a connection that its parent knows nothing of.
+  if (!process.enabled.load(std::memory_order_relaxed) || thread_state.in_vfork != 0) return;
+  const int saved = errno;
+  const FenceOrder order = TendLocked();
   if (order.wanted) Obey(order);
   errno = saved;
 }

@@ -21,6 +21,10 @@ void Advance(uint32_t index, int fd);
 // Cheap test whether Advance() could do anything.
 bool WorthAdvancing(const Slot& slot);
 
+// After a receive, when process.agent_is_due: a process that no longer makes or offers connections would not hear that
+// its agent was replaced, nor the new one what it holds. Without a lock, as it may fence connections.
+void TendAgent();
+
 // Puts the connection on TCP for good, from whatever phase: both directions come back. Bytes that the peer has put into
 // shared memory follow over TCP, at once if it waits in any call of ours.
 void Fence(uint32_t index, int fd, Reason reason);
