@@ -50,10 +50,14 @@ void AgentLink::Connect() {
   if (length >= sizeof address.sun_path) return Drop("the path of its socket is too long", 0);
   memcpy(address.sun_path, path, length);
   const long fd = Syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  fd_ = fd < 0 ? -1 : HideFd(static_cast<int>(fd));
-  if (fd_ < 0) return Drop("no descriptor for its socket", kRetryMs);
-  if (Syscall(SYS_connect, fd_, reinterpret_cast<long>(&address), sizeof address) != 0)
+  if (fd < 0) return Drop("no descriptor for its socket", kRetryMs);
+  // Hidden once there is somebody: it raises the limit of the program for a moment.
+  if (Syscall(SYS_connect, fd, reinterpret_cast<long>(&address), sizeof address) != 0) {
+    Syscall(SYS_close, fd);
     return Drop("nobody there", kRetryMs);
+  }
+  fd_ = HideFd(static_cast<int>(fd));
+  if (fd_ < 0) return Drop("no number for its socket", kRetryMs);
   auto hello = protocol::Make<protocol::Hello>();
   hello.version_min = hello.version_max = protocol::kVersion;
   hello.layout_version = layout::kChannelVersion;

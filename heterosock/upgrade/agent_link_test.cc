@@ -20,7 +20,11 @@ namespace heterok8s::heterosock {
 constinit Process process;
 constinit int trace_fd = -1;
 void WriteTrace(const char*, ...) {}
-int HideFd(int fd) { return fd; }
+int hidden = 0;
+int HideFd(int fd) {
+  ++hidden;
+  return fd;
+}
 void CloseHidden(int fd) {
   if (fd >= 0) close(fd);
 }
@@ -97,6 +101,22 @@ TEST_CASE("what an agent that is gone had not read is held by nobody") {
     link.Forget();
     CHECK_FALSE(link.MayHold(number));
   }
+}
+
+TEST_CASE("nothing is hidden for an agent that is not there") {
+  SilentAgent agent;
+  REQUIRE(unlink(process.agent_path) == 0);
+  AgentLink link;
+  const int before = hidden, next = dup(agent.listener);
+  close(next);
+
+  CHECK_FALSE(link.Ready());
+
+  CHECK_FALSE(link.Connected());
+  CHECK(hidden == before);
+  const int now = dup(agent.listener);
+  CHECK(now == next);
+  close(now);
 }
 
 }  // namespace
