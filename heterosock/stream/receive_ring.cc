@@ -160,6 +160,7 @@ Receiver::Look Receiver::LookBehindRing(uint64_t end) {
       if (peer.control.continue_at.load(std::memory_order_relaxed) != 0) return kMore;  // there came more meanwhile
       break;
     case Passage::kDropping:
+      if (ReadingShut(fd_)) return End(0);
       dropping_ = true;
       return kEmpty;
     case Passage::kTcp:

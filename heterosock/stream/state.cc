@@ -35,7 +35,7 @@ bool LookAtReceive(uint32_t index, int fd, short* ready, short* hidden) {
   }
   if (mode == Mode::kRing) {
     const Passage passage = PassToTcp(index, fd);
-    if (passage == Passage::kTcp) return true;
+    if (passage == Passage::kTcp || (passage == Passage::kDropping && ReadingShut(fd))) return true;
     if (passage == Passage::kDropping) *hidden = kReadable;
     if (passage == Passage::kImpossible) *ready |= kReadable;  // the program learns it from recv()
   }

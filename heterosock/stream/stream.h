@@ -84,6 +84,9 @@ short PollNow(int fd, short events);
 // Nothing more arrives over TCP: the peer's FIN has, or a reset. A SHUT_RD of our own, after which poll() says the same
 // (tcp_poll() in net/ipv4/tcp.c), is none.
 bool TcpEnded(int fd);
+// Such a SHUT_RD, while the peer has not ended: where there is nothing to read, that is the end of the stream
+// (tcp_recvmsg_locked() there).
+bool ReadingShut(int fd);
 // ppoll() of a socket, and perhaps of a bell, which goes on where a program's limit of open files is lower than that
 // (do_sys_poll() in fs/select.c refuses): then it is the bell alone for a while, and the socket is said to have news.
 int PollTwo(pollfd* sources, nfds_t count, const timespec* timeout);

@@ -27,6 +27,8 @@ bool TcpEnded(int fd) {
   return state >= kTimeWait;
 }
 
+bool ReadingShut(int fd) { return (PollNow(fd, POLLRDHUP) & POLLRDHUP) != 0 && !TcpEnded(fd); }
+
 int PollTwo(pollfd* sources, nfds_t count, const timespec* timeout) {
   const int before = errno;
   const int n = real.ppoll(sources, count, timeout, nullptr);

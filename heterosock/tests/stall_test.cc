@@ -10,6 +10,7 @@
 // does: it is what is checked here.
 #include <dlfcn.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -225,11 +226,51 @@ void IsLongOnItsWayBack(End& e) {
   _exit(0);
 }
 
+// As on TCP, the end of the stream, wherever it is asked for.
+void ReadsNoMore(End& e) {
+  e.sock = e.Accept();
+  e.Warm(e.sock);
+  e.Meet();
+  const std::string left = e.RecvAll(e.sock, sizeof kLeft - 1);
+  e.Meet();
+  e.Meet();
+  const double before = CpuMs();
+  shutdown(e.sock, SHUT_RD);
+  pollfd one{e.sock, POLLIN, 0};
+  const bool polled = poll(&one, 1, -1) == 1 && one.revents == POLLIN;
+  epoll_event event{EPOLLIN, {}};
+  const int ep = epoll_create1(0);
+  epoll_ctl(ep, EPOLL_CTL_ADD, e.sock, &event);
+  const bool told = epoll_wait(ep, &event, 1, -1) == 1 && event.events == EPOLLIN;
+  char byte;
+  const ssize_t looked = recv(e.sock, &byte, 1, MSG_DONTWAIT), peeked = recv(e.sock, &byte, 1, MSG_PEEK | MSG_WAITALL),
+                n = recv(e.sock, &byte, 1, 0);
+  const bool idle = CpuMs() - before < kIdleMs;
+  e.Say("whole %d", left == kLeft && polled && told && looked == 0 && peeked == 0 && n == 0 && idle);
+  e.Meet();
+}
+
+// It says that it is coming back, and does not.
+void NeverArrives(End& e) {
+  e.sock = e.Connect();
+  e.Warm(e.sock);
+  const std::vector<Mapping> channels = Channels();
+  e.Say("channels %zu", channels.size());
+  if (channels.size() != 1) return;
+  e.Meet();
+  e.SendAll(e.sock, kLeft);
+  e.Meet();
+  SendCopies(e, channels);
+  e.Meet();
+  e.Meet();
+}
+
 constexpr Stall kStalls[] = {
     {"does not come back while the victim calls and calls", CallsManyTimes, ComesBackLate},
     {"comes back on none of many connections", EndsMany, NeverComesBack},
     {"dies on its way back while the victim peeks for more", PeeksForAll, DiesOnItsWayBack},
     {"is on its way back for long while the victim waits", WaitsIdle, IsLongOnItsWayBack},
+    {"is on its way back for ever while the victim has shut its reading", ReadsNoMore, NeverArrives},
 };
 
 int Main(int argc, char** argv) {
