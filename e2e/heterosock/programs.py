@@ -5,9 +5,10 @@ import hashlib
 import json
 import os
 import re
+import signal
 import time
 
-from stage import Missing, free_port, need
+from stage import Missing, free_port, need, process_table, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PYTHON = "/usr/bin/python3"
@@ -17,18 +18,15 @@ def sha(text):
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:16]
 
 
-def wait_for(what):
-    end = time.monotonic() + 15
-    while not what():
-        assert time.monotonic() < end, "it did not become ready"
-        time.sleep(0.05)
-
-
 def redis(scene):
-    """Requests, a pipeline, a large value, and the append-only file's rewrite by a forked child."""
-    need("redis-server", "redis-benchmark", "redis-cli")
+    """Requests, a pipeline, a large value; a snapshot and the append-only file's rewrite, each by a child that is forked
+    while clients write and lives for a while beside them; and all that was written is there after a restart."""
+    need("redis-server", "redis-benchmark", "redis-cli", "redis-check-rdb")
     port = free_port()
-    scene.start("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", scene.folder, port=port)
+    # The forks are ours alone, and DEBUG DIGEST is refused without being allowed.
+    start = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", scene.folder,
+             "--auto-aof-rewrite-percentage", "0", "--enable-debug-command", "yes"]
+    server = scene.start(*start, port=port)
     cli = ["redis-cli", "-p", port]
     said = [scene.run(*cli, "SET", "a", "1"), scene.run(*cli, "INCRBY", "a", "41")]
     said.append(scene.run(*cli, "-x", "SET", "big", stdin=b"x" * 3_000_000))
@@ -37,15 +35,37 @@ def redis(scene):
     said.append(sha(scene.run(*cli, "LRANGE", "list", "0", "-1")))
     out = scene.load("redis-benchmark", "-p", port, "-t", "get,set", "-n", int(20_000 * scene.seconds), "-c", "10", "--csv")
     rates = {line.split(",")[0].strip('"'): float(line.split(",")[1].strip('"')) for line in out.splitlines()[1:]}
-    scene.run(*cli, "BGREWRITEAOF")
-    wait_for(lambda: "aof_rewrite_in_progress:0" in scene.run(*cli, "INFO", "persistence"))
-    said.append(re.findall("aof_last_bgrewrite_status:(.*)\r", scene.run(*cli, "INFO", "persistence")))
+    said.append(redis_forks(scene, port, cli))
+    whole = [scene.run(*cli, "DEBUG", "DIGEST"), scene.run(*cli, "DBSIZE")]
     scene.run(*cli, "SHUTDOWN", check=False)
-    scene.processes[-1].wait(10)
-    scene.start("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", scene.folder, port=port)
-    wait_for(lambda: scene.run(*cli, "PING") == "PONG\n")
+    server.wait(10)
+    scene.start(*start, port=port)
+    wait_for(lambda: scene.run(*cli, "PING") == "PONG\n", "redis after its restart")
+    again = [scene.run(*cli, "DEBUG", "DIGEST"), scene.run(*cli, "DBSIZE")]
+    assert again == whole, f"before the restart {whole}, after it {again}"
     said += [scene.run(*cli, "GET", "a"), scene.run(*cli, "LLEN", "list")]
     return said, rates["GET"], "GET/s"
+
+
+def redis_forks(scene, port, cli):
+    """What two children said of themselves that redis forked under load."""
+    def info(section, key):
+        return re.search(f"{key}:(.*)\r", scene.run(*cli, "INFO", section)).group(1)
+
+    load = scene.background("redis-benchmark", "-p", port, "-t", "set", "-n", 1_000_000_000, "-r", 5000, "-c", 10, "--csv")
+    scene.underway(load, port, 10)
+    wait_for(lambda: int(scene.run(*cli, "DBSIZE")) > 4000, "keys of the load")
+    scene.run(*cli, "CONFIG", "SET", "rdb-key-save-delay", "20")  # microseconds a key: the child lives for a third of a second
+    scene.run(*cli, "BGSAVE")
+    wait_for(lambda: info("persistence", "rdb_bgsave_in_progress") == "0", "the end of BGSAVE")
+    scene.run(*cli, "BGREWRITEAOF")
+    wait_for(lambda: info("persistence", "aof_rewrite_in_progress") == "0", "the end of BGREWRITEAOF")
+    assert load.poll() is None, "the load ended: one of its connections was lost"
+    load.terminate()
+    load.communicate()
+    wait_for(lambda: info("clients", "connected_clients") == "1", "the end of the load's connections")
+    scene.run("redis-check-rdb", scene.path("dump.rdb"), env=dict(os.environ))
+    return [info("persistence", "rdb_last_bgsave_status"), info("persistence", "aof_last_bgrewrite_status"), info("stats", "total_forks")]
 
 
 def memcached(scene):
@@ -57,7 +77,7 @@ def memcached(scene):
 
 
 def nginx(scene):
-    """Two workers, sendfile, a proxied location, keep-alive, and a reload under load."""
+    """Two workers, sendfile, a proxied location, keep-alive, and two reloads under load."""
     need("nginx", "wrk", "curl")
     port, second = free_port(), free_port()
     os.makedirs(scene.path("www"), exist_ok=True)
@@ -72,7 +92,7 @@ http {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {scene
   server {{ listen 127.0.0.1:{port}; root {scene.folder}/www;
     location /proxied/ {{ proxy_pass http://self/; proxy_http_version 1.1; proxy_set_header Connection ""; }} }}
   server {{ listen 127.0.0.1:{second}; root {scene.folder}/www; }} }}""")
-    scene.start("nginx", "-c", conf, "-p", scene.folder, port=port)
+    master = scene.start("nginx", "-c", conf, "-p", scene.folder, port=port)
     url = f"http://127.0.0.1:{port}"
     said = [sha(scene.run("curl", "-s", f"{url}{path}")) for path in ("/small", "/large", "/proxied/small", "/proxied/large")]
     said.append(scene.run("curl", "-s", "-r", "100-199", f"{url}/large"))
@@ -81,9 +101,42 @@ http {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {scene
     out = scene.load("wrk", "-t", "1", "-c", "10", "-d", f"{max(1, round(scene.seconds))}s", f"{url}/small")
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
     assert "Non-2xx" not in out and "Socket errors" not in out, out
-    scene.run("nginx", "-c", conf, "-p", scene.folder, "-s", "reload")
+    said.append(nginx_reloads(scene, port, master))
     said.append(sha(scene.run("curl", "-s", f"{url}/proxied/large")))
     return said, rate, "requests/s"
+
+
+def nginx_reloads(scene, port, master):
+    """Workers come and go under load, and an answer that one of the first is in the middle of comes whole."""
+    def workers():
+        return {pid for pid, (parent, _) in process_table().items() if parent == master.pid}
+
+    scene.path("www/huge", "".join(f"{i:07d}\n" for i in range(2_500_000)))  # 20 MB, more than TCP and a ring take unread
+    held = scene.background(PYTHON, f"{HERE}/clients/held.py", port, "/huge")
+    scene.underway(held, port, 1)
+    os.write(held.stdin.fileno(), b".")
+    assert held.stdout.readline() == b"held\n", "the answer did not begin"
+    load = scene.background("wrk", "-t", "1", "-c", "10", "-d", "300s", f"http://127.0.0.1:{port}/small")
+    first = workers()
+    for left in (1, 0):  # of those that the reload replaces: one has the held answer
+        scene.underway(load, port, 10)
+        old = workers() - first if left == 0 else first
+        master.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(workers() - first - old) == 2, "new workers")
+        wait_for(lambda: len(workers() & old) == left, f"old workers to {left}")
+    scene.underway(load, port, 10)
+    # It says what it has so far. A SIGINT that its other thread takes leaves the first one asleep.
+    wait_for(lambda: load.send_signal(signal.SIGINT) or load.poll() is not None, "wrk's end")
+    out = load.stdout.read().decode()
+    assert len(workers() & first) == 1, "the worker that was in the middle of an answer is gone"
+    said = held.communicate(b".")[0].decode()
+    wait_for(lambda: not workers() & first, "the first worker's end")
+    # A worker that ends closes what waits for the next request, and wrk had sent one. Each closes a connection once.
+    errors = dict(re.findall(r"(connect|read|write|timeout) (\d+)", re.search(r"Socket errors: .*|$", out).group()))
+    ended = int(errors.pop("read", 0))
+    assert "Non-2xx" not in out and not any(map(int, errors.values())) and ended <= 2 * 2 * 10, out
+    scene.notes.append(("ended by two reloads before an answer", ended))
+    return said
 
 
 def haproxy(scene):
@@ -302,5 +355,9 @@ def go(scene):
 
 ALL = [redis, memcached, nginx, haproxy, envoy, postgres, python("asyncio_echo"), python("http_server"), python("processes"), grpc, java, mariadb, node, openssh, iperf3, sockperf,
        static, go]
-NEVER_MOVE = {"static", "go"}  # these bypass libc
-NEED_NOT_MOVE = {"openssh"}    # sshd executes itself for each connection, which then has two holders
+# Which stay on TCP, and why; docs/heterosock.md has all of them.
+STAYS = {
+    "static": "it has no libc to put the library before",
+    "go": "it makes its system calls itself",
+    "openssh": "sshd executes itself for each connection, which is its number 0 and 1 then",
+}

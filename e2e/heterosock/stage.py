@@ -32,10 +32,13 @@ def free_port():
 
 
 class Scene:
-    """server and client: the environments of the two ends."""
+    """server and client: the environments of the two ends. moves: how many connection ends of a process have moved to shared
+    memory so far, by its number; None where none can."""
 
-    def __init__(self, server, client, seconds):
+    def __init__(self, server, client, seconds, moves=None):
         self.server, self.client, self.seconds = server, client, seconds
+        self.moves, self.moved = moves, {}
+        self.notes = []  # figures that need not be the same with the library, each with its name
         self.folder = tempfile.mkdtemp(prefix="hk-e2e-heterosock-")
         os.chmod(self.folder, 0o777)
         self.processes = []
@@ -80,6 +83,23 @@ class Scene:
             time.sleep(0.01)
         return process
 
+    def background(self, *argv):
+        """A client that goes on beside others, with pipes to and from it."""
+        argv = [which(argv[0]) or argv[0], *map(str, argv[1:])]
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.client, start_new_session=True, cwd=self.folder)
+        self.processes.append(process)
+        return process
+
+    def underway(self, process, port, connections):
+        """Returns when that many connections to the port are open, and, if they can, as many of the process have moved to
+        shared memory since the last call. It has one end of each."""
+        wait_for(lambda: established(port) >= connections, f"{connections} connections")
+        if self.moves:
+            before = self.moved.get(process.pid, 0)
+            wait_for(lambda: self.moves(process.pid) >= before + connections, f"{connections} moved connections")
+            self.moved[process.pid] = self.moves(process.pid)
+        assert process.poll() is None, "the client ended"
+
     def run(self, *argv, stdin=None, env=None, check=True, timeout=60):
         """A client; its output."""
         argv = [which(argv[0]) or argv[0], *map(str, argv[1:])]
@@ -97,32 +117,51 @@ class Scene:
 
     def cpu(self):
         """Seconds of CPU that the servers with all their descendants and the clients that ended have taken."""
-        parents, seconds = {}, {}
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
-                continue
-            try:
-                with open(f"/proc/{name}/stat") as file:
-                    fields = file.read().rsplit(")", 1)[1].split()
-            except OSError:  # it ended meanwhile
-                continue
-            parents[int(name)] = int(fields[1])
-            seconds[int(name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # with the children it waited for
+        table = process_table()
         mine = {process.pid for process in self.processes}
         grown = True
         while grown:
-            more = {pid for pid, parent in parents.items() if parent in mine} - mine
+            more = {pid for pid, (parent, _) in table.items() if parent in mine} - mine
             mine |= more
             grown = bool(more)
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return sum(seconds.get(pid, 0) for pid in mine) + ended.ru_utime + ended.ru_stime
+        return sum(table[pid][1] for pid in mine if pid in table) + ended.ru_utime + ended.ru_stime
+
+
+def process_table():
+    """Of each process its parent, and the seconds of CPU that it and the children it waited for have taken."""
+    table = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            with open(f"/proc/{name}/stat") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            table[int(name)] = int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return table
+
+
+def wait_for(what, name="it"):
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end, f"{name} did not come"
+        time.sleep(0.05)
+
+
+def sockets(port, state):
+    """How many of that local port are in that state of the kernel's table."""
+    count = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with open(table) as file:
+            next(file)
+            count += sum(line.split()[3] == state and int(line.split()[1].rsplit(":", 1)[1], 16) == port for line in file)
+    return count
 
 
 def listens(port):
     """Without connecting: a server under test sees only its own clients."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with open(table) as file:
-            next(file)
-            if any(line.split()[3] == "0A" and int(line.split()[1].rsplit(":", 1)[1], 16) == port for line in file):
-                return True
-    return False
+    return sockets(port, "0A") > 0
+
+
+def established(port):
+    return sockets(port, "01")

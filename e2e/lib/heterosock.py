@@ -71,6 +71,12 @@ class Heterosock:
                     reasons[line.split(mark, 1)[1]] += 1
         return ends, reasons
 
+    def moves_of(self, pid):
+        """How many connection ends of this traced process have both sent to shared memory and received from it so far."""
+        with open(self.trace) as file:
+            lines = [line for line in file if line.startswith(f"heterosock[{pid}/")]
+        return min(sum(mark in line for line in lines) for mark in ("sends to shared memory", "receives from shared memory"))
+
     def __enter__(self):
         return self
 
