@@ -1,98 +1,24 @@
 // What libheterosock.so asks of the programs that it is preloaded into, read from the file: no libstdc++, no symbol of
 // a glibc newer than 2.31, and no name of its own but those of heterosock.map.
 #include <dlfcn.h>
-#include <elf.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
-#include <fstream>
 #include <iterator>
 #include <map>
 #include <regex>
 #include <set>
 #include <string>
-#include <utility>
 
 #include "heterosock/lib/own_calls.h"
 #include "heterosock/tests/agent.h"
+#include "heterosock/tests/elf.h"
 
 namespace heterok8s::heterosock {
 namespace {
 
-std::string Contents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// Of a 64-bit file of this machine, as the compiler has just made one.
-class Elf {
- public:
-  explicit Elf(std::string bytes) : bytes_(std::move(bytes)) {}
-
-  std::set<std::string> Needed() const {
-    std::set<std::string> names;
-    const Elf64_Shdr* section = Find(SHT_DYNAMIC);
-    for (size_t i = 0; i < section->sh_size / sizeof(Elf64_Dyn); ++i) {
-      const Elf64_Dyn& entry = Table<Elf64_Dyn>(*section)[i];
-      if (entry.d_tag == DT_NEEDED) names.insert(Text(*section, entry.d_un.d_val));
-    }
-    return names;
-  }
-
-  std::set<std::string> Versions() const {
-    std::set<std::string> names;
-    const Elf64_Shdr* section = Find(SHT_GNU_verneed);
-    const char* at = bytes_.data() + section->sh_offset;
-    for (uint32_t i = 0; i < section->sh_info; ++i) {
-      const auto* need = reinterpret_cast<const Elf64_Verneed*>(at);
-      const char* each = at + need->vn_aux;
-      for (int k = 0; k < need->vn_cnt; ++k) {
-        const auto* version = reinterpret_cast<const Elf64_Vernaux*>(each);
-        names.insert(Text(*section, version->vna_name));
-        each += version->vna_next;
-      }
-      at += need->vn_next;
-    }
-    return names;
-  }
-
-  std::set<std::string> Exported() const { return Symbols(false); }
-  std::set<std::string> Imported() const { return Symbols(true); }
-
- private:
-  std::set<std::string> Symbols(bool undefined) const {
-    std::set<std::string> names;
-    const Elf64_Shdr* section = Find(SHT_DYNSYM);
-    for (size_t i = 0; i < section->sh_size / sizeof(Elf64_Sym); ++i) {
-      const Elf64_Sym& symbol = Table<Elf64_Sym>(*section)[i];
-      const auto bind = ELF64_ST_BIND(symbol.st_info);
-      if ((symbol.st_shndx == SHN_UNDEF) != undefined || bind == STB_LOCAL || (undefined && bind == STB_WEAK)) continue;
-      names.insert(Text(*section, symbol.st_name));
-    }
-    return names;
-  }
-
-  template <typename T>
-  const T* Table(const Elf64_Shdr& section) const {
-    return reinterpret_cast<const T*>(bytes_.data() + section.sh_offset);
-  }
-  const Elf64_Ehdr& header() const { return *reinterpret_cast<const Elf64_Ehdr*>(bytes_.data()); }
-  const Elf64_Shdr& Section(uint32_t i) const {
-    return reinterpret_cast<const Elf64_Shdr*>(bytes_.data() + header().e_shoff)[i];
-  }
-  const Elf64_Shdr* Find(uint32_t type) const {
-    for (uint32_t i = 0; i < header().e_shnum; ++i) {
-      if (Section(i).sh_type == type) return &Section(i);
-    }
-    FAIL("no section of type " << type);
-    return nullptr;
-  }
-  const char* Text(const Elf64_Shdr& section, uint64_t at) const {
-    return bytes_.data() + Section(section.sh_link).sh_offset + at;
-  }
-
-  const std::string bytes_;
-};
+using behaviour::Contents;
+using behaviour::Elf;
 
 Elf Library() {
   const std::string path = behaviour::BesideThisProgram("libheterosock.so");
