@@ -60,28 +60,28 @@ int StartList(const char* name, int mode, void* const* orders, int count, sigeve
 
 }  // namespace
 
-// The names with 64 are other symbols in glibc, and the same functions.
+// The names with 64 are other symbols for the same functions: glibc's where off_t has 64 bits, musl's everywhere.
 #undef aio_read64
 #undef aio_write64
 #undef lio_listio64
-HETEROSOCK_EXPORT int aio_read(aiocb* order) { return Start("aio_read", order); }
-HETEROSOCK_EXPORT int aio_write(aiocb* order) { return Start("aio_write", order); }
 #ifdef __GLIBC__
 using Orders = aiocb* const*;
+using Order64 = aiocb64;
+static_assert(sizeof(aiocb) == sizeof(aiocb64) && offsetof(aiocb, aio_fildes) == offsetof(aiocb64, aio_fildes));
 #else
 using Orders = aiocb* __restrict const*;
+using Order64 = aiocb;
 #endif
+HETEROSOCK_EXPORT int aio_read(aiocb* order) { return Start("aio_read", order); }
+HETEROSOCK_EXPORT int aio_read64(Order64* order) { return Start("aio_read", order); }
+HETEROSOCK_EXPORT int aio_write(aiocb* order) { return Start("aio_write", order); }
+HETEROSOCK_EXPORT int aio_write64(Order64* order) { return Start("aio_write", order); }
 HETEROSOCK_EXPORT int lio_listio(int mode, Orders orders, int count, sigevent* event) {
   return StartList("lio_listio", mode, reinterpret_cast<void* const*>(const_cast<aiocb* const*>(orders)), count, event);
 }
-#ifdef __GLIBC__
-static_assert(sizeof(aiocb) == sizeof(aiocb64) && offsetof(aiocb, aio_fildes) == offsetof(aiocb64, aio_fildes));
-HETEROSOCK_EXPORT int aio_read64(aiocb64* order) { return Start("aio_read64", order); }
-HETEROSOCK_EXPORT int aio_write64(aiocb64* order) { return Start("aio_write64", order); }
-HETEROSOCK_EXPORT int lio_listio64(int mode, aiocb64* const* orders, int count, sigevent* event) {
-  return StartList("lio_listio64", mode, reinterpret_cast<void* const*>(orders), count, event);
+HETEROSOCK_EXPORT int lio_listio64(int mode, Order64* const* orders, int count, sigevent* event) {
+  return StartList("lio_listio", mode, reinterpret_cast<void* const*>(orders), count, event);
 }
-#endif
 
 // libaio's, which makes the system call itself.
 HETEROSOCK_EXPORT int io_submit(aio_context_t context, long count, iocb** orders) {

@@ -1,6 +1,7 @@
-// What libheterosock.so asks of the programs that it is preloaded into, read from the file: no libstdc++, no symbol of
-// a glibc newer than 2.31, and no name of its own but those of heterosock.map.
+// What libheterosock.so, and the one for musl, ask of the programs that they are preloaded into, read from the files:
+// no libstdc++, no symbol of a glibc newer than 2.31, and no name of their own but those of heterosock.map.
 #include <dlfcn.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -20,14 +21,30 @@ namespace {
 using behaviour::Contents;
 using behaviour::Elf;
 
-Elf Library() {
-  const std::string path = behaviour::BesideThisProgram("libheterosock.so");
+const std::string kForGlibc = "libheterosock.so";
+const std::string kForMusl = "musl/libheterosock.so";
+
+Elf Library(const std::string& name) {
+  const std::string path = behaviour::BesideThisProgram(name);
+  CAPTURE(name);
   REQUIRE_FALSE(path.empty());
   return Elf(Contents(path));
 }
 
+Elf Glibc() {
+  Dl_info libc{};
+  REQUIRE(dladdr(reinterpret_cast<void*>(&getpid), &libc) != 0);
+  return Elf(Contents(libc.dli_fname));
+}
+
+Elf Musl() {
+  utsname kernel{};
+  REQUIRE(uname(&kernel) == 0);
+  return Elf(Contents(std::string("/lib/ld-musl-") + kernel.machine + ".so.1"));
+}
+
 TEST_CASE("the library needs libc alone, and none newer than glibc 2.31") {
-  const Elf library = Library();
+  const Elf library = Library(kForGlibc);
 
   std::set<std::string> needed = library.Needed();
   std::erase_if(needed,
@@ -43,7 +60,22 @@ TEST_CASE("the library needs libc alone, and none newer than glibc 2.31") {
   }
 }
 
+// It is preloaded into programs of either, and named by version it would be glibc's.
+TEST_CASE("musl's library needs nothing by name, and asks only for what both libcs have") {
+  const Elf library = Library(kForMusl);
+  const std::set<std::string> musl = Musl().Exported(), glibc = Glibc().Exported();
+
+  CHECK(library.Needed().empty());
+  CHECK(library.Versions().empty());
+  CHECK_FALSE(library.Imported().empty());
+  for (const std::string& name : library.Imported()) {
+    CAPTURE(name);
+    CHECK((musl.count(name) != 0 && glibc.count(name) != 0));
+  }
+}
+
 TEST_CASE("the library exports what its map lists, and nothing else") {
+  const std::string library = GENERATE(kForGlibc, kForMusl);
   const std::string map = std::regex_replace(Contents("heterosock/lib/heterosock.map"), std::regex("#[^\n]*"), "");
   std::set<std::string> listed;
   const std::regex name(R"((\w+);)");
@@ -51,14 +83,17 @@ TEST_CASE("the library exports what its map lists, and nothing else") {
     listed.insert((*at)[1]);
 
   CHECK(listed.size() > 100);
-  CHECK(Library().Exported() == listed);
+  CAPTURE(library);
+  CHECK(Library(library).Exported() == listed);
 }
 
 // They are not for programs, but libraries of the same libc jump to them: libpthread's fork before glibc 2.34 is a jump
 // to
 // __libc_fork, and for whoever looks up "fork" behind the library that would be the library again.
 TEST_CASE("the library exports no name that the libraries of a libc keep for each other") {
-  for (const std::string& name : Library().Exported()) CHECK(name.rfind("__libc_", 0) != 0);
+  const std::string library = GENERATE(kForGlibc, kForMusl);
+
+  for (const std::string& name : Library(library).Exported()) CHECK(name.rfind("__libc_", 0) != 0);
 }
 
 // Calls that move bytes, wait, make, copy or close descriptors, or start processes, and that the library leaves to
@@ -239,20 +274,19 @@ const char* const kFamilies =
     R"()(_chk|_nocancel|_2)?)";
 
 TEST_CASE("what the library does not take over of libc's calls has a reason") {
-  const std::set<std::string> hooked = Library().Exported();
-  Dl_info libc{};
-  REQUIRE(dladdr(reinterpret_cast<void*>(&getpid), &libc) != 0);
+  const std::string library = GENERATE(kForGlibc, kForMusl);
+  const std::set<std::string> hooked = Library(library).Exported();
 
   std::set<std::string> known(std::begin(kMustKnow), std::end(kMustKnow));
   const size_t must = known.size();
   const std::regex family(kFamilies);
-  for (const std::string& name : Elf(Contents(libc.dli_fname)).Exported()) {
+  for (const std::string& name : (library == kForGlibc ? Glibc() : Musl()).Exported()) {
     if (std::regex_match(name, family)) known.insert(name);
   }
 
   CHECK(known.size() > must);
   for (const std::string& name : known) {
-    CAPTURE(name);
+    CAPTURE(library, name);
     CHECK((hooked.count(name) != 0) != (kNotHooked.count(name) != 0));
   }
   for (const auto& [name, reason] : kNotHooked) {
@@ -263,6 +297,7 @@ TEST_CASE("what the library does not take over of libc's calls has a reason") {
 
 // Whoever adds a function here has looked which system calls it makes.
 TEST_CASE("what the library calls of libc makes no other system call") {
+  const std::string library = GENERATE(kForGlibc, kForMusl);
   const std::set<std::string> none = {"__cxa_finalize",
                                       "__errno_location",
                                       "__libc_current_sigrtmax",
@@ -272,11 +307,13 @@ TEST_CASE("what the library calls of libc makes no other system call") {
                                       "dl_iterate_phdr",
                                       "dlsym",
                                       "environ",
+                                      "fileno",
                                       "getenv",
                                       "getpagesize",
                                       "gnu_get_libc_version",
                                       "memcpy",
                                       "memset",
+                                      "ntohl",
                                       "secure_getenv",
                                       "snprintf",
                                       "strchr",
@@ -292,8 +329,8 @@ TEST_CASE("what the library calls of libc makes no other system call") {
   const std::set<std::string> calls = {HETEROSOCK_OWN_CALLS(HETEROSOCK_NAME)};
 #undef HETEROSOCK_NAME
 
-  for (const std::string& name : Library().Imported()) {
-    CAPTURE(name);
+  for (const std::string& name : Library(library).Imported()) {
+    CAPTURE(library, name);
     CHECK((none.contains(name) || programs.contains(name) || calls.contains(name)));
   }
 }

@@ -30,6 +30,7 @@ class Elf {
   std::set<std::string> Needed() const {
     std::set<std::string> names;
     const Elf64_Shdr* section = Find(SHT_DYNAMIC);
+    REQUIRE(section != nullptr);
     for (size_t i = 0; i < section->sh_size / sizeof(Elf64_Dyn); ++i) {
       const Elf64_Dyn& entry = Table<Elf64_Dyn>(*section)[i];
       if (entry.d_tag == DT_NEEDED) names.insert(Text(*section, entry.d_un.d_val));
@@ -40,6 +41,7 @@ class Elf {
   std::set<std::string> Versions() const {
     std::set<std::string> names;
     const Elf64_Shdr* section = Find(SHT_GNU_verneed);
+    if (section == nullptr) return names;
     const char* at = bytes_.data() + section->sh_offset;
     for (uint32_t i = 0; i < section->sh_info; ++i) {
       const auto* need = reinterpret_cast<const Elf64_Verneed*>(at);
@@ -61,6 +63,7 @@ class Elf {
   std::set<std::string> Symbols(bool undefined) const {
     std::set<std::string> names;
     const Elf64_Shdr* section = Find(SHT_DYNSYM);
+    REQUIRE(section != nullptr);
     for (size_t i = 0; i < section->sh_size / sizeof(Elf64_Sym); ++i) {
       const Elf64_Sym& symbol = Table<Elf64_Sym>(*section)[i];
       const auto bind = ELF64_ST_BIND(symbol.st_info);
@@ -82,7 +85,6 @@ class Elf {
     for (uint32_t i = 0; i < header().e_shnum; ++i) {
       if (Section(i).sh_type == type) return &Section(i);
     }
-    FAIL("no section of type " << type);
     return nullptr;
   }
   const char* Text(const Elf64_Shdr& section, uint64_t at) const {
