@@ -2,7 +2,6 @@
 // the connection has moved to shared memory in both directions (20 seconds at most). Prints what came back of the first
 // 500 rounds, and whether it moved: "4096 bytes, 500 rounds, sum …, moved 3".
 #include <arpa/inet.h>
-#include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,30 +11,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { kBytes = 4096, kRounds = 500 };
+#include "heterosock/musl/end.h"
 
-static void Die(const char* what) {
-  perror(what);
-  _exit(1);
-}
-static void ReadAll(int fd, unsigned char* at, size_t bytes) {
-  while (bytes > 0) {
-    ssize_t got = read(fd, at, bytes);
-    if (got <= 0) Die("read");
-    at += got, bytes -= (size_t)got;
-  }
-}
-static void WriteAll(int fd, const unsigned char* at, size_t bytes) {
-  while (bytes > 0) {
-    ssize_t put = write(fd, at, bytes);
-    if (put <= 0) Die("write");
-    at += put, bytes -= (size_t)put;
-  }
-}
-static int Moved(int fd) {
-  int (*moved)(int) = (int (*)(int))dlsym(RTLD_DEFAULT, "heterosock_moved");
-  return moved ? moved(fd) : 0;
-}
+enum { kBytes = 4096, kRounds = 500 };
 
 int main(int argc, char** argv) {
   const int until_moved = argc > 1 && strcmp(argv[1], "until-moved") == 0;
