@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -67,10 +68,24 @@ void* Find(const char* name, const NextSymbolAnswer& next) {
   return dlsym != nullptr ? dlsym(RTLD_NEXT, name) : NextSymbolOfAny(name).address;
 }
 
+// The same function by the name without 64: since 1.2.4 musl gives the other to programs that ask for it (get_lfs64()
+// in ldso/dynlink.c), Rust's among them, and says nothing of it to dlsym().
+void* FindPlain(const char* name) {
+  char plain[16];
+  const char* six = strchr(name, '6');
+  const size_t length = strlen(name);
+  if (six == nullptr || six[1] != '4' || length >= sizeof plain) return nullptr;
+  const auto before = static_cast<size_t>(six - name);
+  memcpy(plain, name, before);
+  memcpy(plain + before, six + 2, length - before - 1);  // with its end
+  return Find(plain, NextSymbol(plain));
+}
+
 template <typename F>
 void Resolve(F& pointer, const char* name, F fallback) {
   // Of what only newer ones have there is none behind libc, where this must not look: it may be within a malloc.
   void* found = Find(name, NextSymbol(name));
+  if (found == nullptr) found = FindPlain(name);
   __atomic_store_n(&pointer, found != nullptr ? reinterpret_cast<F>(found) : fallback, __ATOMIC_RELAXED);
 }
 
