@@ -100,6 +100,7 @@ Passage PassToTcp(uint32_t index, int fd) {
     if (!TcpEnded(fd)) return Passage::kDropping;
     if (peer.control.continue_at.load(std::memory_order_acquire) == 0) {
       Drop(slot, fd, channel.ring_bytes);
+      if (slot.rx.reset.load() != 0) return Passage::kRing;
       LeaveToKernel(index, fd);
       return Passage::kTcp;
     }

@@ -171,14 +171,14 @@ Receiver::Look Receiver::LookAtTcp() {
     const long peeked = Syscall(SYS_recvfrom, fd_, reinterpret_cast<long>(&byte), 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
     if (peeked > 0) return TakeAtMark();
     if (peeked == -EAGAIN || peeked == -EINTR) return kEmpty;
+    if (peeked < 0) return Keep(peeked);  // the peer may have switched before
     if (channel_.peer().control.switch_at.load(std::memory_order_acquire) != 0) return kMore;
-    if (peeked == 0 && PeerEnded(index_, fd_)) return kMore;  // it left bytes unread: the kernel has an error now
-    return peeked < 0 && done_ > 0 ? Reset(peeked) : End(peeked);
+    return PeerEnded(index_, fd_) ? kMore : End(0);  // it left bytes unread: the kernel has an error now
   }
   const bool peek = (flags_ & MSG_PEEK) != 0;
   const long got = peek ? KernelReceive(cursor_, most) : ReceiveCounted(most);
   if (got == -EAGAIN || got == -EINTR) return kEmpty;
-  if (got <= 0) return End(got);
+  if (got <= 0) return Nothing(got);
   if (peek && switch_at != 0 && static_cast<uint64_t>(got) == most && cursor_.Total() > most)
     return PeekBehindSwitch(most);
   Took(static_cast<size_t>(got));
@@ -198,7 +198,7 @@ Receiver::Look Receiver::TakeAtMark() {
   const bool peek = (flags_ & MSG_PEEK) != 0;
   const long got = peek ? KernelReceive(cursor_, cursor_.Total()) : ReceiveCounted(cursor_.Total());
   if (pipe_ < 0 && (got == -EAGAIN || got == -EINTR)) return kEmpty;
-  if (got <= 0) return End(got);
+  if (got <= 0) return Nothing(got);
   Took(static_cast<size_t>(got));
   return kMore;
 }
@@ -242,14 +242,37 @@ Receiver::Look Receiver::Keep(long error) {
   return kMore;
 }
 
+// A receive of the kernel's brought none of the bytes that are due.
+Receiver::Look Receiver::Nothing(long got) {
+  switch (got) {
+    case 0: {
+      // Before what lies in the ring a part of the stream was lost: with the reset that was told.
+      const uint32_t kept = rx_.reset.exchange(0);
+      return kept != 0 ? Reset(-static_cast<long>(kept)) : End(0);
+    }
+    case -EAGAIN:
+    case -EINTR:
+    case -EFAULT:
+    case -EINVAL:
+    case -ENOMEM:
+    case -EPIPE:
+    case kPipeFull:
+      return End(got);  // of this call, or of its pipe
+    default:
+      return Keep(got);
+  }
+}
+
 // Told once, and by a call that received nothing.
 Receiver::Look Receiver::Reset(long error) {
   if (done_ > 0) {
     rx_.reset.store(static_cast<uint32_t>(-error));
     return End(0);
   }
-  LeaveToKernel(index_, fd_);
-  convert_ = true;
+  if (TcpEnded(fd_)) {  // an error of which the connection does not die may be told too (IP_RECVERR)
+    LeaveToKernel(index_, fd_);
+    convert_ = true;
+  }
   return End(error);
 }
 

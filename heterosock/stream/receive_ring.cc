@@ -158,7 +158,9 @@ Receiver::Look Receiver::LookBehindRing(uint64_t end) {
   switch (PassToTcp(index_, fd_)) {
     case Passage::kRing:
       if (peer.control.continue_at.load(std::memory_order_relaxed) != 0) return kMore;  // there came more meanwhile
-      break;
+      if (rx_.reset.load(std::memory_order_relaxed) == 0) break;
+      at_end_ = true;
+      return kMore;
     case Passage::kDropping:
       if (ReadingShut(fd_)) return End(0);
       dropping_ = true;
@@ -209,7 +211,7 @@ Receiver::Look Receiver::LookBehindRing(uint64_t end) {
   // Bytes on TCP without a way back announced: a process that shares the peer's socket wrote behind its library's
   // back.
   const long got = KernelReceive(cursor_, cursor_.Total());
-  if (got <= 0) return got == -EAGAIN ? kEmpty : End(got);
+  if (got <= 0) return got == -EAGAIN ? kEmpty : Nothing(got);
   Took(static_cast<size_t>(got));
   return kMore;
 }

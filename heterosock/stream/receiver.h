@@ -57,6 +57,7 @@ class Receiver {
   void Publish(uint64_t head, uint64_t tail, uint64_t size);
   Look LookBehindRing(uint64_t end);
   Look Keep(long error);
+  Look Nothing(long got);
   Look Reset(long error);
   Look Corrupt(const char* what);
   bool Changed() const;

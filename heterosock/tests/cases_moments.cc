@@ -1,5 +1,6 @@
 // What the other end does in the middle of a receive: between any two system calls that the library makes in it
 // (interrupt.h). What it sent before its end is read, in order, and then the end is told, once.
+#include <dlfcn.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -60,6 +61,63 @@ void ActMeanwhile(End& e, int fd, void (*act)(End& e, int fd)) {
   e.Meet();
 }
 
+constexpr int kRounds = 60;  // of a connection that may move
+
+// A byte goes back and forth until both ends could send to shared memory, and the one that looks does. It tells whether
+// that is over (1), or the other end was first (2), for which it takes another connection.
+int Arm(int fd, int round) {
+  static const auto moved = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "heterosock_moved"));
+  if (moved == nullptr || round == kRounds || (moved(fd) & 3) == 1) return 1;
+  return (moved(fd) & 2) != 0 ? 2 : 0;
+}
+
+int ConnectArmed(End& e) {
+  for (;;) {
+    e.Meet();
+    const int fd = e.Connect();
+    int over = 0;
+    for (int round = 1; over == 0; ++round) {
+      e.RecvAll(fd, 1);
+      e.SendAll(fd, "k");
+      over = Arm(fd, round);
+      e.Tell(over);
+      e.Meet();
+      e.Meet();
+    }
+    if (over == 1) return fd;
+    close(fd);
+  }
+}
+
+int AcceptArmed(End& e) {
+  for (;;) {
+    e.Meet();
+    const int fd = e.Accept();
+    do {
+      Sleep(1);  // the agent's turn
+      e.SendAll(fd, "k");
+      e.RecvAll(fd, 1);
+      e.Meet();
+      e.Meet();
+    } while (e.Told() == 0);
+    if (e.Told() == 1) return fd;
+    close(fd);
+  }
+}
+
+// Connections that the other end is about to move: it does with what it sends next.
+Body AtEachMomentArmed(void (*act)(End& e, int fd)) {
+  return {.client =
+              [](End& e) {
+                for (int at = 1; at <= kMoments; ++at) LookMeanwhile(e, ConnectArmed(e), at);
+              },
+          .server =
+              [act](End& e) {
+                for (int at = 1; at <= kMoments; ++at) ActMeanwhile(e, AcceptArmed(e), act);
+              },
+          .bare = true};
+}
+
 // The connection of the case, then further ones that are like it.
 Body AtEachMoment(void (*act)(End& e, int fd)) {
   return {.client =
@@ -91,6 +149,11 @@ CASE{"moments: last words and a reset, at each moment of a look", AtEachMoment([
 CASE{"moments: last words and a close, at each moment of a look", AtEachMoment([](End& e, int fd) {
        e.SendAll(fd, "last words");
        close(fd);
+     })};
+
+CASE{"moments: a switch, last words and a reset, at each moment of a look", AtEachMomentArmed([](End& e, int fd) {
+       e.SendAll(fd, "last words");
+       CloseWithReset(e, fd);
      })};
 
 }  // namespace
