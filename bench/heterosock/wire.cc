@@ -261,8 +261,17 @@ std::unique_ptr<Wire> MakeWire(const std::string& name) {
   Die("no such wire: " + name);
 }
 
+namespace {
+auto* AskIfMoved() {
+  static auto* ask = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "heterosock_moved"));
+  return ask;
+}
+}  // namespace
+
+bool Preloaded() { return AskIfMoved() != nullptr; }
+
 bool Moved(int fd) {
-  static auto* moved = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "heterosock_moved"));
+  auto* moved = AskIfMoved();
   return moved && fd >= 0 && moved(fd) == 3;
 }
 
@@ -284,7 +293,7 @@ void Settle(Wire& wire, int side) {
       wire.Send(bytes, sizeof bytes);
       if (last) return;
     }
-    if (!dlsym(RTLD_DEFAULT, "heterosock_moved")) end = {};
+    if (!Preloaded()) end = {};
   }
 }
 

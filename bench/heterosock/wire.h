@@ -48,6 +48,7 @@ void ReceiveAll(int fd, char* bytes, size_t size, bool spin);
 
 [[noreturn]] void Die(const std::string& what);  // with errno
 
+bool Preloaded();  // the library is
 // Whether both directions of the socket are on shared memory, as the preloaded library says; false without it.
 bool Moved(int fd);
 // Exchanges until the connection has moved, for at most a second. Both sides call it; of no effect on other wires.
