@@ -5,18 +5,9 @@
 //                                                     before each, the other side has gone to sleep.
 //   pair stream WIRE BLOCK SECONDS CPU CPU            bytes a second, one line for each tenth of the time
 //   pair connections WIRE SECONDS CPU CPU             connections a second: connect, 16 bytes and back, close
-//   pair calls COUNT                                  ns of one write to /dev/null, of one poll of it, of one recv on a
-//                                                     silent socket, of one poll of that, of one poll of both that may
-//                                                     sleep, of one epoll_wait on a set with the socket, and of one
-//                                                     that may sleep, on a set with more: the cost of hooks; a line
-//                                                     for each 1,000
 //
 // The last line is "moved 1" when the connection was on shared memory at the end.
-#include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -154,45 +145,6 @@ int Connections(const std::string& wire, double seconds, int here, int there) {
   return 0;
 }
 
-int Calls(int count) {
-  constexpr int kBatch = 1000;
-  int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-  std::unique_ptr<Wire> wire = MakeWire("tcp");
-  pid_t child = Beside([&] {
-    wire->Open(1);
-    pause();
-  });
-  wire->Open(0);
-  pollfd one{null, POLLOUT, 0}, silent{wire->Descriptor(), POLLIN, 0}, both[]{one, silent};
-  const int set = epoll_create1(EPOLL_CLOEXEC), ready = epoll_create1(EPOLL_CLOEXEC);
-  const int one_more = eventfd(1, EFD_CLOEXEC);
-  epoll_event event{EPOLLIN, {}};
-  if (set < 0 || epoll_ctl(set, EPOLL_CTL_ADD, wire->Descriptor(), &event) != 0 ||
-      epoll_ctl(ready, EPOLL_CTL_ADD, wire->Descriptor(), &event) != 0 ||
-      epoll_ctl(ready, EPOLL_CTL_ADD, one_more, &event) != 0)
-    Die("epoll");
-  char byte = 0;
-  const std::function<void()> calls[] = {
-      [&] { (void)!write(null, &byte, 1); },
-      [&] { poll(&one, 1, 0); },
-      [&] { recv(wire->Descriptor(), &byte, 1, MSG_DONTWAIT); },
-      [&] { poll(&silent, 1, 0); },
-      [&] { poll(both, 2, -1); },
-      [&] { epoll_wait(set, &event, 1, 0); },
-      [&] { epoll_wait(ready, &event, 1, -1); },
-  };
-  for (int i = 0; i < count / kBatch; ++i) {
-    for (const auto& call : calls) {
-      Clock::time_point start = Clock::now();
-      for (int k = 0; k < kBatch; ++k) call();
-      std::printf("%.2f ", std::chrono::duration<double, std::nano>(Clock::now() - start).count() / kBatch);
-    }
-    std::printf("\n");
-  }
-  Reap(child);
-  return 0;
-}
-
 int Main(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
   auto number = [&](size_t i) { return std::atoi(words[i].c_str()); };
@@ -203,10 +155,9 @@ int Main(int argc, char** argv) {
     return Stream(words[1], static_cast<size_t>(number(2)), std::atof(words[3].c_str()), number(4), number(5));
   if (n == 5 && words[0] == "connections")
     return Connections(words[1], std::atof(words[2].c_str()), number(3), number(4));
-  if (n == 2 && words[0] == "calls") return Calls(number(1));
   std::fprintf(stderr,
                "usage: pair latency WIRE SIZE COUNT CPU CPU [PAUSE_US] | stream WIRE BLOCK SECONDS CPU CPU | "
-               "connections WIRE SECONDS CPU CPU | calls COUNT\n");
+               "connections WIRE SECONDS CPU CPU\n");
   return 2;
 }
 
