@@ -6,11 +6,18 @@
 //   pair stream WIRE BLOCK SECONDS CPU CPU            bytes a second, one line for each tenth of the time
 //   pair connections WIRE SECONDS CPU CPU             connections a second: connect, 16 bytes and back, close
 //
+// Latency ends with the lines
+//   cpu NS            of CPU that both processes together took for one way, waiting and all
+//   waits LOOK SLEEP  of both ends on shared memory, since it began: how many ended while they looked, and how often
+//   one
+//                     slept (the library's own counters)
+//
 // The last line is "moved 1" when the connection was on shared memory at the end.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -44,6 +51,16 @@ void Reap(pid_t child) {
   waitpid(child, nullptr, 0);
 }
 
+// What both processes have taken so far, ns.
+double CpuTime(pid_t other) {
+  clockid_t of_other;
+  timespec here{}, there{};
+  if (clock_getcpuclockid(other, &of_other) != 0 || clock_gettime(of_other, &there) != 0 ||
+      clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &here) != 0)
+    Die("clock_gettime");
+  return 1e9 * static_cast<double>(here.tv_sec + there.tv_sec) + static_cast<double>(here.tv_nsec + there.tv_nsec);
+}
+
 int Latency(const std::string& name, size_t size, int count, int here, int there, int pause_us) {
   std::unique_ptr<Wire> wire = MakeWire(name);
   pid_t child = Beside([&] {
@@ -63,15 +80,19 @@ int Latency(const std::string& name, size_t size, int count, int here, int there
   std::vector<long> times;
   times.reserve(static_cast<size_t>(count));
   const int warm = pause_us ? 5 : count / 10 + 10;
+  double cpu = 0;
   for (int i = 0; i < count + warm; ++i) {
+    if (i == warm) cpu = CpuTime(child);
     if (pause_us) usleep(static_cast<useconds_t>(pause_us));
     Clock::time_point start = Clock::now();
     wire->Send(bytes.data(), size);
     wire->Receive(bytes.data(), size);
     if (i >= warm) times.push_back((Clock::now() - start) / std::chrono::nanoseconds(2));
   }
+  cpu = (CpuTime(child) - cpu) / (2 * count);
   for (long time : times) std::printf("%ld\n", time);
-  std::printf("moved %d\n", Moved(wire->Descriptor()));
+  const Waits waits = CountWaits();
+  std::printf("cpu %.1f\nwaits %lu %lu\nmoved %d\n", cpu, waits.looked, waits.slept, Moved(wire->Descriptor()));
   Reap(child);
   return 0;
 }

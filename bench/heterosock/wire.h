@@ -51,6 +51,11 @@ void ReceiveAll(int fd, char* bytes, size_t size, bool spin);
 bool Preloaded();  // the library is
 // Whether both directions of the socket are on shared memory, as the preloaded library says; false without it.
 bool Moved(int fd);
+// How the waits of both ends ended, of the one connection of this process that is on shared memory; zeros without one.
+struct Waits {
+  unsigned long looked, slept;
+};
+Waits CountWaits();
 // Exchanges until the connection has moved, for at most a second. Both sides call it; of no effect on other wires.
 void Settle(Wire& wire, int side);
 
