@@ -3,6 +3,7 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 #include "heterosock/epoll/registry.h"
@@ -10,6 +11,7 @@
 #include "heterosock/hooks/transfer.h"
 #include "heterosock/lib/real.h"
 #include "heterosock/lib/trace.h"
+#include "heterosock/stream/cork.h"
 
 using namespace heterok8s::heterosock;  // NOLINT
 
@@ -114,9 +116,22 @@ bool NeedsKernel(int level, int name, const void* value, socklen_t length) {
   return false;
 }
 
+// Of a connection in shared memory; the kernel refuses what is no number.
+bool SetCorkInRing(int fd, int level, int name, const void* value, socklen_t length) {
+  uint32_t slot;
+  if (level != IPPROTO_TCP || name != TCP_CORK || length < sizeof(int) || NoAddress(value) || !StreamOf(fd, &slot))
+    return false;
+  const bool on = *static_cast<const int*>(value) != 0;
+  if (!CorkInRing(slot, fd, on)) return false;
+  if (!on) PushSent(slot);
+  return true;
+}
+
 // What the kernel keeps because of a cork it sends when that is drawn, and when TCP_NODELAY is set (tcp(7)).
-void NoteCork(uint32_t slot, int name, bool on) {
-  if (name == TCP_CORK) Slots::Get(slot).tx.corked.store(on, std::memory_order_relaxed);
+void NotePush(int fd, int name, bool on) {
+  uint32_t slot;
+  if ((name != TCP_CORK && name != TCP_NODELAY) || !StreamOf(fd, &slot)) return;
+  if (name == TCP_CORK) NoteCork(slot, on);
   if (on == (name == TCP_NODELAY)) PushSent(slot);
 }
 
@@ -199,10 +214,10 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
 }
 
 HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value, socklen_t length) {
+  if (SetCorkInRing(fd, level, name, value, length)) return 0;
   const int result = real.setsockopt(fd, level, name, value, length);
   uint32_t slot;
-  if (result == 0 && level == IPPROTO_TCP && (name == TCP_CORK || name == TCP_NODELAY) && StreamOf(fd, &slot))
-    NoteCork(slot, name, *static_cast<const int*>(value) != 0);
+  if (result == 0 && level == IPPROTO_TCP) NotePush(fd, name, *static_cast<const int*>(value) != 0);
   if (result == 0 && level == IPPROTO_TCP && name == TCP_INQ && StreamOf(fd, &slot)) {
     Slots::Get(slot).rx.tells_left.store(*static_cast<const int*>(value) != 0, std::memory_order_relaxed);
     return result;
@@ -226,6 +241,14 @@ HETEROSOCK_EXPORT int getsockopt(int fd, int level, int name, void* value, sockl
   if (result == 0 && level == SOL_SOCKET && name == SO_ERROR && StreamOf(fd, &slot)) {
     const uint32_t error = Slots::Get(slot).rx.reset.exchange(0);
     if (error != 0 && *length >= sizeof(int)) *static_cast<int*>(value) = static_cast<int>(error);
+    return result;
+  }
+  if (result == 0 && level == IPPROTO_TCP && name == TCP_CORK && StreamOf(fd, &slot)) {
+    bool on = false;
+    if (CorkIsOurs(slot, &on) && *length <= sizeof(int)) {
+      const int corked = on;
+      memcpy(value, &corked, *length);
+    }
     return result;
   }
   if (result != 0 || level != IPPROTO_TCP || name != TCP_INFO || !StreamOf(fd, &slot)) [[likely]]

@@ -37,6 +37,11 @@ enum class Mode : uint32_t {
   kPlain = 3,      // TCP for good, nothing to count
 };
 
+// SendState::corks: who has set TCP_CORK.
+inline constexpr uint32_t kCorkOfProgram = 1;
+inline constexpr uint32_t kCorkOfKernel = 2;
+inline constexpr uint32_t kCorkEver = 4;  // the program had once, since the connection is tracked
+
 struct alignas(128) SendState {
   std::atomic<Mode> mode{Mode::kTcp};
   SharedLock lock;
@@ -47,7 +52,7 @@ struct alignas(128) SendState {
   uint32_t rang = 0;                // the last rx_sleep that was rung for
   uint32_t sleep = 0;               // what our tx_sleep is
   std::atomic<uint32_t> full{0};    // counts sends that found no room: an edge is due when there is room again
-  std::atomic<uint32_t> corked{0};  // the program has set TCP_CORK
+  std::atomic<uint32_t> corks{0};   // kCorkOfProgram and the others (stream/cork.h)
   uint64_t checked = 0;             // Cycles() when the kernel was last asked about the peer
   uint32_t writes = 0;              // evidence of life
   uint32_t reach = 0;               // how far into the ring bytes went since it was last begun at its first byte

@@ -1,4 +1,5 @@
 #include "heterosock/stream/return.h"
+#include "heterosock/stream/cork.h"
 #include "heterosock/stream/direction.h"
 
 #include "heterosock/lib/quiet.h"
@@ -32,6 +33,7 @@ void EndRing(uint32_t index, int fd, Reason reason) {
   own.control.returned_to.store(slot.tx.returned + 1, std::memory_order_relaxed);
   own.control.continue_at.store(slot.tx.returned_from + 1, std::memory_order_release);
   own.counters.fenced.store(static_cast<uint32_t>(reason), std::memory_order_relaxed);
+  CorkAtReturn(index, fd);
   slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
   bell::Notify(channel.peer().wait.rx_sleep, slot.tx.rang, own.wait, channel.peer_bell);
   Trace("fd %d: sends to TCP again: %s", fd, Text(reason));

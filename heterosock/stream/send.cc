@@ -11,6 +11,7 @@
 #include "heterosock/notify/bell.h"
 #include "heterosock/notify/spin.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/cork.h"
 #include "heterosock/stream/direction.h"
 #include "heterosock/stream/iov.h"
 #include "heterosock/stream/return.h"
@@ -38,18 +39,6 @@ bool PeerIsArmed(const LocalChannel& channel) {
          control.armed_nonce.load(std::memory_order_relaxed) == channel.nonce;
 }
 
-// What TCP keeps because of MSG_MORE would wait for bytes that come by the ring. To draw a cork pushes it, where there
-// is none too (__tcp_sock_set_cork() in net/ipv4/tcp.c).
-void PushKernel(uint32_t index, int fd) {
-  int corked = 0;
-  socklen_t length = sizeof corked;
-  if (Slots::Get(index).tx.corked.load(std::memory_order_relaxed) != 0) return;
-  const long asked = Syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_CORK, reinterpret_cast<long>(&corked),
-                             reinterpret_cast<long>(&length));
-  if (asked == 0 && corked == 0)
-    Syscall(SYS_setsockopt, fd, IPPROTO_TCP, TCP_CORK, reinterpret_cast<long>(&corked), sizeof corked);
-}
-
 // True when the direction is in the ring now. A call of another thread inside the kernel makes it wait for the next
 // send: its bytes are not counted yet.
 bool TrySwitch(uint32_t index, int fd) {
@@ -74,7 +63,7 @@ bool TrySwitch(uint32_t index, int fd) {
   own.counters.tcp_sent.store(sent, std::memory_order_relaxed);
   own.control.switch_at.store(sent + 1, std::memory_order_release);
   slot.tx.checked = Cycles();
-  PushKernel(index, fd);
+  CorkAtSwitch(index, fd);
   Trace("fd %d: sends to shared memory after %llu bytes of TCP", fd, static_cast<unsigned long long>(sent));
   return true;
 }
@@ -248,7 +237,7 @@ class Sender {
     return copied;
   }
 
-  bool MoreToCome() const { return (flags_ & MSG_MORE) != 0 || tx_.corked.load(std::memory_order_relaxed) != 0; }
+  bool MoreToCome() const { return (flags_ & MSG_MORE) != 0 || Corked(tx_); }
 
   // TCP would keep a part of a segment until the rest comes; here the receiver is spared a wake-up.
   bool LeaveAsleep() {

@@ -304,6 +304,74 @@ CASE{"cork: the sender closes behind it",
             e.Meet();
           }}};
 
+int Corked(End& e) {
+  int on = -1;
+  socklen_t length = sizeof on;
+  DO(getsockopt(e.sock, IPPROTO_TCP, TCP_CORK, &on, &length));
+  return on;
+}
+
+// An option that has a connection go back to TCP (README.md).
+void GoBack(End& e) {
+  int many = 2;
+  DO(setsockopt(e.sock, SOL_SOCKET, SO_RCVLOWAT, &many, sizeof many));
+}
+
+CASE{"cork: what was set is told, in shared memory and on TCP again",
+     {.client =
+          [](End& e) {
+            for (int on : {1, 1, 0, 0, 7, 0, 1}) {
+              Cork(e, on);
+              e.Say("%d", Corked(e));
+              e.SendAll(e.sock, "x");
+            }
+            int on = 0;
+            socklen_t length = 1;
+            e.Say("one byte of it: %d %d %u", getsockopt(e.sock, IPPROTO_TCP, TCP_CORK, &on, &length), on, length);
+            DO(setsockopt(e.sock, IPPROTO_TCP, TCP_CORK, &on, 3));
+            DO(setsockopt(e.sock, IPPROTO_TCP, TCP_CORK, nullptr, sizeof on));
+            GoBack(e);
+            e.Say("still %d", Corked(e));
+            e.SendAll(e.sock, "y");
+            Cork(e, 0);
+            e.Say("drawn: %d", Corked(e));
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            e.RecvAll(e.sock, 8);
+            e.Meet();
+          },
+      .stays = true}};
+
+// Set by one thread or process, drawn by another.
+CASE{"cork: a child draws what its parent has set",
+     {.client =
+          [](End& e) {
+            Cork(e, 1);
+            e.SendAll(e.sock, "of the parent");
+            const pid_t child = fork();
+            if (child == 0) {
+              e.Say("child: %d", Corked(e));
+              Cork(e, 0);
+              _exit(0);
+            }
+            waitpid(child, nullptr, 0);
+            e.Say("parent: %d", Corked(e));
+            e.Meet();
+            Cork(e, 1);
+            GoBack(e);
+            e.Say("on TCP: %d", Corked(e));
+            DO(close(e.sock));
+          },
+      .server =
+          [](End& e) {
+            e.RecvAll(e.sock, 13);
+            e.Meet();
+            e.Recv(e.sock, 1);
+          },
+      .stays = true}};
+
 CASE{"cork: whoever waits for long takes no CPU",
      {.client =
           [](End& e) {
