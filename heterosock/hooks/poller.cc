@@ -14,7 +14,7 @@ namespace {
 
 constexpr uint64_t kKernelEveryUs = 5;
 // How long nobody looks at the sockets of those whose bells are polled in their place: what they alone tell is that the
-// other end died, and what comes over TCP while only one end has moved.
+// other end died.
 constexpr uint64_t kSocketsEveryNs = 20'000'000;
 
 // Another thread may close the connection and unmap its channel at any time but under its lock. A signal handler that
@@ -170,7 +170,7 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       const uint32_t index = FdTable::Get(fd).index();
       Slots::Get(index).rx.calls.Enter();
       if (Slots::Get(index).phase.load(std::memory_order_seq_cst) == Phase::kArmed) hurry = true;
-      notes_[n - count_] = {index, Note::kOnTcp};
+      notes_[n - count_] = {index, Note::kOnTcp, false};
       expanded_[n++] = {-1, 0, 0};
     } else if (kind == Kind::kRing) {
       const uint32_t index = FdTable::Get(fd).index();
@@ -189,25 +189,35 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       // An end that was not announced: whether it is a reset depends on what was left unread.
       if (sends && !seen.ended) events |= POLLRDHUP;
       expanded_[i].events = events;
-      notes_[n - count_] = {index, static_cast<uint32_t>(i)};
-      expanded_[n++] = {seen.bell, POLLIN, 0};
+      const bool receives = Slots::Get(index).rx.mode.load() == Mode::kRing;
+      const bool asks_room = (fds_[i].events & (POLLOUT | POLLWRNORM | POLLWRBAND)) != 0;
+      notes_[n - count_] = {index, static_cast<uint32_t>(i), receives && (sends || !asks_room)};
+      // Nobody rings for one that is the kernel's in both directions again.
+      const bool rings = receives || sends || Slots::Get(index).rx.mode.load() != Mode::kPlain ||
+                         Slots::Get(index).tx.mode.load() != Mode::kPlain;
+      expanded_[n++] = {rings ? seen.bell : -1, POLLIN, 0};
     } else if (kind == Kind::kEpoll && EpollReady(FdTable::Get(fd).index())) {
       hurry = true;
     }
   }
   if (rings) NoteSleep();
-  timespec left = {};
-  const uint64_t now = (end != 0 || limited || crowded_) && !hurry ? Nanoseconds() : 0;
-  const uint64_t most = crowded_ ? kSocketsEveryNs : bell::kPatienceNs;
-  if ((limited || crowded_) && (end == 0 || end > now + most)) end = now + most;
-  if (end != 0 && !hurry) {
-    const uint64_t ns = now < end ? end - now : 0;
-    left = {static_cast<time_t>(ns / 1000000000u), static_cast<long>(ns % 1000000000u)};
-  }
   const int before = errno;
-  const timespec* const timeout = end != 0 || hurry ? &left : nullptr;
-  const int result = crowded_ ? SleepOnBells(n, timeout, mask) : real.ppoll(expanded_, n, timeout, mask);
-  const int error = errno;
+  int result;
+  do {
+    timespec left = {};
+    const bool crowded = crowd_ == Crowd::kBells;
+    uint64_t until = end;
+    const uint64_t now = (end != 0 || limited || crowded) && !hurry ? Nanoseconds() : 0;
+    const uint64_t most = crowded ? kSocketsEveryNs : bell::kPatienceNs;
+    if ((limited || crowded) && (end == 0 || end > now + most)) until = now + most;
+    if (until != 0 && !hurry) {
+      const uint64_t ns = now < until ? until - now : 0;
+      left = {static_cast<time_t>(ns / 1000000000u), static_cast<long>(ns % 1000000000u)};
+    }
+    const timespec* const timeout = until != 0 || hurry ? &left : nullptr;
+    result = crowd_ == Crowd::kNone ? real.ppoll(expanded_, n, timeout, mask) : SleepPacked(n, timeout, mask);
+  } while (result < 0 && errno == EINVAL && n > count_ && GiveWay());
+  const int error = result < 0 ? errno : before;
   for (nfds_t i = count_; i < n; ++i) {
     const uint32_t index = notes_[i - count_].index;
     if (notes_[i - count_].counted()) {
@@ -222,33 +232,52 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       Slots::Get(FdTable::Get(fds_[i].fd).index()).rx.kernel_event.store(1, std::memory_order_relaxed);
     }
   }
-  if (result < 0 && error == EINVAL && !crowded_ && n > count_) {
-    crowded_ = true;
-    errno = before;
-    return true;
-  }
   errno = error;
   return result >= 0;
 }
 
-// The kernel takes no more entries than RLIMIT_NOFILE (do_sys_poll() in fs/select.c), so no more than the program has:
-// the sockets are looked at now, and then each of those that have a bell gives its place to it. As ppoll() of all, and
-// leaves the answers in the same places.
-int Poller::SleepOnBells(nfds_t n, const timespec* timeout, const sigset_t* mask) {
+// The next way to have fewer entries. False: there is none.
+bool Poller::GiveWay() {
+  if (crowd_ == Crowd::kBells) return false;
+  crowd_ = crowd_ == Crowd::kNone ? Crowd::kPacked : Crowd::kBells;
+  return true;
+}
+
+// Of each connection the bell or the socket stays.
+void Poller::LeaveToBells(nfds_t n) {
+  for (nfds_t i = count_; i < n; ++i) {
+    const Note& note = notes_[i - count_];
+    if (!note.counted()) expanded_[note.tells && expanded_[i].fd >= 0 ? note.at : i].fd = -1;
+  }
+}
+
+// As ppoll() of all `n`, and leaves the answers in the same places.
+int Poller::SleepPacked(nfds_t n, const timespec* timeout, const sigset_t* mask) {
   const timespec now = {};
   const long ready = Syscall(SYS_ppoll, reinterpret_cast<long>(expanded_), static_cast<long>(count_),
                              reinterpret_cast<long>(&now), 0, 8);
-  if (ready > 0) return static_cast<int>(ready);
-  for (nfds_t i = count_; i < n; ++i) {
-    if (!notes_[i - count_].counted()) expanded_[notes_[i - count_].at] = expanded_[i];
+  if (ready < 0) errno = static_cast<int>(-ready);  // more than may be, without ours too
+  if (ready != 0) return ready < 0 ? -1 : static_cast<int>(ready);
+  if (crowd_ == Crowd::kBells) LeaveToBells(n);
+  const auto bytes = static_cast<long>(n * (sizeof(pollfd) + sizeof(uint32_t)));
+  const long memory = Syscall(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory < 0 && memory > -4096) {
+    errno = ENOMEM;
+    return -1;
   }
-  const int result = real.ppoll(expanded_, count_, timeout, mask);
-  for (nfds_t i = count_; i < n && result > 0; ++i) {
-    if (notes_[i - count_].counted()) continue;
-    pollfd& place = expanded_[notes_[i - count_].at];
-    expanded_[i].revents = place.revents;
-    place.revents = 0;
+  auto* const packed = reinterpret_cast<pollfd*>(memory);
+  auto* const places = reinterpret_cast<uint32_t*>(packed + n);
+  nfds_t count = 0;
+  for (nfds_t i = 0; i < n; ++i) {
+    if (expanded_[i].fd < 0) continue;
+    packed[count] = expanded_[i];
+    places[count++] = static_cast<uint32_t>(i);
   }
+  const int result = real.ppoll(packed, count, timeout, mask);
+  const int error = errno;
+  for (nfds_t i = 0; i < count && result > 0; ++i) expanded_[places[i]].revents = packed[i].revents;
+  Syscall(SYS_munmap, memory, bytes);
+  errno = error;
   return result;
 }
 

@@ -64,7 +64,7 @@ class Poller {
       const uint32_t index = FdTable::Get(fds_[i].fd).index();
       Slot& slot = Slots::Get(index);
       slot.rx.calls.Enter();
-      notes_[entered++] = {index, Note::kOnTcp};
+      notes_[entered++] = {index, Note::kOnTcp, false};
       if (slot.phase.load(std::memory_order_seq_cst) == Phase::kArmed) armed = true;
     }
     const int result = armed ? kArmedMeanwhile : native();
@@ -86,6 +86,7 @@ class Poller {
     static constexpr uint32_t kOnTcp = ~0u;
     uint32_t index;
     uint32_t at;  // its place in the program's array, or kOnTcp
+    bool tells;   // the bell tells of all that is waited for but the other end's death
     bool counted() const { return at == kOnTcp; }
   };
 
@@ -95,7 +96,9 @@ class Poller {
   int LookAtOurs();
   bool Spin(int* ready);
   bool Sleep(uint64_t end, const sigset_t* mask, bool patient);
-  int SleepOnBells(nfds_t n, const timespec* timeout, const sigset_t* mask);
+  bool GiveWay();
+  void LeaveToBells(nfds_t n);
+  int SleepPacked(nfds_t n, const timespec* timeout, const sigset_t* mask);
   size_t Bytes() const { return count_ * (2 * sizeof(pollfd) + sizeof(Note)); }
 
   pollfd* fds_;
@@ -104,7 +107,14 @@ class Poller {
   Note notes_on_stack_[kOnStack];
   pollfd* expanded_ = stack_;
   Note* notes_ = notes_on_stack_;
-  bool crowded_ = false;  // the kernel does not take the bells beside what the program asks for
+
+  // The kernel takes no more entries than RLIMIT_NOFILE (do_sys_poll() in fs/select.c), and a program may have as many.
+  enum class Crowd : uint8_t {
+    kNone,
+    kPacked,  // entries of no descriptor, as of a table by number, are left out
+    kBells,   // bells take the places of sockets, which are looked at now and then
+  };
+  Crowd crowd_ = Crowd::kNone;
 };
 
 }  // namespace heterok8s::heterosock

@@ -196,7 +196,7 @@ CASE{"poll: by the checked calls, and ppoll's limits",
           }}};
 
 // poll() takes as many entries as the program may have open files, and the connections are among them.
-Body InLongArray(int connections) {
+Body InLongArray(int connections, bool on_tcp_again = false) {
   constexpr int kEntries = 64;
   return {.client =
               [](End& e) {
@@ -208,7 +208,9 @@ Body InLongArray(int connections) {
                 raise(SIGKILL);
               },
           .server =
-              [connections](End& e) {
+              [connections, on_tcp_again](End& e) {
+                int one = 1;
+                if (on_tcp_again) DO(setsockopt(e.sock, SOL_SOCKET, SO_OOBINLINE, &one, sizeof one));
                 rlimit limit{};
                 getrlimit(RLIMIT_NOFILE, &limit);
                 limit.rlim_cur = kEntries;
@@ -220,6 +222,13 @@ Body InLongArray(int connections) {
                   e.Say("%s", EventNames(static_cast<unsigned>(fds[3].revents)).c_str());
                 };
                 wait(30);
+                // Who gives the sockets' places away has to look at them again and again.
+                rusage before{}, after{};
+                getrusage(RUSAGE_THREAD, &before);
+                wait(300);
+                getrusage(RUSAGE_THREAD, &after);
+                const long sleeps = after.ru_nvcsw - before.ru_nvcsw;
+                e.Say("%s", sleeps < 6 || (connections > 30 && !on_tcp_again) ? "it slept" : "it woke again and again");
                 fds.push_back({-1, 0, 0});
                 DO(poll(fds.data(), kEntries + 1, 30));
                 e.Meet();
@@ -230,10 +239,13 @@ Body InLongArray(int connections) {
                 e.Meet();
                 wait(5000);
                 e.Recv(e.sock, 10);
-              }};
+              },
+          .stays = on_tcp_again};
 }
 
 CASE{"poll: an array as long as the limit of open files", InLongArray(1)};
+CASE{"poll: as long an array, and the connection is on TCP again", InLongArray(1, true)};
+CASE{"poll: more connections than half of the limit of open files, on TCP again", InLongArray(40, true)};
 CASE{"poll: more connections than half of the limit of open files", InLongArray(40)};
 
 // As a server that has given up everything else: it may poll one descriptor.
