@@ -187,7 +187,11 @@ bool Poller::Sleep(uint64_t end, const sigset_t* mask, bool patient) {
       if (fds_[i].events & (POLLIN | POLLRDNORM | POLLRDHUP)) events |= POLLRDHUP | (seen.copies ? 0 : POLLIN);
       if (!sends) events |= fds_[i].events & (POLLOUT | POLLWRNORM | POLLWRBAND);
       // An end that was not announced: whether it is a reset depends on what was left unread.
-      if (sends && !seen.ended) events |= POLLRDHUP;
+      if (sends && !seen.ended) {
+        const bool shut = Slots::Get(index).rx.shut.load(std::memory_order_relaxed) != 0;
+        if (!shut) events |= POLLRDHUP;
+        limited = limited || shut;  // the kernel says no more when the other end's FIN comes
+      }
       expanded_[i].events = events;
       const bool receives = Slots::Get(index).rx.mode.load() == Mode::kRing;
       const bool asks_room = (fds_[i].events & (POLLOUT | POLLWRNORM | POLLWRBAND)) != 0;

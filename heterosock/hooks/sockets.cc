@@ -205,6 +205,7 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
   }
   const int result = real.shutdown(fd, how);
   const int error = errno;
+  if (result == 0 && how != SHUT_WR) Slots::Get(slot).rx.shut.store(1, std::memory_order_relaxed);
   // A sender that waits for room in the ring hears nothing of this end's FIN.
   if (result == 0 && how != SHUT_RD) WakeOwn(slot);
   // Also of a connection that is over (inet_shutdown() in net/ipv4/af_inet.c).

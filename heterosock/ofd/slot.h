@@ -77,6 +77,7 @@ struct alignas(128) ReceiveState {
   uint32_t reads = 0;                   // evidence of life
   std::atomic<uint32_t> reset{0};       // an error that the next call is told of: the peer ended with bytes unread
   std::atomic<uint32_t> tells_left{0};  // TCP_INQ is set: recvmsg() tells how much is left
+  std::atomic<uint32_t> shut{0};        // this side's SHUT_RD: the kernel says POLLRDHUP from then on
   uint64_t dropped = 0;                 // passing to TCP: copies of the ring's bytes that were thrown away there
   uint64_t tcp_base = 0;  // after that: what TCP had received when it had nothing but what the ring had had
   std::atomic<uint64_t> settle_until{0};  // whoever waits for what was called back stops then (ns); 0: nobody has yet

@@ -104,7 +104,9 @@ void LookAtPeer(uint32_t index, int fd) {
   if (!(flags & layout::kFlagFin) && now - tx.checked < kAskKernelUs * process.cycles_per_us) return;
   tx.checked = now;
   // After the peer's FIN the kernel must see our bytes: it alone knows whether they are answered by RST.
-  if (PollNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) StartReturn(index, fd, Reason::kPeerClosed);
+  const short said = PollNow(fd, POLLRDHUP);
+  if ((said & (POLLHUP | POLLERR)) != 0 || ((said & POLLRDHUP) != 0 && TcpEnded(fd)))
+    StartReturn(index, fd, Reason::kPeerClosed);
 }
 
 class Sender {
@@ -331,7 +333,9 @@ class Sender {
     poke_ = EnterBell(index_);
     bell::Arm(own.wait.tx_sleep, tx_.sleep);
     hurry_ = Roomy() || (channel_.peer().wait.flags.load(std::memory_order_relaxed) & layout::kFlagWantTcp) != 0;
-    pollfd sources[2] = {{fd_, POLLRDHUP, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
+    // After a SHUT_RD of its own the kernel would say so again and again; the other end's is looked for at `until`.
+    const short news = slot_.rx.shut.load(std::memory_order_relaxed) != 0 ? 0 : POLLRDHUP;
+    pollfd sources[2] = {{fd_, news, 0}, {channel_.bell_dead ? -1 : channel_.own_bell, POLLIN, 0}};
     const ssize_t result = Sleep(sources, 2, until);
     LeaveBell(index_);
     if (result == -EBADF) return result;

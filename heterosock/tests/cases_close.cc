@@ -156,6 +156,56 @@ CASE{"close: SHUT_RD, and bytes that the other end reads later",
             DO(close(e.sock));
           }}};
 
+CASE{"close: SHUT_RD, and who only sends stays in shared memory",
+     {.client =
+          [](End& e) {
+            DO(shutdown(e.sock, SHUT_RD));
+            for (int i = 0; i < 20; ++i) {
+              Sleep(2);
+              e.SendAll(e.sock, "line");
+            }
+            if (e.warm()) e.NoteMoved(e.sock);
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            e.RecvAll(e.sock, 80);
+            e.Meet();
+          }}};
+
+CASE{"close: SHUT_RD, and who waits for room takes no CPU",
+     {.client =
+          [](End& e) {
+            DO(shutdown(e.sock, SHUT_RD));
+            char bytes[32768] = {};
+            while (send(e.sock, bytes, sizeof bytes, MSG_DONTWAIT) > 0) {
+            }
+            e.Say("%s", strerrorname_np(errno));
+            pollfd one{e.sock, POLLOUT, 0};
+            timespec before, after;
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+            DO(poll(&one, 1, 200));
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+            const long took = (after.tv_sec - before.tv_sec) * 1'000'000'000 + after.tv_nsec - before.tv_nsec;
+            e.Say("idle: %d", took < 20'000'000);
+            e.Meet();
+            DO(poll(&one, 1, 5000));
+            e.Say("%s", EventNames(static_cast<unsigned>(one.revents & POLLOUT)).c_str());
+            e.SendAll(e.sock, "end");
+            DO(close(e.sock));
+          },
+      .server =
+          [](End& e) {
+            e.Meet();
+            char bytes[65536];
+            std::string last;
+            for (ssize_t n; (n = recv(e.sock, bytes, sizeof bytes, 0)) > 0;) {
+              last.append(bytes, static_cast<size_t>(n));
+              if (last.size() > 3) last.erase(0, last.size() - 3);
+            }
+            e.Say("%s", last.c_str());
+          }}};
+
 // It shuts no door: the kernel queues what comes, and says the end only where it has nothing.
 CASE{"close: SHUT_RD, and what comes afterwards is read",
      {.client =
