@@ -145,11 +145,12 @@ TEST_CASE("what was sent before an agent's restart the agent before has counted"
   CHECK(Shared(*after.agent) == 500);
 }
 
-// What heterosockctl is told.
-json Status(const Many& many, const char* request) {
+// What heterosockctl is told; with `ends`, a client that sends nothing behind its request (nc -N).
+json Status(const Many& many, const char* request, bool ends = false) {
   auto fd = ConnectUnix(many.folder + "/admin.sock", SOCK_STREAM);
   REQUIRE_OK(fd);
   REQUIRE(send(fd->get(), request, strlen(request), MSG_NOSIGNAL) > 0);
+  if (ends) REQUIRE(shutdown(fd->get(), SHUT_WR) == 0);
   std::string answer;
   std::vector<char> buffer(4096);
   pollfd p{fd->get(), POLLIN, 0};
@@ -158,7 +159,19 @@ json Status(const Many& many, const char* request) {
     if (got <= 0) break;
     answer.append(buffer.data(), static_cast<size_t>(got));
   }
-  return json::parse(answer);
+  return json::parse(answer, nullptr, /*allow_exceptions=*/false);
+}
+
+TEST_CASE("a client that ends its request by its end is told all of the status") {
+  for (const size_t connections : {0, 300}) {
+    CAPTURE(connections);
+    Many many(static_cast<int>(connections), 7);
+
+    const json status = Status(many, "{\"command\":\"status\"}\n", /*ends=*/true);
+
+    REQUIRE(status.is_object());
+    CHECK(status.at("channels").size() == connections);
+  }
 }
 
 TEST_CASE("status shows every connection once, and each end's counters where they are asked for") {

@@ -76,6 +76,7 @@ struct AdminClient {
   sys::UniqueFd fd;
   std::string in, out;
   bool answered = false, tracing = false;
+  bool ended = false;  // it sends no more, and reads what it asked for
   // `status` ends with all channels, of which it has been told those up to `listed`.
   bool listing = false, with_counters = false;
   ChannelKey listed;

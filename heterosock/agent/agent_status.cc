@@ -203,7 +203,9 @@ void Agent::Impl::OnAdmin(uint64_t id, uint32_t events) {
   AdminClient& client = found->second;
   char buffer[1024];
   const ssize_t got = recv(client.fd.get(), buffer, sizeof buffer, MSG_DONTWAIT);
-  if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
+  client.ended = client.ended || got == 0;
+  const bool waits_for_more = client.listing || !client.out.empty();
+  if ((client.ended && !waits_for_more) || (got < 0 && errno != EAGAIN && errno != EINTR)) {
     admins_.erase(found);
     return;
   }
@@ -233,14 +235,19 @@ void Agent::Impl::OnAdmin(uint64_t id, uint32_t events) {
   if (client.listing && client.out.empty()) ListOn(client);
   if (!client.out.empty()) {
     const ssize_t sent = send(client.fd.get(), client.out.data(), client.out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+      admins_.erase(found);
+      return;
+    }
     if (sent > 0) client.out.erase(0, static_cast<size_t>(sent));
   }
   if (client.answered && client.out.empty() && !client.listing && !client.tracing) {
     admins_.erase(found);
     return;
   }
-  Watch(client.fd.get(), id, EPOLLIN | (client.out.empty() && !client.listing ? 0u : static_cast<uint32_t>(EPOLLOUT)),
-        /*change=*/true);
+  const uint32_t reads = client.ended ? 0u : static_cast<uint32_t>(EPOLLIN);
+  const bool writes = client.listing || !client.out.empty();
+  Watch(client.fd.get(), id, reads | (writes ? static_cast<uint32_t>(EPOLLOUT) : 0u), /*change=*/true);
 }
 
 }  // namespace heterok8s::heterosock::agent
