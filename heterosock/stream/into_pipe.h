@@ -26,7 +26,8 @@ namespace heterok8s::heterosock {
 inline long GivePages(int pipe, const uint8_t* bytes, size_t size) {
   const long length = static_cast<long>(size);
   const long pages = Syscall(SYS_mmap, 0, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (pages < 0 && pages > -4096) return pages;
+  // EAGAIN of mmap(2), more than may be locked, is not the pipe's.
+  if (pages < 0 && pages > -4096) return pages == -EAGAIN ? -ENOMEM : pages;
   memcpy(reinterpret_cast<void*>(pages), bytes, size);
   const iovec part = {reinterpret_cast<void*>(pages), size};
   const long written = Syscall(SYS_vmsplice, pipe, reinterpret_cast<long>(&part), 1, SPLICE_F_NONBLOCK);

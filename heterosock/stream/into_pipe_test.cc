@@ -1,6 +1,10 @@
 #include "heterosock/stream/into_pipe.h"
 
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -107,6 +111,23 @@ TEST_CASE("a pipe that nobody reads any more is an error") {
     const uint8_t byte = 1;
     CHECK(write(pipe.writes, &byte, 1) == -EPIPE);
   }
+}
+
+TEST_CASE("a process that may lock no more memory is not told that the pipe is full") {
+  Pipe pipe(1);
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const rlimit none{0, 0};
+    const uint8_t byte = 1;
+    const bool limited =
+        setrlimit(RLIMIT_MEMLOCK, &none) == 0 && mlockall(MCL_FUTURE | MCL_ONFAULT) == 0 && setuid(65534) == 0;
+    if (!limited) _exit(2);
+    _exit(GivePages(pipe.writes, &byte, 1) == -ENOMEM ? 0 : 1);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WEXITSTATUS(status) == 0);
 }
 
 TEST_CASE("what is no pipe is refused") {
