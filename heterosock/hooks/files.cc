@@ -104,7 +104,7 @@ ssize_t SpliceToPipe(uint32_t slot, int in, int pipe, size_t count, unsigned fla
   for (;;) {
     pollfd room = {pipe, POLLOUT, 0};
     const timespec none = {};
-    const int n = real.ppoll(&room, 1, waits ? nullptr : &none, nullptr);
+    const int n = PollTwo(&room, 1, waits ? nullptr : &none);
     if (n < 0 && errno == EINTR && CallRestarts()) continue;
     if (n <= 0) return n == 0 ? -EAGAIN : -errno;
     if ((room.revents & POLLERR) != 0) return kUseKernel;  // nobody reads it: EPIPE, and the signal

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <unistd.h>
 
@@ -155,6 +156,26 @@ CASE{"files: splice from the connection to a pipe",
             DO(splice(e.sock, &at, ends[1], nullptr, 11, 0));
           },
       .stays = true}};
+
+CASE{"files: splice by a program that may have no open files",
+     {.client =
+          [](End& e) {
+            e.SendAll(e.sock, "abc");
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            int ends[2];
+            DO(pipe(ends));
+            e.AwaitBytes(e.sock, 3);
+            rlimit limit{};
+            getrlimit(RLIMIT_NOFILE, &limit);
+            const rlimit none{0, limit.rlim_max};
+            setrlimit(RLIMIT_NOFILE, &none);
+            DO(splice(e.sock, nullptr, ends[1], nullptr, 10, 0));
+            setrlimit(RLIMIT_NOFILE, &limit);
+            e.Meet();
+          }}};
 
 CASE{"files: splice that waits, and a relay of 1 MiB",
      {.client =
