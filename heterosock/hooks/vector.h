@@ -7,10 +7,13 @@
 //   if (kind == Vector::kLong) return Cut(iov, count, [&](const iovec* part, size_t parts) { ... });
 #pragma once
 
+#include <errno.h>
 #include <limits.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 
 #include "heterosock/hooks/hook.h"
+#include "heterosock/lib/machine.h"
 
 namespace heterok8s::heterosock {
 
@@ -42,19 +45,32 @@ inline Vector Judge(const iovec* iov, size_t count) {
   return total > 0 ? Vector::kUsual : Vector::kEmpty;
 }
 
-// Makes the call with so much of a vector that is kLong. What is behind the first parts waits for the program's next
-// call, which has to come: no call takes all of it.
+// Makes the call with so much of a vector that is kLong. Of one of many parts (IOV_MAX) a copy may be longer than a
+// signal handler's stack: it is mapped. Without memory the call takes the first parts.
 template <typename Call>
 HETEROSOCK_OWN_FRAME ssize_t Cut(const iovec* iov, size_t count, Call call) {
   constexpr size_t kParts = 64;
-  iovec part[kParts];
+  iovec few[kParts] = {};
+  iovec* part = few;
+  const auto bytes = static_cast<long>(count * sizeof(iovec));
+  const long memory =
+      count > kParts ? Syscall(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : -1;
+  const bool mapped = memory > 0;
+  if (mapped) part = reinterpret_cast<iovec*>(memory);
+  const size_t room = mapped ? count : kParts;
   size_t n = 0, left = kMostBytes;
-  for (size_t i = 0; i < count && n < kParts && left > 0; ++i) {
+  for (size_t i = 0; i < count && n < room && left > 0; ++i) {
     const size_t length = iov[i].iov_len < left ? iov[i].iov_len : left;
     if (length > 0) part[n++] = {iov[i].iov_base, length};
     left -= length;
   }
-  return call(part, n);
+  const ssize_t result = call(part, n);
+  if (mapped) {
+    const int saved = errno;
+    Syscall(SYS_munmap, memory, bytes);
+    errno = saved;
+  }
+  return result;
 }
 
 }  // namespace heterok8s::heterosock

@@ -127,6 +127,30 @@ CASE{"sizes: received into more than one call takes",
             e.Meet();
           }}};
 
+CASE{"sizes: received into more than one call takes, in many parts",
+     {.client =
+          [](End& e) {
+            e.Meet();
+            Sleep(20);
+            e.SendAll(e.sock, Pattern(200));
+            e.Meet();
+          },
+      .server =
+          [](End& e) {
+            char* const buffer = LongBuffer();
+            if (buffer == nullptr) return e.Say("no memory");
+            std::vector<iovec> parts;
+            for (int i = 0; i < 100; ++i) parts.push_back({buffer + i, 1});
+            parts.push_back({buffer + 100, kLong});
+            timeval limit{0, 500'000};
+            setsockopt(e.sock, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+            msghdr message = Message(parts.data(), parts.size());
+            e.Meet();
+            DO(recvmsg(e.sock, &message, MSG_WAITALL));
+            e.Say("%d", std::string(buffer, 200) == Pattern(200));
+            e.Meet();
+          }}};
+
 CASE{"sizes: sendmmsg ends with a message of which a part went",
      {.client =
           [](End& e) {
