@@ -66,7 +66,7 @@ class Heterosock:
         ends = sum("sends to shared memory" in line for line in lines)
         reasons = collections.Counter()
         for line in lines:
-            for mark in ("stays on TCP: ", "declined: ", "sends to TCP again: "):
+            for mark in ("stays on TCP: ", "held back on TCP: ", "ended on TCP: ", "sends to TCP again: "):
                 if mark in line:
                     reasons[line.split(mark, 1)[1]] += 1
         return ends, reasons

@@ -33,7 +33,7 @@ int Add(uint32_t number, uint32_t slot, int fd, const epoll_event& event) {
   const bool fixed = index == kNone || (event.events & EPOLLEXCLUSIVE) != 0;
   // EPOLLEXCLUSIVE registrations cannot be changed later, so the connection stays where it is; unless another thread
   // has armed it since.
-  if (!moved && fixed) moved = !StayOnTcp(Slots::Get(slot), Reason::kEpoll);
+  if (!moved && fixed) moved = !StayOnTcp(slot, Reason::kEpoll, fd);
   if (index == kNone || (!moved && fixed)) {
     if (index != kNone) Pool::Give(index);
     if (moved) return -ENOMEM;

@@ -19,7 +19,11 @@ namespace {
 
 void Track(int fd, bool nonblocking) {
   StartProcess();
-  if (!process.enabled.load(std::memory_order_relaxed) || static_cast<unsigned>(fd) >= FdTable::kSize) return;
+  if (!process.enabled.load(std::memory_order_relaxed)) return;  // which the trace has said
+  if (static_cast<unsigned>(fd) >= FdTable::kSize) {
+    Trace("fd %d: not tracked: its number is too large", fd);
+    return;
+  }
   NoticeFork();
   Calibrate();
   const int slot = Slots::Allocate();

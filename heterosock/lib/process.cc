@@ -69,7 +69,10 @@ void StartProcess() {
   StartTrace();
   const char* mode = getenv("HETEROSOCK");
   const bool off = mode != nullptr && (strcmp(mode, "off") == 0 || strcmp(mode, "0") == 0);
-  if (off) process.disabled_because.store(Reason::kDisabled);
+  if (off) {
+    process.disabled_because.store(Reason::kDisabled);
+    Trace("no connection of this process moves to shared memory: %s (HETEROSOCK)", Text(Reason::kDisabled));
+  }
   // Without it a child of a bare system call would take itself for its parent.
   const bool blind = !off && process.alive == nullptr;
   if (blind) {

@@ -61,6 +61,13 @@ class FdTable {
     uint32_t raw = was.raw();
     words_[fd].compare_exchange_strong(raw, 0, std::memory_order_acq_rel);
   }
+  // The lowest number that means this connection, or -1. Looks at all of them.
+  static int Find(uint32_t stream) {
+    for (int fd = 0; fd <= High(); ++fd) {
+      if (Get(fd).raw() == FdWord(FdWord::kStream, stream).raw()) return fd;
+    }
+    return -1;
+  }
   // No number above it was ever a stream.
   static int High() { return high_.load(std::memory_order_relaxed); }
   // No number from it on was ever anything of ours: who walks farther reads, and so maps, pages of zeros.

@@ -86,6 +86,7 @@ struct alignas(128) ReceiveState {
 struct alignas(128) Slot {
   static constexpr int kHolders = 8;
   static constexpr int kSleepers = 8;
+  static constexpr uint64_t kTold = ~uint64_t{0};
 
   std::atomic<uint32_t> used{0};
   std::atomic<uint32_t> holders{0};  // processes that have it; may be too high when one died
@@ -95,6 +96,7 @@ struct alignas(128) Slot {
   std::atomic<uint32_t> nonblocking{0};
   uint32_t generation = 0;           // of this use of the slot
   uint64_t retry_at = 0;             // Cycles() before which no offer is tried again
+  uint64_t held_since = 0;           // Cycles() since when `reason` holds it back; 0: nothing does; kTold: and was told
   std::atomic<uint32_t> broken{0};   // the peer broke the protocol: reset
   std::atomic<uint32_t> spawned{0};  // a program that one of its holders started, and that nobody counts, may have it
   SharedLock bell_lock;
@@ -186,7 +188,8 @@ class Slots {
   static LocalChannel local_[kCount];
 };
 
-// Puts the connection on TCP for good. False when it is armed: it is Fence() that brings it back then.
-bool StayOnTcp(Slot& slot, Reason reason);
+// Puts the connection on TCP for good, which the trace says once: `fd` is one of its numbers, -1 has it looked up.
+// False when it is armed: it is Fence() that brings it back then.
+bool StayOnTcp(uint32_t index, Reason reason, int fd = -1);
 
 }  // namespace heterok8s::heterosock

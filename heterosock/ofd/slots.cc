@@ -57,7 +57,7 @@ void Initialise(Slot& slot) {
   slot.broken.store(0, std::memory_order_relaxed);
   slot.spawned.store(0, std::memory_order_relaxed);
   slot.generation = generation;
-  slot.retry_at = 0;
+  slot.retry_at = slot.held_since = 0;
   for (uint32_t& sleeper : slot.bell_sleepers) sleeper = 0;
   slot.bell_crowd = slot.bell_unnamed = 0;
   slot.tx.~SendState();
@@ -216,7 +216,8 @@ bool Slots::Alone(Slot& slot) {
   return slot.holders.load() <= 1;
 }
 
-bool StayOnTcp(Slot& slot, Reason reason) {
+bool StayOnTcp(uint32_t index, Reason reason, int fd) {
+  Slot& slot = Slots::Get(index);
   Phase phase = slot.phase.load();
   do {
     if (phase == Phase::kArmed) return false;
@@ -225,6 +226,7 @@ bool StayOnTcp(Slot& slot, Reason reason) {
   slot.reason.store(reason, std::memory_order_relaxed);
   slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
   slot.rx.mode.store(Mode::kPlain, std::memory_order_release);
+  if (trace_fd >= 0) Trace("fd %d: stays on TCP: %s", fd >= 0 ? fd : FdTable::Find(index), Text(reason));
   return true;
 }
 

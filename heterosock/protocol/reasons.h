@@ -47,12 +47,15 @@ enum class Reason : uint32_t {
   kDescriptors = 46,  // no room for hidden descriptors
   kEpoll = 47,        // in an epoll set in a way that only the kernel can serve
   kDisabled = 48,
-  kMemory = 49,    // the channel could not be mapped
-  kSeccomp = 50,   // the program gives up system calls, or rdtsc, that the library needs
-  kLargeSet = 51,  // select() with sets of more than FD_SETSIZE descriptors
-  kKernel = 52,    // the kernel lacks what the library needs
-  kUnread = 53,    // the ring was full and nobody read: TCP's buffers take more
-  kAio = 54,       // given to io_submit, aio_read and the like, which read and write the descriptor unseen
+  kMemory = 49,       // the channel could not be mapped
+  kSeccomp = 50,      // the program gives up system calls, or rdtsc, that the library needs
+  kLargeSet = 51,     // select() with sets of more than FD_SETSIZE descriptors
+  kKernel = 52,       // the kernel lacks what the library needs
+  kUnread = 53,       // the ring was full and nobody read: TCP's buffers take more
+  kAio = 54,          // given to io_submit, aio_read and the like, which read and write the descriptor unseen
+  kInside = 55,       // some call on it was always in the kernel when it could have moved
+  kIdle = 56,         // too few calls and bytes for an offer
+  kAgentSilent = 57,  // there is an agent, which has not answered, or does not read
 };
 
 constexpr const char* ReasonText(Reason reason) {
@@ -139,6 +142,12 @@ constexpr const char* ReasonText(Reason reason) {
       return "the kernel lacks what the library needs";
     case Reason::kAio:
       return "asynchronous I/O";
+    case Reason::kInside:
+      return "a call on it has not come back from the kernel";
+    case Reason::kIdle:
+      return "too few calls and bytes for an offer";
+    case Reason::kAgentSilent:
+      return "the agent has not answered";
   }
   return "unknown";
 }

@@ -169,7 +169,10 @@ void ReturnSend(uint32_t index, int fd, Reason reason) {
     if (AgentIsAtIt(slot)) Break(index, fd, "the agent does not bring the last bytes back");
   }
   if (mode == Mode::kReturning && Slots::Local(index).page != nullptr) FlushReturn(index, fd);
-  if (mode == Mode::kTcp) slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+  if (mode == Mode::kTcp) {
+    slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+    if (reason != Reason::kClosed) Trace("fd %d: goes on sending to TCP: %s", fd, Text(reason));
+  }
   slot.tx.lock.Release();
 }
 

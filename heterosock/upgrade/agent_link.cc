@@ -27,12 +27,14 @@ void AgentLink::Forget() {
   fd_ = -1;
   state_ = kDown;
   welcomed_ = false;
+  said_ = nullptr;
   retry_at_ = 0;
   pending_ = 0;
 }
 
 void AgentLink::Drop(const char* why, uint64_t retry_ms) {
-  Trace("agent: %s; connections stay where they are", why);
+  if (why != said_) Trace("agent: %s; connections stay where they are", why);
+  said_ = why;  // not with each try
   if (state_ != kDown) gone_ = HungUp();
   CloseHidden(fd_);
   fd_ = -1;
@@ -193,6 +195,7 @@ bool AgentLink::Next(Event* event) {
     if (state_ == kGreeted && protocol::Parse(packet, bytes, count, welcome)) {
       state_ = kUp;
       welcomed_ = true;
+      said_ = nullptr;
       max_pending_ = welcome.max_pending_offers == 0 ? 1 : welcome.max_pending_offers;
       event->kind = Event::kWelcomed;
       return true;

@@ -23,7 +23,8 @@ class AgentLink final : public Rendezvous {
   bool Up() const { return state_ == kUp; }
   bool Lost() const { return welcomed_ && fd_ < 0; }  // this process had an agent
   uint32_t pending() const { return pending_; }       // offers without an answer
-  uint32_t number() const { return number_; }         // of this connection; not 0 once an offer was made
+  bool Full() const { return state_ == kUp && pending_ >= max_pending_; }
+  uint32_t number() const { return number_; }  // of this connection; not 0 once an offer was made
   // Whether an offer made on the connection of this number may lie unread still, with the socket in it.
   bool MayHold(uint32_t number) const { return number != number_ || (fd_ < 0 ? !gone_ : Unread()); }
 
@@ -49,6 +50,7 @@ class AgentLink final : public Rendezvous {
   uint32_t pending_ = 0;   // offers without an answer
   uint32_t max_pending_ = 1;
   uint32_t number_ = 0;
+  const char* said_ = nullptr;        // why it is down, since it was last up
   bool gone_ = false;                 // the agent ended this connection: what it had not read went with it
   uint64_t sent_at_ = 0, heard_ = 0;  // Nanoseconds(); the agent ran at the second, or later
 };

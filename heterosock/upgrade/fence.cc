@@ -27,10 +27,7 @@ void Fence(uint32_t index, int fd, Reason reason) {
   LocalChannel& channel = Slots::Local(index);
   slot.reason.store(reason);
   if (slot.phase.load() == Phase::kNever) return;
-  if (StayOnTcp(slot, reason)) {
-    Trace("fd %d: stays on TCP: %s", fd, Text(reason));
-    return;
-  }
+  if (StayOnTcp(index, reason, fd)) return;
   if (channel.page == nullptr) return;
   ReturnSend(index, fd, reason);
   RecallReceive(index, fd, reason);

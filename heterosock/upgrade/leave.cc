@@ -26,6 +26,22 @@ bool ClosesWithReset(int fd) {
          linger.on != 0 && linger.seconds == 0;
 }
 
+// Of what ends without a line of the trace that says why it was on TCP.
+void SayWhyOnTcp(const Slot& slot, int fd) {
+  const Phase phase = slot.phase.load();
+  if (fd < 0 || phase == Phase::kNever || slot.held_since == Slot::kTold || slot.holders.load() > 1) return;
+  if (slot.tx.mode.load() != Mode::kTcp || slot.rx.mode.load() != Mode::kTcp) return;
+  if (slot.tx.calls.bytes() + slot.rx.calls.bytes() == 0) return;
+  const Reason reason = slot.reason.load();
+  if (phase == Phase::kArmed) {
+    Trace("fd %d: ended on TCP: armed, and nothing was sent after both ends were", fd);
+  } else if (phase == Phase::kOffered) {
+    Trace("fd %d: ended on TCP: offered, and not yet answered", fd);
+  } else {
+    Trace("fd %d: ended on TCP: %s", fd, Text(reason == Reason::kNone ? Reason::kIdle : reason));
+  }
+}
+
 void LeaveKernel(uint32_t index, int fd) {
   EpollForget(index, fd >= 0 && !process.restricted.load() && Slots::Alone(Slots::Get(index)));
   if (fd >= 0) EndUnread(index, fd);
@@ -62,6 +78,7 @@ void UnmapLocked(uint32_t index, bool ended) {
 void Leave(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
+  if (trace_fd >= 0) SayWhyOnTcp(slot, fd);
   channel.closing.store(true);  // who is about to map or to arm it sees this, or we see its phase
   const Phase phase = slot.phase.load();
   const bool retired = process.restricted.load() && phase == Phase::kNever;

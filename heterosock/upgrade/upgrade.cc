@@ -27,6 +27,7 @@ constexpr uint64_t kRetryUs = 2000;    // an offer that could not be made, or al
 constexpr uint64_t kSharedUs = 50000;  // a socket that another process holds too; it often closes its copy soon
 constexpr uint64_t kPauseUs = 100000;  // there was no room for a channel
 constexpr uint64_t kTendUs = 500000;  // between looks whether the agent is there, of a process that needs nothing of it
+constexpr uint64_t kLongUs = 500000;  // that a connection is held back before the trace says so
 
 std::atomic<uint64_t> poll_at{0};
 Pace pace;  // guarded by agent_lock
@@ -37,27 +38,26 @@ uint64_t Later(uint64_t us) { return Cycles() + us * process.cycles_per_us; }
 constexpr int kToldAll = -1;
 int resume_from = kToldAll;
 
-int FindFd(uint32_t index) {
-  for (int fd = 0; fd <= FdTable::High(); ++fd) {
-    const FdWord word = FdTable::Get(fd);
-    if (word.kind() == FdWord::kStream && word.index() == index) return fd;
-  }
-  return -1;
-}
-
 // From the phase that was looked at, or not at all: another thread may have fenced the connection meanwhile, or closed
 // it.
 bool Step(Slot& slot, Phase from, Phase to) { return slot.phase.compare_exchange_strong(from, to); }
 
-void Stay(uint32_t index, Reason reason) {
-  StayOnTcp(Slots::Get(index), reason);
-  if (trace_fd >= 0) Trace("fd %d: stays on TCP: %s", FindFd(index), Text(reason));
+// Not now. Most reasons are gone soon, and no news: the trace has one that lasts, once.
+void HoldBack(Slot& slot, int fd, Reason reason, uint64_t us = kRetryUs) {
+  const uint64_t now = Cycles();
+  slot.retry_at = now + us * process.cycles_per_us;
+  if (slot.reason.exchange(reason) != reason || slot.held_since == 0) {
+    slot.held_since = now;
+  } else if (slot.held_since != Slot::kTold && now - slot.held_since >= kLongUs * process.cycles_per_us) {
+    slot.held_since = Slot::kTold;
+    Trace("fd %d: held back on TCP: %s", fd, Text(reason));
+  }
 }
 
 // With the agent's lock held.
 void GiveUpChannel(uint32_t index, Reason reason) {
   LocalChannel& channel = Slots::Local(index);
-  Stay(index, reason);
+  StayOnTcp(index, reason);
   EpollForgetBell(index);
   if (channel.channel_id != 0) agent.Release(channel.channel_id, reason);
   UnmapLocked(index, false);
@@ -68,7 +68,7 @@ void TryArm(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   if (slot.phase.load() != Phase::kPaired || channel.page == nullptr || channel.closing.load()) return;
-  if (slot.rx.calls.inside() != 0 || slot.tx.calls.inside() != 0) return;
+  if (slot.rx.calls.inside() != 0 || slot.tx.calls.inside() != 0) return HoldBack(slot, fd, Reason::kInside);
   if (!Slots::Alone(slot)) return GiveUpChannel(index, Reason::kShared);
   if (HasUnseenSet(channel.own_bell)) return GiveUpChannel(index, Reason::kEpoll);
   if (!CountsAgree(slot, fd)) return GiveUpChannel(index, Reason::kByteCount);
@@ -76,7 +76,7 @@ void TryArm(uint32_t index, int fd) {
   if (!Step(slot, Phase::kPaired, Phase::kArmed)) return GiveUpChannel(index, slot.reason.load());
   if (!slot.rx.calls.Settle() || slot.rx.calls.inside() != 0) {
     Step(slot, Phase::kArmed, Phase::kPaired);  // somebody just went into the kernel: another time
-    return;
+    return HoldBack(slot, fd, Reason::kInside);
   }
   // The other end cannot switch before it sees the epoch, so nothing is in the ring if this fails.
   if (!EpollAttach(index)) return Fence(index, fd, Reason::kEpoll);
@@ -113,7 +113,7 @@ void Paired(const Rendezvous::Event& event) {
     return;
   }
   if (!Map(channel, pairing)) {
-    Stay(index, Reason::kMemory);
+    StayOnTcp(index, Reason::kMemory);
     UnmapLocked(index, false);
     agent.Release(pairing.channel_id, Reason::kMemory);
     if (pace.NoRoom(Nanoseconds())) Trace("agent: no room for another channel: no offer for %u ms", pace.pause_ms());
@@ -121,7 +121,7 @@ void Paired(const Rendezvous::Event& event) {
   }
   pace.Mapped();
   if (!Step(slot, Phase::kOffered, Phase::kPaired)) return GiveUpChannel(index, slot.reason.load());
-  TryArm(index, FindFd(index));
+  TryArm(index, FdTable::Find(index));
 }
 
 void Declined(const Rendezvous::Event& event) {
@@ -134,14 +134,14 @@ void Declined(const Rendezvous::Event& event) {
   channel.offered.store(0);
   if (slot.phase.load() != Phase::kOffered) return;
   if (channel.fds.load() == 0 || channel.closing.load()) return;
-  Trace("fd %d: declined: %s", FindFd(index), Text(event.reason));
   if (event.retry_ms == 0) {
-    StayOnTcp(slot, event.reason);
-  } else {
-    slot.reason.store(event.reason);
-    slot.retry_at = Later(uint64_t{event.retry_ms} * 1000);
-    Step(slot, Phase::kOffered, Phase::kTcp);
+    StayOnTcp(index, event.reason);
+    return;
   }
+  if (slot.reason.exchange(event.reason) != event.reason && trace_fd >= 0)
+    Trace("fd %d: declined for now: %s", FdTable::Find(index), Text(event.reason));
+  slot.retry_at = Later(uint64_t{event.retry_ms} * 1000);
+  Step(slot, Phase::kOffered, Phase::kTcp);
 }
 
 // What this process holds, told to an agent that does not know: it restarted, or the channels are our parent's. As much
@@ -203,42 +203,41 @@ bool IsStandard(uint32_t index) {
   return false;
 }
 
+Reason WhyNotReady() {
+  if (!agent.Connected()) return Reason::kNoAgent;
+  return agent.Full() ? Reason::kTooManyOffers : Reason::kAgentSilent;
+}
+
 void TryOffer(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   if (IsStandard(index)) {
-    Stay(index, Reason::kStdio);
+    StayOnTcp(index, Reason::kStdio, fd);
     return;
   }
   if (!process.enabled.load(std::memory_order_relaxed)) {
-    StayOnTcp(slot, process.disabled_because.load());
+    StayOnTcp(index, process.disabled_because.load(), fd);
+    return;
+  }
+  if (!Slots::Alone(slot)) return HoldBack(slot, fd, Reason::kShared, kSharedUs);
+  // Calls of a connection that waits to be offered are what goes on with telling: it is offered after that.
+  if (!agent.Ready() || resume_from != kToldAll) return HoldBack(slot, fd, WhyNotReady());
+  if (const uint64_t now = Nanoseconds(); !pace.Allows(agent.pending(), now))
+    return HoldBack(slot, fd, Reason::kMemory, pace.Pauses(now) ? kPauseUs : kRetryUs);
+  if (UnseenSetStays(agent.socket())) {
+    StayOnTcp(index, Reason::kEpoll, fd);
     return;
   }
   slot.retry_at = Later(kRetryUs);
-  if (!Slots::Alone(slot)) {
-    slot.reason.store(Reason::kShared);
-    slot.retry_at = Later(kSharedUs);
-    return;
-  }
-  // Calls of a connection that waits to be offered are what goes on with telling: it is offered after that.
-  if (!agent.Ready() || resume_from != kToldAll) {
-    slot.reason.store(Reason::kNoAgent);
-    return;
-  }
-  if (const uint64_t now = Nanoseconds(); !pace.Allows(agent.pending(), now)) {
-    slot.reason.store(Reason::kMemory);
-    if (pace.Pauses(now)) slot.retry_at = Later(kPauseUs);
-    return;
-  }
-  if (UnseenSetStays(agent.socket())) {
-    StayOnTcp(slot, Reason::kEpoll);
-    return;
-  }
   if (!Step(slot, Phase::kTcp, Phase::kOffered)) return;
   LocalChannel& channel = Slots::Local(index);
   channel.offered.store(agent.number());
-  if (agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) return;
+  if (agent.Offer(uint64_t{slot.generation} << 32 | index, fd)) {
+    slot.held_since = 0;
+    return;
+  }
   channel.offered.store(0);
   Step(slot, Phase::kOffered, Phase::kTcp);
+  HoldBack(slot, fd, WhyNotReady());
 }
 
 }  // namespace
