@@ -111,8 +111,10 @@ json Agent::Impl::Overview() {
                          {"command", session.who.command},
                          {"pod_uid", session.who.pod_uid},
                          {"cgroup", session.who.cgroup},
+                         {"domain", session.credit_key},
                          {"groups", policy_.GroupsOf({.pod_uid = session.who.pod_uid, .cgroup = session.who.cgroup})},
                          {"offers", session.offers},
+                         {"waiting_offers", pairing_.waiting_of(id)},
                          {"paired", session.paired},
                          {"declined", session.declined},
                          {"channels", session.channels.size()}});

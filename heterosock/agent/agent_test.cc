@@ -147,6 +147,11 @@ TEST_CASE("two processes that wait with offers of different connections make roo
   // Else the client's may come first, and the next of its offers makes room for it.
   REQUIRE(heterok8s::testing::Eventually(
       [&] { return json::parse((*agent)->StatusText())["totals"]["waiting_offers"] == 3; }));
+  const json processes = json::parse((*agent)->StatusText())["processes"];
+  REQUIRE(processes.size() == 2);
+  CHECK(processes[0]["waiting_offers"] == 2);
+  CHECK(processes[1]["waiting_offers"] == 1);
+  CHECK_FALSE(processes[0]["domain"].get<std::string>().empty());
   REQUIRE_OK(client->Offer(13, connections[0].client.get()));
   auto paired = client->Await<protocol::Paired>();
   REQUIRE_OK(paired);

@@ -52,6 +52,7 @@ absl::Status Status(const Output& output, const std::string& admin, bool counter
   section("mechanisms", MechanismTable(status));
   section("connections on shared memory", ConnectionTable(status, NowMs()));
   if (counters) section("counters", CounterTable(status));
+  section("processes with the library", ProcessTable(status));
   section("limits", DomainTable(status));
   section("stayed on TCP (the last ones)", DeclineTable(status));
   return absl::OkStatus();
@@ -125,7 +126,7 @@ int Main(int argc, char** argv) {
   app.add_option("-o,--output", format, "text or json")->check(CLI::IsMember({"text", "json"}));
   app.add_option("--admin", admin,
                  fmt::format("heterosockd's admin socket ({}, else {})", kAdminVariable, kDefaultAdmin));
-  CLI::App* status = app.add_subcommand("status", "Connections, counters, limits, and what stayed on TCP");
+  CLI::App* status = app.add_subcommand("status", "Connections, processes, limits, and what stayed on TCP");
   status->add_flag("--counters", counters, "Each end's counters as well");
   status->callback([&] { action = [&] { return Status(output, admin, counters); }; });
   CLI::App* fence = app.add_subcommand("fence", "Have connections go back to TCP");

@@ -35,6 +35,14 @@ int64_t Time(const json& object, const char* key, int64_t otherwise) {
   return Whole<int64_t>(Member(object, key), key, 0, INT64_MAX / 1'000'000).value_or(otherwise);
 }
 
+std::string Words(const json& object, const char* key) {
+  std::string words;
+  for (const json& word : Member(object, key)) {
+    if (word.is_string()) words += (words.empty() ? "" : " ") + word.get<std::string>();
+  }
+  return words.empty() ? "-" : words;
+}
+
 std::string Plural(uint64_t count, const char* one, const char* many) {
   return fmt::format("{} {}", count, count == 1 ? one : many);
 }
@@ -86,6 +94,26 @@ Table ConnectionTable(const json& status, int64_t now_ms) {
                {Text(ends[1], "local"), Style::kDim},
                Medium(ends[1]),
                HumanBytes(Number(channel, "memory_bytes"))});
+  }
+  return table;
+}
+
+Table ProcessTable(const json& status) {
+  Table table({"PROCESS", "DOMAIN", "CGROUP", "GROUPS", "SHARED", "OFFERS", "WAITING", "DECLINED"});
+  for (const json& process : Member(status, "processes")) {
+    const std::string domain = Text(process, "domain"), cgroup = Text(process, "cgroup");
+    const auto count = [&](const char* key, Style some) {
+      const uint64_t number = Number(process, key);
+      return Cell(std::to_string(number), number != 0 ? some : Style::kDim);
+    };
+    table.Row({Who(process),
+               domain,
+               {domain == "cgroup:" + cgroup ? "-" : cgroup, Style::kDim},
+               Words(process, "groups"),
+               count("channels", Style::kGood),
+               count("offers", Style::kPlain),
+               count("waiting_offers", Style::kPlain),
+               count("declined", Style::kWarning)});
   }
   return table;
 }

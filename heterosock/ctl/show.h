@@ -17,6 +17,8 @@ namespace heterok8s::heterosock::ctl {
 std::string Headline(const nlohmann::json& status, int64_t now_ms);
 // Who talks over what.
 terminal::Table ConnectionTable(const nlohmann::json& status, int64_t now_ms);
+// What has the library and made an offer, and what became of its offers.
+terminal::Table ProcessTable(const nlohmann::json& status);
 // Each end's counters: tcpdump and ss see none of these bytes.
 terminal::Table CounterTable(const nlohmann::json& status);
 // Why others stay on TCP.

@@ -16,6 +16,11 @@ json SomeStatus() {
       {"pid": 10, "command": "nginx", "local": "127.0.0.1:80", "sending_on": "shared", "counters": {"sent": 2048}},
       {"pid": 11, "command": "wrk", "local": "127.0.0.1:5000", "sending_on": "back on TCP", "fenced": "fdopen",
        "pu": "other"}]}],
+    "processes": [
+      {"pid": 10, "command": "nginx", "cgroup": "/kubepods/pod1", "domain": "pod:1", "groups": ["web", "all"],
+       "channels": 1, "offers": 4, "waiting_offers": 2, "declined": 1},
+      {"pid": 11, "command": "wrk", "cgroup": "/user", "domain": "cgroup:/user", "groups": [], "channels": 0,
+       "offers": 0, "waiting_offers": 0, "declined": 0}],
     "domains": [{"domain": "pod:x", "channels": 1, "channels_limit": 10, "bytes": 0, "bytes_limit": 0, "refused": 3}],
     "recent_declines": [{"command": "curl", "pid": 5, "local": "a:1", "remote": "b:2", "reason": "policy"}]})");
 }
@@ -26,6 +31,14 @@ TEST_CASE("a connection's line says who, where and over what") {
        {"7", "60 s", "nginx(10)", "127.0.0.1:80", "shared", "wrk(11) on the other PU", "TCP (fdopen)", "8.0 KiB"}) {
     CHECK(text.find(part) != std::string::npos);
   }
+}
+
+TEST_CASE("a process's line says who it is, where it belongs and what became of its offers") {
+  CHECK(ProcessTable(SomeStatus()).Render(false) ==
+        "PROCESS    DOMAIN        CGROUP          GROUPS   SHARED  OFFERS  WAITING  DECLINED\n"
+        "nginx(10)  pod:1         /kubepods/pod1  web all  1       4       2        1\n"
+        "wrk(11)    cgroup:/user  -               -        0       0       0        0\n");
+  CHECK(ProcessTable(json::object()).empty());
 }
 
 TEST_CASE("counters, declines, domains and mechanisms are tables") {
@@ -50,10 +63,12 @@ TEST_CASE("an answer with nothing in it is shown without a crash") {
   for (const char* text :
        {"{}", "[]", "null", R"({"channels": [{}], "totals": 3, "recent_declines": [1]})",
         R"({"started_unix_ms": -9223372036854775808, "totals": {"channels": 1e300, "processes": -1}})",
+        R"({"processes": [{"groups": 1}, 2, {"groups": [3], "channels": -1}]})",
         R"({"channels": [{"channel": 1e300, "since_unix_ms": -1e300, "ends": [{"pid": 0.5}, {}]}]})"}) {
     const json status = json::parse(text);
     ConnectionTable(status, 0).Render(true);
     CounterTable(status).Render(true);
+    ProcessTable(status).Render(true);
     DeclineTable(status).Render(true);
     DomainTable(status).Render(true);
     MechanismTable(status).Render(true);
