@@ -222,11 +222,15 @@ void Agent::Impl::LetGo(const ChannelKey& key, int side, uint64_t session_id, Re
   }
   if (!end.alive()) {
     if (channel.spans_pus) SendToPu(PuReleased{key.first, key.second, reason});
-    Event({{"event", "released"},
-           {"channel", channel.name.id},
-           {"pid", end.label.pid},
-           {"command", end.label.command},
-           {"reason", protocol::ReasonText(reason)}});
+    if (reason != Reason::kClosed) {
+      TellStays("released", end.label, reason, channel.name.id);  // it gave the channel up before it moved
+    } else {
+      Event({{"event", "released"},
+             {"channel", channel.name.id},
+             {"pid", end.label.pid},
+             {"command", end.label.command},
+             {"reason", protocol::ReasonText(reason)}});
+    }
   }
   ForgetIfDead(key);
 }

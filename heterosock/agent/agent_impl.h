@@ -108,6 +108,8 @@ class Agent::Impl {
   void MakeRoom(Session& session);
   void Join(const Pair& pair);
   void TellPaired(const Channel& channel);
+  // An end that stays on TCP, for whoever follows, and in the list of the last ones.
+  void TellStays(const char* what, const EndLabel& label, Reason reason, uint64_t channel = 0);
   EndLabel LabelOf(const Offer& offer) const;
 
   // agent_channels.cc: from PAIRED to the end.

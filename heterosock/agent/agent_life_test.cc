@@ -44,6 +44,26 @@ TEST_CASE("a process that is gone takes its ends along; its channels are forgott
   CHECK(Becomes(**agent, ChannelsAre(0)));
 }
 
+TEST_CASE("an end that gives its channel up is among those that stayed on TCP, with its reason") {
+  auto agent = RunningAgent::Start(Patient());
+  REQUIRE_OK(agent);
+  auto client = Client::Connect((*agent)->socket()), server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  REQUIRE_OK(server);
+  auto joined = Join(*client, *server);
+  REQUIRE_OK(joined);
+
+  REQUIRE_OK(client->Release(joined->client.first.channel_id, Reason::kEpoll));
+  REQUIRE_OK(server->Release(joined->client.first.channel_id, Reason::kClosed));
+
+  REQUIRE(Becomes(**agent, ChannelsAre(0)));
+  const json declines = json::parse((*agent)->StatusText())["recent_declines"];
+  REQUIRE(declines.size() == 1);
+  CHECK(declines[0]["reason"] == protocol::ReasonText(Reason::kEpoll));
+  CHECK(declines[0]["pid"] == getpid());
+  CHECK_FALSE(declines[0]["local"].get<std::string>().empty());
+}
+
 TEST_CASE("an agent that died is replaced: what libraries hold is counted again") {
   auto agent = RunningAgent::Start(Patient());
   REQUIRE_OK(agent);

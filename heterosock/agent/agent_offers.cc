@@ -183,16 +183,7 @@ void Agent::Impl::Refuse(const Offer& offer, Reason reason, uint32_t retry_after
   }
   if (brought_.erase(offer.name) != 0) SendToPu(PuWithdraw{offer.name});
   ++counters_.declines[reason];
-  const EndLabel label = LabelOf(offer);
-  nlohmann::json event = {
-      {"event", "declined"}, {"pid", label.pid}, {"command", label.command}, {"reason", protocol::ReasonText(reason)}};
-  if (label.local.port != 0) {
-    event["local"] = label.local.ToString();
-    event["remote"] = label.remote.ToString();
-  }
-  recent_declines_.push_back(event);
-  if (recent_declines_.size() > kRecentDeclines) recent_declines_.pop_front();
-  Event(std::move(event));
+  TellStays("declined", LabelOf(offer), reason);
   auto found = sessions_.find(offer.name.session);
   if (found == sessions_.end()) return;
   ++found->second.declined;
@@ -201,6 +192,19 @@ void Agent::Impl::Refuse(const Offer& offer, Reason reason, uint32_t retry_after
   declined.reason = static_cast<uint32_t>(reason);
   declined.retry_after_ms = retry_after_ms;
   SendMessage(found->second, declined);
+}
+
+void Agent::Impl::TellStays(const char* what, const EndLabel& label, Reason reason, uint64_t channel) {
+  nlohmann::json event = {
+      {"event", what}, {"pid", label.pid}, {"command", label.command}, {"reason", protocol::ReasonText(reason)}};
+  if (channel != 0) event["channel"] = channel;
+  if (label.local.port != 0) {
+    event["local"] = label.local.ToString();
+    event["remote"] = label.remote.ToString();
+  }
+  recent_declines_.push_back(event);
+  if (recent_declines_.size() > kRecentDeclines) recent_declines_.pop_front();
+  Event(std::move(event));
 }
 
 void Agent::Impl::TellPaired(const Channel& channel) {
