@@ -79,7 +79,7 @@ class PuLink {
   // kSent: nothing is kept. Else it is time for Flush() when fd() is writable (kFull), or in a moment (kLater).
   virtual Sent Backlog() const = 0;
   virtual absl::Status Flush() = 0;
-  // Nothing now: nullopt. The link is over: an error.
+  // Nothing that we know for now: nullopt; there may be more, and fd() is readable then. The link is over: an error.
   virtual absl::StatusOr<std::optional<PuMessage>> Receive() = 0;
   virtual std::string Description() const = 0;
 };

@@ -18,7 +18,11 @@ namespace {
 
 using nlohmann::json;
 constexpr size_t kMaxBytes = 16384;
-constexpr int kVersion = 1;  // of these messages
+// Of these messages. A newer agent may say more, in members or in messages that an older one passes over; what an older
+// one must not pass over needs another version.
+constexpr int kVersion = 1;
+// Messages that are not known, in one call: an agent that says nothing else has no more of our time than others have.
+constexpr int kPassedOver = 16;
 // Its socket takes 150 offers. An agent that is off its processor for a moment while a pool of connections is made has
 // more to read; one that leaves this many unread, about 50 MB, does not come back.
 constexpr size_t kMaxKept = 65536;
@@ -107,8 +111,8 @@ json Encode(const PuFence& m) {
 // A newer agent may have reasons that we do not know: any number is one.
 Reason ReasonOf(const json& j) { return static_cast<Reason>(WholeAt<uint32_t>(j, "reason")); }
 
-// Throws std::exception.
-PuMessage Decode(const json& j, std::vector<sys::UniqueFd>& descriptors) {
+// Of a type that we do not know: nullopt. Throws std::exception.
+std::optional<PuMessage> Decode(const json& j, std::vector<sys::UniqueFd>& descriptors) {
   const std::string type = j.at("t").get<std::string>();
   if (type == "offer") return PuOffer{OfferOf(j.at("offer")), LabelOf(j.at("label"))};
   if (type == "withdraw") return PuWithdraw{NameOf(j.at("name"))};
@@ -128,11 +132,11 @@ PuMessage Decode(const json& j, std::vector<sys::UniqueFd>& descriptors) {
     }
     return m;
   }
+  if (type != "released" && type != "fence") return std::nullopt;
   const auto id = WholeAt<uint64_t>(j, "channel", 0), epoch = WholeAt<uint64_t>(j, "channel", 1);
   const Reason reason = ReasonOf(j);
   if (type == "released") return PuReleased{epoch, id, reason};
-  if (type == "fence") return PuFence{epoch, id, reason};
-  throw std::invalid_argument("type " + type);
+  return PuFence{epoch, id, reason};
 }
 
 class UnixPuLink final : public PuLink {
@@ -174,30 +178,34 @@ class UnixPuLink final : public PuLink {
   }
 
   absl::StatusOr<std::optional<PuMessage>> Receive() override {
-    Packet packet;
-    switch (ReceivePacket(fd_.get(), packet, kMaxBytes, 3)) {
-      case Received::kNothing:
-        return std::optional<PuMessage>();
-      case Received::kGone:
-        return absl::UnavailableError("the other agent closed the link");
-      case Received::kBroken:
-        return absl::InvalidArgumentError("the other agent sent a packet that is too long");
-      case Received::kStarved:
-        return absl::ResourceExhaustedError("no descriptors are left for what the other agent sends");
-      case Received::kPacket:
-        break;
-    }
-    try {
-      const json j = json::parse(packet.bytes);
-      if (j.at("v") != kVersion) return absl::InvalidArgumentError("the other agent has another version");
-      PuMessage message = Decode(j, packet.descriptors);
-      if (auto* paired = std::get_if<PuPaired>(&message); paired != nullptr && !paired->ringer.valid()) {
-        return absl::InvalidArgumentError("the other agent sent a channel without descriptors");
+    for (int i = 0; i < kPassedOver; ++i) {
+      Packet packet;
+      switch (ReceivePacket(fd_.get(), packet, kMaxBytes, 3)) {
+        case Received::kNothing:
+          return std::optional<PuMessage>();
+        case Received::kGone:
+          return absl::UnavailableError("the other agent closed the link");
+        case Received::kBroken:
+          return absl::InvalidArgumentError("the other agent sent a packet that is too long");
+        case Received::kStarved:
+          return absl::ResourceExhaustedError("no descriptors are left for what the other agent sends");
+        case Received::kPacket:
+          break;
       }
-      return std::optional<PuMessage>(std::move(message));
-    } catch (const std::exception& error) {
-      return absl::InvalidArgumentError(fmt::format("the other agent sent what is no message: {}", error.what()));
+      try {
+        const json j = json::parse(packet.bytes);
+        if (j.at("v") != kVersion) return absl::InvalidArgumentError("the other agent has another version");
+        std::optional<PuMessage> message = Decode(j, packet.descriptors);
+        if (!message) continue;
+        if (auto* paired = std::get_if<PuPaired>(&*message); paired != nullptr && !paired->ringer.valid()) {
+          return absl::InvalidArgumentError("the other agent sent a channel without descriptors");
+        }
+        return message;
+      } catch (const std::exception& error) {
+        return absl::InvalidArgumentError(fmt::format("the other agent sent what is no message: {}", error.what()));
+      }
     }
+    return std::optional<PuMessage>();
   }
 
  private:
