@@ -89,13 +89,19 @@ bool Agent::Impl::OnResume(Session& session, Packet& packet) {
   if (!identity.ok() && found != channels_.end() && cookie != 0 && found->second.ends[message.side].cookie == cookie) {
     identity = SocketIdentity{.cookie = cookie};
   }
+  // What cannot be counted is beyond the reach of limits and policy: it is TCP again.
+  const auto send_back = [&](Reason reason) {
+    protocol::Fence fence = protocol::Make<protocol::Fence>();
+    fence.channel_id = name.id;
+    fence.reason = static_cast<uint32_t>(reason);
+    SendMessage(session, fence);
+  };
+  // Of an agent before us, for a library that is as old or as new: it is right, and we do not understand its memory.
+  const bool other_version = absl::IsUnimplemented(bytes.status());
+  if (other_version) send_back(Reason::kVersion);
   if (bytes.ok() && !other_memory && identity.ok() && session.channels.size() < options_.max_channels) {
     if (!Resume(session, name, message.side, *identity, *bytes, memory)) {
-      // What cannot be counted is beyond the reach of limits and policy: it is TCP again.
-      protocol::Fence fence = protocol::Make<protocol::Fence>();
-      fence.channel_id = name.id;
-      fence.reason = static_cast<uint32_t>(Reason::kExhausted);
-      SendMessage(session, fence);
+      send_back(Reason::kExhausted);
       if (absl::Status asked = AskForTcp(memory.get()); !asked.ok())
         spdlog::debug("channel {} is not counted: {}", name.id, Message(asked));
     }
@@ -104,7 +110,7 @@ bool Agent::Impl::OnResume(Session& session, Packet& packet) {
   const bool closes = closer_.Close(std::move(socket), session.credit_key);
   if (memory.valid() && !closer_.Close(std::move(memory), session.credit_key)) doomed_.emplace(session.id, kStuck);
   if (!closes) doomed_.emplace(session.id, kStuck);
-  return bytes.ok() && !other_memory;
+  return (bytes.ok() || other_version) && !other_memory;
 }
 
 bool Agent::Impl::Resume(Session& session, const ChannelName& name, int side, const SocketIdentity& socket,

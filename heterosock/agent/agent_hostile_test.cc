@@ -220,7 +220,7 @@ TEST_CASE("an offer before HELLO is no offer") {
   CHECK_THAT(rude->Next().status(), HasCode(absl::StatusCode::kUnavailable));
 }
 
-TEST_CASE("a library of another protocol version is refused and told which would do") {
+TEST_CASE("a library of another protocol version is refused, told which would do, and may ask the next agent") {
   auto agent = RunningAgent::Start(Patient());
   REQUIRE_OK(agent);
   auto client = Client::ConnectSilently((*agent)->socket());
@@ -234,6 +234,7 @@ TEST_CASE("a library of another protocol version is refused and told which would
   REQUIRE_OK(refused);
   CHECK(refused->first.reason == static_cast<uint32_t>(Reason::kVersion));
   CHECK(refused->first.version_max == protocol::kVersion);
+  CHECK(refused->first.retry_after_ms != 0);
 }
 
 TEST_CASE("limits hold: offers without an answer") {

@@ -143,6 +143,38 @@ TEST_CASE("what libraries resume is bounded as what they offer is, and what cann
   CHECK(status["domains"][0]["channels"] == 2);
 }
 
+TEST_CASE(
+    "what a library of another version holds goes back to TCP when the agent is replaced, and the library stays") {
+  auto agent = RunningAgent::Start(Patient());
+  auto connection = MakeConnection();
+  auto parts = MakeChannel({.id = 5, .epoch = 7, .nonce = 9}, 65536);
+  REQUIRE_OK(agent);
+  REQUIRE_OK(connection);
+  REQUIRE_OK(parts);
+  auto client = Client::Connect((*agent)->socket());
+  REQUIRE_OK(client);
+  protocol::Paired held = protocol::Make<protocol::Paired>();
+  held.channel_id = 5;
+  held.epoch = 7;
+  held.nonce = 9;
+  const uint32_t version = layout::kChannelVersion + GENERATE(-1, 1);
+  REQUIRE(pwrite(parts->memory.get(), &version, sizeof version, offsetof(layout::ChannelHeader, version)) ==
+          sizeof version);
+
+  REQUIRE_OK(client->Resume(held, connection->client.get(), parts->memory.get()));
+
+  auto fence = client->Await<protocol::Fence>();
+  REQUIRE_OK(fence);
+  CHECK(fence->first.channel_id == 5);
+  CHECK(fence->first.reason == static_cast<uint32_t>(Reason::kVersion));
+  const json status = json::parse((*agent)->StatusText());
+  CHECK(status["channels"].empty());
+  REQUIRE_OK(client->Release(5, Reason::kVersion));
+  auto server = Client::Connect((*agent)->socket());
+  REQUIRE_OK(server);
+  REQUIRE_OK(Join(*client, *server));
+}
+
 TEST_CASE("a channel of which one end is counted again stays when the policy is read again") {
   auto agent = RunningAgent::Start(Patient());
   auto connection = MakeConnection();

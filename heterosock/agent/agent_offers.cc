@@ -13,9 +13,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr size_t kRecentDeclines = 64;
-constexpr uint32_t kOnceMoreMs = 1000;  // after which an offer that met no other is worth another try
-constexpr uint32_t kMadeRoomMs = 100;   // or one that had to make room
-constexpr uint32_t kOperatorMs = 5000;  // or one that an operator wants on TCP
+constexpr uint32_t kOnceMoreMs = 1000;      // after which an offer that met no other is worth another try
+constexpr uint32_t kMadeRoomMs = 100;       // or one that had to make room
+constexpr uint32_t kOperatorMs = 5000;      // or one that an operator wants on TCP
+constexpr uint32_t kOtherAgentMs = 60'000;  // after which an agent of another version may have taken our place
 
 uint32_t RetryAfterMs(Reason reason) {
   switch (reason) {
@@ -46,6 +47,7 @@ bool Agent::Impl::OnHello(Session& session, const Packet& packet) {
     ++counters_.refused;
     protocol::Refused refused = protocol::Make<protocol::Refused>();
     refused.reason = static_cast<uint32_t>(Reason::kVersion);
+    refused.retry_after_ms = kOtherAgentMs;
     refused.version_min = refused.version_max = protocol::kVersion;
     SendMessage(session, refused);
     doomed_.emplace(session.id, "it speaks no version of ours");

@@ -123,6 +123,9 @@ absl::StatusOr<uint64_t> CheckChannel(int memory, const ChannelName& name) {
   layout::ChannelHeader header{};
   HK_RETURN_IF_ERROR(PreadAll(memory, header, 0));
   const auto bytes = static_cast<uint64_t>(st.st_size);
+  if (header.magic == layout::kChannelMagic && header.version != layout::kChannelVersion) {
+    return absl::UnimplementedError("RESUME with memory of another version of the layout");
+  }
   if (!layout::ValidHeader(header, bytes) ||
       name != ChannelName{.id = header.channel_id, .epoch = header.epoch, .nonce = header.nonce}) {
     return absl::InvalidArgumentError("RESUME with memory of another channel");

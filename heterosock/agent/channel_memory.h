@@ -39,6 +39,7 @@ absl::StatusOr<Bell> MakeBell();
 bool CanSeal();
 
 // What a library that says RESUME must show: sealed memory with this channel's header. Returns its size in bytes.
+// kUnimplemented: the memory is of another version of the layout.
 absl::StatusOr<uint64_t> CheckChannel(int memory, const ChannelName& name);
 
 // Counters of a side as it wrote them; a hostile side may write anything.

@@ -152,7 +152,8 @@ struct Release {
 
 // After a reconnect, or in a child that inherited the channel: the agent counts it again. Descriptors: the socket
 // (looked at and closed, as for Offer) and the memory. Not answered, but by FENCE where the end is another socket's as
-// far as the agent knows, or the domain has no credit left.
+// far as the agent knows, the domain has no credit left, or the memory is of a layout version that this agent does not
+// have.
 struct Resume {
   static constexpr Type kType = Type::kResume;
   Header header;
