@@ -24,7 +24,8 @@ std::string BesideThisProgram(const std::string& name) {
   return path;
 }
 
-bool Agent::Start() {
+bool Agent::Start(const std::string& program) {
+  program_ = program.empty() ? BesideThisProgram("../agent/heterosockd") : program;
   char name[] = "/tmp/hk-heterosock-XXXXXX";
   if (!mkdtemp(name)) return false;
   folder_ = name;
@@ -33,12 +34,11 @@ bool Agent::Start() {
 }
 
 bool Agent::StartAgain() {
-  std::string program = BesideThisProgram("../agent/heterosockd");
-  if (program.empty()) return false;
+  if (program_.empty()) return false;
   unlink(path_.c_str());  // what is there then is the new one's
   std::string socket = "--socket=" + path_, admin = "--admin=" + this->admin();
-  char* argv[] = {program.data(), socket.data(), admin.data(), nullptr};
-  if (posix_spawn(&pid_, program.c_str(), nullptr, nullptr, argv, environ) != 0) return false;
+  char* argv[] = {program_.data(), socket.data(), admin.data(), nullptr};
+  if (posix_spawn(&pid_, program_.c_str(), nullptr, nullptr, argv, environ) != 0) return false;
   for (int i = 0; i < 500; ++i) {
     struct stat there;
     if (stat(path_.c_str(), &there) == 0) return true;

@@ -17,8 +17,9 @@ class Agent {
   Agent(const Agent&) = delete;
   Agent& operator=(const Agent&) = delete;
 
-  // False when the program is not built or did not come up.
-  bool Start();
+  // False when the program is not built or did not come up. `program`: another heterosockd than the one built with
+  // this.
+  bool Start(const std::string& program = "");
   void Kill();        // as a crash
   bool StartAgain();  // after Kill(), at the same path
   void Stop();        // it does nothing until it is killed, or
@@ -28,7 +29,7 @@ class Agent {
   pid_t pid() const { return pid_; }  // -1: none
 
  private:
-  std::string folder_, path_;
+  std::string program_, folder_, path_;
   pid_t pid_ = -1;
 };
 

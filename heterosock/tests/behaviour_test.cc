@@ -1,11 +1,15 @@
-// behaviour_test [--list] [--only TEXT] [--library FILE] [--repeat N] [--faults] [--strict] [-v]: TCP under the library
-// beside TCP on plain libc.
+// behaviour_test [--list] [--only TEXT] [--names FILE] [--library FILE] [--client-library FILE] [--agent FILE]
+//                [--may-stay] [--repeat N] [--faults] [--strict] [-v]: TCP under the library beside TCP on plain libc.
 //
 // Every case is run on plain libc, then with the library in both ends, in one, and in the other, over IPv4 and IPv6,
 // from a fresh connection (cold: it may move to shared memory in the middle) and from one that has moved before (warm),
 // with ends of mixed versions, and with a fault at one step of the hand-over: each case meets another; with --faults
 // each meets all. Cases that hand a socket on meet all faults of that, cases that poll a set every FENCE.
 // Prints one line per case and mode, and where the two differ what each end said. Exit 1 when anything differs.
+// --only: cases whose name has the text; --names: those that FILE names, one a line.
+//
+// --library, --client-library (of the client alone) and --agent are other builds than this one's. What is of different
+// versions may stay on TCP with --may-stay.
 //
 // Linux may allow more than one outcome. One that plain libc shows in any of several runs is right.
 #include <signal.h>
@@ -14,6 +18,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
@@ -43,11 +48,14 @@ constexpr Mode kModes[] = {
 
 struct Options {
   std::string only;
+  std::optional<std::set<std::string>> names;
   int repeat = 1;
   bool faults = false;
   bool strict = false;
   bool verbose = false;
+  bool may_stay = false;
   Preload preload;
+  std::string agent_program;
   bool agent = false;
 };
 
@@ -208,7 +216,7 @@ void RunCase(const Case& which, size_t n, const Options& options, Totals& totals
     bool faults_before_move = mode.fault && !HandsOn(*mode.fault);
     bool can_move = options.agent && both && mode.warm && !which.body.bare && !faults_before_move;
     bool moved = outcome.moved[0] == 3 && outcome.moved[1] == 3;
-    bool stayed = can_move && !moved && !which.body.stays;
+    bool stayed = can_move && !moved && !which.body.stays && !options.may_stay;
     const char* limit = right ? nullptr : LimitOf(which.name);
     std::lock_guard hold(totals.lock);
     if (can_move) ++totals.could_move;
@@ -237,10 +245,13 @@ int RunAll(Options options) {
   Agent agent;
   if (!options.preload.library.empty()) {
     std::printf("# library %s\n", options.preload.library.c_str());
-    if (agent.Start()) {
+    if (agent.Start(options.agent_program)) {
       options.agent = true;
       options.preload.agent = agent.path();
       std::printf("# agent %s\n", agent.path().c_str());
+    } else if (!options.agent_program.empty()) {
+      std::printf("# %s does not come up\n", options.agent_program.c_str());
+      return 1;
     } else {
       std::printf("# no agent: everything stays on TCP\n");
     }
@@ -250,7 +261,8 @@ int RunAll(Options options) {
   std::vector<const Case*> wanted;
   for (int i = 0; i < options.repeat; ++i) {
     for (const Case* each : Cases()) {
-      if (std::string(each->name).find(options.only) != std::string::npos) wanted.push_back(each);
+      if (std::string(each->name).find(options.only) == std::string::npos) continue;
+      if (!options.names || options.names->contains(each->name)) wanted.push_back(each);
     }
   }
   Totals totals;
@@ -267,7 +279,7 @@ int RunAll(Options options) {
       "moved to shared memory; %d of %d runs reached their fault\n",
       wanted.size(), totals.same.load(), totals.once.load(), totals.different.load(), totals.limits.load(),
       totals.moved.load(), totals.could_move.load(), totals.faults.load(), totals.faults_tried.load());
-  const bool vain = options.only.empty() && totals.faults * 4 < totals.faults_tried;
+  const bool vain = options.only.empty() && !options.names && totals.faults * 4 < totals.faults_tried;
   if (vain) std::printf("# most faults were not reached: nothing was tried\n");
   return totals.different || wanted.empty() || vain ? 1 : 0;
 }
@@ -290,14 +302,25 @@ int Main(int argc, char** argv) {
       options.verbose = true;
     else if (word == "--only" && i + 1 < argc)
       options.only = argv[++i];
-    else if (word == "--library" && i + 1 < argc)
+    else if (word == "--names" && i + 1 < argc) {
+      std::ifstream file(argv[++i]);
+      options.names.emplace();
+      for (std::string name; std::getline(file, name);) options.names->insert(name);
+    } else if (word == "--library" && i + 1 < argc)
       options.preload.library = argv[++i];
+    else if (word == "--client-library" && i + 1 < argc)
+      options.preload.client_library = argv[++i];
+    else if (word == "--agent" && i + 1 < argc)
+      options.agent_program = argv[++i];
+    else if (word == "--may-stay")
+      options.may_stay = true;
     else if (word == "--repeat" && i + 1 < argc)
       options.repeat = std::atoi(argv[++i]);
     else {
-      std::fprintf(stderr,
-                   "usage: behaviour_test [--list] [--only TEXT] [--library FILE] [--repeat N] [--faults] [--strict] "
-                   "[-v]\n");
+      std::fprintf(
+          stderr,
+          "usage: behaviour_test [--list] [--only TEXT] [--names FILE] [--library FILE] [--client-library FILE] "
+          "[--agent FILE] [--may-stay] [--repeat N] [--faults] [--strict] [-v]\n");
       return 2;
     }
   }

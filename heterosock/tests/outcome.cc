@@ -55,7 +55,8 @@ pid_t Start(const std::string& case_name, const Mode& mode, bool server, const P
       "HETEROSOCK_STAGE=/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(stage),
       "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   if (server ? mode.preload_server : mode.preload_client) {
-    environment.push_back("LD_PRELOAD=" + preload.library);
+    const bool other = !server && !preload.client_library.empty();
+    environment.push_back("LD_PRELOAD=" + (other ? preload.client_library : preload.library));
     for (const std::string& extra : preload.extra) environment.push_back(extra);
     for (const std::string& extra : agent) environment.push_back(extra);
   }

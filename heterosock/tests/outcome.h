@@ -38,6 +38,7 @@ struct Outcome {
 
 struct Preload {
   std::string library;             // path; "" when there is none
+  std::string client_library;      // of the client, where that has another one; "" when not
   std::vector<std::string> extra;  // more environment of the hooked processes
   std::string agent;               // path of the agent's socket; "" when there is none
 };
