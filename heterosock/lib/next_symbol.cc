@@ -1,16 +1,17 @@
 #include "heterosock/lib/next_symbol.h"
 
-#include <features.h>
-#ifdef __GLIBC__
 #include <elf.h>
-#include <gnu/lib-names.h>
+#include <features.h>
 #include <link.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <gnu/lib-names.h>
+#else
+extern "C" [[gnu::visibility("hidden")]] ElfW(Dyn) _DYNAMIC[];  // the linker's, of this library
 #endif
 
 namespace heterok8s::heterosock {
-#ifdef __GLIBC__
 namespace {
 
 constexpr uint16_t kHiddenVersion = 0x8000;  // of an Elf_Versym: not what a program is linked with today
@@ -73,7 +74,9 @@ struct Tables {
     return sysv_hash != nullptr ? BySysvHash(name) : nullptr;
   }
 
+#ifdef __GLIBC__
   bool IsLibc() const { return strings != nullptr && soname != 0 && strcmp(strings + soname, LIBC_SO) == 0; }
+#endif
 
   // False when the name is not there.
   bool Look(const char* name, NextSymbolAnswer& answer) const {
@@ -117,6 +120,7 @@ int LookInto(dl_phdr_info* object, size_t, void* data) {
 
 }  // namespace
 
+#ifdef __GLIBC__
 NextSymbolAnswer NextSymbol(const char* name) {
   const link_map* object = _r_debug.r_map;
   while (object != nullptr && object->l_ld != _DYNAMIC) object = object->l_next;
@@ -129,6 +133,9 @@ NextSymbolAnswer NextSymbol(const char* name) {
   }
   return {};
 }
+#else
+NextSymbolAnswer NextSymbol(const char*) { return {}; }
+#endif
 
 NextSymbolAnswer NextSymbolOfAny(const char* name) {
   Search search{.name = name};
@@ -137,10 +144,4 @@ NextSymbolAnswer NextSymbolOfAny(const char* name) {
   return {nullptr, search.behind};
 }
 
-#else
-
-NextSymbolAnswer NextSymbol(const char*) { return {}; }
-NextSymbolAnswer NextSymbolOfAny(const char*) { return {}; }
-
-#endif
 }  // namespace heterok8s::heterosock
