@@ -236,6 +236,9 @@ long Receiver::ReceiveCounted(size_t most) {
 // The kernel has told of an error, which it does once. What came before it is looked at again, and read first: Loop()
 // tells of it then.
 Receiver::Look Receiver::Keep(long error) {
+  // Not the socket's: its number was closed meanwhile, or a filter is in front of it. It is told again and again.
+  if (error == -EBADF || error == -ENOTSOCK || error == -EACCES || error == -EPERM || error == -ENOSYS)
+    return End(error);
   rx_.reset.store(static_cast<uint32_t>(-error));
   rx_.kernel_event.store(1, std::memory_order_relaxed);
   at_end_ = true;
@@ -258,8 +261,12 @@ Receiver::Look Receiver::Nothing(long got) {
     case -EPIPE:
     case kPipeFull:
       return End(got);  // of this call, or of its pipe
-    default:
-      return Keep(got);
+    default: {
+      // The socket's own is told where nothing is queued (tcp_recvmsg_locked() in net/ipv4/tcp.c).
+      int queued = 0;
+      Syscall(SYS_ioctl, fd_, SIOCINQ, reinterpret_cast<long>(&queued));
+      return queued > 0 ? End(got) : Keep(got);
+    }
   }
 }
 
