@@ -12,6 +12,8 @@
 #include "heterosock/lib/real.h"
 #include "heterosock/lib/trace.h"
 #include "heterosock/stream/cork.h"
+#include "heterosock/stream/direction.h"
+#include "heterosock/stream/keep_alive.h"
 
 using namespace heterok8s::heterosock;  // NOLINT
 
@@ -139,6 +141,16 @@ void NotePush(int fd, int name, bool on) {
   if (on == (name == TCP_NODELAY)) PushSent(slot);
 }
 
+bool OfKeepAlive(int level, int name) {
+  return (level == SOL_SOCKET && name == SO_KEEPALIVE) || (level == IPPROTO_TCP && name == TCP_KEEPIDLE);
+}
+
+void WithdrawKeepAlive(uint32_t slot, int fd) {
+  if (Slots::Get(slot).program_idle.load(std::memory_order_relaxed) == 0 || !LockSend(slot)) return;
+  EndKeepAlive(slot, fd);
+  Slots::Get(slot).tx.lock.Release();
+}
+
 }  // namespace
 
 HETEROSOCK_EXPORT int socket(int domain, int type, int protocol) {
@@ -184,6 +196,7 @@ HETEROSOCK_EXPORT int connect(int fd, const sockaddr* address, socklen_t length)
     // Dissolves the association; the socket may be connected anew, with a stream that starts at 0 (connect(2)).
     const bool nonblocking = Slots::Get(slot).nonblocking.load() != 0;
     const uint32_t tells_left = Slots::Get(slot).rx.tells_left.load();
+    WithdrawKeepAlive(slot, fd);
     ForgetFd(fd);
     const int result = real.connect(fd, address, length);
     Track(fd, nonblocking);
@@ -220,8 +233,10 @@ HETEROSOCK_EXPORT int shutdown(int fd, int how) {
 
 HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value, socklen_t length) {
   if (SetCorkInRing(fd, level, name, value, length)) return 0;
-  const int result = real.setsockopt(fd, level, name, value, length);
   uint32_t slot;
+  if (OfKeepAlive(level, name) && StreamOf(fd, &slot))
+    WithdrawKeepAlive(slot, fd);  // the program sees to it from now on
+  const int result = real.setsockopt(fd, level, name, value, length);
   if (result == 0 && level == IPPROTO_TCP) NotePush(fd, name, *static_cast<const int*>(value) != 0);
   if (result == 0 && level == IPPROTO_TCP && name == TCP_INQ && StreamOf(fd, &slot)) {
     Slots::Get(slot).rx.tells_left.store(*static_cast<const int*>(value) != 0, std::memory_order_relaxed);
@@ -254,6 +269,12 @@ HETEROSOCK_EXPORT int getsockopt(int fd, int level, int name, void* value, sockl
       const int corked = on;
       memcpy(value, &corked, *length);
     }
+    return result;
+  }
+  if (result == 0 && OfKeepAlive(level, name) && StreamOf(fd, &slot)) {
+    const uint32_t idle = Slots::Get(slot).program_idle.load(std::memory_order_relaxed);
+    const uint32_t own = level == SOL_SOCKET ? 0 : idle;
+    if (idle != 0) memcpy(value, &own, *length < sizeof own ? *length : sizeof own);
     return result;
   }
   if (result != 0 || level != IPPROTO_TCP || name != TCP_INFO || !StreamOf(fd, &slot)) [[likely]]

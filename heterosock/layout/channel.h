@@ -53,6 +53,9 @@
 // receiver reads the ring to its tail, drops R - F bytes of TCP, and reads TCP for good. What comes on TCP while
 // `returning` is set and continue_at is not is such a copy.
 //
+// Nothing goes over TCP meanwhile: who sends by the ring keeps the connection alive for NAT and firewalls that forget
+// idle ones (TCP keepalive), as its end, and the way back, need it.
+//
 // A receiver that will not read the ring any longer (the socket goes to a program without the library) stores
 // recall_at = 1 + head, sets kFlagWantTcp, full fence, and rings, whoever sleeps. The sender then takes F = recall_at -
 // 1, and R is the tail: it goes on until TCP has taken that, so nothing is lost and the order is kept; it stores

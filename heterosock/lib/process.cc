@@ -60,6 +60,7 @@ void StartProcess() {
     process.cpus = static_cast<uint32_t>(CPU_COUNT(&cpus));
   process.offer_bytes = Number("HETEROSOCK_OFFER_BYTES", process.offer_bytes);
   process.offer_writes = static_cast<uint32_t>(Number("HETEROSOCK_OFFER_WRITES", process.offer_writes));
+  process.keep_alive_s = static_cast<uint32_t>(Number("HETEROSOCK_KEEP_ALIVE", process.keep_alive_s));
   const char* path = secure_getenv("HETEROSOCK_AGENT");
   if (path != nullptr && strlen(path) < sizeof process.agent_path) strcpy(process.agent_path, path);
   first_cycles = Cycles();

@@ -55,7 +55,8 @@ struct Process {
   // answer, must not pay for an upgrade that comes when it is nearly over.
   uint64_t offer_bytes = 1 << 20;
   uint32_t offer_writes = 2;
-  char agent_path[108] = {};  // empty: the default
+  uint32_t keep_alive_s = 300;  // stream/keep_alive.h; 0: never
+  char agent_path[108] = {};    // empty: the default
   // One page that the kernel empties in every child (MADV_WIPEONFORK): it tells of forks that nobody told us of. Null
   // before Linux 4.14, where nothing moves.
   std::atomic<uint32_t>* alive = nullptr;

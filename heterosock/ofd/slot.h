@@ -102,8 +102,9 @@ struct alignas(128) Slot {
   SharedLock bell_lock;
   // Threads that wait in poll() on the bell (stream/sleepers.h).
   uint32_t bell_sleepers[kSleepers] = {};
-  uint32_t bell_crowd = 0;    // that found no place above: theirs are in Slots::Crowd()
-  uint32_t bell_unnamed = 0;  // nor there: counted alone
+  uint32_t bell_crowd = 0;                // that found no place above: theirs are in Slots::Crowd()
+  uint32_t bell_unnamed = 0;              // nor there: counted alone
+  std::atomic<uint32_t> program_idle{0};  // TCP_KEEPIDLE as the program left it, while ours is set; 0: ours is not
   SendState tx;
   ReceiveState rx;
 };

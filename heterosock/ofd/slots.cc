@@ -60,6 +60,7 @@ void Initialise(Slot& slot) {
   slot.retry_at = slot.held_since = 0;
   for (uint32_t& sleeper : slot.bell_sleepers) sleeper = 0;
   slot.bell_crowd = slot.bell_unnamed = 0;
+  slot.program_idle.store(0, std::memory_order_relaxed);
   slot.tx.~SendState();
   slot.rx.~ReceiveState();
   new (&slot.tx) SendState;

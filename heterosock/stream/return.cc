@@ -6,6 +6,7 @@
 #include "heterosock/lib/trace.h"
 #include "heterosock/notify/bell.h"
 #include "heterosock/ring/ring.h"
+#include "heterosock/stream/keep_alive.h"
 #include "heterosock/stream/patience.h"
 #include "heterosock/stream/sleepers.h"
 #include "heterosock/stream/stream.h"
@@ -35,6 +36,7 @@ void EndRing(uint32_t index, int fd, Reason reason) {
   own.counters.fenced.store(static_cast<uint32_t>(reason), std::memory_order_relaxed);
   CorkAtReturn(index, fd);
   slot.tx.mode.store(Mode::kPlain, std::memory_order_release);
+  EndKeepAlive(index, fd);
   bell::Notify(channel.peer().wait.rx_sleep, slot.tx.rang, own.wait, channel.peer_bell);
   Trace("fd %d: sends to TCP again: %s", fd, Text(reason));
 }

@@ -14,6 +14,7 @@
 #include "heterosock/stream/cork.h"
 #include "heterosock/stream/direction.h"
 #include "heterosock/stream/iov.h"
+#include "heterosock/stream/keep_alive.h"
 #include "heterosock/stream/return.h"
 #include "heterosock/stream/stream.h"
 
@@ -64,6 +65,7 @@ bool TrySwitch(uint32_t index, int fd) {
   own.control.switch_at.store(sent + 1, std::memory_order_release);
   slot.tx.checked = Cycles();
   CorkAtSwitch(index, fd);
+  KeepAlive(index, fd);
   Trace("fd %d: sends to shared memory after %llu bytes of TCP", fd, static_cast<unsigned long long>(sent));
   return true;
 }

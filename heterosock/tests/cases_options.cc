@@ -258,6 +258,35 @@ CASE{"options: TCP_NODELAY, TCP_CORK, keepalive and user timeout hold what was s
             e.Meet();
           }}};
 
+CASE{"options: keepalive is what the program set, here and in the program that has the socket next",
+     {.client =
+          [](End& e) {
+            const auto say = [&e] {
+              e.Say("%d %d", Option(e.sock, SOL_SOCKET, SO_KEEPALIVE), Option(e.sock, IPPROTO_TCP, TCP_KEEPIDLE));
+            };
+            say();
+            int idle = 77, one = 1, none = 0;
+            DO(setsockopt(e.sock, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle));
+            say();
+            DO(setsockopt(e.sock, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one));
+            say();
+            DO(setsockopt(e.sock, SOL_SOCKET, SO_KEEPALIVE, &none, sizeof none));
+            say();
+            DO(write(e.sock, "x", 1));
+            e.Meet();
+            say();
+          },
+      .server =
+          [](End& e) {
+            e.Recv(e.sock, 1);
+            e.Meet();
+            Again(e, "options: say keepalive", e.sock, true);
+          }}};
+
+STEP("options: say keepalive") {
+  e.Say("%d %d", Option(fd, SOL_SOCKET, SO_KEEPALIVE), Option(fd, IPPROTO_TCP, TCP_KEEPIDLE));
+});
+
 CASE{"options: SO_RCVLOWAT holds back readability and recv",
      {.client =
           [](End& e) {
