@@ -42,7 +42,8 @@ void EndRing(uint32_t index, int fd, Reason reason) {
 }
 
 // Writes bytes of the ring to TCP. False when TCP takes no more now.
-bool WriteReturned(SendState& tx, const LocalChannel& channel, int fd) {
+bool WriteReturned(Slot& slot, const LocalChannel& channel, int fd) {
+  SendState& tx = slot.tx;
   while (tx.returned < tx.tail) {
     // An error that waits there is the program's: it is told once.
     if ((PollNow(fd, 0) & (POLLERR | POLLHUP)) != 0) return true;
@@ -53,7 +54,12 @@ bool WriteReturned(SendState& tx, const LocalChannel& channel, int fd) {
                               MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
     if (sent == -EINTR) continue;
     if (sent == -EAGAIN) return false;
-    if (sent < 0) return true;  // the connection is gone; the program learns it from its next call
+    if (sent < 0) {
+      // The connection is gone. An error that came just now was told to us, and is kept for the program; what the
+      // kernel says of every send from now on, or of a number that was closed, was not.
+      if (sent != -EPIPE && sent != -EBADF && sent != -ENOTSOCK) slot.rx.reset.store(static_cast<uint32_t>(-sent));
+      return true;
+    }
     tx.returned += static_cast<uint64_t>(sent);
   }
   return true;
@@ -114,7 +120,7 @@ bool FlushReturn(uint32_t index, int fd) {
   Slot& slot = Slots::Get(index);
   LocalChannel& channel = Slots::Local(index);
   const SignalsBlocked quiet;
-  if (!WriteReturned(slot.tx, channel, fd)) return false;
+  if (!WriteReturned(slot, channel, fd)) return false;
   EndRing(index, fd, WhyReturned(channel));
   return true;
 }
@@ -131,7 +137,7 @@ void StartReturn(uint32_t index, int fd, Reason reason) {
     const uint64_t used = RefreshHead(index, fd);
     if (used == ring::kImpossible) return;
     tx.returned_from = tx.returned = tx.tail - used;
-    WriteReturned(tx, channel, fd);  // the rest, if any, is read from the ring
+    WriteReturned(slot, channel, fd);  // the rest, if any, is read from the ring
     EndRing(index, fd, reason);
     return;
   }

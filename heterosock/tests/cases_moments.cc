@@ -12,8 +12,8 @@
 namespace heterok8s::heterosock::behaviour {
 namespace {
 
-constexpr int kMoments = 12;  // a receive that finds nothing makes fewer calls; several come one after the other
 constexpr int kLooks = 2000;
+constexpr int kLimitedLooks = 5;
 
 // The end has come, said without the library: it may be in the middle of a call.
 void AwaitEnd(int fd) {
@@ -22,12 +22,48 @@ void AwaitEnd(int fd) {
   libc_syscall(SYS_ppoll, &one, 1, &deadline, nullptr, 8);
 }
 
+// How a reader looks for bytes: 0 or more, or -1 with EAGAIN, when it looks again.
+struct Look {
+  ssize_t (*at)(int fd, char* bytes, size_t size);
+  void (*before)(int fd) = nullptr;
+  int moments = 12;     // one that finds nothing makes fewer calls; several come one after the other
+  bool unread = false;  // bytes that it has sent before lie unread at the other end
+};
+
+void WithTimeLimit(int fd) {
+  const timeval limit{0, 2000};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+}
+
+constexpr Look kLook = {[](int fd, char* bytes, size_t size) { return recv(fd, bytes, size, MSG_DONTWAIT); }};
+constexpr Look kReadOfAll = {[](int fd, char* bytes, size_t size) { return recv(fd, bytes, size, MSG_WAITALL); },
+                             WithTimeLimit};
+constexpr Look kPeekForAll = {
+    [](int fd, char* bytes, size_t size) { return recv(fd, bytes, size, MSG_PEEK | MSG_WAITALL); }, WithTimeLimit};
+constexpr Look kPoll = {[](int fd, char* bytes, size_t size) {
+                          pollfd one{fd, POLLIN, 0};
+                          errno = EAGAIN;
+                          return poll(&one, 1, 0) == 0 ? ssize_t{-1} : recv(fd, bytes, size, 0);
+                        },
+                        nullptr, 12, true};
+// It brings the connection back to TCP, with the bytes that lie unread at the other end.
+constexpr Look kOption = {[](int fd, char* bytes, size_t size) {
+                            const int on = 1;
+                            setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on);
+                            return recv(fd, bytes, size, MSG_DONTWAIT);
+                          },
+                          nullptr, 40, true};
+
 // Looks again and again until something comes, which the other end sends in front of system call number `at`.
-void LookMeanwhile(End& e, int fd, int at) {
+void LookMeanwhile(End& e, int fd, int at, const Look& look) {
   char bytes[20];
   ssize_t n = -1;
-  const auto look = [&] {
-    n = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+  int error = 0;
+  if (look.before != nullptr) look.before(fd);
+  if (look.unread) e.SendAll(fd, "unread");
+  const auto found = [&] {
+    n = look.at(fd, bytes, sizeof bytes);
+    error = errno;
     return n >= 0 || errno != EAGAIN;
   };
   const auto meanwhile = [&] {
@@ -35,17 +71,19 @@ void LookMeanwhile(End& e, int fd, int at) {
     e.Meet();
     AwaitEnd(fd);
   };
+  const int looks = look.before != nullptr ? kLimitedLooks : kLooks;
   e.Meet();
-  bool found = false;
+  bool done = false;
   const bool stopped = StopAt(
       at,
       [&] {
-        for (int i = 0; i < kLooks && !found; ++i) found = look();
+        for (int i = 0; i < looks && !done; ++i) done = found();
       },
       meanwhile);
   if (!stopped) meanwhile();
-  for (int i = 0; i < kLooks && !found; ++i) found = look();
-  e.Say("%zd %.*s %s", n, n > 0 ? static_cast<int>(n) : 0, bytes, n < 0 ? strerrorname_np(errno) : "");
+  for (int i = 0; i < kLooks && !done; ++i) done = found();
+  e.Say("%zd %.*s %s", n, n > 0 ? static_cast<int>(n) : 0, bytes, n < 0 ? strerrorname_np(error) : "");
+  e.Recv(fd, 10);
   e.Recv(fd, 10);
   e.Recv(fd, 10);
   close(fd);
@@ -106,32 +144,32 @@ int AcceptArmed(End& e) {
 }
 
 // Connections that the other end is about to move: it does with what it sends next.
-Body AtEachMomentArmed(void (*act)(End& e, int fd)) {
+Body AtEachMomentArmed(const Look& look, void (*act)(End& e, int fd)) {
   return {.client =
-              [](End& e) {
-                for (int at = 1; at <= kMoments; ++at) LookMeanwhile(e, ConnectArmed(e), at);
+              [look](End& e) {
+                for (int at = 1; at <= look.moments; ++at) LookMeanwhile(e, ConnectArmed(e), at, look);
               },
           .server =
-              [act](End& e) {
-                for (int at = 1; at <= kMoments; ++at) ActMeanwhile(e, AcceptArmed(e), act);
+              [act, look](End& e) {
+                for (int at = 1; at <= look.moments; ++at) ActMeanwhile(e, AcceptArmed(e), act);
               },
           .bare = true};
 }
 
 // The connection of the case, then further ones that are like it.
-Body AtEachMoment(void (*act)(End& e, int fd)) {
+Body AtEachMoment(const Look& look, void (*act)(End& e, int fd)) {
   return {.client =
-              [](End& e) {
-                for (int at = 1; at <= kMoments; ++at) {
+              [look](End& e) {
+                for (int at = 1; at <= look.moments; ++at) {
                   if (at > 1) e.Meet();
                   const int fd = at == 1 ? e.sock : e.Connect();
                   if (at > 1 && e.warm()) e.Warm(fd);
-                  LookMeanwhile(e, fd, at);
+                  LookMeanwhile(e, fd, at, look);
                 }
               },
           .server =
-              [act](End& e) {
-                for (int at = 1; at <= kMoments; ++at) {
+              [act, look](End& e) {
+                for (int at = 1; at <= look.moments; ++at) {
                   if (at == 2) e.listener = e.Listen();
                   if (at > 1) e.Meet();
                   const int fd = at == 1 ? e.sock : e.Accept();
@@ -141,20 +179,32 @@ Body AtEachMoment(void (*act)(End& e, int fd)) {
               }};
 }
 
-CASE{"moments: last words and a reset, at each moment of a look", AtEachMoment([](End& e, int fd) {
-       e.SendAll(fd, "last words");
-       CloseWithReset(e, fd);
-     })};
+void Reset(End& e, int fd) {
+  e.SendAll(fd, "last words");
+  CloseWithReset(e, fd);
+}
 
-CASE{"moments: last words and a close, at each moment of a look", AtEachMoment([](End& e, int fd) {
-       e.SendAll(fd, "last words");
-       close(fd);
-     })};
+void Close(End& e, int fd) {
+  e.SendAll(fd, "last words");
+  close(fd);
+}
 
-CASE{"moments: a switch, last words and a reset, at each moment of a look", AtEachMomentArmed([](End& e, int fd) {
-       e.SendAll(fd, "last words");
-       CloseWithReset(e, fd);
-     })};
+// Its library does not see it, as when it is killed.
+void Die(End& e, int fd) {
+  e.SendAll(fd, "last words");
+  libc_syscall(SYS_close, fd);
+}
+
+CASE{"moments: last words and a reset, at each moment of a look", AtEachMoment(kLook, Reset)};
+CASE{"moments: last words and a close, at each moment of a look", AtEachMoment(kLook, Close)};
+CASE{"moments: last words and a reset, at each moment of a read of all", AtEachMoment(kReadOfAll, Reset)};
+CASE{"moments: last words and a reset, at each moment of a peek for all", AtEachMoment(kPeekForAll, Reset)};
+CASE{"moments: last words and a reset, at each moment of a poll", AtEachMoment(kPoll, Reset)};
+CASE{"moments: last words and a death, at each moment of a poll", AtEachMoment(kPoll, Die)};
+CASE{"moments: last words and a reset, at each moment of an option", AtEachMoment(kOption, Reset)};
+CASE{"moments: a switch, last words and a reset, at each moment of a look", AtEachMomentArmed(kLook, Reset)};
+CASE{"moments: a switch, last words and a reset, at each moment of a read of all",
+     AtEachMomentArmed(kReadOfAll, Reset)};
 
 }  // namespace
 }  // namespace heterok8s::heterosock::behaviour
