@@ -107,7 +107,8 @@ ssize_t SpliceToPipe(uint32_t slot, int in, int pipe, size_t count, unsigned fla
     const int n = PollTwo(&room, 1, waits ? nullptr : &none);
     if (n < 0 && errno == EINTR && CallRestarts()) continue;
     if (n <= 0) return n == 0 ? -EAGAIN : -errno;
-    if ((room.revents & POLLERR) != 0) return kUseKernel;  // nobody reads it: EPIPE, and the signal
+    // Nobody reads it: EPIPE, and the signal. Or its number was closed meanwhile.
+    if ((room.revents & (POLLERR | POLLNVAL)) != 0) return kUseKernel;
     const ssize_t result = RingSplice(slot, in, pipe, static_cast<size_t>(pipe_bytes), count);
     if (result != kPipeFull) return result;
     if (!waits) return -EAGAIN;
