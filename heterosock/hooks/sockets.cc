@@ -125,7 +125,8 @@ bool NeedsKernel(int level, int name, const void* value, socklen_t length) {
 // Of a connection in shared memory; the kernel refuses what is no number.
 bool SetCorkInRing(int fd, int level, int name, const void* value, socklen_t length) {
   uint32_t slot;
-  if (level != IPPROTO_TCP || name != TCP_CORK || length < sizeof(int) || NoAddress(value) || !StreamOf(fd, &slot))
+  if (level != IPPROTO_TCP || name != TCP_CORK || static_cast<int>(length) < static_cast<int>(sizeof(int)) ||
+      NoAddress(value) || !StreamOf(fd, &slot))
     return false;
   const bool on = *static_cast<const int*>(value) != 0;
   if (!CorkInRing(slot, fd, on)) return false;
@@ -134,9 +135,10 @@ bool SetCorkInRing(int fd, int level, int name, const void* value, socklen_t len
 }
 
 // What the kernel keeps because of a cork it sends when that is drawn, and when TCP_NODELAY is set (tcp(7)).
-void NotePush(int fd, int name, bool on) {
+void NotePush(int fd, int name, const void* value) {
   uint32_t slot;
   if ((name != TCP_CORK && name != TCP_NODELAY) || !StreamOf(fd, &slot)) return;
+  const bool on = *static_cast<const int*>(value) != 0;
   if (name == TCP_CORK) NoteCork(slot, on);
   if (on == (name == TCP_NODELAY)) PushSent(slot);
 }
@@ -237,7 +239,7 @@ HETEROSOCK_EXPORT int setsockopt(int fd, int level, int name, const void* value,
   if (OfKeepAlive(level, name) && StreamOf(fd, &slot))
     WithdrawKeepAlive(slot, fd);  // the program sees to it from now on
   const int result = real.setsockopt(fd, level, name, value, length);
-  if (result == 0 && level == IPPROTO_TCP) NotePush(fd, name, *static_cast<const int*>(value) != 0);
+  if (result == 0 && level == IPPROTO_TCP) NotePush(fd, name, value);
   if (result == 0 && level == IPPROTO_TCP && name == TCP_INQ && StreamOf(fd, &slot)) {
     Slots::Get(slot).rx.tells_left.store(*static_cast<const int*>(value) != 0, std::memory_order_relaxed);
     return result;

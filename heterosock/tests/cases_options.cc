@@ -7,10 +7,12 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 
 #include "heterosock/tests/case.h"
 
@@ -232,6 +234,28 @@ CASE{"options: small buffers carry much",
             DO(setsockopt(e.sock, SOL_SOCKET, SO_RCVBUF, &size, sizeof size));
             e.Drain(e.sock, 1000);
           }}};
+
+CASE{"options: a value that is shorter than a number, at the end of what is mapped",
+     {.client =
+          [](End& e) {
+            const long page = sysconf(_SC_PAGESIZE);
+            char* const pages =
+                static_cast<char*>(mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+            if (pages == MAP_FAILED) return e.Say("no memory");
+            DO(mprotect(pages + page, page, PROT_NONE));
+            char name[16] = {};
+            socklen_t length = sizeof name;
+            DO(getsockopt(e.sock, IPPROTO_TCP, TCP_CONGESTION, name, &length));
+            const size_t letters = strnlen(name, sizeof name);
+            char* const value = pages + page - letters;
+            memcpy(value, name, letters);
+            DO(setsockopt(e.sock, IPPROTO_TCP, TCP_CONGESTION, value, static_cast<socklen_t>(letters)));
+            for (int option : {TCP_CORK, TCP_NODELAY})
+              for (int size : {2, -4}) DO(setsockopt(e.sock, IPPROTO_TCP, option, pages, static_cast<socklen_t>(size)));
+            DO(munmap(pages, 2 * page));
+            e.Meet();
+          },
+      .server = [](End& e) { e.Meet(); }}};
 
 CASE{"options: TCP_NODELAY, TCP_CORK, keepalive and user timeout hold what was set",
      {.client =
